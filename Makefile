@@ -1,0 +1,102 @@
+# Everything here installs what it needs into .venv first; a second call finds it there and starts at once.
+#
+#   make up       serve the demo model, or ARGS="--model DIR --http-port 9000"
+#   make demo     one question, its streamed answer and where the time went
+#   make test     the quick tests         make test-all   the slow ones too
+#   make check    lint, types, imports, generated code
+#   make protos   regenerate the code of protos/*.proto
+#
+# On Linux the default index's torch may bring several GB of CUDA packages. For a CPU build, point pip at PyTorch's
+# index of CPU wheels (its address is on PyTorch's installation page), before the first make:
+#   make up TORCH_PIP_ARGS="--index-url ADDRESS"
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH_PIP_ARGS ?=
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PROTOS := $(sort $(wildcard protos/*.proto))
+PROTOC := $(BIN)/python -m grpc_tools.protoc -I.
+BUF := node_modules/.bin/buf
+BUF_VERSION := 1.75.0
+# Tests that start threads of their own should not also fight over cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.DELETE_ON_ERROR:
+.PHONY: up demo test test-all check check-protos protos install install-dev clean
+
+up: install
+	@$(BIN)/tandem up $(ARGS)
+
+demo: install
+	@$(BIN)/tandem demo
+
+test: install-dev
+	$(PYTEST) $(ARGS)
+
+test-all: install-dev
+	$(PYTEST) -m "not gpu" $(ARGS)
+
+check: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory check-protos
+
+protos: install-dev
+	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+
+# The committed code must be what the committed definitions give.
+check-protos: install-dev
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
+	$(PROTOC) --python_out="$$fresh" --pyi_out="$$fresh" --grpc_python_out="$$fresh" $(PROTOS) && \
+	for file in "$$fresh"/protos/*; do \
+	    cmp -s "$$file" "protos/$${file##*/}" || { echo "protos/$${file##*/} is stale: run make protos" >&2; exit 1; }; \
+	done && echo "generated code is up to date"
+	@if [ -x $(BUF) ] || command -v npm >/dev/null; then $(MAKE) --no-print-directory buf-lint; \
+	elif [ -n "$(CI)" ]; then echo "buf lint needs npm, and CI does not go without" >&2; exit 1; \
+	else echo "buf lint skipped: it comes from npm, which is not installed"; fi
+
+.PHONY: buf-lint
+buf-lint: $(BUF)
+	$(BUF) lint
+
+$(BUF):
+	npm install --no-save --no-package-lock --no-audit --no-fund @bufbuild/buf@$(BUF_VERSION)
+
+install: .venv/.installed
+install-dev: .venv/.installed-dev
+
+.venv/.python:
+	@test -n "$(PYTHON)" || { echo "Tandem needs Python 3.11 or newer; none was found (set PYTHON=...)" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "Tandem needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1) (set PYTHON=...)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	    { echo "$(PYTHON) cannot make a virtual environment; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	@echo "making .venv with $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv .venv
+	@touch $@
+
+# First and by itself: with torch in place, nothing later asks for another build of it.
+.venv/.torch: .venv/.python
+	@echo "installing torch (some 200 MB as a CPU build)"
+	@$(PIP) install $(TORCH_PIP_ARGS) -c constraints.txt torch==2.13.0
+	@touch $@
+
+.venv/.installed: .venv/.torch pyproject.toml constraints.txt
+	@echo "installing what serving needs"
+	@$(PIP) install -c constraints.txt -e .
+	@if $(PIP) list 2>/dev/null | grep -qi '^nvidia-'; then \
+	    echo "note: CUDA packages came with torch; without a GPU, see TORCH_PIP_ARGS in the Makefile"; \
+	else echo "torch is a CPU build: no CUDA packages were installed"; fi
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	@echo "installing what tests and checks need"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,81 @@
+"""`tandem custody`: who holds which KV blocks, on every worker that a frontend knows."""
+
+import json
+import urllib.error
+import urllib.request
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+COUNTS = ("num_blocks", "free_blocks", "cached_blocks", "leaked_blocks")
+
+Report = dict[str, object]
+"""What one worker says of its blocks."""
+
+
+def custody(
+    url: Annotated[str, typer.Option(help="Of the frontend.")] = "http://127.0.0.1:8000",
+    api_key: Annotated[str | None, typer.Option(envvar="TANDEM_API_KEY", help="If the server wants one.")] = None,
+) -> None:
+    """Show who holds which KV blocks, and since when."""
+    try:
+        reports = _fetch(f"{url.rstrip('/')}/debug/custody", api_key)
+    except (OSError, ValueError) as error:
+        typer.echo(f"tandem: no custody report from {url}: {error}", err=True)
+        raise typer.Exit(1) from error
+    Console().print(render(reports))
+
+
+def _fetch(url: str, api_key: str | None) -> list[Report]:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("the address must start with http:// or https://")
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10.0) as response:
+        reports = json.load(response)
+    if not isinstance(reports, list):
+        raise ValueError("the answer is not a list of workers")
+    return reports
+
+
+def render(reports: list[Report]) -> Group:
+    """A table of workers, then one of the requests that hold blocks."""
+    workers = Table("worker", box=None, pad_edge=False)
+    for count in COUNTS:
+        workers.add_column(count.removesuffix("_blocks").replace("num", "blocks"), justify="right")
+    for report in reports:
+        workers.add_row(_word(report, "worker_id"), *(_count(report, count) for count in COUNTS))
+    return Group(workers, Text(), _holders(reports))
+
+
+def _holders(reports: list[Report]) -> Table | Text:
+    held = [(report, holder) for report in reports for holder in _list(report.get("holders"))]
+    if not held:
+        return Text("no request holds a block", "dim")
+    table = Table("worker", "request", "state", box=None, pad_edge=False)
+    table.add_column("blocks", justify="right")
+    table.add_column("age", justify="right")
+    for report, holder in held:
+        words = [_word(holder, name) for name in ("request_id", "state")]
+        table.add_row(_word(report, "worker_id"), *words, _count(holder, "blocks"), _age(holder.get("age_s")))
+    return table
+
+
+def _list(value: object) -> list[Report]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _word(report: Report, name: str) -> str:
+    return str(report.get(name, "?"))
+
+
+def _count(report: Report, name: str) -> Text:
+    value = report.get(name, "?")
+    count = len(value) if isinstance(value, list) else value  # block ids, or how many
+    return Text(str(count), "bold red" if name == "leaked_blocks" and count else "")
+
+
+def _age(age_s: object) -> str:
+    return f"{age_s:.1f} s" if isinstance(age_s, int | float) else "?"

@@ -1,0 +1,117 @@
+"""Which processes `tandem up` runs, and with which options: a value in, command lines out.
+
+Knows the options of `python -m frontend | prefill | decode`. Starts nothing.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cli.environment import child_environment
+from cli.probes import frontend_ready, worker_serving
+from cli.process import ProcessSpec
+
+PREFILL_NICENESS = 5
+"""Where they share cores, a decode step (every stream waits for it) goes before a prompt's next chunk."""
+
+Options = Mapping[str, object]
+"""Options of a role by the names of its configuration's fields; None is "not given": the role's own default holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One frontend with its workers, all on this machine."""
+
+    http_port: int
+    grpc_port: int
+    host: str = "127.0.0.1"
+    prefill: int = 1
+    decode: int = 1
+    api_key: str | None = None
+    transport: str = "ipc"
+    shared: Options = field(default_factory=dict)
+    """Of every process."""
+    worker: Options = field(default_factory=dict)
+    """Of prefill and decode workers alike."""
+    frontend: Options = field(default_factory=dict)
+    drain_timeout_s: float = 60.0
+
+    @property
+    def http_url(self) -> str:
+        return f"http://{_in_url(self.host)}:{self.http_port}"
+
+    @property
+    def grpc_address(self) -> str:
+        return f"{_in_url(self.host)}:{self.grpc_port}"
+
+    def socket_names(self) -> list[str]:
+        """The files that its processes make in their folder."""
+        workers = [*self._workers("prefill"), *self._workers("decode")]
+        return [f"{worker}.{ending}" for worker in workers for ending in ("sock", "kv")]
+
+    def processes(self, folder: Path) -> list[ProcessSpec]:
+        """Workers first, as the frontend waits for them; the frontend is drained first."""
+        workers = [self._worker(role, name, folder) for role in ("prefill", "decode") for name in self._workers(role)]
+        return [*workers, self._frontend(folder)]
+
+    def _workers(self, role: str) -> list[str]:
+        return [f"{role}-{index}" for index in range(self.prefill if role == "prefill" else self.decode)]
+
+    def _worker(self, role: str, name: str, folder: Path) -> ProcessSpec:
+        address = _listen(folder, name)
+        own: dict[str, object] = {"worker_id": name, "listen": address}
+        if role == "decode":
+            own["kv_listen"] = f"ipc://{folder / name}.kv" if self.transport == "ipc" else "tcp://127.0.0.1:0"
+        else:
+            own["niceness"] = PREFILL_NICENESS
+        return ProcessSpec(
+            name=name,
+            command=self._command(role, {**self.shared, **self.worker, **own}),
+            environment=child_environment(),
+            until_ready=worker_serving(address),
+            drain_stage=1,
+        )
+
+    def _frontend(self, folder: Path) -> ProcessSpec:
+        own: dict[str, object] = {"host": self.host, "http_port": self.http_port, "grpc_port": self.grpc_port}
+        for role in ("prefill", "decode"):
+            own[role] = ",".join(_listen(folder, name) for name in self._workers(role)) or None
+        # The key goes through the environment: a command line can be read by every user of the machine.
+        key = {} if self.api_key is None else {"TANDEM_API_KEY": self.api_key}
+        return ProcessSpec(
+            name="frontend",
+            command=self._command("frontend", {**self.shared, **self.frontend, **own}),
+            environment=child_environment(**key),
+            until_ready=frontend_ready(_reachable(self.host), self.http_port),
+            drain_stage=0,
+        )
+
+    def _command(self, role: str, options: Options) -> tuple[str, ...]:
+        given = {**options, "drain_timeout_s": self.drain_timeout_s}
+        arguments = [
+            part
+            for name, value in given.items()
+            if value is not None
+            for part in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        return (*role_command(role), *arguments)
+
+
+def role_command(role: str) -> tuple[str, ...]:
+    """The program of one role. -P: a file named decode.py where the user happens to be is not what is meant."""
+    return (sys.executable, "-P", "-m", role)
+
+
+def _listen(folder: Path, name: str) -> str:
+    return f"unix:{folder / name}.sock"
+
+
+def _reachable(host: str) -> str:
+    """Where this machine reaches a server that listens on `host`."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+
+
+def _in_url(host: str) -> str:
+    reachable = _reachable(host)
+    return f"[{reachable}]" if ":" in reachable else reachable

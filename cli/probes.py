@@ -1,0 +1,75 @@
+"""How `tandem up` learns that a process is ready: gRPC health of a worker, /ready of a frontend."""
+
+import asyncio
+import http.client
+import json
+from collections.abc import Awaitable, Callable
+
+import grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from cli.process import Tell
+
+INTERVAL_S = 0.1
+TIMEOUT_S = 2.0
+
+# A worker that restarts should be seen within a tick, not after gRPC's usual second and more.
+CHANNEL_OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+def worker_serving(address: str) -> Callable[[Tell], Awaitable[None]]:
+    """A wait until the worker at `address` has loaded its model and serves."""
+
+    async def until_ready(tell: Tell) -> None:
+        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+            health = HealthStub(channel)
+            while not await _serves(health):
+                tell("loading model")
+                await asyncio.sleep(INTERVAL_S)
+
+    return until_ready
+
+
+def frontend_ready(host: str, port: int) -> Callable[[Tell], Awaitable[None]]:
+    """A wait until the frontend says that a request would succeed."""
+
+    async def until_ready(tell: Tell) -> None:
+        while (reason := await asyncio.to_thread(_why_not_ready, host, port)) is not None:
+            tell(reason)
+            await asyncio.sleep(INTERVAL_S)
+
+    return until_ready
+
+
+async def _serves(health: HealthStub) -> bool:
+    try:
+        reply = await health.Check(HealthCheckRequest(), timeout=TIMEOUT_S)
+    except grpc.aio.AioRpcError:  # nobody listens yet
+        return False
+    return bool(reply.status == HealthCheckResponse.SERVING)
+
+
+def _why_not_ready(host: str, port: int) -> str | None:
+    connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/ready")
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException):
+        return "starting"
+    finally:
+        connection.close()
+    return None if response.status == http.HTTPStatus.OK else _reason(body)
+
+
+def _reason(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["reason"]) or "not ready"
+    except (ValueError, KeyError, TypeError):
+        return "not ready"

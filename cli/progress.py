@@ -1,0 +1,84 @@
+"""Shows processes as they start and what they write: a live table on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from cli.process import Phase, Status
+
+REMIND_S = 5.0
+"""Without a terminal, how often a process that is still starting is mentioned again."""
+
+
+class Progress:
+    """A Reporter. Until `settle`, starting processes share a live table (if `console` is a terminal)."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._statuses: dict[str, Status] = {}
+        self._spinner = Spinner("dots")
+        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=8)
+        self._is_live = console.is_terminal
+        self._said: dict[str, tuple[Phase, str, float]] = {}
+
+    def __enter__(self) -> "Progress":
+        if self._is_live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.settle()
+
+    def settle(self) -> None:
+        """Leave the table as it stands; from now on, changes are lines."""
+        if self._is_live:
+            self._is_live = False
+            self._live.stop()
+
+    def status(self, status: Status) -> None:
+        self._statuses[status.name] = status
+        if not self._is_live and self._is_news(status):
+            self._say(f"{status.name}: {_words(status)}")
+
+    def output(self, name: str, line: str) -> None:
+        self._say(f"[{name}] {line}")
+
+    def _is_news(self, status: Status) -> bool:
+        now = time.monotonic()
+        phase, detail, said_s = self._said.get(status.name, (None, "", 0.0))
+        if (phase, detail) == (status.phase, status.detail) and now - said_s < REMIND_S:
+            return False
+        self._said[status.name] = (status.phase, status.detail, now)
+        return True
+
+    def _say(self, line: str) -> None:
+        # soft_wrap: a log line is one line, however narrow the terminal is.
+        self._console.print(Text(line), soft_wrap=True)
+
+    def _table(self) -> Table:
+        table = Table.grid(padding=(0, 1))
+        for status in self._statuses.values():
+            table.add_row(self._mark(status.phase), status.name, Text(_words(status), "dim"))
+        return table
+
+    def _mark(self, phase: Phase) -> Text | Spinner:
+        match phase:
+            case Phase.READY:
+                return Text("✓", "green")
+            case Phase.STARTING:
+                return self._spinner
+            case _:
+                return Text("·", "yellow")
+
+
+def _words(status: Status) -> str:
+    if status.phase is Phase.STARTING:
+        return f"{status.detail or 'starting'} … {time.monotonic() - status.since_s:.1f}s"
+    return f"{status.phase} {status.detail}".rstrip()

@@ -1,0 +1,115 @@
+"""`tandem up`: every process on this machine, started, supervised and drained."""
+
+import asyncio
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from cli.client import Client, Server
+from cli.deployment import Deployment
+from cli.launch import launch, refusals
+from cli.machine import take_ports
+from cli.model import is_hub_name, local_folder
+
+QUESTION = "What is a KV cache?"
+
+
+def up(
+    model: Annotated[str, typer.Option(help="Folder, or org/name to fetch. Default: the built-in demo model.")] = "",
+    prefill: Annotated[int, typer.Option(min=0, help="Prefill workers; 0 is a unified server.")] = 1,
+    decode: Annotated[int, typer.Option(min=1, help="Decode workers.")] = 1,
+    host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
+    http_port: Annotated[int, typer.Option(min=0, max=65535, help="REST; 0 takes a free one.")] = 8000,
+    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC; 0 takes a free one.")] = 50051,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of weights and activations.")
+    ] = "auto",
+    quantization: Annotated[Literal["none"], typer.Option(help="Of weights.")] = "none",
+    served_model_name: Annotated[str | None, typer.Option(help="What requests call the model.")] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Jinja file, instead of the model's own.")
+    ] = None,
+    block_tokens: Annotated[int | None, typer.Option(min=1, help="Positions per KV block.")] = None,
+    kv_memory_mb: Annotated[int | None, typer.Option(min=1, help="KV pool of each worker, in MiB.")] = None,
+    num_blocks: Annotated[int | None, typer.Option(min=1, help="KV blocks of each worker, instead.")] = None,
+    max_context: Annotated[int | None, typer.Option(min=1, help="Longest sequence, in tokens.")] = None,
+    max_sequences: Annotated[int | None, typer.Option(min=1, help="Requests on one worker at once.")] = None,
+    max_step_tokens: Annotated[int | None, typer.Option(min=1, help="Prompt tokens per step.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Of each worker; 0 is one per core.")] = 0,
+    transport: Annotated[Literal["ipc", "tcp"], typer.Option(help="How KV blocks travel.")] = "ipc",
+    api_key: Annotated[str | None, typer.Option(envvar="TANDEM_API_KEY", help="Requests must carry it.")] = None,
+    otlp_endpoint: Annotated[str | None, typer.Option(help="Traces over gRPC, http://host:4317.")] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="Of every process.")
+    ] = "warning",
+    drain_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that requests may take to end.")] = 60.0,
+) -> None:
+    """Serve a model on this machine: a frontend, prefill workers and decode workers.
+
+    The first Ctrl-C or SIGTERM lets requests finish, the second leaves at once.
+    """
+    console = Console(stderr=True, highlight=False)
+    with refusals(console):
+        ports = take_ports(host, {"--http-port": http_port, "--grpc-port": grpc_port})
+        deployment = Deployment(
+            host=host,
+            http_port=ports["--http-port"],
+            grpc_port=ports["--grpc-port"],
+            prefill=prefill,
+            decode=decode,
+            transport=transport,
+            api_key=api_key,
+            drain_timeout_s=drain_timeout,
+            shared={
+                "model": local_folder(model) if model else None,  # one download, before anyone needs it
+                "served_model_name": served_model_name or (model if is_hub_name(model) else None),
+                "otlp_endpoint": otlp_endpoint,
+                "log_level": log_level,
+            },
+            worker={
+                "dtype": dtype,
+                "block_tokens": block_tokens,
+                "kv_memory_mb": kv_memory_mb,
+                "num_blocks": num_blocks,
+                "max_context": max_context,
+                "max_sequences": max_sequences,
+                "max_step_tokens": max_step_tokens,
+                "threads": threads,
+            },
+            frontend={"chat_template": chat_template},
+        )
+        status = launch(deployment, console, lambda _: _announce(deployment))
+    raise typer.Exit(status)
+
+
+async def _announce(deployment: Deployment) -> None:
+    """Say that requests are served, for a person and for a program that waits for the line."""
+    server = Server(deployment.grpc_address, deployment.api_key)
+    name = await asyncio.to_thread(_served_name, server)
+    print(f"ready {deployment.http_url} grpc://{deployment.grpc_address}")
+    print(_curl(deployment, name))
+    print(_python(deployment, name), flush=True)
+
+
+def _served_name(server: Server) -> str:
+    with Client(server) as client:
+        return client.models()[0]
+
+
+def _curl(deployment: Deployment, name: str) -> str:
+    body = {"model": name, "stream": True, "messages": [{"role": "user", "content": QUESTION}]}
+    key = ' -H "Authorization: Bearer $TANDEM_API_KEY"' if deployment.api_key else ""
+    url = f"{deployment.http_url}/v1/chat/completions"
+    return f"curl -N {url}{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+
+
+def _python(deployment: Deployment, name: str) -> str:
+    key = 'os.environ["TANDEM_API_KEY"]' if deployment.api_key else '"none"'
+    imports = "import os; from openai import OpenAI" if deployment.api_key else "from openai import OpenAI"
+    client = f'OpenAI(base_url="{deployment.http_url}/v1", api_key={key})'
+    arguments = f"model={json.dumps(name)}, messages={json.dumps([{'role': 'user', 'content': QUESTION}])}"
+    return f"{imports}; print({client}.chat.completions.create({arguments}).choices[0].message.content)"

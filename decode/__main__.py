@@ -1,0 +1,59 @@
+"""A decode worker process: `python -m decode --listen 127.0.0.1:50053 --kv-listen tcp://127.0.0.1:50063 --model DIR`."""
+
+import asyncio
+import logging
+import sys
+
+import uvloop
+
+from decode.scheduler import DecodeScheduler
+from decode.service import DecodeService
+from decode.worker import Command, DecodeWorker, Event, TicketTemplate
+from engine.config import WorkerConfig
+from engine.device import OpenModel, open_model
+from engine.errors import ConfigError
+from engine.process import serve
+from engine.steploop import StepLoop
+from engine.telemetry import setup_logging
+from kvtransfer.zeromq_receiver import ZeroMQReceiver
+from protos import worker_pb2 as pb
+
+log = logging.getLogger("decode")
+
+
+async def run(config: WorkerConfig, model: OpenModel) -> None:
+    who = model.who
+    scheduler = DecodeScheduler(
+        who.num_blocks,
+        config.block_tokens,
+        max_step_tokens=config.max_step_tokens,
+        max_sequences=config.max_sequences,
+    )
+    receiver = ZeroMQReceiver(config.kv_listen, model.cache, lambda arrived: service.arrived(arrived))
+    template = TicketTemplate(who.worker_id, who.incarnation, who.epoch, who.block_bytes, who.layout, (receiver,))
+    worker = DecodeWorker(scheduler, model.runner, model.sampler, model.device, template)
+    event_loop = asyncio.get_running_loop()
+    loop: StepLoop[Command, Event] = StepLoop(
+        worker, lambda events: event_loop.call_soon_threadsafe(service.deliver, events)
+    )
+    service = DecodeService(worker, loop, (receiver,), who)
+    try:
+        await serve(service.sessions, loop, config)
+    finally:
+        receiver.close()
+
+
+def main() -> int:
+    config = WorkerConfig(_cli_parse_args=True, _cli_prog_name="python -m decode")  # type: ignore[call-arg]
+    setup_logging(config.log_level, "decode")
+    try:
+        model = open_model(config, pb.ROLE_DECODE)
+        uvloop.run(run(config, model))
+    except ConfigError as error:
+        log.error("%s", error.message)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,217 @@
+"""Who decodes in the next step, who prefills here, who waits, and who holds which blocks. Pure.
+
+A sequence is `reserved` while its KV is on the way from a prefill worker, or `prefilling` here in chunks; then it is
+`running`. When blocks run out the newest running or prefilling sequence is `preempted`: its blocks are taken back and
+it is computed again later, before anyone new is let in. Blocks promised to a ticket are never taken back for that; who
+finds no block beside them waits until tickets are complete, aborted or expired.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+from enum import StrEnum
+
+from engine.batch import Chunk
+from engine.blocks import BlockPool
+from engine.custody import Holder
+from engine.prefix import PrefixCache
+from engine.sequence import FinishReason, Sequence, SequenceId
+
+
+class State(StrEnum):
+    RESERVED = "reserved"
+    PREFILLING = "prefilling"
+    RUNNING = "running"
+    PREEMPTED = "preempted"
+
+
+@dataclass(slots=True)
+class Resident:
+    """A sequence in this scheduler."""
+
+    sequence: Sequence
+    state: State
+    num_cached: int
+    """Leading tokens that the prefix cache held when room was granted."""
+    num_chunks: int = 0
+    prefilled: bool = False
+    """Whether the prompt was ever complete; computing it again after a preemption is not news."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Room was made for a sequence: `blocks` are to hold its KV, and hold that of `num_cached` tokens already."""
+
+    blocks: tuple[int, ...]
+    num_cached: int
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One sampled token: the answer's token number `index`. `finish` says that it is the last; then nothing is held."""
+
+    id: SequenceId
+    token: int
+    index: int
+    finish: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """A prompt was computed here; precedes its first token."""
+
+    id: SequenceId
+    num_cached: int
+    num_chunks: int
+
+
+Event = Token | Prefilled
+
+
+class DecodeScheduler:
+    """Decodes everybody who runs in every step; what is left of the step's budget prefills."""
+
+    def __init__(self, num_blocks: int, block_tokens: int, *, max_step_tokens: int, max_sequences: int) -> None:
+        self.pool = BlockPool[SequenceId](num_blocks)
+        self.cache = PrefixCache(self.pool, block_tokens)
+        self.max_step_tokens = max_step_tokens
+        self.max_sequences = max_sequences
+        self.num_preemptions = 0
+        self._residents: dict[SequenceId, Resident] = {}  # oldest first
+        self._preempted: dict[SequenceId, Resident] = {}  # first to come back first
+
+    def fits(self, num_tokens: int) -> bool:
+        """Whether a sequence may ever grow to this length here."""
+        return self.cache.num_blocks(num_tokens) <= self.pool.num_blocks
+
+    def admit(self, sequence: Sequence, *, local: bool) -> Room | None:
+        """Make room for all of the sequence's tokens, or say None: too many are here, or too few blocks are free.
+
+        Everybody who runs may soon need one more block: those are kept free.
+        """
+        assert sequence.id not in self._residents, f"{sequence.id} is here already"
+        if len(self._residents) >= self.max_sequences or self._preempted:
+            return None
+        if not self.cache.take(sequence, keep_free=len(self._residents)):
+            return None
+        state = State.PREFILLING if local else State.RESERVED
+        num_cached = sequence.num_computed
+        self._residents[sequence.id] = Resident(sequence, state, num_cached)
+        return Room(tuple(sequence.blocks), num_cached)
+
+    def arrive(self, sequence_id: SequenceId, first_token: int) -> bool:
+        """The KV of a reserved sequence is there, and the token that prefill sampled; False if nobody waits for it."""
+        resident = self._residents.get(sequence_id)
+        if resident is None or resident.state is not State.RESERVED:
+            return False
+        self.cache.advance(resident.sequence, len(resident.sequence.tokens))
+        finish = resident.sequence.append(first_token)
+        assert finish is None, "prefill does not commit an answer that has ended"
+        resident.state = State.RUNNING
+        resident.prefilled = True
+        return True
+
+    def abort(self, sequence_id: SequenceId) -> None:
+        """Give up a sequence and free what it holds; harmless if it is not here. Revoke its ticket first."""
+        resident = self._residents.pop(sequence_id, None)
+        if resident is not None:
+            self._preempted.pop(sequence_id, None)
+            self.cache.release(resident.sequence)
+
+    def plan(self) -> list[Chunk]:
+        """The chunks of one step: a token for everybody who runs, then prompts within `max_step_tokens`."""
+        chunks = [
+            Chunk(r.sequence, r.sequence.num_computed, len(r.sequence.tokens))
+            for r in list(self._residents.values())
+            if r.state is State.RUNNING and self._make_room(r)
+        ]
+        # A later sequence's growth may have preempted one that was planned: only the newest are, so never an older one.
+        budget = self.max_step_tokens - len(chunks)
+        for resident in self._residents.values():
+            if budget > 0 and resident.state is State.PREFILLING:
+                budget -= self._add(chunks, resident, budget)
+        while budget > 0 and self._preempted:
+            resident = next(iter(self._preempted.values()))
+            if not self.cache.take(resident.sequence, keep_free=self._num(State.RUNNING)):
+                break
+            del self._preempted[resident.sequence.id]
+            resident.state = State.PREFILLING
+            budget -= self._add(chunks, resident, budget)
+        return chunks
+
+    def commit(self, chunks: Many[Chunk], sampled: Iterable[tuple[Sequence, int]]) -> list[Event]:
+        """Take in a computed step: tokens in the order of `sampled`."""
+        for chunk in chunks:
+            self.cache.advance(chunk.sequence, chunk.end)
+            resident = self._residents[chunk.sequence.id]
+            if resident.state is State.PREFILLING:
+                resident.num_chunks += 1
+        events: list[Event] = []
+        for sequence, token in sampled:
+            resident = self._residents[sequence.id]
+            index = sequence.num_output
+            resident.state = State.RUNNING
+            if not resident.prefilled:
+                resident.prefilled = True
+                events.append(Prefilled(sequence.id, resident.num_cached, resident.num_chunks))
+            finish = sequence.append(token)
+            events.append(Token(sequence.id, token, index, finish))
+            if finish is not None:
+                self.abort(sequence.id)
+        return events
+
+    def has_work(self) -> bool:
+        """Whether `plan` would give chunks."""
+        if any(r.state in (State.RUNNING, State.PREFILLING) for r in self._residents.values()):
+            return True
+        head = next(iter(self._preempted.values()), None)
+        return head is not None and self.cache.can_take(head.sequence)
+
+    def holders(self) -> list[Holder]:
+        """Everybody here, in what state, and the blocks they hold."""
+        return [Holder(r.sequence.id, r.state, tuple(r.sequence.blocks)) for r in self._residents.values()]
+
+    @property
+    def num_running(self) -> int:
+        return len(self._residents) - len(self._preempted)
+
+    @property
+    def num_preempted(self) -> int:
+        return len(self._preempted)
+
+    @property
+    def num_promised_blocks(self) -> int:
+        """Blocks in the hands of tickets that are not complete."""
+        return sum(len(r.sequence.blocks) for r in self._residents.values() if r.state is State.RESERVED)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens still to be computed here."""
+        waiting = (State.PREFILLING, State.PREEMPTED)
+        return sum(r.sequence.num_uncomputed for r in self._residents.values() if r.state in waiting)
+
+    def _num(self, state: State) -> int:
+        return sum(1 for r in self._residents.values() if r.state is state)
+
+    def _add(self, chunks: list[Chunk], resident: Resident, budget: int) -> int:
+        start = resident.sequence.num_computed
+        end = min(start + budget, len(resident.sequence.tokens))
+        chunks.append(Chunk(resident.sequence, start, end))
+        return end - start
+
+    def _make_room(self, resident: Resident) -> bool:
+        """Find blocks for the next token, preempting the newest until there are some; False if that is this one."""
+        if resident.state is not State.RUNNING:
+            return False  # preempted for an older one in this very plan
+        while not self.cache.grow(resident.sequence):
+            newest = next(r for r in reversed(self._residents.values()) if r.state in (State.RUNNING, State.PREFILLING))
+            self._preempt(newest)
+            if newest is resident:
+                return False
+        return True
+
+    def _preempt(self, resident: Resident) -> None:
+        self.cache.release(resident.sequence)
+        resident.state = State.PREEMPTED
+        self.num_preemptions += 1
+        self._preempted = {resident.sequence.id: resident, **self._preempted}

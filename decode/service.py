@@ -1,0 +1,160 @@
+"""Between the streams to frontends, the step loop and the receivers of KV. Holds no state of its own: the step loop knows
+sequences, `Sessions` knows legs."""
+
+import logging
+from collections.abc import Sequence
+
+from decode.worker import (
+    Command,
+    DecodeWorker,
+    Event,
+    Freed,
+    GiveUp,
+    Granted,
+    Joined,
+    PrefillHere,
+    PromptDone,
+    Refused,
+    Reserve,
+    Stepped,
+)
+from engine.blocks import CacheChanges
+from engine.custody import inspect
+from engine.errors import InvalidRequest
+from engine.identity import Identity
+from engine.session import Leg, Row, Sessions
+from engine.steploop import StepLoop
+from engine.wire import finish_to, logprobs_to, sequence_from
+from kvtransfer.transport import Arrived, KVReceiver
+from kvtransfer.wire import ticket_to_proto
+from protos import worker_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+
+class DecodeService:
+    """The decode role behind `Sessions`."""
+
+    def __init__(
+        self,
+        worker: DecodeWorker,
+        loop: StepLoop[Command, Event],
+        receivers: Sequence[KVReceiver],
+        who: Identity,
+    ) -> None:
+        self.sessions = Sessions(self, who.lease_s)
+        self._worker = worker
+        self._loop = loop
+        self._receivers = receivers
+        self._who = who
+
+    # -- Role --------------------------------------------------------------------------------------------------------
+
+    def hello(self) -> pb.Hello:
+        return self._who.hello(tuple(receiver.endpoint.transport for receiver in self._receivers))
+
+    def admit(self, leg: Leg, admit: pb.Admit) -> None:
+        who = self._who
+        sequence = sequence_from(leg.id, admit, vocab_size=who.vocab_size, max_context=who.max_context)
+        match admit.WhichOneof("work"):
+            case "reserve":
+                self._loop.submit(Reserve(sequence, leg.attempt))
+            case "local":
+                self._loop.submit(PrefillHere(sequence))
+            case _:
+                raise InvalidRequest("a decode worker takes `reserve` and `local` legs", field="work")
+
+    def abort(self, leg: Leg) -> None:
+        self._loop.submit(GiveUp(leg.id))
+
+    def load(self) -> pb.Load:
+        load = self._worker.load
+        return pb.Load(
+            free_blocks=load.free_blocks,
+            cached_blocks=load.cached_blocks,
+            promised_blocks=load.promised_blocks,
+            running=load.running,
+            waiting=load.waiting,
+            waiting_tokens=load.waiting_tokens,
+            prefill_tokens_per_s=load.prefill_tokens_per_s,
+            decode_step_s=load.step_s,
+            preemptions=load.preemptions,
+            fenced_writes=sum(receiver.fenced_writes for receiver in self._receivers),
+        )
+
+    async def custody(self) -> pb.GetCustodyResponse:
+        return self._who.sign((await inspect(self._loop.submit)).to_proto())
+
+    def arrived(self, arrived: Arrived) -> None:
+        """Hand a complete ticket to the step; called by receivers, on threads of their own."""
+        if 0 <= arrived.commit.first_token < self._who.vocab_size:
+            self._loop.submit(arrived)
+        else:
+            log.error("ticket %s was committed with token %d", arrived.ticket_id, arrived.commit.first_token)
+
+    # -- the step's events -------------------------------------------------------------------------------------------
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Take in what one step reports; called on the event loop."""
+        made_room = False
+        for event in events:
+            match event:
+                case Stepped():
+                    self._send_tokens(event)
+                    made_room |= any(token.finish for token in event.tokens)
+                case PromptDone():
+                    self._send_prefill_done(event)
+                case Granted(sequence_id):
+                    self._send_granted(event)
+                case Refused(sequence_id, too_large, message):
+                    self.sessions.refuse(sequence_id, message, too_large=too_large)
+                case Joined():
+                    self._send_arrived(event)
+                case Freed(sequence_id):
+                    self.sessions.released(sequence_id)
+                    made_room = True
+                case CacheChanges():
+                    self.sessions.publish(event)
+        if made_room:  # frontends may have requests waiting for it
+            self.sessions.report_load()
+
+    def _send_tokens(self, step: Stepped) -> None:
+        rows = (
+            Row(
+                token.id,
+                token.index,
+                token.token,
+                finish_to(token.finish),
+                token.finish is not None,
+                logprobs_to(step.logprobs.get(token.id)),
+            )
+            for token in step.tokens
+        )
+        self.sessions.send_steps(step.start_ns, step.end_ns, rows)
+
+    def _send_prefill_done(self, event: PromptDone) -> None:
+        if leg := self.sessions.leg(event.prefilled.id):
+            done = pb.PrefillDone(
+                leg=leg.number,
+                cached_tokens=event.prefilled.num_cached,
+                num_chunks=event.prefilled.num_chunks,
+                queue_ns=event.start_ns - event.queued_ns,
+                compute_ns=event.end_ns - event.start_ns,
+            )
+            self.sessions.send(leg.id, prefill_done=done)
+
+    def _send_granted(self, event: Granted) -> None:
+        if leg := self.sessions.leg(event.id):
+            ticket = ticket_to_proto(event.ticket) if event.ticket else None
+            granted = pb.Granted(leg=leg.number, ticket=ticket, cached_tokens=event.cached_tokens)
+            self.sessions.send(leg.id, granted=granted)
+
+    def _send_arrived(self, event: Joined) -> None:
+        if leg := self.sessions.leg(event.id):
+            arrived = pb.KvArrived(
+                leg=leg.number,
+                size_bytes=event.arrived.size_bytes,
+                first_frame_ns=event.arrived.first_frame_ns,
+                commit_ns=event.arrived.commit_ns,
+            )
+            self.sessions.send(leg.id, kv_arrived=arrived)

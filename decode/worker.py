@@ -1,0 +1,269 @@
+"""The decode worker's step: commands in, one token for everybody who runs, events out.
+
+A request's life on this thread:
+ 1. `Reserve`: room for the prompt's KV is taken, a ticket is opened on the receiver, `Granted` carries it to the frontend.
+    `PrefillHere`: room is taken and the prompt is computed in chunks of the next steps.
+ 2. `Arrived`: the ticket is complete; the sequence runs from the next step on, with the token that prefill sampled.
+ 3. Each step appends a token to everybody who runs (`Stepped`); who has ended is freed at once.
+ 4. `GiveUp` may come at any moment: the ticket is revoked first, so that nothing is written into freed blocks.
+"""
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from decode.scheduler import DecodeScheduler, Prefilled, Token
+from engine.batch import Batch
+from engine.blocks import CacheChanges
+from engine.custody import Custody, Inspect
+from engine.meter import Rate
+from engine.runner import Runner
+from engine.sampler import Sampler
+from engine.sequence import Sequence as Answer
+from engine.sequence import SequenceId, TokenLogprobs
+from kvtransfer.transport import Arrived, Fence, KVReceiver, Ticket, TicketId
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Promise room for KV that a prefill worker will send; `attempt` goes into the ticket's fence."""
+
+    sequence: Answer
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillHere:
+    sequence: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    id: SequenceId
+
+
+Command = Reserve | PrefillHere | Arrived | GiveUp | Inspect
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    id: SequenceId
+    ticket: Ticket | None
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    id: SequenceId
+    too_large: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The KV of a reserved sequence has arrived and it runs from this step on."""
+
+    id: SequenceId
+    arrived: Arrived
+
+
+@dataclass(frozen=True, slots=True)
+class PromptDone:
+    """A prompt was computed here. Times are `time.monotonic_ns()`."""
+
+    prefilled: Prefilled
+    queued_ns: int
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """Nothing is held any more for a sequence that was given up."""
+
+    id: SequenceId
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """One step's tokens, with the log-probabilities of the rows that asked. Times are `time.monotonic_ns()`."""
+
+    tokens: list[Token]
+    logprobs: dict[SequenceId, TokenLogprobs]
+    start_ns: int
+    end_ns: int
+
+
+Event = Granted | Refused | Joined | PromptDone | Freed | Stepped | CacheChanges
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the worker is busy with, after its latest step."""
+
+    free_blocks: int = 0
+    cached_blocks: int = 0
+    promised_blocks: int = 0
+    running: int = 0
+    waiting: int = 0
+    waiting_tokens: int = 0
+    prefill_tokens_per_s: float = 0.0
+    step_s: float = 0.0
+    preemptions: int = 0
+
+
+class DecodeWorker:
+    """Owns the device: scheduler, model and sampler; and the tickets that are open on the receivers."""
+
+    def __init__(
+        self,
+        scheduler: DecodeScheduler,
+        runner: Runner,
+        sampler: Sampler,
+        device: torch.device,
+        tickets: "TicketTemplate",
+    ) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.sampler = sampler
+        self.device = device
+        self.load = Load()
+        """Replaced after each step; may be read by any thread."""
+        self._template = tickets
+        self._tickets: dict[SequenceId, TicketId] = {}
+        self._reserved: dict[TicketId, SequenceId] = {}
+        self._queued_ns: dict[SequenceId, int] = {}
+        self._start_ns: dict[SequenceId, int] = {}
+        self._prefill_speed = Rate()
+        self._step_speed = Rate()
+
+    def step(self, commands: Sequence[Command]) -> list[Event]:
+        events = [event for command in commands for event in self._apply(command)]
+        if chunks := self.scheduler.plan():
+            start_ns = time.monotonic_ns()
+            batch = Batch.build(chunks, self.scheduler.cache.block_tokens, self.device)
+            sampled = self.sampler(self.runner(batch), batch.sampled)
+            end_ns = time.monotonic_ns()
+            self._measure(len(batch.token_ids), len(chunks), (end_ns - start_ns) / 1e9)
+            for chunk in chunks:
+                if chunk.sequence.id in self._queued_ns:
+                    self._start_ns.setdefault(chunk.sequence.id, start_ns)
+            logprobs = {s.id: p for s, p in zip(batch.sampled, sampled.logprobs or (), strict=False) if p is not None}
+            done = self.scheduler.commit(chunks, zip(batch.sampled, sampled.token_ids, strict=True))
+            events.extend(self._timed(event, end_ns) for event in done if isinstance(event, Prefilled))
+            tokens = [event for event in done if isinstance(event, Token)]
+            events.append(Stepped(tokens, logprobs, start_ns, end_ns))
+        changes = self.scheduler.pool.take_changes()
+        if changes.stored or changes.evicted:
+            events.append(changes)
+        self.load = self._load()
+        return events
+
+    def has_work(self) -> bool:
+        return self.scheduler.has_work()
+
+    def _apply(self, command: Command) -> list[Event]:
+        match command:
+            case Reserve(sequence, attempt):
+                return [self._reserve(sequence, attempt)]
+            case PrefillHere(sequence):
+                return [self._prefill_here(sequence)]
+            case Arrived():
+                return self._join(command)
+            case GiveUp(sequence_id):
+                return [self._give_up(sequence_id)]
+            case Inspect(reply):
+                reply(Custody.of(self.scheduler.pool, self.scheduler.holders()))
+                return []
+
+    def _reserve(self, sequence: Answer, attempt: int) -> Event:
+        room = None if self._too_large(sequence) else self.scheduler.admit(sequence, local=False)
+        if room is None:
+            return self._refuse(sequence)
+        first_block = room.num_cached // self.scheduler.cache.block_tokens
+        ticket = self._template.ticket(attempt, num_blocks=len(room.blocks), first_block=first_block)
+        self._tickets[sequence.id] = ticket.fence.ticket_id
+        self._reserved[ticket.fence.ticket_id] = sequence.id
+        for receiver in self._template.receivers:
+            receiver.open(ticket, room.blocks[first_block:])
+        return Granted(sequence.id, ticket, room.num_cached)
+
+    def _prefill_here(self, sequence: Answer) -> Event:
+        room = None if self._too_large(sequence) else self.scheduler.admit(sequence, local=True)
+        if room is None:
+            return self._refuse(sequence)
+        self._queued_ns[sequence.id] = time.monotonic_ns()
+        return Granted(sequence.id, None, room.num_cached)
+
+    def _too_large(self, sequence: Answer) -> bool:
+        return not self.scheduler.fits(sequence.num_prompt + sequence.params.max_tokens)
+
+    def _refuse(self, sequence: Answer) -> Refused:
+        if self._too_large(sequence):
+            tokens = sequence.num_prompt + sequence.params.max_tokens
+            return Refused(sequence.id, True, f"{tokens} tokens never fit this worker's KV pool")
+        return Refused(sequence.id, False, f"{self.scheduler.pool.num_available} blocks are free")
+
+    def _join(self, arrived: Arrived) -> list[Event]:
+        sequence_id = self._reserved.pop(arrived.ticket_id, None)
+        if sequence_id is None:
+            return []  # given up while the commit was on its way
+        del self._tickets[sequence_id]
+        joined = self.scheduler.arrive(sequence_id, arrived.commit.first_token)
+        return [Joined(sequence_id, arrived)] if joined else []
+
+    def _give_up(self, sequence_id: SequenceId) -> Event:
+        if ticket_id := self._tickets.pop(sequence_id, None):
+            del self._reserved[ticket_id]
+            for receiver in self._template.receivers:
+                receiver.revoke(ticket_id)
+        self._queued_ns.pop(sequence_id, None)
+        self._start_ns.pop(sequence_id, None)
+        self.scheduler.abort(sequence_id)
+        return Freed(sequence_id)
+
+    def _timed(self, prefilled: Prefilled, end_ns: int) -> Event:
+        queued_ns = self._queued_ns.pop(prefilled.id)
+        return PromptDone(prefilled, queued_ns, self._start_ns.pop(prefilled.id), end_ns)
+
+    def _measure(self, num_tokens: int, num_sequences: int, seconds: float) -> None:
+        if num_tokens > num_sequences:
+            self._prefill_speed.add(num_tokens, seconds)
+        else:
+            self._step_speed.add(1, seconds)
+
+    def _load(self) -> Load:
+        scheduler = self.scheduler
+        steps_per_s = self._step_speed.per_s
+        return Load(
+            free_blocks=scheduler.pool.num_available,
+            cached_blocks=scheduler.pool.num_cached,
+            promised_blocks=scheduler.num_promised_blocks,
+            running=scheduler.num_running,
+            waiting=scheduler.num_preempted,
+            waiting_tokens=scheduler.waiting_tokens,
+            prefill_tokens_per_s=self._prefill_speed.per_s,
+            step_s=1 / steps_per_s if steps_per_s else 0.0,
+            preemptions=scheduler.num_preemptions,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TicketTemplate:
+    """What every ticket of this worker says."""
+
+    worker_id: str
+    incarnation: str
+    epoch: int
+    block_bytes: int
+    layout: str
+    receivers: tuple[KVReceiver, ...]
+
+    def ticket(self, attempt: int, *, num_blocks: int, first_block: int) -> Ticket:
+        """A new ticket; its id cannot be guessed, so only who was handed it can fill it."""
+        fence = Fence(TicketId(secrets.token_hex(16)), self.incarnation, self.epoch, attempt)
+        endpoints = tuple(receiver.endpoint for receiver in self.receivers)
+        return Ticket(fence, self.worker_id, num_blocks, first_block, self.block_bytes, self.layout, endpoints)

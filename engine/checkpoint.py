@@ -1,0 +1,211 @@
+"""Reads a model from a Hugging Face folder: config, end-of-text ids and safetensors weights.
+
+Every name, shape and type is checked against the model's spec before a byte of weight is read. Knows files. Does not
+know how a model computes, nor where the folder came from. Pickled weights are refused.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from engine.errors import ConfigError
+from engine.models.spec import ModelSpec
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = frozenset({"F32", "BF16", "F16"})
+_MAX_HEADER_BYTES = 100_000_000
+_SAMPLE_BYTES = 64
+_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFolder:
+    """A checkpoint on disk and what its small files say."""
+
+    path: Path
+    config: Mapping[str, object]
+    eos_token_ids: tuple[int, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> "ModelFolder":
+        if not path.is_dir():
+            raise ConfigError(f"{path} is not a folder")
+        config = _read_json(path / "config.json")
+        generation = path / "generation_config.json"
+        stated = _read_json(generation).get("eos_token_id") if generation.exists() else None
+        return cls(path, config, _token_ids(config.get("eos_token_id") if stated is None else stated))
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """One tensor as a safetensors header describes it; `begin` and `end` are offsets in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One safetensors file and its header."""
+
+    path: Path
+    header: bytes
+    tensors: Mapping[str, TensorEntry]
+
+    @classmethod
+    def open(cls, path: Path) -> "Shard":
+        if not path.is_file():
+            raise ConfigError(f"{path.name} is missing")
+        size_bytes = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(size_bytes, _MAX_HEADER_BYTES):
+                raise ConfigError(f"{path.name} is not a safetensors file, or cut short")
+            header = file.read(length)
+        try:
+            entries = json.loads(header)
+            entries.pop("__metadata__", None)
+            tensors = {name: _tensor_entry(entry, 8 + length) for name, entry in entries.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path.name} has a broken safetensors header") from error
+        end = max((tensor.end for tensor in tensors.values()), default=0)
+        if end > size_bytes:
+            raise ConfigError(f"{path.name} is cut short: {size_bytes} bytes of {end}")
+        return cls(path, header, tensors)
+
+
+def load_weights(folder: ModelFolder, spec: ModelSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Every tensor that `spec` needs, converted to `dtype`, by its name in the checkpoint."""
+    shards = open_shards(folder.path)
+    expected = expected_shapes(spec)
+    _check(shards, expected, spec)
+    weights: dict[str, torch.Tensor] = {}
+    for index, shard in enumerate(shards, start=1):
+        logger.info("reading %s (%d of %d)", shard.path.name, index, len(shards))
+        try:
+            with safe_open(shard.path, "pt") as file:
+                for name in shard.tensors:
+                    if name in expected or name == _HEAD:
+                        weights[name] = file.get_tensor(name).to(dtype, copy=True)
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"{shard.path.name} cannot be read: {error}") from error
+    head = weights.pop(_HEAD, None) if spec.tied_embeddings else None
+    if head is not None and not torch.equal(head, weights[_EMBEDDING]):
+        raise ConfigError(f"{_HEAD} differs from {_EMBEDDING} although tie_word_embeddings is true")
+    return weights
+
+
+def model_revision(folder: ModelFolder) -> str:
+    """Names the weights: a digest of the config, of every header and of a few bytes of every tensor."""
+    digest = hashlib.sha256(json.dumps(folder.config, sort_keys=True).encode())
+    for shard in open_shards(folder.path):
+        digest.update(shard.header)
+        with shard.path.open("rb") as file:
+            for tensor in shard.tensors.values():
+                # Fine-tunes of one model share their headers, so the data must count too.
+                file.seek(max(tensor.begin, (tensor.begin + tensor.end - _SAMPLE_BYTES) // 2))
+                digest.update(file.read(min(_SAMPLE_BYTES, tensor.end - tensor.begin)))
+    return digest.hexdigest()[:16]
+
+
+def open_shards(path: Path) -> list[Shard]:
+    """The safetensors files of a folder, in name order; each tensor is in exactly one of them."""
+    index = path / "model.safetensors.index.json"
+    if index.exists():
+        weight_map = _read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise ConfigError(f"{index.name} has no weight_map")
+        shards = [Shard.open(path / name) for name in sorted(set(weight_map.values()))]
+    elif (path / "model.safetensors").exists():
+        return [Shard.open(path / "model.safetensors")]
+    else:
+        pickled = sorted(file.name for file in path.glob("*.bin"))
+        found = f"; {', '.join(pickled)} may run code when loaded and is not read" if pickled else ""
+        raise ConfigError(f"{path} has no model.safetensors: weights are read from safetensors only{found}")
+    held = {name: shard.path.name for shard in shards for name in shard.tensors}
+    for name, file in weight_map.items():
+        if held.get(name) != file:
+            raise ConfigError(f"tensor {name} is not in {file}, where {index.name} puts it")
+    return shards
+
+
+def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """The name and shape of every tensor of a model, as transformers saves it."""
+    hidden, query, kv, mlp = spec.hidden_size, spec.query_size, spec.kv_size, spec.mlp_size
+    matrices = {
+        "self_attn.q_proj": (query, hidden, spec.qkv_bias),
+        "self_attn.k_proj": (kv, hidden, spec.qkv_bias),
+        "self_attn.v_proj": (kv, hidden, spec.qkv_bias),
+        "self_attn.o_proj": (hidden, query, spec.output_bias),
+        "mlp.gate_proj": (mlp, hidden, spec.mlp_bias),
+        "mlp.up_proj": (mlp, hidden, spec.mlp_bias),
+        "mlp.down_proj": (hidden, mlp, spec.mlp_bias),
+    }
+    layer: dict[str, tuple[int, ...]] = {
+        "input_layernorm.weight": (hidden,),
+        "post_attention_layernorm.weight": (hidden,),
+    }
+    for name, (rows, columns, has_bias) in matrices.items():
+        layer[f"{name}.weight"] = (rows, columns)
+        if has_bias:
+            layer[f"{name}.bias"] = (rows,)
+    if spec.qk_norm:
+        layer["self_attn.q_norm.weight"] = layer["self_attn.k_norm.weight"] = (spec.head_dim,)
+    shapes = {f"model.layers.{i}.{name}": shape for i in range(spec.num_layers) for name, shape in layer.items()}
+    shapes |= {_EMBEDDING: (spec.vocab_size, hidden), "model.norm.weight": (hidden,)}
+    return shapes if spec.tied_embeddings else shapes | {_HEAD: (spec.vocab_size, hidden)}
+
+
+def _check(shards: list[Shard], expected: Mapping[str, tuple[int, ...]], spec: ModelSpec) -> None:
+    found = {name: entry for shard in shards for name, entry in shard.tensors.items()}
+    if missing := sorted(expected.keys() - found.keys()):
+        raise ConfigError(f"the checkpoint lacks tensor {_some(missing)}")
+    ignored = {_HEAD} if spec.tied_embeddings else set()
+    unexpected = sorted(n for n in found.keys() - expected.keys() - ignored if not n.endswith("rotary_emb.inv_freq"))
+    if unexpected:
+        raise ConfigError(f"the checkpoint holds tensor {_some(unexpected)}, which {spec.architecture} does not have")
+    for name, shape in expected.items():
+        entry = found[name]
+        if entry.shape != shape:
+            raise ConfigError(f"tensor {name} has shape {list(entry.shape)}, the config asks for {list(shape)}")
+        if entry.dtype not in _DTYPES:
+            raise ConfigError(f"tensor {name} is {entry.dtype}; supported: {', '.join(sorted(_DTYPES))}")
+
+
+def _some(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _tensor_entry(entry: dict[str, object], data_start: int) -> TensorEntry:
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not (isinstance(dtype, str) and isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2):
+        raise TypeError("a tensor entry has fields of the wrong type")
+    return TensorEntry(dtype, tuple(int(n) for n in shape), data_start + int(offsets[0]), data_start + int(offsets[1]))
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} is missing") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} does not hold an object")
+    return values
+
+
+def _token_ids(value: object) -> tuple[int, ...]:
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(token, int) and not isinstance(token, bool) and token >= 0 for token in ids):
+        raise ConfigError(f"eos_token_id is {value!r}, expected a token id or a list of them", field="eos_token_id")
+    return tuple(ids)

@@ -1,0 +1,66 @@
+"""How a worker process is configured: one frozen value, parsed once in `__main__` from options and environment.
+
+Every field is an option (`--kv-memory-mb 512`) and an environment variable (`TANDEM_KV_MEMORY_MB=512`).
+"""
+
+from typing import Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class WorkerConfig(BaseSettings):
+    """What prefill and decode workers have in common."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TANDEM_",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        protected_namespaces=(),
+    )
+
+    model: str = ""
+    """A Hugging Face folder, or org/name to fetch one; empty is the built-in demonstration model."""
+    served_model_name: str = ""
+    """What requests call the model; empty is the folder's name."""
+    worker_id: str = ""
+    """Name in logs, traces and reports; empty is role, host and process id."""
+    listen: str = "127.0.0.1:0"
+    """Where frontends connect: host:port, or unix:PATH."""
+    kv_listen: str = "tcp://127.0.0.1:0"
+    """Decode: where KV blocks arrive, tcp://host:port or ipc://PATH. A host that peers can reach."""
+    http_listen: str = ""
+    """host:port for /metrics, /health and /debug/custody of this worker; empty serves none."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of weights and activations; auto is float32 on a CPU."""
+    threads: NonNegativeInt = 0
+    """Compute threads; 0 is one per core."""
+    block_tokens: PositiveInt = 16
+    """Positions per KV block."""
+    num_blocks: NonNegativeInt = 0
+    """KV blocks in the pool; 0 fits as many as kv_memory_mb holds."""
+    kv_memory_mb: PositiveInt = 512
+    """Memory of the KV pool, in MiB, when num_blocks is 0."""
+    max_context: NonNegativeInt = 0
+    """Longest sequence in tokens; 0 is the model's own limit, as far as the pool can hold it."""
+    max_sequences: PositiveInt = 64
+    """Requests on this worker at once; decode: also the largest batch."""
+    max_step_tokens: PositiveInt = 512
+    """Prompt tokens that one step computes at most (chunked prefill)."""
+    max_queued_tokens: PositiveInt = 262_144
+    """Prefill: prompt tokens that may wait; more are refused."""
+    lease_s: PositiveFloat = 10.0
+    """Without word from its frontend, a request is given up after this."""
+    stall_limit_s: PositiveFloat = 10.0
+    """A transfer whose peer takes nothing for this long has failed."""
+    drain_timeout_s: PositiveFloat = 60.0
+    """After the first SIGTERM, requests may take this long to end."""
+    otlp_endpoint: str = ""
+    """OTLP over gRPC, e.g. http://localhost:4317; empty exports no traces."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    niceness: int = Field(default=0, ge=0, le=19)
+    """Added to the process's niceness; decode wins over prefill where they share cores."""

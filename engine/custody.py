@@ -1,0 +1,58 @@
+"""Who holds which KV blocks of a worker, as asked from outside: a question to the step's thread and its answer."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from engine.blocks import BlockPool
+from engine.sequence import SequenceId
+from protos import worker_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    id: SequenceId
+    state: str
+    blocks: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Custody:
+    """Every block's whereabouts at one moment between two steps."""
+
+    holders: tuple[Holder, ...]
+    num_blocks: int
+    num_free: int
+    num_cached: int
+    num_leaked: int
+
+    @classmethod
+    def of(cls, pool: BlockPool[SequenceId], holders: Iterable[Holder]) -> Self:
+        num_free = pool.num_available - pool.num_cached
+        return cls(tuple(holders), pool.num_blocks, num_free, pool.num_cached, pool.num_leaked())
+
+    def to_proto(self) -> pb.GetCustodyResponse:
+        """Holders carry their sequence id in `request_id`; who knows sessions puts names there."""
+        return pb.GetCustodyResponse(
+            num_blocks=self.num_blocks,
+            free_blocks=self.num_free,
+            cached_blocks=self.num_cached,
+            leaked_blocks=self.num_leaked,
+            holders=[pb.Holder(request_id=h.id, state=h.state, blocks=h.blocks) for h in self.holders],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """The question, a command to the step loop; the answer is handed to `reply` on the loop's thread."""
+
+    reply: Callable[[Custody], None]
+
+
+async def inspect(submit: Callable[[Inspect], None]) -> Custody:
+    """Ask the step loop behind `submit` and wait for its answer."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Custody] = loop.create_future()
+    submit(Inspect(lambda custody: loop.call_soon_threadsafe(answer.set_result, custody)))
+    return await answer

@@ -1,0 +1,109 @@
+"""The errors of Tandem, one small tree; foreign errors are translated into these once, at the boundary.
+
+    TandemError
+    ├── InvalidRequest         the caller's fault: a field is missing, malformed or out of range
+    │   └── ContextOverflow    prompt (plus asked-for tokens) does not fit the model's context
+    ├── UnknownModel           no worker serves the model that the request names
+    ├── Unsupported            a well-formed request for something this server does not do
+    ├── Unauthenticated        the key is missing or wrong
+    ├── Overloaded             no room now; retry after `retry_after_s`
+    ├── Unavailable            draining, or the workers that the request needs are gone
+    ├── DeadlineExceeded       the caller's deadline passed
+    ├── ConfigError            a process was started with a configuration or model it cannot serve
+    ├── TransferFailed         KV blocks did not reach their ticket
+    └── ProtocolError          a peer broke the wire contract: unknown frame, wrong layout, stale fence
+
+`CODES` is the one table from these to gRPC and HTTP status; dialects add only their own body.
+"""
+
+from dataclasses import dataclass
+
+
+class TandemError(Exception):
+    """Root of the tree; an instance of exactly this class is a bug of ours."""
+
+    reason = "INTERNAL"
+    """Stable machine-readable word, sent as google.rpc.ErrorInfo.reason."""
+
+    def __init__(self, message: str, *, field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        """Name of the request field at fault, as the caller spells it."""
+
+
+class InvalidRequest(TandemError):
+    reason = "INVALID_REQUEST"
+
+
+class ContextOverflow(InvalidRequest):
+    reason = "CONTEXT_LENGTH_EXCEEDED"
+
+
+class UnknownModel(TandemError):
+    reason = "MODEL_NOT_FOUND"
+
+
+class Unsupported(TandemError):
+    reason = "UNSUPPORTED"
+
+
+class Unauthenticated(TandemError):
+    reason = "UNAUTHENTICATED"
+
+
+class Overloaded(TandemError):
+    reason = "OVERLOADED"
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Unavailable(TandemError):
+    reason = "UNAVAILABLE"
+
+
+class DeadlineExceeded(TandemError):
+    reason = "DEADLINE_EXCEEDED"
+
+
+class ConfigError(TandemError):
+    reason = "CONFIG"
+
+
+class TransferFailed(TandemError):
+    reason = "TRANSFER_FAILED"
+
+
+class ProtocolError(TandemError):
+    reason = "PROTOCOL"
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """The status of one kind of error: gRPC's numeric code and HTTP's."""
+
+    grpc: int
+    http: int
+
+
+CODES: dict[type[TandemError], Codes] = {
+    InvalidRequest: Codes(grpc=3, http=400),
+    ContextOverflow: Codes(grpc=3, http=400),
+    UnknownModel: Codes(grpc=5, http=404),
+    Unsupported: Codes(grpc=12, http=501),
+    Unauthenticated: Codes(grpc=16, http=401),
+    Overloaded: Codes(grpc=8, http=429),
+    Unavailable: Codes(grpc=14, http=503),
+    DeadlineExceeded: Codes(grpc=4, http=504),
+    ConfigError: Codes(grpc=9, http=500),
+    TransferFailed: Codes(grpc=14, http=503),
+    ProtocolError: Codes(grpc=13, http=500),
+    TandemError: Codes(grpc=13, http=500),
+}
+
+
+def codes(error: TandemError) -> Codes:
+    """The status of `error`: its own class's row, or its nearest ancestor's."""
+    return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)

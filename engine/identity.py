@@ -1,0 +1,59 @@
+"""Who a worker process is, told in every Hello and every ticket."""
+
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+
+from protos import worker_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """One start of one worker, and what must agree for KV to be exchanged with it."""
+
+    worker_id: str
+    role: "pb.Role"
+    model: str
+    layout: str
+    num_blocks: int
+    block_tokens: int
+    block_bytes: int
+    vocab_size: int
+    max_context: int
+    max_sequences: int
+    lease_s: float
+    incarnation: str
+    epoch: int = 1
+
+    def hello(self, transports: tuple[str, ...]) -> pb.Hello:
+        return pb.Hello(
+            worker_id=self.worker_id,
+            incarnation=self.incarnation,
+            epoch=self.epoch,
+            role=self.role,
+            model=self.model,
+            layout=self.layout,
+            num_blocks=self.num_blocks,
+            block_tokens=self.block_tokens,
+            block_bytes=self.block_bytes,
+            vocab_size=self.vocab_size,
+            max_context=self.max_context,
+            max_sequences=self.max_sequences,
+            lease_ms=int(self.lease_s * 1000),
+            transports=transports,
+        )
+
+    def sign(self, report: pb.GetCustodyResponse) -> pb.GetCustodyResponse:
+        """Put this worker's name on a custody report."""
+        report.worker_id, report.incarnation, report.epoch = self.worker_id, self.incarnation, self.epoch
+        return report
+
+
+def new_incarnation() -> str:
+    """Names one start of a process: nothing an earlier or later one says can be mistaken for it."""
+    return secrets.token_hex(8)
+
+
+def default_worker_id(role: str) -> str:
+    return f"{role}-{socket.gethostname()}-{os.getpid()}"

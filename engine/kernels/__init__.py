@@ -1,0 +1,1 @@
+"""The operations of a forward pass, one a file: formula, torch twin, kernel, thin wrapper."""

@@ -1,0 +1,64 @@
+"""Log-probabilities of one sampled token per row and of the most likely ones.
+
+    logprob_i = x_i - log(sum_j exp(x_j - max x)) - max x
+"""
+
+import numpy as np
+import torch
+from numba import njit, prange  # type: ignore[import-untyped]
+
+from engine.kernels.exp import FAST, exp
+
+
+def logprobs_twin(
+    logits: torch.Tensor, count: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """All log-probabilities `[R, V]`, the `count` largest and their ids `[R, count]`."""
+    values = logits.double().log_softmax(-1)
+    ids = values.argsort(-1, descending=True, stable=True)[:, :count]
+    return values, values.gather(1, ids), ids
+
+
+@njit(nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+def _log_total(row):  # type: ignore[no-untyped-def]
+    maximum = row[0]
+    for i in range(row.shape[0]):
+        maximum = max(maximum, row[i])
+    total = 0.0
+    for i in range(row.shape[0]):
+        total += np.float64(exp(row[i] - maximum))
+    return np.float64(maximum) + np.log(total)
+
+
+@njit(nogil=True)  # type: ignore[untyped-decorator]
+def _top(row, values, ids):  # type: ignore[no-untyped-def]
+    """Keep the largest in order while scanning; the lowest id comes first among equals."""
+    held, count = 0, ids.shape[0]
+    for i in range(row.shape[0]):
+        if held == count and not row[i] > values[count - 1]:
+            continue
+        at = min(held, count - 1)
+        while at > 0 and values[at - 1] < row[i]:
+            values[at], ids[at] = values[at - 1], ids[at - 1]
+            at -= 1
+        values[at], ids[at] = row[i], i
+        held = min(held + 1, count)
+
+
+@njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _logprobs(logits, log_totals, values, ids):  # type: ignore[no-untyped-def]
+    for row in prange(logits.shape[0]):
+        log_totals[row] = _log_total(logits[row])
+        if ids.shape[1]:
+            _top(logits[row], values[row], ids[row])
+            for i in range(ids.shape[1]):
+                values[row, i] -= log_totals[row]
+
+
+def logprobs(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What to subtract from a logit of each row `[R]`; the `count` largest log-probabilities and their ids `[R, count]`."""
+    num_rows = len(logits)
+    log_totals = np.empty(num_rows, np.float64)
+    values, ids = np.empty((num_rows, count), np.float64), np.empty((num_rows, count), np.int64)
+    _logprobs(logits, log_totals, values, ids)
+    return log_totals, values, ids

@@ -1,0 +1,106 @@
+"""Causal attention of a chunk of one sequence's tokens over everything before it.
+
+    a_tp = (q_t . k_p) / sqrt(D) for positions t - window < p <= t,   out_t = sum_p softmax(a_t)_p * v_p
+
+Keys and values of the sequence are gathered from the paged pool into one run, a memory copy; the rest is torch's
+blocked attention, whose matrix products are faster than what a kernel of our own would reach.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numba import njit, prange  # type: ignore[import-untyped]
+
+
+def prefill_attention_twin(
+    queries: torch.Tensor,
+    pool: torch.Tensor,
+    layer: int,
+    block_table: torch.Tensor,
+    start: int,
+    window: int | None = None,
+) -> torch.Tensor:
+    """`queries` `[n, H, D]` stand at positions from `start`; their own keys and values are in the pool already."""
+    num_rows, num_heads, head_dim = queries.shape
+    end = start + num_rows
+    kv = pool[block_table.long(), layer].permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :end]  # [2, K, end, D]
+    keys, values = kv.repeat_interleave(num_heads // pool.shape[3], dim=1)
+    scores = torch.einsum("nhd,hpd->hnp", queries, keys) * head_dim**-0.5
+    distance = torch.arange(start, end)[:, None] - torch.arange(end)
+    visible = (distance >= 0) & (distance < (window or end))
+    return torch.einsum("hnp,hpd->nhd", scores.masked_fill(~visible, -torch.inf).softmax(-1), values)
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillChunk:
+    """One chunk of more than one token; the same for every layer, so made once per step."""
+
+    first_row: int
+    end_row: int
+    end: int
+    """Positions gathered: those before the chunk and its own."""
+    block_table: np.ndarray
+    mask: torch.Tensor | None
+    """[n, end] added to the scores of layers that see everything; None where plain causal masking does."""
+    window_mask: torch.Tensor | None
+    """[n, end] for layers that slide"""
+
+    @classmethod
+    def of(
+        cls, first_row: int, end_row: int, end: int, block_table: np.ndarray, window: int | None
+    ) -> "PrefillChunk":
+        start = end - (end_row - first_row)
+        distance = torch.arange(start, end)[:, None] - torch.arange(end)
+        mask = torch.zeros(distance.shape).masked_fill_(distance < 0, -torch.inf) if start else None
+        window_mask = None
+        if window is not None:
+            hidden = (distance < 0) | (distance >= window)
+            window_mask = torch.zeros(distance.shape).masked_fill_(hidden, -torch.inf)
+        return cls(first_row, end_row, end, block_table, mask, window_mask)
+
+
+@njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+def _gather(pool, layer, block_table, end, out):  # type: ignore[no-untyped-def]
+    num_kv_heads, block_tokens, size = pool.shape[3:]
+    for index in prange((end + block_tokens - 1) // block_tokens):
+        block = block_table[index]
+        begin = index * block_tokens
+        count = min(block_tokens, end - begin)
+        for kind in range(2):
+            for head in range(num_kv_heads):
+                for offset in range(count):
+                    for i in range(size):
+                        out[kind, head, begin + offset, i] = pool[block, layer, kind, head, offset, i]
+
+
+def prefill_attention(
+    qkv: torch.Tensor,
+    pool: np.ndarray,
+    layer: int,
+    chunk: PrefillChunk,
+    out: torch.Tensor,
+    slides: bool = False,
+) -> None:
+    """Attend with the chunk's rows of `qkv` `[T, (H + 2K) * D]` and write the same rows of `out` `[T, H * D]`."""
+    num_kv_heads, _, head_dim = pool.shape[3:]
+    rows = slice(chunk.first_row, chunk.end_row)
+    heads = qkv[rows].unflatten(1, (-1, head_dim)).transpose(0, 1)  # [H + 2K, n, D]
+    num_heads = len(heads) - 2 * num_kv_heads
+    if chunk.end == chunk.end_row - chunk.first_row:  # nothing came before the chunk
+        keys, values = heads[num_heads:].chunk(2)
+    else:
+        kv = torch.empty(2, num_kv_heads, chunk.end, head_dim)
+        _gather(pool, layer, chunk.block_table, chunk.end, kv.numpy())
+        keys, values = kv.unbind()
+    mask = chunk.window_mask if slides else chunk.mask
+    attended = F.scaled_dot_product_attention(
+        heads[None, :num_heads],
+        keys[None],
+        values[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        enable_gqa=num_heads != num_kv_heads,
+    )  # [1, H, n, D]
+    out[rows].unflatten(1, (-1, head_dim)).copy_(attended[0].transpose(0, 1))

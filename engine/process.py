@@ -1,0 +1,104 @@
+"""The frame of a worker process: its server, health, signals and drain, around a step loop.
+
+The loop runs on a thread of its own; if it crashes the process ends, so that nobody waits for a worker that cannot step.
+The first SIGTERM or SIGINT drains, the second leaves.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+from typing import Protocol
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+from engine.config import WorkerConfig
+from engine.errors import ConfigError
+from engine.session import Sessions
+from protos import worker_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+class Loop(Protocol):
+    def run(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+async def serve(sessions: Sessions, loop: Loop, config: WorkerConfig) -> None:
+    """Serve until told to stop, then drain; returns when nothing is left or the drain's time is up."""
+    stop = asyncio.Event()
+    server, health = await _start(sessions, config)
+    async with asyncio.TaskGroup() as tasks:
+        stepping = tasks.create_task(asyncio.to_thread(loop.run))
+        stepping.add_done_callback(lambda _: stop.set())
+        timers = tasks.create_task(sessions.run_timers())
+        with _Signals(stop):
+            await stop.wait()
+            await health.enter_graceful_shutdown()
+            if not stepping.done():
+                await _drain(sessions, config.drain_timeout_s)
+        sessions.close()
+        await server.stop(grace=1.0)
+        timers.cancel()
+        loop.stop()
+    log.info("stopped")
+
+
+async def _start(sessions: Sessions, config: WorkerConfig) -> tuple[grpc.aio.Server, HealthServicer]:
+    server = grpc.aio.server(
+        options=(
+            ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+            ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.so_reuseport", 0),
+        )
+    )
+    health = HealthServicer()
+    worker_pb2_grpc.add_WorkerServicer_to_server(sessions, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    try:
+        port = server.add_insecure_port(config.listen)
+    except RuntimeError as error:
+        raise ConfigError(f"cannot listen on {config.listen}: {error}", field="listen") from error
+    await server.start()
+    await health.set("", SERVING)
+    log.info("listening on %s", config.listen if config.listen.startswith("unix:") else f"port {port}")
+    return server, health
+
+
+async def _drain(sessions: Sessions, timeout_s: float) -> None:
+    log.info("draining, for at most %g s", timeout_s)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await sessions.drain()
+    except TimeoutError:
+        log.warning("requests are left after %g s of draining", timeout_s)
+
+
+class _Signals:
+    """While entered: the first SIGTERM or SIGINT sets the event, the second ends the process at once."""
+
+    def __init__(self, stop: asyncio.Event) -> None:
+        self._stop = stop
+
+    def __enter__(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._take)
+
+    def __exit__(self, *exc: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+    def _take(self) -> None:
+        if self._stop.is_set():
+            os._exit(1)
+        self._stop.set()

@@ -1,0 +1,75 @@
+"""Batches to logits: one model and its KV cache on one device.
+
+Knows how they are built and warmed up. Does not know schedulers or sampling.
+"""
+
+import logging
+import time
+from array import array
+
+import numba  # type: ignore[import-untyped]
+import torch
+
+from engine.batch import Batch, Chunk
+from engine.cache import KVCache
+from engine.checkpoint import ModelFolder, load_weights
+from engine.errors import ConfigError
+from engine.models.decoder import Decoder
+from engine.models.families import model_spec
+from engine.models.spec import ModelSpec
+from engine.sequence import SamplingParams, Sequence, SequenceId
+
+logger = logging.getLogger(__name__)
+
+
+class Runner:
+    """The device's half of a step: `batch` in, logits `[R, V]` out."""
+
+    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+        self.decoder = decoder
+        self.cache = cache
+        self.device = torch.device("cpu")
+        # Numba's share of cores is kept per thread, so it is set where kernels are called.
+        self._num_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.decoder.spec
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Compute `batch`, write its keys and values into the cache, return the logits of its sample rows."""
+        numba.set_num_threads(self._num_threads)
+        return self.decoder(batch, self.cache)
+
+    def warm_up(self) -> None:
+        """Compile every kernel on a few made-up tokens; touches only block 0, which must not be in use."""
+        logger.info("compiling kernels; the first start on a machine takes about half a minute")
+        began = time.perf_counter()
+        sequence = Sequence.of(SequenceId("warm-up"), [0] * 5, SamplingParams(max_tokens=1, seed=0))
+        sequence.blocks = array("i", [0] * 5)
+        for start, end in ((0, 2), (2, 4), (4, 5)):  # a first chunk, a later one, a decode step
+            self(Batch.build([Chunk(sequence, start, end)], self.cache.block_tokens, self.device))
+        self.cache.array[0] = 0
+        logger.info("kernels ready in %.1f s", time.perf_counter() - began)
+
+
+def load_decoder(folder: ModelFolder, dtype: str = "auto", max_context: int | None = None) -> Decoder:
+    """Read, check and pack the model of `folder`."""
+    spec = model_spec(folder.config)
+    began = time.perf_counter()
+    decoder = Decoder(spec, load_weights(folder, spec, compute_dtype(dtype)), max_context)
+    logger.info("%s ready in %.1f s", spec.architecture, time.perf_counter() - began)
+    return decoder
+
+
+def compute_dtype(name: str) -> torch.dtype:
+    """The type of matrix products. `auto` is float32: exact, and as fast as any on most CPUs."""
+    match name:
+        case "auto" | "float32":
+            return torch.float32
+        case "bfloat16":
+            return torch.bfloat16
+        case "float16":
+            return torch.float16
+        case unknown:
+            raise ConfigError(f"dtype is {unknown!r}; supported: auto, float32, bfloat16, float16", field="dtype")

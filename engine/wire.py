@@ -1,0 +1,94 @@
+"""Protobuf to the engine's values and back, as far as prefill and decode share it."""
+
+import math
+
+from engine.errors import InvalidRequest
+from engine.sequence import BlockHash, FinishReason, SamplingParams, Sequence, SequenceId, TokenLogprobs
+from protos import worker_pb2 as pb
+
+HASH_BYTES = 16
+
+
+def sequence_from(sequence_id: SequenceId, admit: pb.Admit, *, vocab_size: int, max_context: int) -> Sequence:
+    """The sequence that `admit` describes. Raises InvalidRequest if it cannot be meant for this model.
+
+    Frontends have checked what clients sent; this guards the worker against a frontend of another version or model.
+    """
+    tokens = admit.token_ids
+    if not 0 < admit.num_prompt <= len(tokens):
+        raise InvalidRequest(f"num_prompt is {admit.num_prompt} of {len(tokens)} tokens", field="num_prompt")
+    if len(tokens) >= max_context:
+        raise InvalidRequest(f"{len(tokens)} tokens; this worker's context is {max_context}", field="token_ids")
+    if min(tokens) < 0 or max(tokens) >= vocab_size:
+        raise InvalidRequest(f"a token id is outside the vocabulary of {vocab_size}", field="token_ids")
+    hashes = admit.block_hashes
+    if len(hashes) % HASH_BYTES or len(admit.hash_root) not in (0, HASH_BYTES):
+        raise InvalidRequest("block hashes are not 16 bytes each", field="block_hashes")
+    sequence = Sequence.of(sequence_id, tokens, sampling_from(admit.sampling), admit.num_prompt)
+    if admit.hash_root:
+        sequence.hash_root = BlockHash(admit.hash_root)
+        sequence.hashes = [BlockHash(hashes[i : i + HASH_BYTES]) for i in range(0, len(hashes), HASH_BYTES)]
+    return sequence
+
+
+def sampling_from(sampling: pb.Sampling) -> SamplingParams:
+    """Raises InvalidRequest for values that no frontend of ours sends."""
+    numbers = (
+        sampling.temperature,
+        sampling.top_p,
+        sampling.min_p,
+        sampling.repetition_penalty,
+        sampling.presence_penalty,
+        sampling.frequency_penalty,
+    )
+    if not all(map(math.isfinite, numbers)) or sampling.max_tokens < 1 or sampling.repetition_penalty <= 0:
+        raise InvalidRequest("sampling parameters are out of range", field="sampling")
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        min_tokens=sampling.min_tokens,
+        seed=sampling.seed,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+        logit_bias=tuple(sorted(sampling.logit_bias.items())),
+        stop_token_ids=frozenset(sampling.stop_token_ids),
+        num_logprobs=sampling.num_logprobs if sampling.HasField("num_logprobs") else None,
+    )
+
+
+def sampling_to(params: SamplingParams) -> pb.Sampling:
+    return pb.Sampling(
+        max_tokens=params.max_tokens,
+        min_tokens=params.min_tokens,
+        seed=params.seed,
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        repetition_penalty=params.repetition_penalty,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        logit_bias=dict(params.logit_bias),
+        stop_token_ids=sorted(params.stop_token_ids),
+        num_logprobs=params.num_logprobs,
+    )
+
+
+def finish_to(finish: FinishReason | None) -> pb.FinishReason:
+    match finish:
+        case None:
+            return pb.FINISH_REASON_UNSPECIFIED
+        case FinishReason.STOP:
+            return pb.FINISH_REASON_STOP
+        case FinishReason.LENGTH:
+            return pb.FINISH_REASON_LENGTH
+
+
+def logprobs_to(logprobs: TokenLogprobs | None) -> pb.Logprobs | None:
+    if logprobs is None:
+        return None
+    return pb.Logprobs(chosen=logprobs.logprob, top_ids=logprobs.top_ids, top=logprobs.top_logprobs)

@@ -1,0 +1,64 @@
+"""One answer as it grows: tokens in, text deltas out, until a stop string, a stop token or the length ends it."""
+
+from collections.abc import Sequence
+
+from frontend.attempt import Job
+from frontend.fleet import Row
+from frontend.model import LoadedModel
+from frontend.request import Delta, Finish, Finished, GenerateRequest, TokenLogprob, TokenLogprobs, Usage
+from frontend.text.answer import AnswerText
+from protos import worker_pb2 as pb
+
+
+class Answer:
+    """Fed with the rows of a job's attempts; `finished` is set by the row that ends it."""
+
+    def __init__(self, model: LoadedModel, request: GenerateRequest, job: Job) -> None:
+        self.finished: Finished | None = None
+        self._job = job
+        self._tokenizer = model.tokenizer
+        self._num_tokens = 0
+        self._text = AnswerText(
+            model.tokenizer,
+            stops=request.stop,
+            include_stop=request.include_stop,
+            min_tokens=job.params.min_tokens,
+            skip_special_tokens=request.skip_special_tokens,
+        )
+
+    def push(self, rows: Sequence[Row]) -> Delta | None:
+        """Take in tokens, in order; those after the one that ends the answer are dropped."""
+        first_index = self._num_tokens
+        text, ids, logprobs = [], [], []
+        for row in rows:
+            self._num_tokens += 1
+            ids.append(row.token)
+            if row.logprobs is not None:
+                logprobs.append(self._logprobs(row.token, row.logprobs))
+            if row.finish == pb.FINISH_REASON_STOP:  # a stop token ends the answer and is not part of its text
+                text.append(self._text.finish())
+                self._finish(Finish.STOP, row.token)
+                break
+            delta = self._text.push((row.token,))
+            text.append(delta.text)
+            if delta.stopped is not None:
+                self._finish(Finish.STOP, delta.stopped)
+                break
+            if row.finish == pb.FINISH_REASON_LENGTH:
+                text.append(self._text.finish())
+                self._finish(Finish.LENGTH, None)
+        return Delta("".join(text), tuple(ids), first_index, tuple(logprobs)) if ids else None
+
+    def _finish(self, reason: Finish, matched: str | int | None) -> None:
+        job = self._job
+        usage = Usage(job.num_prompt, self._num_tokens, job.cached_tokens)
+        self.finished = Finished(reason, matched, usage, job.ledger.timing())
+
+    def _logprobs(self, token: int, logprobs: pb.Logprobs) -> TokenLogprobs:
+        top = zip(logprobs.top_ids, logprobs.top, strict=True)
+        return TokenLogprobs(
+            self._logprob(token, logprobs.chosen), tuple(self._logprob(other, value) for other, value in top)
+        )
+
+    def _logprob(self, token: int, value: float) -> TokenLogprob:
+        return TokenLogprob(token, value, self._tokenizer.token_bytes(token))

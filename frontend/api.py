@@ -1,0 +1,83 @@
+"""What a dialect may call: the one seam between the public surfaces (gRPC, REST) and serving.
+
+`Inference` is implemented by `frontend.inference`; tests of a dialect give it a fake.
+"""
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from frontend.request import Chat, Event, GenerateRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A model that requests can name."""
+
+    name: str
+    created: int
+    """Unix seconds at which the frontend first could serve it."""
+    max_context: int
+    vocab_size: int
+    has_chat_template: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus:
+    """One worker as the frontend sees it now."""
+
+    worker_id: str
+    role: str
+    address: str
+    model: str
+    ready: bool
+    num_blocks: int
+    free_blocks: int
+    block_tokens: int
+    running: int
+    queued: int
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether a request would succeed now, and if not, why."""
+
+    ready: bool
+    reason: str
+
+
+class Inference(Protocol):
+    """Serves requests of any dialect. Methods raise engine.errors.TandemError and nothing else."""
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        """Answer `request`: Started, then Deltas, then Finished.
+
+        Everything that can be refused raises before Started. Closing the generator (`contextlib.aclosing`) aborts the
+        work on every worker. Deltas drain what is ready: the first token comes alone and at once.
+        """
+
+    def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool = True) -> list[int]:
+        """The token ids that `generate` would use for this prompt."""
+
+    def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
+
+    def token_bytes(self, model: str | None, token_id: int) -> bytes:
+        """The bytes of one token of the vocabulary."""
+
+    def models(self) -> list[ServedModel]: ...
+
+    def model(self, name: str | None) -> ServedModel:
+        """The model that a request naming `name` gets; None or empty is the only one. Raises UnknownModel."""
+
+    def workers(self) -> list[WorkerStatus]: ...
+
+    def readiness(self) -> Readiness: ...
+
+    async def custody(self) -> list[dict[str, object]]:
+        """Every worker's custody report, as JSON values."""
+
+    @property
+    def queued_requests(self) -> int: ...
+
+    @property
+    def max_queued_requests(self) -> int: ...

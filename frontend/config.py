@@ -1,0 +1,65 @@
+"""How a frontend process is configured: one frozen value, parsed once in `__main__` from options and environment."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class FrontendConfig(BaseSettings):
+    """Every field is an option (`--http-port 8000`) and an environment variable (`TANDEM_HTTP_PORT=8000`)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="TANDEM_",
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        protected_namespaces=(),
+    )
+
+    model: str = ""
+    """Folder (or org/name) whose tokenizer and chat template are used; empty is the demonstration model."""
+    served_model_name: str = ""
+    """What requests call the model; empty is the folder's name."""
+    chat_template: str = ""
+    """File with a Jinja chat template, instead of the model's own."""
+    prefill: Addresses = ()
+    """Addresses of prefill workers, comma-separated: host:port, unix:PATH or dns:///name:port (every address of it)."""
+    decode: Addresses = ()
+    """Addresses of decode workers, comma-separated."""
+    host: str = "127.0.0.1"
+    http_port: NonNegativeInt = 8000
+    """0 takes a free one."""
+    grpc_port: NonNegativeInt = 50051
+    """0 takes a free one."""
+    api_key: str = ""
+    """When set, requests must carry it: Authorization: Bearer KEY."""
+    max_queued_requests: PositiveInt = 1024
+    """Requests that may wait for a worker; more are refused."""
+    max_queued_tokens: PositiveInt = 1_048_576
+    """Prompt tokens that may wait for a worker."""
+    max_body_bytes: PositiveInt = 16 * 2**20
+    """Largest request, REST body or gRPC message."""
+    max_attempts: PositiveInt = 3
+    """Times a request is tried on workers before its failure is the caller's."""
+    queue_timeout_s: PositiveFloat = 60.0
+    """A request that waited this long for a worker is refused."""
+    local_prefill_tokens: NonNegativeInt = 0
+    """Prompts with at most this many uncached tokens are always prefilled by the decode worker; 0 leaves it to the
+    router's estimate."""
+    always_remote: bool = False
+    """Never prefill on a decode worker while a prefill worker is there."""
+    drain_timeout_s: PositiveFloat = 60.0
+    otlp_endpoint: str = ""
+    """OTLP over gRPC, e.g. http://localhost:4317; empty exports no traces."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"

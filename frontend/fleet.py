@@ -1,0 +1,342 @@
+"""The streams to all workers: who is there, what they hold, and each leg's events to whoever waits for them.
+
+One `Link` per worker address keeps one stream open, for as long as the frontend lives, and comes back when it breaks.
+The stream is the truth about the worker: while it is open the worker is there; when it breaks, everything the worker held
+for this frontend is gone, and every open leg hears `Lost`.
+"""
+
+import asyncio
+import itertools
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import grpc.aio
+
+from engine.sequence import BlockHash
+from engine.wire import HASH_BYTES
+from frontend.router import WorkerView
+from protos import worker_pb2 as pb
+from protos import worker_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+FIRST_RETRY_S = 0.1
+LAST_RETRY_S = 2.0
+RESOLVE_INTERVAL_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token of a leg. `finish` is unspecified while the answer goes on."""
+
+    index: int
+    token: int
+    finish: "pb.FinishReason"
+    logprobs: pb.Logprobs | None
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The stream to the leg's worker broke."""
+
+    reason: str
+
+
+LegEvent = Row | pb.Granted | pb.Refused | pb.PrefillDone | pb.KvArrived | pb.Failed | pb.Released | Lost
+
+
+@dataclass(slots=True, eq=False)
+class Leg:
+    """One request's work on one worker, as the frontend sees it."""
+
+    number: int
+    link: "Link"
+    inbox: "asyncio.Queue[tuple[Leg, LegEvent]]"
+    """Shared by all legs of a request."""
+    num_blocks: int
+    num_tokens: int
+    answered: bool = False
+    """Whether the worker has granted it, so that its reports of load count it."""
+    wanted: bool = True
+
+    def abort(self) -> None:
+        """Tell the worker that nobody wants this leg any more; harmless when it is over."""
+        if self.wanted:
+            self.wanted = False
+            self.link.abort(self)
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """One worker. `view` is None while its stream is down."""
+
+    address: str
+    pulse: "Pulse"
+    view: WorkerView | None = None
+    hello: pb.Hello | None = None
+    load: pb.Load = field(default_factory=pb.Load)
+    hashes: set[BlockHash] = field(default_factory=set)
+    _legs: dict[int, Leg] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _outbox: "asyncio.Queue[pb.WorkerCommand]" = field(default_factory=asyncio.Queue)
+    _stub: worker_pb2_grpc.WorkerStub | None = None
+
+    # -- legs --------------------------------------------------------------------------------------------------------
+
+    def admit(self, admit: pb.Admit, inbox: "asyncio.Queue[tuple[Leg, LegEvent]]") -> Leg:
+        """Start a leg; its events, numbered by the worker, go to `inbox`."""
+        assert self.view is not None, f"{self.address} is not connected"
+        num_tokens = len(admit.token_ids)
+        leg = Leg(next(self._numbers), self, inbox, -(-num_tokens // self.view.block_tokens), num_tokens)
+        admit.leg = leg.number
+        self._legs[leg.number] = leg
+        self.view.sent_legs += 1
+        self.view.sent_blocks += leg.num_blocks
+        self.view.sent_tokens += num_tokens
+        self._outbox.put_nowait(pb.WorkerCommand(admit=admit))
+        return leg
+
+    def abort(self, leg: Leg) -> None:
+        if leg.number in self._legs:
+            self._outbox.put_nowait(pb.WorkerCommand(abort=pb.Abort(leg=leg.number)))
+
+    @property
+    def num_legs(self) -> int:
+        return len(self._legs)
+
+    async def custody(self) -> pb.GetCustodyResponse:
+        """Raises grpc.aio.AioRpcError when the worker does not answer."""
+        assert self._stub is not None
+        return await self._stub.GetCustody(pb.GetCustodyRequest(), timeout=5)
+
+    # -- the stream --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep the stream open; returns only when cancelled."""
+        retry_s = FIRST_RETRY_S
+        while True:
+            try:
+                async with grpc.aio.insecure_channel(
+                    self.address,
+                    options=(
+                        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                        ("grpc.keepalive_time_ms", 10_000),
+                        ("grpc.keepalive_timeout_ms", 5_000),
+                        ("grpc.initial_reconnect_backoff_ms", 100),
+                        ("grpc.max_reconnect_backoff_ms", 1_000),
+                    ),
+                ) as channel:
+                    self._stub = worker_pb2_grpc.WorkerStub(channel)
+                    await self._session(self._stub)
+                reason = "the worker ended the stream"
+            except grpc.aio.AioRpcError as error:
+                reason = f"{error.code().name}: {error.details()}"
+            finally:
+                was_up = self.view is not None
+                self._down()
+            if was_up:
+                log.warning("lost worker %s: %s", self.address, reason)
+                retry_s = FIRST_RETRY_S
+            await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))
+            retry_s = min(retry_s * 2, LAST_RETRY_S)
+
+    async def _session(self, stub: worker_pb2_grpc.WorkerStub) -> None:
+        self._outbox = asyncio.Queue()
+        async for event in stub.Session(self._commands(self._outbox)):
+            self._take(event)
+
+    async def _commands(self, outbox: "asyncio.Queue[pb.WorkerCommand]") -> AsyncIterator[pb.WorkerCommand]:
+        """Commands as they come, and a renewal of all leases three times per lease."""
+        renewed_at = time.monotonic()
+        while True:
+            lease_s = self.hello.lease_ms / 1000 if self.hello else 3.0
+            wait_s = renewed_at + lease_s / 3 - time.monotonic()
+            try:
+                command = await asyncio.wait_for(outbox.get(), max(wait_s, 0.0))
+            except TimeoutError:
+                renewed_at = time.monotonic()
+                wanted = [leg.number for leg in self._legs.values() if leg.wanted]
+                command = pb.WorkerCommand(renew_lease=pb.RenewLease(legs=wanted))
+            yield command
+
+    def _down(self) -> None:
+        legs, self._legs = self._legs, {}
+        self.view = self.hello = None
+        self.hashes = set()
+        for leg in legs.values():
+            leg.inbox.put_nowait((leg, Lost(f"worker {self.address} is gone")))
+        self.pulse.beat()
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def _take(self, event: pb.WorkerEvent) -> None:
+        match kind := event.WhichOneof("event"):
+            case "step_output":
+                self._take_rows(event.step_output)
+            case "load":
+                self._take_load(event.load)
+            case "hello":
+                self._take_hello(event.hello)
+            case "blocks_stored":
+                self.hashes.update(_hashes(event.blocks_stored.hashes))
+            case "blocks_evicted":
+                self.hashes.difference_update(_hashes(event.blocks_evicted.hashes))
+            case "granted" | "prefill_done" | "kv_arrived" | "refused" | "failed" | "released":
+                self._take_leg_event(kind, getattr(event, kind))
+            case None:
+                log.warning("event of a kind this frontend does not know from %s", self.address)
+
+    def _take_rows(self, output: pb.StepOutput) -> None:
+        logprobs = {row.row: row for row in output.logprobs}
+        columns = zip(output.legs, output.indices, output.token_ids, output.finish_reasons, strict=True)
+        for position, (number, index, token, finish) in enumerate(columns):
+            leg = self._legs.get(number)
+            if leg is None:
+                continue
+            row = Row(index, token, finish, logprobs.get(position), output.start_ns, output.end_ns)
+            leg.inbox.put_nowait((leg, row))
+            if finish and self.hello is not None and self.hello.role == pb.ROLE_DECODE:
+                del self._legs[number]  # nothing is held any more; prefill says so by `released`
+                self.pulse.beat()
+
+    def _take_leg_event(self, kind: str, event: LegEvent) -> None:
+        number: int = event.leg  # type: ignore[union-attr, assignment]
+        leg = self._legs.get(number)
+        if leg is None:
+            return
+        leg.answered = True
+        if kind in ("refused", "released"):
+            del self._legs[number]
+            self.pulse.beat()
+        leg.inbox.put_nowait((leg, event))
+
+    def _take_hello(self, hello: pb.Hello) -> None:
+        self.hello = hello
+        self.hashes = set()
+        self.view = WorkerView(
+            worker_id=hello.worker_id,
+            model=hello.model,
+            layout=hello.layout,
+            num_blocks=hello.num_blocks,
+            block_tokens=hello.block_tokens,
+            block_bytes=hello.block_bytes,
+            max_context=hello.max_context,
+            max_sequences=hello.max_sequences,
+            hashes=self.hashes,
+            draining=hello.draining,
+            free_blocks=hello.num_blocks,
+        )
+        log.info("worker %s (%s) is there", hello.worker_id, self.address)
+        self.pulse.beat()
+
+    def _take_load(self, load: pb.Load) -> None:
+        self.load = load
+        view = self.view
+        if view is None:
+            return
+        view.draining = load.draining
+        view.free_blocks = load.free_blocks
+        view.running = load.running + load.waiting
+        view.waiting_tokens = load.waiting_tokens
+        view.prefill_tokens_per_s = load.prefill_tokens_per_s
+        view.transfer_bytes_per_s = load.transfer_bytes_per_s
+        unanswered = [leg for leg in self._legs.values() if not leg.answered]
+        view.sent_legs = len(unanswered)
+        view.sent_blocks = sum(leg.num_blocks for leg in unanswered)
+        view.sent_tokens = sum(leg.num_tokens for leg in unanswered)
+        self.pulse.beat()
+
+
+class Pulse:
+    """Wakes everybody who waits for something about the workers to change."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def beat(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class Fleet:
+    """Every worker this frontend was told of, by role."""
+
+    def __init__(self, prefill: tuple[str, ...], decode: tuple[str, ...]) -> None:
+        self.pulse = Pulse()
+        self._addresses = {pb.ROLE_PREFILL: prefill, pb.ROLE_DECODE: decode}
+        self._links: dict[str, Link] = {}
+        self._roles: dict[str, pb.Role] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Keep all streams open, and names resolved, until cancelled."""
+        try:
+            while True:
+                wanted = {a: role for role, addresses in self._addresses.items() for a in await _resolve_all(addresses)}
+                self._update(wanted)
+                await asyncio.sleep(RESOLVE_INTERVAL_S)
+        finally:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def _update(self, wanted: dict[str, "pb.Role"]) -> None:
+        for address in wanted.keys() - self._links.keys():
+            self._links[address] = Link(address, self.pulse)
+            self._roles[address] = wanted[address]
+            self._tasks[address] = asyncio.create_task(self._links[address].run())
+        for address in self._links.keys() - wanted.keys():
+            if self._links[address].num_legs == 0:  # else it is finished first
+                self._tasks.pop(address).cancel()
+                del self._links[address], self._roles[address]
+
+    def links(self, role: "pb.Role") -> list[Link]:
+        """Workers of this role whose stream is up."""
+        return [link for link in self._links.values() if link.view is not None and self._role_of(link) == role]
+
+    @property
+    def all_links(self) -> list[tuple["pb.Role", Link]]:
+        return [(self._role_of(link), link) for link in self._links.values()]
+
+    @property
+    def has_prefill(self) -> bool:
+        """Whether prefill workers are configured at all."""
+        return bool(self._addresses[pb.ROLE_PREFILL])
+
+    def _role_of(self, link: Link) -> "pb.Role":
+        """What the worker says it is; what the configuration says while it says nothing."""
+        return link.hello.role if link.hello else self._roles[link.address]
+
+
+async def _resolve_all(addresses: tuple[str, ...]) -> list[str]:
+    """Addresses as they are, and every address of a `dns:///name:port`; a name that does not resolve gives none."""
+    found = []
+    for address in addresses:
+        if not address.startswith("dns:///"):
+            found.append(address)
+            continue
+        parts = urlsplit("//" + address.removeprefix("dns:///"))
+        try:
+            infos = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port, type=1)
+        except OSError as error:
+            log.warning("%s does not resolve: %s", address, error)
+            continue
+        for *_, sockaddr in infos:
+            host = f"[{sockaddr[0]}]" if ":" in sockaddr[0] else sockaddr[0]
+            found.append(f"{host}:{sockaddr[1]}")
+    return found
+
+
+def _hashes(joined: bytes) -> list[BlockHash]:
+    return [BlockHash(joined[i : i + HASH_BYTES]) for i in range(0, len(joined), HASH_BYTES)]

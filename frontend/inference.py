@@ -1,0 +1,255 @@
+"""Serving requests, whatever dialect they came in: the story of one request from prompt to last token.
+
+ 1. The prompt is rendered and tokenized, once; every field is checked; its full blocks are hashed.
+ 2. `Attempts` finds workers and hands on tokens in order. `Started` says that a worker has taken the request.
+ 3. Tokens become text; stop strings cut it. The first token goes out alone and at once, later ones as they are there.
+ 4. When a worker is lost, another attempt continues after the tokens so far: the client sees a pause.
+ 5. `Finished` carries usage and the ledger. Closing the generator at any point aborts the work on every worker.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import grpc.aio
+from google.protobuf.json_format import MessageToDict
+
+from engine.errors import DeadlineExceeded, InvalidRequest, TandemError, Unavailable, UnknownModel, Unsupported
+from engine.hashes import block_hashes
+from engine.sequence import BlockHash
+from frontend.answer import Answer
+from frontend.api import Readiness, ServedModel, WorkerStatus
+from frontend.attempt import Attempts, Interrupted, Job
+from frontend.fleet import Link, Row
+from frontend.ledger import Ledger
+from frontend.model import LoadedModel
+from frontend.observer import Observer
+from frontend.request import (
+    Chat,
+    Event,
+    GenerateRequest,
+    ModelLimits,
+    Started,
+    TokenPrompt,
+    check_token_ids,
+    resolve,
+)
+from protos import worker_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+ROOT = BlockHash(bytes(16))
+"""Parent of every prompt's first block hash: all callers share one prefix cache."""
+OFF_LOOP_CHARS = 8_192
+"""Longer prompts are tokenized on a thread, so that they do not hold up everybody's tokens."""
+
+
+class FleetInference:
+    """`frontend.api.Inference` over a fleet of workers."""
+
+    def __init__(
+        self, model: LoadedModel, attempts: Attempts, observer: Observer, *, max_attempts: int
+    ) -> None:
+        self._model = model
+        self._attempts = attempts
+        self._fleet = attempts.fleet
+        self._observer = observer
+        self._max_attempts = max_attempts
+        self.draining = False
+
+    # -- requests ----------------------------------------------------------------------------------------------------
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        ledger = Ledger()
+        with self._observer.watch(request, self._model.name, ledger) as watched:
+            deadline = None if request.deadline_s is None else asyncio.get_running_loop().time() + request.deadline_s
+            if self.draining:
+                raise Unavailable("the server is draining")
+            model = self._named(request.model)
+            ledger.checked_ns = time.monotonic_ns()
+            tokens = await self._encode(model, request)
+            job = self._job(model, request, tokens, ledger, watched.traceparent)
+            ledger.tokenized_ns = time.monotonic_ns()
+            watched.tokenized(job)
+            async with aclosing(self._rows(job)) as rows:
+                await _next(rows, deadline)
+                watched.taken(job)
+                yield Started(job.request_id, model.name, len(tokens), job.params.seed)
+                answer = Answer(model, request, job)
+                while answer.finished is None:
+                    batch = await _next(rows, deadline)
+                    _note_times(ledger, batch)
+                    delta = answer.push(batch)
+                    if delta is not None:
+                        yield delta
+            watched.finished(answer.finished)
+            yield answer.finished
+
+    async def _encode(self, model: LoadedModel, request: GenerateRequest) -> list[int]:
+        match request.prompt:
+            case TokenPrompt(ids):
+                check_token_ids(ids, model.vocab_size, "prompt")
+                tokens = list(ids)
+            case str(text) if len(text) > OFF_LOOP_CHARS:
+                tokens = await asyncio.to_thread(model.tokenizer.encode, text, add_special_tokens=True)
+            case str() | Chat() as text:
+                tokens = self._tokens_of(model, text, add_special_tokens=True)
+        if not tokens:
+            raise InvalidRequest("the prompt is empty", field="prompt")
+        return tokens
+
+    def _job(
+        self, model: LoadedModel, request: GenerateRequest, tokens: list[int], ledger: Ledger, traceparent: str
+    ) -> Job:
+        limits = ModelLimits(
+            vocab_size=model.vocab_size,
+            max_context=self._max_context(model),
+            eos_token_ids=model.eos_token_ids,
+            defaults=model.defaults,
+        )
+        params = resolve(request, len(tokens), limits)
+        return Job(
+            request_id=f"req-{secrets.token_hex(12)}",
+            model=model.name,
+            tokens=tokens,
+            num_prompt=len(tokens),
+            params=params,
+            hash_root=ROOT,
+            hashes=block_hashes(tokens, self._block_tokens(), ROOT),
+            traceparent=traceparent,
+            ledger=ledger,
+        )
+
+    async def _rows(self, job: Job) -> AsyncGenerator[list[Row], None]:
+        """Tokens over as many attempts as it takes. Raises Unavailable when there were too many."""
+        while True:
+            try:
+                async with aclosing(self._attempts.run(job)) as rows:
+                    async for batch in rows:
+                        yield batch
+                return
+            except Interrupted as error:
+                log.warning("attempt %d at %s failed: %s", job.attempt, job.request_id, error.message)
+                if job.attempt >= self._max_attempts:
+                    raise Unavailable(f"{job.attempt} attempts failed, the last one because {error.message}") from error
+
+    # -- everything else ---------------------------------------------------------------------------------------------
+
+    def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool = True) -> list[int]:
+        return self._tokens_of(self._named(model), text, add_special_tokens=add_special_tokens)
+
+    def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        named = self._named(model)
+        check_token_ids(tuple(token_ids), named.vocab_size, "token_ids")
+        return named.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+    def token_bytes(self, model: str | None, token_id: int) -> bytes:
+        named = self._named(model)
+        check_token_ids((token_id,), named.vocab_size, "token_id")
+        return named.tokenizer.token_bytes(token_id)
+
+    def models(self) -> list[ServedModel]:
+        return [self.model(None)]
+
+    def model(self, name: str | None) -> ServedModel:
+        model = self._named(name)
+        return ServedModel(
+            name=model.name,
+            created=model.created,
+            max_context=self._max_context(model),
+            vocab_size=model.vocab_size,
+            has_chat_template=model.template is not None,
+        )
+
+    def workers(self) -> list[WorkerStatus]:
+        return [_status(role, link) for role, link in self._fleet.all_links]
+
+    def readiness(self) -> Readiness:
+        if self.draining:
+            return Readiness(False, "draining")
+        decodes = [link.view for link in self._fleet.links(pb.ROLE_DECODE) if link.view is not None]
+        if not any(view.model == self._model.name and not view.draining for view in decodes):
+            return Readiness(False, "no decode worker is ready")
+        if self._fleet.has_prefill and not self._fleet.links(pb.ROLE_PREFILL):
+            return Readiness(False, "no prefill worker is ready")
+        return Readiness(True, "")
+
+    async def custody(self) -> list[dict[str, object]]:
+        reports = []
+        for _, link in self._fleet.all_links:
+            try:
+                report = MessageToDict(
+                    await link.custody(), preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+                )
+            except grpc.aio.AioRpcError as error:
+                report = {"worker_id": "", "error": error.details() or error.code().name}
+            reports.append({"address": link.address, **report})
+        return reports
+
+    @property
+    def queued_requests(self) -> int:
+        return self._attempts.admission.queued_requests
+
+    @property
+    def max_queued_requests(self) -> int:
+        return self._attempts.admission.max_requests
+
+    def _named(self, name: str | None) -> LoadedModel:
+        if name and name != self._model.name:
+            raise UnknownModel(f"the model {name!r} is not served here; {self._model.name!r} is", field="model")
+        return self._model
+
+    def _tokens_of(self, model: LoadedModel, text: str | Chat, *, add_special_tokens: bool) -> list[int]:
+        if isinstance(text, str):
+            return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        if model.template is None:
+            raise Unsupported(f"{model.name} has no chat template; use completions", field="messages")
+        rendered = model.template.render(text.messages, add_generation_prompt=text.add_generation_prompt)
+        return model.tokenizer.encode(rendered, add_special_tokens=False)
+
+    def _max_context(self, model: LoadedModel) -> int:
+        """The longest context that some decode worker holds; the model's own while there is none."""
+        contexts = [link.hello.max_context for link in self._fleet.links(pb.ROLE_DECODE) if link.hello]
+        return max(contexts, default=model.max_context)
+
+    def _block_tokens(self) -> int:
+        """Of the fleet's workers; requests are hashed for the first, and workers of one fleet agree."""
+        sizes = [link.hello.block_tokens for link in self._fleet.links(pb.ROLE_DECODE) if link.hello]
+        return sizes[0] if sizes else 16
+
+
+async def _next(rows: AsyncGenerator[list[Row], None], deadline: float | None) -> list[Row]:
+    """The next tokens. Raises DeadlineExceeded when the caller's deadline (of the event loop's clock) passes first."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await anext(rows)
+    except TimeoutError:
+        raise DeadlineExceeded("the deadline passed before the answer was complete") from None
+
+
+def _note_times(ledger: Ledger, rows: Sequence[Row]) -> None:
+    now = time.monotonic_ns()
+    for row in rows:
+        if row.index == 0:
+            ledger.first_token_ns = now
+        elif row.index == 1:
+            ledger.second_token_ns, ledger.step_start_ns, ledger.step_end_ns = now, row.start_ns, row.end_ns
+
+
+def _status(role: "pb.Role", link: Link) -> WorkerStatus:
+    hello, load = link.hello or pb.Hello(), link.load
+    return WorkerStatus(
+        worker_id=hello.worker_id,
+        role="prefill" if role == pb.ROLE_PREFILL else "decode",
+        address=link.address,
+        model=hello.model,
+        ready=link.view is not None and not link.view.draining,
+        num_blocks=hello.num_blocks,
+        free_blocks=load.free_blocks,
+        block_tokens=hello.block_tokens,
+        running=load.running,
+        queued=load.waiting,
+    )

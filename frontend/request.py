@@ -1,0 +1,246 @@
+"""What a client asks and what it hears back, the same for every dialect.
+
+A dialect (gRPC, OpenAI REST, ...) turns its own message into one `GenerateRequest` and the events of its answer into
+its own messages. `None` means "not given": the model's default, then the documented one, applies (`resolve`).
+
+Knows fields, ranges and defaults. Does not know dialects, tokenizers or workers.
+"""
+
+import math
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from engine.errors import ContextOverflow, InvalidRequest
+from engine.sequence import SamplingParams
+
+MAX_STOP_STRINGS = 16
+MAX_STOP_CHARS = 1_000
+MAX_LOGIT_BIAS = 1_024
+MAX_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrompt:
+    """A prompt that is tokens already, used as they are."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation, to be rendered with the model's chat template. Messages are as the template sees them."""
+
+    messages: tuple[Mapping[str, object], ...]
+    add_generation_prompt: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateRequest:
+    """One answer asked for. Field names are those of errors; a dialect that spells one differently renames it."""
+
+    prompt: str | TokenPrompt | Chat
+    model: str | None = None
+    """None or empty: the only model that is served."""
+    max_tokens: int | None = None
+    """None: what is left of the context."""
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    """0 and -1 keep all."""
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    """None: drawn at random, so that retries continue the same text. Taken modulo 2**64."""
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    skip_special_tokens: bool = True
+    deadline_s: float | None = None
+    """Seconds from now after which nobody waits for the answer."""
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
+    """W3C `traceparent` and `tracestate` as the caller sent them."""
+
+
+class Finish(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    token_id: int
+    logprob: float
+    token: bytes
+    """The token's own bytes; not always whole characters."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """One output token's natural-log probability, and the most likely alternatives, most likely first."""
+
+    chosen: TokenLogprob
+    top: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The request was taken: a worker has promised room for it. Always the first event; what fails before, raises."""
+
+    request_id: str
+    model: str
+    prompt_tokens: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """More of the answer, gapless and in order. `text` may be empty while a character or a stop string is open."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    first_index: int
+    logprobs: tuple[TokenLogprobs, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Where the time went: segments (name to milliseconds) do not overlap and sum to the figure before them."""
+
+    ttft_ms: float
+    ttft_segments: Mapping[str, float]
+    second_token_ms: float | None = None
+    second_token_segments: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event. `matched` is the stop string or the stop token's id that ended the answer, if one did."""
+
+    reason: Finish
+    matched: str | int | None
+    usage: Usage
+    timing: Timing
+
+
+Event = Started | Delta | Finished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelLimits:
+    """Of one served model, what requests are checked against and defaulted from."""
+
+    vocab_size: int
+    max_context: int
+    eos_token_ids: frozenset[int]
+    defaults: Mapping[str, float] = field(default_factory=dict)
+    """Sampling fields that generation_config.json sets, by this module's names."""
+
+
+def resolve(request: GenerateRequest, prompt_tokens: int, limits: ModelLimits) -> SamplingParams:
+    """Check every sampling field of `request` and fill in what was not given.
+
+    Raises InvalidRequest naming the field at fault, ContextOverflow when prompt and answer do not fit the context.
+    """
+
+    def number(name: str, default: float, low: float, high: float, *, above: bool = False) -> float:
+        given: float | None = getattr(request, name)
+        value = limits.defaults.get(name, default) if given is None else given
+        if not math.isfinite(value) or not low <= value <= high or (above and value == low):
+            interval = f"greater than {low:g} and at most {high:g}" if above else f"between {low:g} and {high:g}"
+            raise InvalidRequest(f"{name} must be {interval}, not {value}", field=name)
+        return float(value)
+
+    max_tokens = _max_tokens(request, prompt_tokens, limits.max_context)
+    min_tokens = request.min_tokens or 0
+    if not 0 <= min_tokens <= max_tokens:
+        raise InvalidRequest(
+            f"min_tokens must be between 0 and max_tokens ({max_tokens}), not {min_tokens}", field="min_tokens"
+        )
+    top_k = int(limits.defaults.get("top_k", 0)) if request.top_k is None else request.top_k
+    if not -1 <= top_k < 2**31:
+        raise InvalidRequest(f"top_k must be -1 (off), 0 (off) or more, not {top_k}", field="top_k")
+    if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
+        raise InvalidRequest(f"logprobs must be between 0 and {MAX_LOGPROBS}, not {request.logprobs}", field="logprobs")
+    _check_stops(request)
+    check_token_ids(request.stop_token_ids, limits.vocab_size, "stop_token_ids")
+    return SamplingParams(
+        max_tokens=max_tokens,
+        min_tokens=min_tokens,
+        seed=secrets.randbits(63) if request.seed is None else request.seed % 2**64,
+        temperature=number("temperature", 1.0, 0.0, 2.0),
+        top_k=min(max(top_k, 0), limits.vocab_size),
+        top_p=number("top_p", 1.0, 0.0, 1.0, above=True),
+        min_p=number("min_p", 0.0, 0.0, 1.0),
+        repetition_penalty=number("repetition_penalty", 1.0, 0.0, 100.0, above=True),
+        presence_penalty=number("presence_penalty", 0.0, -2.0, 2.0),
+        frequency_penalty=number("frequency_penalty", 0.0, -2.0, 2.0),
+        logit_bias=_logit_bias(request.logit_bias, limits.vocab_size),
+        stop_token_ids=frozenset(request.stop_token_ids)
+        | (frozenset() if request.ignore_eos else limits.eos_token_ids),
+        num_logprobs=request.logprobs,
+    )
+
+
+def check_token_ids(ids: tuple[int, ...], vocab_size: int, name: str) -> None:
+    """Raise InvalidRequest for the first id that is not in the vocabulary."""
+    for position, token in enumerate(ids):
+        if not 0 <= token < vocab_size:
+            raise InvalidRequest(f"{name}[{position}] is {token}; the vocabulary is 0 to {vocab_size - 1}", field=name)
+
+
+def _max_tokens(request: GenerateRequest, prompt_tokens: int, max_context: int) -> int:
+    room = max_context - prompt_tokens
+    if room < 1:
+        raise ContextOverflow(
+            f"the prompt has {prompt_tokens} tokens and the answer needs one; the model's context is {max_context}",
+            field="prompt",
+        )
+    if request.max_tokens is None:
+        return room
+    if request.max_tokens < 1:
+        raise InvalidRequest(f"max_tokens must be at least 1, not {request.max_tokens}", field="max_tokens")
+    if request.max_tokens > room:
+        raise ContextOverflow(
+            f"prompt ({prompt_tokens} tokens) and max_tokens ({request.max_tokens}) exceed the model's context of "
+            f"{max_context} tokens",
+            field="max_tokens",
+        )
+    return request.max_tokens
+
+
+def _check_stops(request: GenerateRequest) -> None:
+    if len(request.stop) > MAX_STOP_STRINGS:
+        raise InvalidRequest(f"at most {MAX_STOP_STRINGS} stop strings, not {len(request.stop)}", field="stop")
+    for stop in request.stop:
+        if not 0 < len(stop) <= MAX_STOP_CHARS:
+            raise InvalidRequest(f"a stop string has 1 to {MAX_STOP_CHARS} characters, not {len(stop)}", field="stop")
+
+
+def _logit_bias(bias: Mapping[int, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
+    if len(bias) > MAX_LOGIT_BIAS:
+        raise InvalidRequest(f"logit_bias has at most {MAX_LOGIT_BIAS} entries, not {len(bias)}", field="logit_bias")
+    for token, value in bias.items():
+        if not 0 <= token < vocab_size:
+            raise InvalidRequest(
+                f"logit_bias names token {token}; the vocabulary is 0 to {vocab_size - 1}", field="logit_bias"
+            )
+        if not -100 <= value <= 100:  # false for NaN too
+            raise InvalidRequest(
+                f"logit_bias of token {token} must be between -100 and 100, not {value}", field="logit_bias"
+            )
+    return tuple(sorted(bias.items()))

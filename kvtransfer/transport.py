@@ -1,0 +1,115 @@
+"""What a KV transfer is, whatever carries it: the ticket, and the two sides as Protocols.
+
+A transfer fills one ticket. Decode opens the ticket on its receivers, naming the pool blocks that may be written;
+prefill sends runs of blocks as they are computed and ends with a commit. Decode may revoke the ticket at any moment;
+from then on nothing of it is written. What carries the bytes is one module per transport: `inproc`, `zeromq`.
+
+Knows tickets, fences and outcomes. Does not know sequences, schedulers or sockets.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NewType, Protocol
+
+TicketId = NewType("TicketId", str)
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """Names one attempt at filling one ticket; a write whose fence is not the open ticket's own is dropped."""
+
+    ticket_id: TicketId
+    incarnation: str
+    epoch: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a receiver listens."""
+
+    transport: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """Decode's promise of room for one request's KV: blocks `first_block` to `num_blocks` (exclusive) will come."""
+
+    fence: Fence
+    worker_id: str
+    num_blocks: int
+    first_block: int
+    block_bytes: int
+    layout: str
+    endpoints: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Prefill's last word on a ticket: everything was sent, and this is the token it sampled."""
+
+    first_token: int
+    traceparent: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A ticket is complete and checked: its blocks hold the prompt's KV. Times are `time.monotonic_ns()`."""
+
+    ticket_id: TicketId
+    commit: Commit
+    size_bytes: int
+    first_frame_ns: int
+    commit_ns: int
+
+
+class BlockStore(Protocol):
+    """The KV pool as transports see it: blocks are runs of `block_bytes` bytes."""
+
+    @property
+    def block_bytes(self) -> int: ...
+
+    def block_view(self, block: int) -> memoryview:
+        """The writable bytes of one block, without a copy."""
+
+
+class KVSender(Protocol):
+    """Prefill's side. One per worker process; safe for any number of tickets at once."""
+
+    async def send(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> None:
+        """Push the pool's `source_blocks` into the ticket's blocks `first`, `first + 1`, ...
+
+        Returns once the peer holds them. Returned, raised or cancelled, the transport no longer reads the source
+        blocks. Calls for one ticket are made one after the other. Raises TransferFailed when the peer is gone, refuses,
+        or does not take the bytes within the transport's stall limit.
+        """
+
+    async def commit(self, ticket: Ticket, commit: Commit) -> None:
+        """Say that everything was sent; returns once the peer has checked and taken it. Raises TransferFailed."""
+
+    async def aclose(self) -> None: ...
+
+
+class KVReceiver(Protocol):
+    """Decode's side: writes into the pool's blocks of open tickets and hands complete ones to its `Deliver`."""
+
+    @property
+    def endpoint(self) -> Endpoint: ...
+
+    @property
+    def fenced_writes(self) -> int:
+        """Frames dropped because their fence was not that of an open ticket."""
+
+    def open(self, ticket: Ticket, slots: Sequence[int]) -> None:
+        """Allow writes: the ticket's block `first_block + i` is the pool's block `slots[i]`. From any thread."""
+
+    def revoke(self, ticket_id: TicketId) -> None:
+        """Return once no write of this ticket can land any more. Idempotent, quick, callable from any thread."""
+
+    def close(self) -> None:
+        """Stop listening; returns once no write can land any more."""
+
+
+Deliver = Callable[[Arrived], None]
+"""Called by a receiver, on a thread of its own, once per completed ticket, before the sender learns of it."""

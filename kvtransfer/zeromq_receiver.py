@@ -1,0 +1,176 @@
+"""Decode's side of KV transfer over ZeroMQ (tcp and ipc): a ROUTER socket on a thread of its own.
+
+1. A message is a header part (SenderFrame) and, for `blocks`, one part per piece.
+2. The header is read into a fixed buffer, parsed and checked: fence, pieces, number of parts.
+3. Each payload part is received straight into its slot, under the lock that `revoke` takes, and checksummed there.
+4. A commit closes a ticket that is complete, delivers it, and only then is answered.
+
+Whatever a peer sends is answered with an Ack or a Nack, or dropped and counted; nothing of it ends the thread.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import zmq
+from google.protobuf.message import DecodeError
+
+from engine.errors import ConfigError
+from kvtransfer.endpoints import IPC
+from kvtransfer.open_tickets import OpenTickets, Refused
+from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence, Ticket, TicketId
+from kvtransfer.wire import MAX_HEADER_BYTES, MAX_PIECES, PIECE_BYTES, Piece, checksum, fence_from_proto
+from protos import kvtransfer_pb2 as pb
+
+logger = logging.getLogger(__name__)
+
+TRANSPORT = "zeromq"
+MAX_WAITING = 32
+"""Messages that libzmq holds per peer before the peer has to wait."""
+KEEPALIVE_S = 15
+ANY_HOST = ("tcp://*", "tcp://0.0.0.0:", "tcp://[::]:")
+LINGER_MS = 100
+"""For the last answers when closing."""
+
+
+class ZeroMQReceiver:
+    """Listens at `address`: tcp://host:port (port 0 picks one) or ipc://path."""
+
+    def __init__(self, address: str, store: BlockStore, deliver: Deliver) -> None:
+        self._tickets = OpenTickets(store)
+        self._deliver = deliver
+        self._malformed_frames = 0
+        self._header = bytearray(MAX_HEADER_BYTES)
+        self._context = zmq.Context()
+        self._socket = _listen(self._context, address)
+        self._endpoint = Endpoint(TRANSPORT, self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        self._thread = threading.Thread(target=self._run, name="kv-receiver", daemon=True)
+        self._thread.start()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._endpoint
+
+    @property
+    def fenced_writes(self) -> int:
+        return self._tickets.fenced_writes
+
+    @property
+    def malformed_frames(self) -> int:
+        """Frames that broke the wire contract."""
+        return self._malformed_frames
+
+    def open(self, ticket: Ticket, slots: Sequence[int]) -> None:
+        self._tickets.open(ticket, slots)
+
+    def revoke(self, ticket_id: TicketId) -> None:
+        self._tickets.revoke(ticket_id)
+
+    def close(self) -> None:
+        self._tickets.revoke_all()
+        self._context.term()  # the thread's next call on the socket raises; it then closes the socket
+        self._thread.join()
+        if self._endpoint.address.startswith(IPC):
+            Path(self._endpoint.address.removeprefix(IPC)).unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._serve(self._socket.recv())
+        except zmq.ContextTerminated:
+            logger.debug("no longer listening at %s", self._endpoint.address)
+        finally:
+            self._socket.close(linger=LINGER_MS)
+
+    def _serve(self, peer: bytes) -> None:
+        """Take one message of `peer`, of which the identity was read."""
+        if (frame := self._read_header()) is None:
+            self._malformed_frames += 1
+            self._drain()
+            return
+        answer = pb.ReceiverFrame(fence=frame.fence, number=frame.number)
+        try:
+            self._take(frame)
+            answer.ack.SetInParent()
+        except Refused as refused:
+            self._malformed_frames += refused.nack == pb.NACK_REASON_MALFORMED
+            answer.nack.reason, answer.nack.message = refused.nack, refused.message
+            logger.debug("refused a frame: %s", refused)
+        self._drain()
+        with contextlib.suppress(zmq.Again):  # the peer does not read its answers; it will stall
+            self._socket.send_multipart((peer, answer.SerializeToString()), zmq.NOBLOCK)
+
+    def _read_header(self) -> pb.SenderFrame | None:
+        """None for what is not a header, or names no fence that an answer could carry."""
+        if not self._more() or (size := self._socket.recv_into(self._header)) > MAX_HEADER_BYTES:
+            return None
+        try:
+            frame = pb.SenderFrame.FromString(bytes(memoryview(self._header)[:size]))
+        except DecodeError:
+            return None
+        return frame if frame.HasField("fence") else None
+
+    def _take(self, frame: pb.SenderFrame) -> None:
+        fence = fence_from_proto(frame.fence)
+        match frame.WhichOneof("frame"):
+            case "blocks":
+                self._take_blocks(fence, frame.blocks.segments)
+            case "commit":
+                self._take_commit(fence, frame.commit)
+            case _:
+                raise Refused(pb.NACK_REASON_MALFORMED, "neither blocks nor a commit")
+
+    def _take_blocks(self, fence: Fence, segments: Sequence[pb.Segment]) -> None:
+        if not 0 < len(segments) <= MAX_PIECES:
+            raise Refused(pb.NACK_REASON_MALFORMED, f"{len(segments)} segments in one frame")
+        pieces = [Piece(segment.block, segment.offset, segment.size) for segment in segments]
+        self._tickets.check(fence, pieces)
+        for piece, segment in zip(pieces, segments, strict=True):
+            if not self._more():
+                raise Refused(pb.NACK_REASON_MALFORMED, "fewer parts than segments")
+            self._tickets.fill(fence, piece, partial(self._read_piece, segment.checksum))
+        if self._more():
+            raise Refused(pb.NACK_REASON_MALFORMED, "more parts than segments")
+
+    def _read_piece(self, expected: int, view: memoryview) -> int:
+        """Receive a part into `view`. A message's parts are all here once its first is: this never waits."""
+        if (size := self._socket.recv_into(view)) != len(view):
+            raise Refused(pb.NACK_REASON_MALFORMED, f"a part of {size} bytes for a segment of {len(view)}")
+        if (found := checksum(view)) != expected:
+            raise Refused(pb.NACK_REASON_CORRUPT, f"checksum {found:016x}, the sender's is {expected:016x}")
+        return found
+
+    def _take_commit(self, fence: Fence, message: pb.Commit) -> None:
+        if self._more():
+            raise Refused(pb.NACK_REASON_MALFORMED, "a commit has no further parts")
+        commit = Commit(message.first_token, message.traceparent)
+        if arrived := self._tickets.complete(fence, commit, message.num_blocks, message.digest):
+            self._deliver(arrived)
+
+    def _more(self) -> bool:
+        return bool(self._socket.getsockopt(zmq.RCVMORE))
+
+    def _drain(self) -> None:
+        """Read past what is left of a message."""
+        while self._more():
+            self._socket.recv_into(bytearray())
+
+
+def _listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+    if address.startswith(ANY_HOST):
+        raise ConfigError(f"peers cannot connect to {address}: name the address under which they reach this host")
+    socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.MAXMSGSIZE, PIECE_BYTES)
+    socket.setsockopt(zmq.RCVHWM, MAX_WAITING)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
+    socket.setsockopt(zmq.IPV6, "[" in address)
+    try:
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        context.destroy(linger=0)
+        raise ConfigError(f"cannot listen for KV at {address}: {error.strerror}") from error
+    return socket

@@ -1,0 +1,59 @@
+"""A prefill worker process: `python -m prefill --listen 127.0.0.1:50052 --model DIR`."""
+
+import asyncio
+import logging
+import sys
+
+import uvloop
+
+from engine.config import WorkerConfig
+from engine.device import OpenModel, open_model
+from engine.errors import ConfigError
+from engine.process import serve
+from engine.steploop import StepLoop
+from engine.telemetry import setup_logging
+from kvtransfer.endpoints import Senders
+from kvtransfer.zeromq import ZeroMQSender
+from prefill.scheduler import PrefillScheduler
+from prefill.service import PrefillService
+from prefill.worker import Command, Event, PrefillWorker
+from protos import worker_pb2 as pb
+
+log = logging.getLogger("prefill")
+
+
+async def run(config: WorkerConfig, model: OpenModel) -> None:
+    scheduler = PrefillScheduler(
+        model.who.num_blocks,
+        config.block_tokens,
+        max_step_tokens=config.max_step_tokens,
+        max_sequences=config.max_sequences,
+        max_queued_tokens=config.max_queued_tokens,
+    )
+    worker = PrefillWorker(scheduler, model.runner, model.sampler, model.device)
+    senders = Senders({"zeromq": ZeroMQSender(model.cache, stall_limit_s=config.stall_limit_s)})
+    event_loop = asyncio.get_running_loop()
+    loop: StepLoop[Command, Event] = StepLoop(
+        worker, lambda events: event_loop.call_soon_threadsafe(service.deliver, events)
+    )
+    service = PrefillService(worker, loop, senders, model.who)
+    try:
+        await serve(service.sessions, loop, config)
+    finally:
+        await service.aclose()
+
+
+def main() -> int:
+    config = WorkerConfig(_cli_parse_args=True, _cli_prog_name="python -m prefill")  # type: ignore[call-arg]
+    setup_logging(config.log_level, "prefill")
+    try:
+        model = open_model(config, pb.ROLE_PREFILL)
+        uvloop.run(run(config, model))
+    except ConfigError as error:
+        log.error("%s", error.message)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

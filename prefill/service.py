@@ -1,0 +1,167 @@
+"""Between the streams to frontends, the step loop and the transport to decode workers.
+
+One `Outgoing` per leg carries its blocks: what the step reports as ready is sent in order, then the commit. However it
+ends (taken by the peer, failed, given up, or the answer ended with its first token), `Close` tells the step loop that
+nobody reads the blocks any more; what that frees strikes the leg off.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from engine.blocks import CacheChanges
+from engine.custody import inspect
+from engine.errors import InvalidRequest, ProtocolError, TransferFailed
+from engine.identity import Identity
+from engine.sequence import SequenceId
+from engine.session import Leg, Row, Sessions
+from engine.steploop import StepLoop
+from engine.wire import finish_to, logprobs_to, sequence_from
+from kvtransfer.endpoints import Senders
+from kvtransfer.transport import Commit, Ticket
+from kvtransfer.wire import ticket_from_proto
+from prefill.scheduler import BlocksReady, Freed
+from prefill.worker import Close, Command, Compute, Event, FirstToken, GiveUp, PrefillWorker, Queued, Refused
+from protos import worker_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """The transfer of one leg's blocks."""
+
+    ready: asyncio.Queue[BlocksReady | Commit]
+    task: "asyncio.Task[None]"
+
+
+class PrefillService:
+    """The prefill role behind `Sessions`."""
+
+    def __init__(self, worker: PrefillWorker, loop: StepLoop[Command, Event], senders: Senders, who: Identity) -> None:
+        self.sessions = Sessions(self, who.lease_s)
+        self._worker = worker
+        self._loop = loop
+        self._senders = senders
+        self._who = who
+        self._outgoing: dict[SequenceId, Outgoing] = {}
+
+    # -- Role --------------------------------------------------------------------------------------------------------
+
+    def hello(self) -> pb.Hello:
+        return self._who.hello(self._senders.transports)
+
+    def admit(self, leg: Leg, admit: pb.Admit) -> None:
+        if admit.WhichOneof("work") != "push":
+            raise InvalidRequest("a prefill worker takes `push` legs", field="work")
+        who = self._who
+        sequence = sequence_from(leg.id, admit, vocab_size=who.vocab_size, max_context=who.max_context)
+        try:
+            ticket = ticket_from_proto(admit.push.ticket)
+            self._senders.check(ticket)
+        except ProtocolError as error:
+            raise InvalidRequest(error.message, field="ticket") from error
+        if ticket.num_blocks != -(-len(sequence.tokens) // who.block_tokens):
+            raise InvalidRequest(f"the ticket's {ticket.num_blocks} blocks do not fit the prompt", field="ticket")
+        ready: asyncio.Queue[BlocksReady | Commit] = asyncio.Queue()
+        self._outgoing[leg.id] = Outgoing(ready, asyncio.create_task(self._push(leg.id, ticket, ready)))
+        self._loop.submit(Compute(sequence))
+
+    def abort(self, leg: Leg) -> None:
+        self._loop.submit(GiveUp(leg.id))
+        self._end_transfer(leg.id)
+
+    def load(self) -> pb.Load:
+        load = self._worker.load
+        return pb.Load(
+            free_blocks=load.free_blocks,
+            cached_blocks=load.cached_blocks,
+            running=load.running,
+            waiting=load.waiting,
+            waiting_tokens=load.waiting_tokens,
+            prefill_tokens_per_s=load.tokens_per_s,
+            transfer_bytes_per_s=self._senders.bytes_per_s,
+        )
+
+    async def custody(self) -> pb.GetCustodyResponse:
+        return self._who.sign((await inspect(self._loop.submit)).to_proto())
+
+    # -- the step's events -------------------------------------------------------------------------------------------
+
+    def deliver(self, events: Sequence[Event]) -> None:
+        """Take in what one step reports; called on the event loop."""
+        for event in events:
+            match event:
+                case FirstToken():
+                    self._first_token(event)
+                case Queued(sequence_id):
+                    if leg := self.sessions.leg(sequence_id):
+                        self.sessions.send(sequence_id, granted=pb.Granted(leg=leg.number))
+                case Freed(sequence_id):
+                    self._outgoing.pop(sequence_id, None)
+                    self.sessions.released(sequence_id)
+                case Refused(sequence_id, too_large, message):
+                    self._end_transfer(sequence_id)
+                    del self._outgoing[sequence_id]
+                    self.sessions.refuse(sequence_id, message, too_large=too_large)
+                case BlocksReady(sequence_id):
+                    if outgoing := self._outgoing.get(sequence_id):
+                        outgoing.ready.put_nowait(event)
+                case CacheChanges():
+                    self.sessions.publish(event)
+
+    def _first_token(self, event: FirstToken) -> None:
+        """Token 1 goes to the frontend before the transfer's commit goes to decode."""
+        done = event.done
+        leg = self.sessions.leg(done.id)
+        if leg is not None:
+            self.sessions.send(
+                done.id,
+                prefill_done=pb.PrefillDone(
+                    leg=leg.number,
+                    cached_tokens=done.num_cached,
+                    num_chunks=done.num_chunks,
+                    queue_ns=event.start_ns - event.queued_ns,
+                    compute_ns=event.end_ns - event.start_ns,
+                ),
+            )
+            row = Row(done.id, done.index, done.token, finish_to(done.finish), False, logprobs_to(event.logprobs))
+            self.sessions.send_steps(event.start_ns, event.end_ns, [row])
+        if done.finish is not None:
+            self._end_transfer(done.id)
+        elif outgoing := self._outgoing.get(done.id):
+            outgoing.ready.put_nowait(Commit(done.token, leg.traceparent if leg else ""))
+
+    # -- the transfer ------------------------------------------------------------------------------------------------
+
+    async def _push(self, sequence_id: SequenceId, ticket: Ticket, ready: asyncio.Queue[BlocksReady | Commit]) -> None:
+        """Send blocks as they become ready, then the commit. However it ends, the step loop learns that it did."""
+        try:
+            while not isinstance(item := await ready.get(), Commit):
+                skip = max(0, ticket.first_block - item.first)
+                if blocks := item.blocks[skip:]:
+                    await self._senders.send(ticket, item.first + skip, blocks)
+            await self._senders.commit(ticket, item)
+        except TransferFailed as error:
+            log.warning("transfer of %s failed: %s", sequence_id, error.message)
+            if leg := self.sessions.leg(sequence_id):
+                failed = pb.Failed(leg=leg.number, reason=pb.FAILURE_REASON_TRANSFER, message=error.message)
+                self.sessions.send(sequence_id, failed=failed)
+            self._loop.submit(GiveUp(sequence_id))
+        finally:
+            self._loop.submit(Close(sequence_id))
+
+    def _end_transfer(self, sequence_id: SequenceId) -> None:
+        if outgoing := self._outgoing.get(sequence_id):
+            outgoing.task.cancel()
+
+    async def aclose(self) -> None:
+        """Cancel what is still being sent and let go of the transport."""
+        tasks = [outgoing.task for outgoing in self._outgoing.values()]
+        for task in tasks:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(*tasks, return_exceptions=True)
+        await self._senders.aclose()

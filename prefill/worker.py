@@ -1,0 +1,176 @@
+"""The prefill worker's step: commands in, one batch of prompt chunks computed, events out.
+
+A prompt's life on this thread:
+ 1. `Compute` puts it into the scheduler's queue.
+ 2. `plan` gives it blocks, those of a cached prefix first, and chunks of the next steps.
+ 3. After each chunk, blocks that are full are reported (`BlocksReady`): the service pushes them while the next chunk runs.
+ 4. After the last chunk the first token is sampled (`FirstToken`).
+ 5. `Close` says that the transfer is over, well or not; the blocks go to the prefix cache (`Freed`).
+`GiveUp` may come at any moment; memory that a transfer may read is freed by the `Close` that follows it.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from engine.batch import Batch
+from engine.blocks import CacheChanges
+from engine.custody import Custody, Inspect
+from engine.meter import Rate
+from engine.runner import Runner
+from engine.sampler import Sampler
+from engine.sequence import Sequence as Prompt
+from engine.sequence import SequenceId, TokenLogprobs
+from prefill.scheduler import BlocksReady, Freed, PrefillScheduler, PromptDone
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    sequence: Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    id: SequenceId
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Nobody reads this prompt's blocks any more."""
+
+    id: SequenceId
+
+
+Command = Compute | GiveUp | Close | Inspect
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """The prompt was taken into the queue."""
+
+    id: SequenceId
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The queue is full, or the prompt can never fit."""
+
+    id: SequenceId
+    too_large: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FirstToken:
+    """A prompt is done. Times are `time.monotonic_ns()`: when it came, when its first and last chunk began and ended."""
+
+    done: PromptDone
+    logprobs: TokenLogprobs | None
+    queued_ns: int
+    start_ns: int
+    end_ns: int
+
+
+Event = Queued | BlocksReady | FirstToken | Freed | Refused | CacheChanges
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What the worker is busy with, after its latest step."""
+
+    free_blocks: int = 0
+    cached_blocks: int = 0
+    running: int = 0
+    waiting: int = 0
+    waiting_tokens: int = 0
+    tokens_per_s: float = 0.0
+
+
+class PrefillWorker:
+    """Owns the device: scheduler, model and sampler."""
+
+    def __init__(self, scheduler: PrefillScheduler, runner: Runner, sampler: Sampler, device: torch.device) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+        self.sampler = sampler
+        self.device = device
+        self.load = Load()
+        """Replaced after each step; may be read by any thread."""
+        self._speed = Rate()
+        self._queued_ns: dict[SequenceId, int] = {}
+        self._start_ns: dict[SequenceId, int] = {}
+
+    def step(self, commands: Sequence[Command]) -> list[Event]:
+        events = [event for command in commands for event in self._apply(command)]
+        if chunks := self.scheduler.plan():
+            start_ns = time.monotonic_ns()
+            for chunk in chunks:
+                self._start_ns.setdefault(chunk.sequence.id, start_ns)
+            batch = Batch.build(chunks, self.scheduler.cache.block_tokens, self.device)
+            sampled = self.sampler(self.runner(batch), batch.sampled)
+            end_ns = time.monotonic_ns()
+            self._speed.add(len(batch.token_ids), (end_ns - start_ns) / 1e9)
+            done = self.scheduler.commit(chunks, zip(batch.sampled, sampled.token_ids, strict=True))
+            logprobs = {s.id: p for s, p in zip(batch.sampled, sampled.logprobs or (), strict=False)}
+            events.extend(self._timed(event, logprobs, end_ns) for event in done)
+        changes = self.scheduler.pool.take_changes()
+        if changes.stored or changes.evicted:
+            events.append(changes)
+        self.load = self._load()
+        return events
+
+    def has_work(self) -> bool:
+        return self.scheduler.has_work()
+
+    def _apply(self, command: Command) -> list[Event]:
+        match command:
+            case Compute(sequence):
+                return self._admit(sequence)
+            case GiveUp(sequence_id):
+                return self._forget(self.scheduler.abort(sequence_id))
+            case Close(sequence_id):
+                return self._forget(self.scheduler.close(sequence_id))
+            case Inspect(reply):
+                reply(Custody.of(self.scheduler.pool, self.scheduler.holders()))
+                return []
+
+    def _admit(self, sequence: Prompt) -> list[Event]:
+        num_tokens = len(sequence.tokens)
+        if not self.scheduler.fits(num_tokens):
+            return [Refused(sequence.id, True, f"a prompt of {num_tokens} tokens does not fit this worker's KV pool")]
+        if not self.scheduler.has_room(num_tokens):
+            waiting = self.scheduler.queued_tokens
+            return [Refused(sequence.id, False, f"{waiting} prompt tokens are waiting")]
+        self._queued_ns[sequence.id] = time.monotonic_ns()
+        self.scheduler.admit(sequence)
+        return [Queued(sequence.id)]
+
+    def _forget(self, events: Sequence[Event]) -> list[Event]:
+        for event in events:
+            if isinstance(event, Freed):
+                self._queued_ns.pop(event.id, None)
+                self._start_ns.pop(event.id, None)
+        return list(events)
+
+    def _timed(
+        self,
+        event: BlocksReady | PromptDone | Freed,
+        logprobs: Mapping[SequenceId, TokenLogprobs | None],
+        end_ns: int,
+    ) -> Event:
+        if not isinstance(event, PromptDone):
+            return event
+        return FirstToken(event, logprobs.get(event.id), self._queued_ns[event.id], self._start_ns[event.id], end_ns)
+
+    def _load(self) -> Load:
+        scheduler = self.scheduler
+        return Load(
+            free_blocks=scheduler.pool.num_available,
+            cached_blocks=scheduler.pool.num_cached,
+            running=scheduler.num_running,
+            waiting=scheduler.num_queued,
+            waiting_tokens=scheduler.queued_tokens,
+            tokens_per_s=self._speed.per_s,
+        )

@@ -1,0 +1,229 @@
+"""The decode scheduler: everybody steps, the newest yields, promises are kept, custody holds under any history."""
+
+import random
+
+import pytest
+
+from decode.scheduler import DecodeScheduler, Prefilled, Room, State, Token
+from engine.sequence import FinishReason, SequenceId
+from tests.workload import prompt, sequence
+
+P = 4
+
+
+def make(num_blocks: int = 16, max_step_tokens: int = 8, max_sequences: int = 8) -> DecodeScheduler:
+    return DecodeScheduler(num_blocks, P, max_step_tokens=max_step_tokens, max_sequences=max_sequences)
+
+
+def admit(
+    scheduler: DecodeScheduler, name: str, tokens: list[int], *, local: bool = True, max_tokens: int = 4
+) -> tuple[SequenceId, Room | None]:
+    made = sequence(name, tokens, block_tokens=P, max_tokens=max_tokens)
+    return made.id, scheduler.admit(made, local=local)
+
+
+def step(scheduler: DecodeScheduler, token: int = 1) -> list[object]:
+    chunks = scheduler.plan()
+    sampled = [(chunk.sequence, token) for chunk in chunks if chunk.samples]
+    return list(scheduler.commit(chunks, sampled))
+
+
+def states(scheduler: DecodeScheduler) -> dict[str, str]:
+    return {holder.id: holder.state for holder in scheduler.holders()}
+
+
+def test_a_local_prompt_is_prefilled_in_chunks_then_decoded() -> None:
+    scheduler = make(max_step_tokens=6)
+    a, room = admit(scheduler, "a", list(range(10)), max_tokens=2)
+
+    assert room == Room((0, 1, 2), 0)
+    assert step(scheduler) == []
+    assert step(scheduler) == [Prefilled(a, 0, 2), Token(a, 1, 0, None)]
+    assert step(scheduler) == [Token(a, 1, 1, FinishReason.LENGTH)]
+    assert scheduler.holders() == []
+
+
+def test_reserved_room_is_idle_until_the_kv_arrives() -> None:
+    scheduler = make()
+    a, room = admit(scheduler, "a", [1, 2, 3], local=False)
+
+    assert room == Room((0,), 0)
+    assert not scheduler.has_work()
+    assert scheduler.arrive(a, 9)
+    assert step(scheduler) == [Token(a, 1, 1, None)]
+
+
+def test_kv_for_somebody_who_is_gone_is_not_taken() -> None:
+    scheduler = make()
+    a, _ = admit(scheduler, "a", [1, 2, 3], local=False)
+    scheduler.abort(a)
+
+    assert not scheduler.arrive(a, 9)
+    assert scheduler.pool.num_available == 16
+
+
+def test_arrived_blocks_serve_the_next_prompt() -> None:
+    scheduler = make()
+    a, _ = admit(scheduler, "a", list(range(8)), local=False)
+    scheduler.arrive(a, 9)
+    scheduler.abort(a)
+
+    _, room = admit(scheduler, "b", [*range(8), 5], local=False)
+
+    assert room is not None
+    assert room.num_cached == 8
+
+
+def test_running_sequences_decode_while_a_prompt_is_prefilled_beside_them() -> None:
+    scheduler = make(max_step_tokens=5)
+    a, _ = admit(scheduler, "a", [1])
+    step(scheduler)
+    b, _ = admit(scheduler, "b", [2] * 6)
+
+    chunks = scheduler.plan()
+
+    assert [(chunk.sequence.id, chunk.num_tokens) for chunk in chunks] == [(a, 1), (b, 4)]
+
+
+def test_a_full_worker_refuses() -> None:
+    scheduler = make(max_sequences=1)
+    admit(scheduler, "a", [1])
+
+    assert admit(scheduler, "b", [1])[1] is None
+
+
+def test_room_is_kept_for_those_who_run() -> None:
+    scheduler = make(num_blocks=3)
+    admit(scheduler, "a", [1, 2, 3, 4])
+    step(scheduler)
+
+    assert admit(scheduler, "b", [5] * 8)[1] is None, "two blocks are free, but a needs its next one"
+    assert admit(scheduler, "c", [5] * 4)[1] is not None
+
+
+def test_the_newest_yields_and_comes_back_with_the_same_tokens() -> None:
+    scheduler = make(num_blocks=4, max_step_tokens=64)
+    a, _ = admit(scheduler, "a", [1] * 4, max_tokens=9)
+    b, _ = admit(scheduler, "b", [2] * 4, max_tokens=9)
+    tokens: dict[str, list[int]] = {a: [], b: []}
+    preempted = set()
+    for number in range(40):
+        for event in step(scheduler, token=number):
+            if isinstance(event, Token):
+                tokens[event.id].append(event.index)
+        preempted |= {name for name, state in states(scheduler).items() if state is State.PREEMPTED}
+        scheduler.pool.check()
+
+    assert preempted == {b}
+    assert tokens == {a: list(range(9)), b: list(range(9))}
+    assert scheduler.num_preemptions == 1
+
+
+def test_nobody_new_is_let_in_before_who_was_preempted() -> None:
+    scheduler = make(num_blocks=4, max_step_tokens=64)
+    admit(scheduler, "a", [1] * 8, max_tokens=9)
+    admit(scheduler, "b", [2] * 3, max_tokens=9)
+    while State.PREEMPTED not in states(scheduler).values():
+        step(scheduler)
+
+    assert admit(scheduler, "c", [3])[1] is None
+
+
+def test_one_alone_that_finds_no_block_beside_promises_waits_without_spinning() -> None:
+    scheduler = make(num_blocks=4, max_step_tokens=64)
+    a, _ = admit(scheduler, "a", [1] * 4, max_tokens=8)
+    step(scheduler)
+    promised, room = admit(scheduler, "b", [2] * 8, local=False)
+    assert room is not None
+    for _ in range(5):
+        step(scheduler)
+
+    assert states(scheduler) == {a: State.PREEMPTED, promised: State.RESERVED}
+    assert not scheduler.has_work()
+    assert scheduler.plan() == []
+
+    scheduler.abort(promised)
+
+    assert scheduler.has_work()
+    assert [chunk.sequence.id for chunk in scheduler.plan()] == [a]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_any_history_keeps_custody_and_numbers_every_token_once(seed: int) -> None:
+    rng = random.Random(seed)
+    num_blocks = rng.randint(6, 24)
+    scheduler = make(num_blocks, max_step_tokens=rng.choice([2, 8, 64]), max_sequences=rng.randint(1, 10))
+    reserved: set[SequenceId] = set()
+    alive: set[SequenceId] = set()
+    next_index: dict[SequenceId, int] = {}
+
+    def advance() -> None:
+        for event in step(scheduler, rng.randint(0, 3)):
+            if isinstance(event, Token):
+                assert event.index == next_index[event.id], "a gap or a repeat"
+                next_index[event.id] += 1
+                if event.finish:
+                    alive.discard(event.id)
+
+    for number in range(300):
+        action = rng.random()
+        if action < 0.3:
+            tokens = prompt(rng, 3 * P)
+            max_tokens = rng.randint(2, 6)
+            if scheduler.fits(len(tokens) + max_tokens):
+                local = rng.random() < 0.5
+                name, room = admit(scheduler, f"s{number}", tokens, local=local, max_tokens=max_tokens)
+                if room is not None:
+                    alive.add(name)
+                    next_index[name] = 0
+                    if not local:
+                        reserved.add(name)
+        elif action < 0.45 and reserved:
+            name = rng.choice(sorted(reserved))
+            reserved.discard(name)
+            if scheduler.arrive(name, 1):
+                next_index[name] = 1
+        elif action < 0.55 and alive:
+            name = rng.choice(sorted(alive))
+            scheduler.abort(name)
+            alive.discard(name)
+            reserved.discard(name)
+        else:
+            advance()
+        scheduler.pool.check()
+        assert set(states(scheduler)) == alive
+    for name in sorted(reserved):
+        scheduler.arrive(name, 1)
+        next_index[name] = 1
+    for _ in range(2_000):
+        if not alive:
+            break
+        assert scheduler.has_work(), "somebody is left and nothing will ever happen"
+        advance()
+
+    assert not alive
+    assert scheduler.pool.num_available == num_blocks
+    assert scheduler.pool.num_leaked() == 0
+
+
+def test_ten_thousand_admissions_leak_nothing() -> None:
+    rng = random.Random(0)
+    scheduler = make(num_blocks=64, max_step_tokens=64, max_sequences=16)
+    alive: list[SequenceId] = []
+    for number in range(10_000):
+        tokens = prompt(rng, 6 * P)
+        name, room = admit(scheduler, f"s{number}", tokens, local=rng.random() < 0.7, max_tokens=rng.randint(2, 5))
+        if room is not None:
+            alive.append(name)
+        if rng.random() < 0.3 and alive:
+            scheduler.abort(alive.pop(rng.randrange(len(alive))))
+        if scheduler.has_work():
+            step(scheduler)
+        if number % 500 == 0:
+            scheduler.pool.check()
+    for name in alive:
+        scheduler.abort(name)
+
+    scheduler.pool.check()
+    assert scheduler.pool.num_available == 64
+    assert scheduler.holders() == []

@@ -1,0 +1,22 @@
+"""A receiver in a process of its own, for tests that kill it: prints its address, opens one ticket, waits."""
+
+import sys
+import threading
+
+from kvtransfer.zeromq_receiver import ZeroMQReceiver
+from tests.kvtransfer.pools import Pool, make_ticket
+
+NUM_BLOCKS = 64
+BLOCK_BYTES = 1 << 20
+
+
+def main(address: str) -> None:
+    pool = Pool(NUM_BLOCKS, BLOCK_BYTES)
+    receiver = ZeroMQReceiver(address, pool, lambda _: None)
+    receiver.open(make_ticket(receiver, pool, NUM_BLOCKS), range(NUM_BLOCKS))
+    print(receiver.endpoint.address, flush=True)  # noqa: T201 — how the parent learns the port
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,104 @@
+"""Pools, tickets and transports for the transfer tests."""
+
+import random
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from kvtransfer.inproc import Hub, InprocReceiver, InprocSender
+from kvtransfer.transport import Arrived, Endpoint, Fence, KVReceiver, KVSender, Ticket, TicketId
+from kvtransfer.zeromq import ZeroMQSender
+from kvtransfer.zeromq_receiver import ZeroMQReceiver
+
+Transport = Literal["inproc", "zeromq-tcp", "zeromq-ipc"]
+TRANSPORTS: tuple[Transport, ...] = ("inproc", "zeromq-tcp", "zeromq-ipc")
+ZEROMQ = TRANSPORTS[1:]
+
+
+class Pool:
+    """Blocks filled with random bytes; `on_view` is told how many views were taken before each new one."""
+
+    def __init__(self, num_blocks: int, block_bytes: int, seed: int = 0) -> None:
+        self.block_bytes = block_bytes
+        self.num_blocks = num_blocks
+        self.memory = bytearray(random.Random(seed).randbytes(num_blocks * block_bytes))
+        self.on_view: Callable[[int], None] = lambda _: None
+        self._num_views = 0
+
+    def block_view(self, block: int) -> memoryview:
+        assert 0 <= block < self.num_blocks
+        self.on_view(self._num_views)
+        self._num_views += 1
+        return memoryview(self.memory)[block * self.block_bytes : (block + 1) * self.block_bytes]
+
+    def block(self, block: int) -> bytes:
+        return bytes(self.memory[block * self.block_bytes : (block + 1) * self.block_bytes])
+
+    def blocks(self, blocks: Sequence[int]) -> list[bytes]:
+        return [self.block(block) for block in blocks]
+
+    def overwrite(self, blocks: Sequence[int], byte: int) -> None:
+        for block in blocks:
+            start = block * self.block_bytes
+            self.memory[start : start + self.block_bytes] = bytes([byte]) * self.block_bytes
+
+
+def make_ticket(
+    receiver: KVReceiver | Endpoint, pool: Pool, num_blocks: int, *, name: str = "t", first_block: int = 0
+) -> Ticket:
+    endpoint = receiver if isinstance(receiver, Endpoint) else receiver.endpoint
+    fence = Fence(TicketId(name), incarnation="i", epoch=3, attempt=1)
+    return Ticket(fence, "decode-0", num_blocks, first_block, pool.block_bytes, "layout", (endpoint,))
+
+
+def refenced(ticket: Ticket, **changes: str | int) -> Ticket:
+    """The same ticket under another attempt, epoch or incarnation."""
+    return replace(ticket, fence=replace(ticket.fence, **changes))  # type: ignore[arg-type]
+
+
+class Wire(AsyncExitStack):
+    """Makes the two sides of one transport and closes them at the end."""
+
+    def __init__(self, transport: Transport) -> None:
+        super().__init__()
+        self.transport = transport
+        self.arrived: list[Arrived] = []
+        self._hub = Hub()
+        self._directory = Path(self.enter_context(tempfile.TemporaryDirectory()))
+        self._num_paths = 0
+
+    def receiver(self, pool: Pool) -> KVReceiver:
+        receiver: KVReceiver
+        if self.transport == "inproc":
+            receiver = InprocReceiver(self._hub, pool, self.arrived.append)
+        else:
+            receiver = ZeroMQReceiver(self.address(), pool, self.arrived.append)
+        self.callback(receiver.close)
+        return receiver
+
+    def sender(self, pool: Pool, *, stall_limit_s: float = 10.0) -> KVSender:
+        sender: KVSender
+        if self.transport == "inproc":
+            sender = InprocSender(self._hub, pool)
+        else:
+            sender = ZeroMQSender(pool, stall_limit_s=stall_limit_s)
+        self.push_async_callback(sender.aclose)
+        return sender
+
+    def address(self) -> str:
+        """One to listen at."""
+        self._num_paths += 1
+        return "tcp://127.0.0.1:0" if self.transport == "zeromq-tcp" else f"ipc://{self._directory}/kv-{self._num_paths}"
+
+    def unused_endpoint(self) -> Endpoint:
+        """Where nobody listens, now or later."""
+        if self.transport == "inproc":
+            return Endpoint("inproc", "nowhere")
+        receiver = ZeroMQReceiver(self.address(), Pool(1, 1), self.arrived.append)
+        receiver.close()
+        if self.transport == "zeromq-ipc":
+            Path(receiver.endpoint.address.removeprefix("ipc://")).touch()
+        return receiver.endpoint
