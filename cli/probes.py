@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import time
 from collections.abc import Awaitable, Callable
 
 import grpc
@@ -13,6 +14,8 @@ from cli.process import Tell
 
 INTERVAL_S = 0.1
 TIMEOUT_S = 2.0
+SLOW_S = 5.0
+"""A worker that loads for longer than this is most likely compiling."""
 
 # A worker that restarts should be seen within a tick, not after gRPC's usual second and more.
 CHANNEL_OPTIONS = [
@@ -28,9 +31,10 @@ def worker_serving(address: str) -> Callable[[Tell], Awaitable[None]]:
 
     async def until_ready(tell: Tell) -> None:
         async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-            health = HealthStub(channel)
+            health, start_s = HealthStub(channel), time.monotonic()
             while not await _serves(health):
-                tell("loading model")
+                is_slow = time.monotonic() - start_s > SLOW_S
+                tell("loading model (the first start on a machine compiles kernels)" if is_slow else "loading model")
                 await asyncio.sleep(INTERVAL_S)
 
     return until_ready

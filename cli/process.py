@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 LEASH = Path(__file__).with_name("leash.py")
 USAGE_STATUS = 2
@@ -143,17 +143,9 @@ class KeptProcess:
         """Start it and wait for its end; return its exit status, negative for a signal."""
         self._started_s, self._ready_s = time.monotonic(), None
         self._report(Phase.STARTING)
-        async with _pipe() as (output, write_fd):
-            # A process group of its own: Ctrl-C reaches the supervisor alone, which then drains in order.
-            process = self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-S", "-E", str(LEASH), str(os.getpid()), *self.spec.command),
-                env=self.spec.environment,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=write_fd,
-                stderr=write_fd,
-                process_group=0,
-            )
-            os.close(write_fd)
+        async with _pipe() as (output, write_file):
+            with write_file:
+                process = self._process = await self._spawn(write_file)
             if self._retired.is_set():  # while it was being started
                 self.terminate()
             try:
@@ -161,6 +153,17 @@ class KeptProcess:
             finally:
                 self.ready.clear()
                 self._process = None
+
+    async def _spawn(self, output: BinaryIO) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-S", "-E", str(LEASH), str(os.getpid()), *self.spec.command),
+            env=self.spec.environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            # A group of its own: Ctrl-C in the terminal reaches the supervisor alone, which then drains in order.
+            process_group=0,
+        )
 
     async def _watch(self, process: asyncio.subprocess.Process, output: asyncio.StreamReader) -> int:
         try:
@@ -206,16 +209,15 @@ def _kill_group(pid: int) -> None:
 
 
 @asynccontextmanager
-async def _pipe() -> AsyncIterator[tuple[asyncio.StreamReader, int]]:
+async def _pipe() -> AsyncIterator[tuple[asyncio.StreamReader, BinaryIO]]:
     """A pipe of our own: asyncio's `Process.wait` waits for its pipes too, which a process's own children may hold."""
     read_fd, write_fd = os.pipe()
     output = asyncio.StreamReader()
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_read_pipe(
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(output), os.fdopen(read_fd, "rb", buffering=0)
     )
     try:
-        yield output, write_fd
+        yield output, os.fdopen(write_fd, "wb", buffering=0)
     finally:
         transport.close()
 

@@ -13,7 +13,6 @@ from cli.client import Client, Server
 from cli.deployment import Deployment
 from cli.launch import launch, refusals
 from cli.machine import take_ports
-from cli.model import is_hub_name, local_folder
 
 QUESTION = "What is a KV cache?"
 
@@ -65,8 +64,7 @@ def up(
             api_key=api_key,
             drain_timeout_s=drain_timeout,
             shared={
-                "model": local_folder(model) if model else None,  # one download, before anyone needs it
-                "served_model_name": served_model_name or (model if is_hub_name(model) else None),
+                **_model_options(model, served_model_name),
                 "otlp_endpoint": otlp_endpoint,
                 "log_level": log_level,
             },
@@ -84,6 +82,14 @@ def up(
         )
         status = launch(deployment, console, lambda _: _announce(deployment))
     raise typer.Exit(status)
+
+
+def _model_options(model: str, served_model_name: str | None) -> dict[str, str]:
+    """Find the model before anything starts: one download instead of one per process, and one message if it fails."""
+    from engine.hub import model_name, resolve_model  # a quarter of a second that no other command needs
+
+    folder = {"model": str(resolve_model(model).resolve())} if model else {}
+    return {**folder, "served_model_name": model_name(model, served_model_name or "")}
 
 
 async def _announce(deployment: Deployment) -> None:

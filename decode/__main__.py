@@ -8,20 +8,21 @@ import uvloop
 
 from decode.scheduler import DecodeScheduler
 from decode.service import DecodeService
+from decode.spans import DecodeSpans
 from decode.worker import Command, DecodeWorker, Event, TicketTemplate
 from engine.config import WorkerConfig
 from engine.device import OpenModel, open_model
 from engine.errors import ConfigError
 from engine.process import serve
 from engine.steploop import StepLoop
-from engine.telemetry import setup_logging
+from engine.telemetry import Telemetry, setup_logging, setup_tracing
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from protos import worker_pb2 as pb
 
 log = logging.getLogger("decode")
 
 
-async def run(config: WorkerConfig, model: OpenModel) -> None:
+async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry) -> None:
     who = model.who
     scheduler = DecodeScheduler(
         who.num_blocks,
@@ -36,19 +37,21 @@ async def run(config: WorkerConfig, model: OpenModel) -> None:
     loop: StepLoop[Command, Event] = StepLoop(
         worker, lambda events: event_loop.call_soon_threadsafe(service.deliver, events)
     )
-    service = DecodeService(worker, loop, (receiver,), who)
+    service = DecodeService(worker, loop, (receiver,), who, DecodeSpans(tracing, who.worker_id))
     try:
         await serve(service.sessions, loop, config)
     finally:
         receiver.close()
+        await tracing.aclose()
 
 
 def main() -> int:
     config = WorkerConfig(_cli_parse_args=True, _cli_prog_name="python -m decode")  # type: ignore[call-arg]
     setup_logging(config.log_level, "decode")
     try:
+        tracing = setup_tracing("tandem-decode", config.otlp_endpoint)
         model = open_model(config, pb.ROLE_DECODE)
-        uvloop.run(run(config, model))
+        uvloop.run(run(config, model, tracing))
     except ConfigError as error:
         log.error("%s", error.message)
         return 2

@@ -2,8 +2,10 @@
 sequences, `Sessions` knows legs."""
 
 import logging
+import time
 from collections.abc import Sequence
 
+from decode.spans import DecodeSpans
 from decode.worker import (
     Command,
     DecodeWorker,
@@ -41,12 +43,14 @@ class DecodeService:
         loop: StepLoop[Command, Event],
         receivers: Sequence[KVReceiver],
         who: Identity,
+        spans: DecodeSpans,
     ) -> None:
         self.sessions = Sessions(self, who.lease_s)
         self._worker = worker
         self._loop = loop
         self._receivers = receivers
         self._who = who
+        self._spans = spans
 
     # -- Role --------------------------------------------------------------------------------------------------------
 
@@ -111,6 +115,7 @@ class DecodeService:
                 case Joined():
                     self._send_arrived(event)
                 case Freed(sequence_id):
+                    self._spans.ended(sequence_id, time.monotonic_ns(), given_up=True)
                     self.sessions.released(sequence_id)
                     made_room = True
                 case CacheChanges():
@@ -131,6 +136,10 @@ class DecodeService:
             for token in step.tokens
         )
         self.sessions.send_steps(step.start_ns, step.end_ns, rows)
+        for token in step.tokens:
+            self._spans.token(token.id)
+            if token.finish is not None:
+                self._spans.ended(token.id, step.end_ns)
 
     def _send_prefill_done(self, event: PromptDone) -> None:
         if leg := self.sessions.leg(event.prefilled.id):
@@ -142,12 +151,14 @@ class DecodeService:
                 compute_ns=event.end_ns - event.start_ns,
             )
             self.sessions.send(leg.id, prefill_done=done)
+            self._spans.note(leg.id, "prefilled", event.end_ns)
 
     def _send_granted(self, event: Granted) -> None:
         if leg := self.sessions.leg(event.id):
             ticket = ticket_to_proto(event.ticket) if event.ticket else None
             granted = pb.Granted(leg=leg.number, ticket=ticket, cached_tokens=event.cached_tokens)
             self.sessions.send(leg.id, granted=granted)
+            self._spans.granted(leg, time.monotonic_ns())
 
     def _send_arrived(self, event: Joined) -> None:
         if leg := self.sessions.leg(event.id):
@@ -158,3 +169,5 @@ class DecodeService:
                 commit_ns=event.arrived.commit_ns,
             )
             self.sessions.send(leg.id, kv_arrived=arrived)
+            commit = event.arrived.commit
+            self._spans.note(leg.id, "kv_arrived", event.arrived.commit_ns, link=commit.traceparent)

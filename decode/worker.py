@@ -104,15 +104,15 @@ Event = Granted | Refused | Joined | PromptDone | Freed | Stepped | CacheChanges
 class Load:
     """What the worker is busy with, after its latest step."""
 
-    free_blocks: int = 0
-    cached_blocks: int = 0
-    promised_blocks: int = 0
-    running: int = 0
-    waiting: int = 0
-    waiting_tokens: int = 0
-    prefill_tokens_per_s: float = 0.0
-    step_s: float = 0.0
-    preemptions: int = 0
+    free_blocks: int
+    cached_blocks: int
+    promised_blocks: int
+    running: int
+    waiting: int
+    waiting_tokens: int
+    prefill_tokens_per_s: float
+    step_s: float
+    preemptions: int
 
 
 class DecodeWorker:
@@ -130,8 +130,6 @@ class DecodeWorker:
         self.runner = runner
         self.sampler = sampler
         self.device = device
-        self.load = Load()
-        """Replaced after each step; may be read by any thread."""
         self._template = tickets
         self._tickets: dict[SequenceId, TicketId] = {}
         self._reserved: dict[TicketId, SequenceId] = {}
@@ -139,6 +137,8 @@ class DecodeWorker:
         self._start_ns: dict[SequenceId, int] = {}
         self._prefill_speed = Rate()
         self._step_speed = Rate()
+        self.load = self._load()
+        """Replaced after each step; may be read by any thread."""
 
     def step(self, commands: Sequence[Command]) -> list[Event]:
         events = [event for command in commands for event in self._apply(command)]

@@ -1,8 +1,8 @@
 """The keys and values of every block on one worker: one tensor, block-major.
 
-One block is one contiguous run of bytes over all layers, so that moving it is one copy. Knows shapes and bytes; does not
-know who owns a block. On the CPU the pool holds float32 whatever type the model computes in: kernels read and write
-float32, and narrower types are cast where activations enter a kernel.
+One block is one contiguous run of bytes over all layers, so that moving it is one copy. Knows shapes and bytes; does
+not know who owns a block. On the CPU the pool holds float32 whatever type the model computes in: kernels read and
+write float32, and narrower types are cast where activations enter a kernel.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class KVCache:
             self.pool = torch.frombuffer(buffer, dtype=POOL_DTYPE, count=count).view(shape)
         self.array = self.pool.numpy()
         """The same memory for Numba."""
-        self._bytes = memoryview(self.array.reshape(-1)).cast("B")
+        self._bytes = self.array.reshape(-1).data.cast("B")
 
     @property
     def size_bytes(self) -> int:

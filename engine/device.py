@@ -58,7 +58,9 @@ def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     runner, sampler = Runner(decoder, cache), Sampler()
     runner.warm_up()
     sampler.warm_up()
-    log.info("model ready in %.1f s: %d KV blocks, %d MiB", time.monotonic() - began, num_blocks, cache.size_bytes // MIB)
+    log.info(
+        "model ready in %.1f s: %d KV blocks, %d MiB", time.monotonic() - began, num_blocks, cache.size_bytes // MIB
+    )
     name = "prefill" if role == pb.ROLE_PREFILL else "decode"
     who = Identity(
         worker_id=config.worker_id or default_worker_id(name),

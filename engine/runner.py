@@ -7,13 +7,13 @@ import logging
 import time
 from array import array
 
-import numba  # type: ignore[import-untyped]
 import torch
 
 from engine.batch import Batch, Chunk
 from engine.cache import KVCache
 from engine.checkpoint import ModelFolder, load_weights
 from engine.errors import ConfigError
+from engine.kernels.threads import share_cores
 from engine.models.decoder import Decoder
 from engine.models.families import model_spec
 from engine.models.spec import ModelSpec
@@ -29,8 +29,6 @@ class Runner:
         self.decoder = decoder
         self.cache = cache
         self.device = torch.device("cpu")
-        # Numba's share of cores is kept per thread, so it is set where kernels are called.
-        self._num_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
 
     @property
     def spec(self) -> ModelSpec:
@@ -38,7 +36,7 @@ class Runner:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Compute `batch`, write its keys and values into the cache, return the logits of its sample rows."""
-        numba.set_num_threads(self._num_threads)
+        share_cores()
         return self.decoder(batch, self.cache)
 
     def warm_up(self) -> None:

@@ -9,13 +9,13 @@ models, nor what becomes of a token.
 from collections.abc import Sequence as Rows
 from dataclasses import dataclass
 
-import numba  # type: ignore[import-untyped]
 import numpy as np
 import torch
 
 from engine.kernels.logprobs import logprobs
 from engine.kernels.repetition import repetition
 from engine.kernels.sample import sample
+from engine.kernels.threads import share_cores
 from engine.sequence import SamplingParams, Sequence, SequenceId
 
 
@@ -41,13 +41,10 @@ class Sampled:
 class Sampler:
     """Draws the next token of every row."""
 
-    def __init__(self) -> None:
-        self._num_threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-
     def __call__(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Sampled:
         """Sample from `logits` `[R, V]` float32, which the sampler may change."""
         assert len(logits) == len(sequences)
-        numba.set_num_threads(self._num_threads)
+        share_cores()
         asked = [row for row, sequence in enumerate(sequences) if sequence.params.num_logprobs is not None]
         array = logits.numpy()
         raw = array[asked] if asked else None  # a copy: what follows changes the logits

@@ -164,8 +164,8 @@ def setup_tracing(
 ) -> Telemetry:
     """Traces of this process go to `endpoint`, OTLP over gRPC; empty: nowhere, at no cost.
 
-    A caller's decision to sample is followed; of traces that begin here, `sample_ratio` are recorded. Raises ConfigError
-    when `endpoint` is not an http:// (plain) or https:// (TLS) URL.
+    A caller's decision to sample is followed; of traces that begin here, `sample_ratio` are recorded. Raises
+    ConfigError when `endpoint` is not an http:// (plain) or https:// (TLS) URL.
     """
     if not endpoint:
         return Telemetry()

@@ -20,6 +20,7 @@ class Answer:
         self._num_tokens = 0
         self._text = AnswerText(
             model.tokenizer,
+            context=job.tokens[: job.num_prompt],
             stops=request.stop,
             include_stop=request.include_stop,
             min_tokens=job.params.min_tokens,

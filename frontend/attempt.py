@@ -24,7 +24,6 @@ from frontend.ledger import Ledger
 from frontend.router import Need, Placement, Policy, WorkerView, can_ever_serve, place
 from protos import worker_pb2 as pb
 
-
 REFUSED_RETRY_S = 0.02
 """A worker that refused is asked again after this, or as soon as anything is heard of any worker."""
 
@@ -93,9 +92,10 @@ class Attempts:
         legs = _Legs()
         try:
             placement, granted = await self._place(job, legs)
-            job.cached_tokens = granted.cached_tokens
-            job.ledger.granted_ns = time.monotonic_ns()
-            sent_ns = job.ledger.granted_ns
+            sent_ns = time.monotonic_ns()
+            if not job.num_output:
+                job.cached_tokens = granted.cached_tokens
+                job.ledger.granted_ns = sent_ns
             if placement.prefill is not None:
                 self._send_to_prefill(job, placement.prefill, granted, legs)
             yield []  # taken: whatever could be refused was
@@ -198,7 +198,8 @@ class _Legs:
             events = [await self.inbox.get()]
             while not self.inbox.empty():
                 events.append(self.inbox.get_nowait())
-            rows = []
+            rows: list[Row] = []
+            failure: Interrupted | None = None
             for _, event in events:
                 if isinstance(event, Row):
                     early[event.index] = event
@@ -206,21 +207,25 @@ class _Legs:
                         job.tokens.append(row.token)
                         rows.append(row)
                 else:
-                    self._note(job, event)
-            if rows:
+                    failure = failure or self._note(job, event)
+            if rows:  # also those that came with the failure: they are in `job.tokens`, so no attempt repeats them
                 yield rows
+            if failure is not None:
+                raise failure
 
-    def _note(self, job: Job, event: LegEvent) -> None:
+    def _note(self, job: Job, event: LegEvent) -> Interrupted | None:
         match event:
             case pb.PrefillDone():
-                job.ledger.queue_ns, job.ledger.compute_ns = event.queue_ns, event.compute_ns
-                job.cached_tokens = max(job.cached_tokens, event.cached_tokens)
+                if not job.ledger.first_token_ns:
+                    job.ledger.queue_ns, job.ledger.compute_ns = event.queue_ns, event.compute_ns
+                    job.cached_tokens = max(job.cached_tokens, event.cached_tokens)
             case pb.KvArrived():
                 job.ledger.commit_ns = event.commit_ns
             case pb.Granted() | pb.Released():
                 pass
             case _:
-                raise _interruption(event)
+                return _interruption(event)
+        return None
 
 
 def _interruption(event: LegEvent) -> Interrupted:

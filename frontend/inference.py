@@ -1,23 +1,22 @@
 """Serving requests, whatever dialect they came in: the story of one request from prompt to last token.
 
- 1. The prompt is rendered and tokenized, once; every field is checked; its full blocks are hashed.
- 2. `Attempts` finds workers and hands on tokens in order. `Started` says that a worker has taken the request.
- 3. Tokens become text; stop strings cut it. The first token goes out alone and at once, later ones as they are there.
- 4. When a worker is lost, another attempt continues after the tokens so far: the client sees a pause.
- 5. `Finished` carries usage and the ledger. Closing the generator at any point aborts the work on every worker.
+1. The prompt is rendered and tokenized, once; every field is checked; its full blocks are hashed.
+2. `Attempts` finds workers and hands on tokens in order. `Started` says that a worker has taken the request.
+3. Tokens become text; stop strings cut it. The first token goes out alone and at once, later ones as they are there.
+4. When a worker is lost, another attempt continues after the tokens so far: the client sees a pause.
+5. `Finished` carries usage and the ledger. Closing the generator at any point aborts the work on every worker.
 """
 
 import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
 import grpc.aio
-from google.protobuf.json_format import MessageToDict
 
-from engine.errors import DeadlineExceeded, InvalidRequest, TandemError, Unavailable, UnknownModel, Unsupported
+from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, UnknownModel, Unsupported
 from engine.hashes import block_hashes
 from engine.sequence import BlockHash
 from frontend.answer import Answer
@@ -26,7 +25,7 @@ from frontend.attempt import Attempts, Interrupted, Job
 from frontend.fleet import Link, Row
 from frontend.ledger import Ledger
 from frontend.model import LoadedModel
-from frontend.observer import Observer
+from frontend.observer import Observer, Watched
 from frontend.request import (
     Chat,
     Event,
@@ -50,21 +49,22 @@ OFF_LOOP_CHARS = 8_192
 class FleetInference:
     """`frontend.api.Inference` over a fleet of workers."""
 
-    def __init__(
-        self, model: LoadedModel, attempts: Attempts, observer: Observer, *, max_attempts: int
-    ) -> None:
+    def __init__(self, model: LoadedModel, attempts: Attempts, observer: Observer, *, max_attempts: int) -> None:
         self._model = model
         self._attempts = attempts
         self._fleet = attempts.fleet
         self._observer = observer
         self._max_attempts = max_attempts
         self.draining = False
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     # -- requests ----------------------------------------------------------------------------------------------------
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         ledger = Ledger()
-        with self._observer.watch(request, self._model.name, ledger) as watched:
+        with self._counted(), self._observer.watch(request, self._model.name, ledger) as watched:
             deadline = None if request.deadline_s is None else asyncio.get_running_loop().time() + request.deadline_s
             if self.draining:
                 raise Unavailable("the server is draining")
@@ -74,7 +74,7 @@ class FleetInference:
             job = self._job(model, request, tokens, ledger, watched.traceparent)
             ledger.tokenized_ns = time.monotonic_ns()
             watched.tokenized(job)
-            async with aclosing(self._rows(job)) as rows:
+            async with aclosing(self._rows(job, watched)) as rows:
                 await _next(rows, deadline)
                 watched.taken(job)
                 yield Started(job.request_id, model.name, len(tokens), job.params.seed)
@@ -87,6 +87,21 @@ class FleetInference:
                         yield delta
             watched.finished(answer.finished)
             yield answer.finished
+
+    async def idle(self) -> None:
+        """Return once no request is under way."""
+        await self._idle.wait()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._active += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._active -= 1
+            if not self._active:
+                self._idle.set()
 
     async def _encode(self, model: LoadedModel, request: GenerateRequest) -> list[int]:
         match request.prompt:
@@ -123,7 +138,7 @@ class FleetInference:
             ledger=ledger,
         )
 
-    async def _rows(self, job: Job) -> AsyncGenerator[list[Row], None]:
+    async def _rows(self, job: Job, watched: Watched) -> AsyncGenerator[list[Row], None]:
         """Tokens over as many attempts as it takes. Raises Unavailable when there were too many."""
         while True:
             try:
@@ -133,6 +148,7 @@ class FleetInference:
                 return
             except Interrupted as error:
                 log.warning("attempt %d at %s failed: %s", job.attempt, job.request_id, error.message)
+                watched.retried(job, error.message)
                 if job.attempt >= self._max_attempts:
                     raise Unavailable(f"{job.attempt} attempts failed, the last one because {error.message}") from error
 
@@ -178,16 +194,7 @@ class FleetInference:
         return Readiness(True, "")
 
     async def custody(self) -> list[dict[str, object]]:
-        reports = []
-        for _, link in self._fleet.all_links:
-            try:
-                report = MessageToDict(
-                    await link.custody(), preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-                )
-            except grpc.aio.AioRpcError as error:
-                report = {"worker_id": "", "error": error.details() or error.code().name}
-            reports.append({"address": link.address, **report})
-        return reports
+        return list(await asyncio.gather(*(_custody(link) for _, link in self._fleet.all_links)))
 
     @property
     def queued_requests(self) -> int:
@@ -237,6 +244,30 @@ def _note_times(ledger: Ledger, rows: Sequence[Row]) -> None:
             ledger.first_token_ns = now
         elif row.index == 1:
             ledger.second_token_ns, ledger.step_start_ns, ledger.step_end_ns = now, row.start_ns, row.end_ns
+
+
+async def _custody(link: Link) -> dict[str, object]:
+    """One worker's report; of one that does not answer, its address and why."""
+    if link.view is None:
+        return {"address": link.address, "error": "not connected"}
+    try:
+        report = await link.custody()
+    except grpc.aio.AioRpcError as error:
+        return {"address": link.address, "error": error.details() or error.code().name}
+    fields = {name.name: getattr(report, name.name) for name in report.DESCRIPTOR.fields if name.name != "holders"}
+    holders = [
+        {
+            "request_id": holder.request_id,
+            "leg": holder.leg,
+            "session": holder.session,
+            "state": holder.state,
+            "blocks": list(holder.blocks),
+            "age_s": holder.age_s,
+            "lease_s": holder.lease_s,
+        }
+        for holder in report.holders
+    ]
+    return {"address": link.address, **fields, "holders": holders}
 
 
 def _status(role: "pb.Role", link: Link) -> WorkerStatus:

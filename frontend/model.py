@@ -11,6 +11,7 @@ from engine.errors import ConfigError
 from frontend.text.template import ChatTemplate
 from frontend.text.tokenizer import Tokenizer
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """What the frontend knows of the model it serves. Limits of the context are those of the workers, in `Hello`."""
@@ -23,8 +24,6 @@ class LoadedModel:
     max_context: int
     eos_token_ids: frozenset[int]
     defaults: Mapping[str, float]
-
-
 
     @classmethod
     def load(cls, folder: Path, name: str, chat_template: Path | None) -> "LoadedModel":

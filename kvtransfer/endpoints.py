@@ -13,10 +13,9 @@ IPC = "ipc://"
 
 
 def choose(endpoints: Sequence[Endpoint], spoken: Sequence[str]) -> Endpoint:
-    """The first of a ticket's endpoints that this side speaks and can reach."""
-    for endpoint in endpoints:
-        if endpoint.transport in spoken and _reachable(endpoint):
-            return endpoint
+    """The first of a ticket's endpoints that this side speaks; an ipc path that is not here comes last."""
+    if common := [endpoint for endpoint in endpoints if endpoint.transport in spoken]:
+        return next(filter(_reachable, common), common[0])
     offered = ", ".join(f"{e.transport} at {e.address}" for e in endpoints) or "nothing"
     raise ProtocolError(f"the peer offers {offered}; this side speaks {', '.join(spoken)}", field="endpoints")
 
@@ -41,6 +40,13 @@ class Senders:
 
     def __init__(self, by_transport: Mapping[str, KVSender]) -> None:
         self._by_transport = dict(by_transport)
+        self.transports = tuple(by_transport)
+        """What this side speaks."""
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Of the faster transport in use, measured; 0 until something was sent."""
+        return max((sender.bytes_per_s for sender in self._by_transport.values()), default=0.0)
 
     async def send(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> None:
         await self._of(ticket).send(ticket, first, source_blocks)
@@ -53,4 +59,4 @@ class Senders:
             await sender.aclose()
 
     def _of(self, ticket: Ticket) -> KVSender:
-        return self._by_transport[choose(ticket.endpoints, tuple(self._by_transport)).transport]
+        return self._by_transport[choose(ticket.endpoints, self.transports).transport]

@@ -17,7 +17,7 @@ from kvtransfer.call import Call
 from kvtransfer.credit import Credit
 from kvtransfer.speed import Speed
 from kvtransfer.transport import Fence
-from kvtransfer.wire import MAX_HEADER_BYTES, PIECE_BYTES, fence_from_proto
+from kvtransfer.wire import MAX_HEADER_BYTES, FRAME_BYTES, fence_from_proto
 from protos import kvtransfer_pb2 as pb
 
 MIN_COST = 64 << 10
@@ -66,7 +66,7 @@ class Link:
         self._limits = limits
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
-        self._credit = Credit(max(limits.max_bytes, PIECE_BYTES))
+        self._credit = Credit(max(limits.max_bytes, FRAME_BYTES))
         self._calls: set[Call] = set()
         self._sent: dict[tuple[Fence, int], _Sent] = {}
         self._error: TransferFailed | None = None

@@ -88,6 +88,10 @@ class KVSender(Protocol):
     async def commit(self, ticket: Ticket, commit: Commit) -> None:
         """Say that everything was sent; returns once the peer has checked and taken it. Raises TransferFailed."""
 
+    @property
+    def bytes_per_s(self) -> float:
+        """Speed of what was sent lately; 0 until something was."""
+
     async def aclose(self) -> None: ...
 
 

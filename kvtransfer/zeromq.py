@@ -18,7 +18,7 @@ from engine.errors import TransferFailed
 from kvtransfer.endpoints import choose
 from kvtransfer.link import Frame, Limits, Link
 from kvtransfer.transport import BlockStore, Commit, Fence, Ticket
-from kvtransfer.wire import MAX_PIECES, PIECE_BYTES, Piece, check_span, checksum, digest, fence_to_proto, pieces
+from kvtransfer.wire import FRAME_BYTES, MAX_PIECES, Piece, check_span, checksum, digest, fence_to_proto, pieces
 from protos import kvtransfer_pb2 as pb
 
 TRANSPORT = "zeromq"
@@ -91,7 +91,7 @@ class ZeroMQSender:
         for block, source_block in enumerate(source_blocks, first):
             view = self._store.block_view(source_block)
             for piece in pieces(block, ticket.block_bytes):
-                if batch and (size_bytes + piece.size > PIECE_BYTES or len(batch) == MAX_PIECES):
+                if batch and (size_bytes + piece.size > FRAME_BYTES or len(batch) == MAX_PIECES):
                     yield _frame(ticket.fence, progress, batch)
                     batch, size_bytes = [], 0
                 batch.append((piece, view[piece.offset : piece.offset + piece.size]))

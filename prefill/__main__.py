@@ -11,18 +11,19 @@ from engine.device import OpenModel, open_model
 from engine.errors import ConfigError
 from engine.process import serve
 from engine.steploop import StepLoop
-from engine.telemetry import setup_logging
+from engine.telemetry import Telemetry, setup_logging, setup_tracing
 from kvtransfer.endpoints import Senders
 from kvtransfer.zeromq import ZeroMQSender
 from prefill.scheduler import PrefillScheduler
 from prefill.service import PrefillService
+from prefill.spans import PrefillSpans
 from prefill.worker import Command, Event, PrefillWorker
 from protos import worker_pb2 as pb
 
 log = logging.getLogger("prefill")
 
 
-async def run(config: WorkerConfig, model: OpenModel) -> None:
+async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry) -> None:
     scheduler = PrefillScheduler(
         model.who.num_blocks,
         config.block_tokens,
@@ -36,19 +37,21 @@ async def run(config: WorkerConfig, model: OpenModel) -> None:
     loop: StepLoop[Command, Event] = StepLoop(
         worker, lambda events: event_loop.call_soon_threadsafe(service.deliver, events)
     )
-    service = PrefillService(worker, loop, senders, model.who)
+    service = PrefillService(worker, loop, senders, model.who, PrefillSpans(tracing, model.who.worker_id))
     try:
         await serve(service.sessions, loop, config)
     finally:
         await service.aclose()
+        await tracing.aclose()
 
 
 def main() -> int:
     config = WorkerConfig(_cli_parse_args=True, _cli_prog_name="python -m prefill")  # type: ignore[call-arg]
     setup_logging(config.log_level, "prefill")
     try:
+        tracing = setup_tracing("tandem-prefill", config.otlp_endpoint)
         model = open_model(config, pb.ROLE_PREFILL)
-        uvloop.run(run(config, model))
+        uvloop.run(run(config, model, tracing))
     except ConfigError as error:
         log.error("%s", error.message)
         return 2

@@ -11,18 +11,22 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from opentelemetry.trace import Span
+
 from engine.blocks import CacheChanges
 from engine.custody import inspect
-from engine.errors import InvalidRequest, ProtocolError, TransferFailed
+from engine.errors import InvalidRequest, ProtocolError, TandemError, TransferFailed
 from engine.identity import Identity
 from engine.sequence import SequenceId
 from engine.session import Leg, Row, Sessions
 from engine.steploop import StepLoop
+from engine.telemetry import finish, inject
 from engine.wire import finish_to, logprobs_to, sequence_from
-from kvtransfer.endpoints import Senders
+from kvtransfer.endpoints import Senders, check_layout, choose
 from kvtransfer.transport import Commit, Ticket
 from kvtransfer.wire import ticket_from_proto
-from prefill.scheduler import BlocksReady, Freed
+from prefill.scheduler import BlocksReady, Freed, PromptDone
+from prefill.spans import PrefillSpans
 from prefill.worker import Close, Command, Compute, Event, FirstToken, GiveUp, PrefillWorker, Queued, Refused
 from protos import worker_pb2 as pb
 
@@ -33,19 +37,27 @@ log = logging.getLogger(__name__)
 class Outgoing:
     """The transfer of one leg's blocks."""
 
-    ready: asyncio.Queue[BlocksReady | Commit]
+    ready: asyncio.Queue[BlocksReady | PromptDone]
     task: "asyncio.Task[None]"
 
 
 class PrefillService:
     """The prefill role behind `Sessions`."""
 
-    def __init__(self, worker: PrefillWorker, loop: StepLoop[Command, Event], senders: Senders, who: Identity) -> None:
+    def __init__(
+        self,
+        worker: PrefillWorker,
+        loop: StepLoop[Command, Event],
+        senders: Senders,
+        who: Identity,
+        spans: PrefillSpans,
+    ) -> None:
         self.sessions = Sessions(self, who.lease_s)
         self._worker = worker
         self._loop = loop
         self._senders = senders
         self._who = who
+        self._spans = spans
         self._outgoing: dict[SequenceId, Outgoing] = {}
 
     # -- Role --------------------------------------------------------------------------------------------------------
@@ -60,17 +72,18 @@ class PrefillService:
         sequence = sequence_from(leg.id, admit, vocab_size=who.vocab_size, max_context=who.max_context)
         try:
             ticket = ticket_from_proto(admit.push.ticket)
-            self._senders.check(ticket)
+            check_layout(ticket, who.layout, who.block_bytes)
+            choose(ticket.endpoints, self._senders.transports)
         except ProtocolError as error:
             raise InvalidRequest(error.message, field="ticket") from error
         if ticket.num_blocks != -(-len(sequence.tokens) // who.block_tokens):
             raise InvalidRequest(f"the ticket's {ticket.num_blocks} blocks do not fit the prompt", field="ticket")
-        ready: asyncio.Queue[BlocksReady | Commit] = asyncio.Queue()
-        self._outgoing[leg.id] = Outgoing(ready, asyncio.create_task(self._push(leg.id, ticket, ready)))
+        ready: asyncio.Queue[BlocksReady | PromptDone] = asyncio.Queue()
+        self._outgoing[leg.id] = Outgoing(ready, asyncio.create_task(self._push(leg, ticket, ready)))
         self._loop.submit(Compute(sequence))
 
     def abort(self, leg: Leg) -> None:
-        self._loop.submit(GiveUp(leg.id))
+        self._loop.submit(GiveUp(leg.id))  # at once: the transfer may take a moment to let go
         self._end_transfer(leg.id)
 
     def load(self) -> pb.Load:
@@ -123,35 +136,52 @@ class PrefillService:
                     leg=leg.number,
                     cached_tokens=done.num_cached,
                     num_chunks=done.num_chunks,
-                    queue_ns=event.start_ns - event.queued_ns,
-                    compute_ns=event.end_ns - event.start_ns,
+                    queue_ns=event.chunks[0].start_ns - event.queued_ns,
+                    compute_ns=event.end_ns - event.chunks[0].start_ns,
                 ),
             )
             row = Row(done.id, done.index, done.token, finish_to(done.finish), False, logprobs_to(event.logprobs))
-            self.sessions.send_steps(event.start_ns, event.end_ns, [row])
+            self.sessions.send_steps(event.chunks[-1].start_ns, event.end_ns, [row])
+            self._spans.prefilled(leg, event)
         if done.finish is not None:
             self._end_transfer(done.id)
         elif outgoing := self._outgoing.get(done.id):
-            outgoing.ready.put_nowait(Commit(done.token, leg.traceparent if leg else ""))
+            outgoing.ready.put_nowait(done)
 
     # -- the transfer ------------------------------------------------------------------------------------------------
 
-    async def _push(self, sequence_id: SequenceId, ticket: Ticket, ready: asyncio.Queue[BlocksReady | Commit]) -> None:
+    async def _push(self, leg: Leg, ticket: Ticket, ready: asyncio.Queue[BlocksReady | PromptDone]) -> None:
         """Send blocks as they become ready, then the commit. However it ends, the step loop learns that it did."""
+        span: Span | None = None
+        failure: TandemError | None = TransferFailed("the transfer broke off")
         try:
-            while not isinstance(item := await ready.get(), Commit):
+            while True:
+                item = await ready.get()
+                span = span or self._spans.transfer(leg, ticket, choose(ticket.endpoints, self._senders.transports))
+                if isinstance(item, PromptDone):
+                    break
                 skip = max(0, ticket.first_block - item.first)
                 if blocks := item.blocks[skip:]:
                     await self._senders.send(ticket, item.first + skip, blocks)
-            await self._senders.commit(ticket, item)
-        except TransferFailed as error:
-            log.warning("transfer of %s failed: %s", sequence_id, error.message)
-            if leg := self.sessions.leg(sequence_id):
-                failed = pb.Failed(leg=leg.number, reason=pb.FAILURE_REASON_TRANSFER, message=error.message)
-                self.sessions.send(sequence_id, failed=failed)
-            self._loop.submit(GiveUp(sequence_id))
+            await self._senders.commit(ticket, Commit(item.token, inject(span)))
+            failure = None
+        except asyncio.CancelledError:
+            failure = None
+            raise
+        except TandemError as error:
+            failure = error
         finally:
-            self._loop.submit(Close(sequence_id))
+            if span is not None:
+                finish(span, error=failure and failure.reason)
+            if failure is not None:
+                self._say_failed(leg, failure)
+            self._loop.submit(GiveUp(leg.id))
+            self._loop.submit(Close(leg.id))
+
+    def _say_failed(self, leg: Leg, failure: TandemError) -> None:
+        log.warning("transfer of %s failed: %s", leg.request_id, failure.message)
+        failed = pb.Failed(leg=leg.number, reason=pb.FAILURE_REASON_TRANSFER, message=failure.message)
+        self.sessions.send(leg.id, failed=failed)
 
     def _end_transfer(self, sequence_id: SequenceId) -> None:
         if outgoing := self._outgoing.get(sequence_id):

@@ -3,7 +3,7 @@
 A prompt's life on this thread:
  1. `Compute` puts it into the scheduler's queue.
  2. `plan` gives it blocks, those of a cached prefix first, and chunks of the next steps.
- 3. After each chunk, blocks that are full are reported (`BlocksReady`): the service pushes them while the next chunk runs.
+ 3. After each chunk, full blocks are reported (`BlocksReady`): the service pushes them while the next chunk runs.
  4. After the last chunk the first token is sampled (`FirstToken`).
  5. `Close` says that the transfer is over, well or not; the blocks go to the prefix cache (`Freed`).
 `GiveUp` may come at any moment; memory that a transfer may read is freed by the `Close` that follows it.
@@ -63,13 +63,21 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class ChunkTime:
+    """When the step that computed one chunk began, by `time.monotonic_ns()`."""
+
+    start_ns: int
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class FirstToken:
-    """A prompt is done. Times are `time.monotonic_ns()`: when it came, when its first and last chunk began and ended."""
+    """A prompt is done. Times are `time.monotonic_ns()`: when it came, and when its last chunk was computed."""
 
     done: PromptDone
     logprobs: TokenLogprobs | None
     queued_ns: int
-    start_ns: int
+    chunks: tuple[ChunkTime, ...]
     end_ns: int
 
 
@@ -80,12 +88,12 @@ Event = Queued | BlocksReady | FirstToken | Freed | Refused | CacheChanges
 class Load:
     """What the worker is busy with, after its latest step."""
 
-    free_blocks: int = 0
-    cached_blocks: int = 0
-    running: int = 0
-    waiting: int = 0
-    waiting_tokens: int = 0
-    tokens_per_s: float = 0.0
+    free_blocks: int
+    cached_blocks: int
+    running: int
+    waiting: int
+    waiting_tokens: int
+    tokens_per_s: float
 
 
 class PrefillWorker:
@@ -96,18 +104,18 @@ class PrefillWorker:
         self.runner = runner
         self.sampler = sampler
         self.device = device
-        self.load = Load()
-        """Replaced after each step; may be read by any thread."""
         self._speed = Rate()
         self._queued_ns: dict[SequenceId, int] = {}
-        self._start_ns: dict[SequenceId, int] = {}
+        self._chunks: dict[SequenceId, list[ChunkTime]] = {}
+        self.load = self._load()
+        """Replaced after each step; may be read by any thread."""
 
     def step(self, commands: Sequence[Command]) -> list[Event]:
         events = [event for command in commands for event in self._apply(command)]
         if chunks := self.scheduler.plan():
             start_ns = time.monotonic_ns()
             for chunk in chunks:
-                self._start_ns.setdefault(chunk.sequence.id, start_ns)
+                self._chunks[chunk.sequence.id].append(ChunkTime(start_ns, chunk.num_tokens))
             batch = Batch.build(chunks, self.scheduler.cache.block_tokens, self.device)
             sampled = self.sampler(self.runner(batch), batch.sampled)
             end_ns = time.monotonic_ns()
@@ -144,6 +152,7 @@ class PrefillWorker:
             waiting = self.scheduler.queued_tokens
             return [Refused(sequence.id, False, f"{waiting} prompt tokens are waiting")]
         self._queued_ns[sequence.id] = time.monotonic_ns()
+        self._chunks[sequence.id] = []
         self.scheduler.admit(sequence)
         return [Queued(sequence.id)]
 
@@ -151,7 +160,7 @@ class PrefillWorker:
         for event in events:
             if isinstance(event, Freed):
                 self._queued_ns.pop(event.id, None)
-                self._start_ns.pop(event.id, None)
+                self._chunks.pop(event.id, None)
         return list(events)
 
     def _timed(
@@ -162,7 +171,8 @@ class PrefillWorker:
     ) -> Event:
         if not isinstance(event, PromptDone):
             return event
-        return FirstToken(event, logprobs.get(event.id), self._queued_ns[event.id], self._start_ns[event.id], end_ns)
+        chunks = tuple(self._chunks[event.id])
+        return FirstToken(event, logprobs.get(event.id), self._queued_ns[event.id], chunks, end_ns)
 
     def _load(self) -> Load:
         scheduler = self.scheduler

@@ -1,12 +1,13 @@
 """Small random models of the supported families, and what transformers computes with them."""
 
-from array import array
+import itertools
 from collections.abc import Sequence as Rows
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import (
+    AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -54,10 +55,8 @@ def make_model(family: str, folder: Path, *, dtype: str = "float32", shard_size:
 
 def load_reference(folder: Path) -> PreTrainedModel:
     """The same weights in float32, whatever they were saved in."""
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
-
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    return model.eval()
+    return model
 
 
 @torch.inference_mode()
@@ -80,8 +79,9 @@ class Blocks:
             sequence.blocks.append(self._free.pop())
 
 
-def sequence_of(name: str, tokens: Rows[int], **params: Any) -> Sequence:
-    return Sequence.of(SequenceId(name), tokens, SamplingParams(**{"max_tokens": 1000, "seed": 0, **params}))
+def sequence_of(name: str, tokens: Rows[int], *, num_prompt: int | None = None, **params: Any) -> Sequence:
+    complete = SamplingParams(**{"max_tokens": 1000, "seed": 0, **params})
+    return Sequence.of(SequenceId(name), tokens, complete, num_prompt)
 
 
 def step(runner: Runner, blocks: Blocks, chunks: Rows[tuple[Sequence, int]]) -> dict[SequenceId, torch.Tensor]:
@@ -100,9 +100,8 @@ def greedy(runner: Runner, prompts: Rows[Rows[int]], num_tokens: int, chunk_toke
     """Greedy answers to all prompts at once; prompts are computed in chunks, between decode steps of the others."""
     blocks = Blocks(runner)
     sequences = [sequence_of(str(i), prompt) for i, prompt in enumerate(prompts)]
-    waiting = {sequence.id: index for index, sequence in enumerate(sequences)}
-    for turn in range(10_000):
-        running = [s for s in sequences if s.num_output < num_tokens and turn >= waiting[s.id]]
+    for turn in itertools.count(1):
+        running = [s for s in sequences[:turn] if s.num_output < num_tokens]  # one more joins at every turn
         if not running:
             break
         logits = step(runner, blocks, [(s, min(chunk_tokens, s.num_uncomputed)) for s in running])
@@ -110,7 +109,3 @@ def greedy(runner: Runner, prompts: Rows[Rows[int]], num_tokens: int, chunk_toke
             if sequence.id in logits:
                 sequence.append(int(logits[sequence.id].argmax()))
     return [list(sequence.tokens[sequence.num_prompt :]) for sequence in sequences]
-
-
-def scattered(blocks: Rows[int]) -> "array[int]":
-    return array("i", blocks)

@@ -2,12 +2,12 @@
 
     exp(x) = 2^k * 2^f,   k = round(x / ln 2),   f = x / ln 2 - k in [-1/2, 1/2]
 
-2^f is its Taylor polynomial of degree 7 (relative error 1e-7), 2^k is written into the exponent bits. Results below 2^-126
-become 2^-126, those above 2^126 become 2^126.
+2^f is its Taylor polynomial of degree 7 (relative error 1e-7), 2^k is written into the exponent bits. Results below
+2^-126 become 2^-126, those above 2^126 become 2^126.
 """
 
 import numpy as np
-from numba import njit  # type: ignore[import-untyped]
+from numba import njit
 
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 """What LLVM may do to float arithmetic in the kernels; infinities keep their meaning."""
@@ -25,7 +25,7 @@ _C6 = np.float32(0.0001540353039338161)
 _C7 = np.float32(0.00001525273380405984)
 
 
-@njit(nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@njit(nogil=True, fastmath=FAST)
 def exp(x):  # type: ignore[no-untyped-def]
     scaled = min(max(x * _LOG2_E, np.float32(-126)), np.float32(126))
     whole = np.rint(scaled)

@@ -1,7 +1,7 @@
 """Linear layer:  y = x W^T + b,  x and y float32, W in the type that the model computes in.
 
-The weight is packed once into oneDNN's blocked layout where torch has oneDNN: up to 1.7 times faster for the few rows of
-a decode step, the same for prefill.
+The weight is packed once into oneDNN's blocked layout where torch has oneDNN: up to 1.7 times faster for the few rows
+of a decode step, the same for prefill.
 """
 
 import torch
@@ -21,7 +21,7 @@ class Linear:
         self._dtype = weight.dtype
         self._cast = weight.dtype is not torch.float32
         self._bias = bias
-        self._is_packed = torch.backends.mkldnn.is_available()
+        self._is_packed = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         if self._is_packed:
             # The batch is only a hint: the packed weight serves any number of rows.
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 16)

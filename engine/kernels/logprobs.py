@@ -5,21 +5,19 @@
 
 import numpy as np
 import torch
-from numba import njit, prange  # type: ignore[import-untyped]
+from numba import njit, prange
 
 from engine.kernels.exp import FAST, exp
 
 
-def logprobs_twin(
-    logits: torch.Tensor, count: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def logprobs_twin(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """All log-probabilities `[R, V]`, the `count` largest and their ids `[R, count]`."""
     values = logits.double().log_softmax(-1)
-    ids = values.argsort(-1, descending=True, stable=True)[:, :count]
+    ids = values.argsort(dim=-1, descending=True, stable=True)[:, :count]
     return values, values.gather(1, ids), ids
 
 
-@njit(nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@njit(nogil=True, fastmath=FAST)
 def _log_total(row):  # type: ignore[no-untyped-def]
     maximum = row[0]
     for i in range(row.shape[0]):
@@ -30,7 +28,7 @@ def _log_total(row):  # type: ignore[no-untyped-def]
     return np.float64(maximum) + np.log(total)
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def _top(row, values, ids):  # type: ignore[no-untyped-def]
     """Keep the largest in order while scanning; the lowest id comes first among equals."""
     held, count = 0, ids.shape[0]
@@ -45,7 +43,7 @@ def _top(row, values, ids):  # type: ignore[no-untyped-def]
         held = min(held + 1, count)
 
 
-@njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, nogil=True, cache=True)
 def _logprobs(logits, log_totals, values, ids):  # type: ignore[no-untyped-def]
     for row in prange(logits.shape[0]):
         log_totals[row] = _log_total(logits[row])
@@ -56,7 +54,9 @@ def _logprobs(logits, log_totals, values, ids):  # type: ignore[no-untyped-def]
 
 
 def logprobs(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What to subtract from a logit of each row `[R]`; the `count` largest log-probabilities and their ids `[R, count]`."""
+    """Of `logits` `[R, V]`: what to subtract from each row `[R]`, its `count` largest log-probabilities and their ids
+    `[R, count]`, largest first.
+    """
     num_rows = len(logits)
     log_totals = np.empty(num_rows, np.float64)
     values, ids = np.empty((num_rows, count), np.float64), np.empty((num_rows, count), np.int64)

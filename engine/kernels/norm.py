@@ -5,7 +5,7 @@ h is the residual stream, summed in place; d is what the last block of the model
 
 import numpy as np
 import torch
-from numba import njit, prange  # type: ignore[import-untyped]
+from numba import njit, prange
 
 from engine.kernels.exp import FAST, WORTH_SHARING
 
@@ -16,7 +16,7 @@ def rms_norm_twin(hidden: torch.Tensor, delta: torch.Tensor | None, weight: torc
     return hidden * torch.rsqrt(hidden.pow(2).mean(-1, keepdim=True) + eps) * weight
 
 
-@njit(nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@njit(nogil=True, fastmath=FAST)
 def _row(hidden, delta, weight, eps, out, row):  # type: ignore[no-untyped-def]
     size = hidden.shape[1]
     square = np.float32(0)
@@ -33,13 +33,13 @@ def _row(hidden, delta, weight, eps, out, row):  # type: ignore[no-untyped-def]
         out[row, i] = hidden[row, i] * scale * weight[i]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _few(hidden, delta, weight, eps, out):  # type: ignore[no-untyped-def]
     for row in range(hidden.shape[0]):
         _row(hidden, delta, weight, eps, out, row)
 
 
-@njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, nogil=True, cache=True)
 def _many(hidden, delta, weight, eps, out):  # type: ignore[no-untyped-def]
     for row in prange(hidden.shape[0]):
         _row(hidden, delta, weight, eps, out, row)

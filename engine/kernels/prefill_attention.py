@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit, prange  # type: ignore[import-untyped]
+from numba import njit, prange
 
 
 def prefill_attention_twin(
@@ -61,7 +61,7 @@ class PrefillChunk:
         return cls(first_row, end_row, end, block_table, mask, window_mask)
 
 
-@njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, nogil=True, cache=True)
 def _gather(pool, layer, block_table, end, out):  # type: ignore[no-untyped-def]
     num_kv_heads, block_tokens, size = pool.shape[3:]
     for index in prange((end + block_tokens - 1) // block_tokens):
@@ -86,7 +86,7 @@ def prefill_attention(
     """Attend with the chunk's rows of `qkv` `[T, (H + 2K) * D]` and write the same rows of `out` `[T, H * D]`."""
     num_kv_heads, _, head_dim = pool.shape[3:]
     rows = slice(chunk.first_row, chunk.end_row)
-    heads = qkv[rows].unflatten(1, (-1, head_dim)).transpose(0, 1)  # [H + 2K, n, D]
+    heads = qkv[rows].view(chunk.end_row - chunk.first_row, -1, head_dim).transpose(0, 1)  # [H + 2K, n, D]
     num_heads = len(heads) - 2 * num_kv_heads
     if chunk.end == chunk.end_row - chunk.first_row:  # nothing came before the chunk
         keys, values = heads[num_heads:].chunk(2)
@@ -103,4 +103,4 @@ def prefill_attention(
         is_causal=mask is None,
         enable_gqa=num_heads != num_kv_heads,
     )  # [1, H, n, D]
-    out[rows].unflatten(1, (-1, head_dim)).copy_(attended[0].transpose(0, 1))
+    out[rows].view(-1, num_heads, head_dim).copy_(attended[0].transpose(0, 1))

@@ -1,7 +1,7 @@
 """Repetition penalty, in place, once for every distinct token of a sequence:  x <- x / r if x > 0 else x * r."""
 
 import numpy as np
-from numba import njit  # type: ignore[import-untyped]
+from numba import njit
 
 
 def repetition_twin(logits: np.ndarray, tokens: np.ndarray, penalty: float) -> None:
@@ -9,7 +9,7 @@ def repetition_twin(logits: np.ndarray, tokens: np.ndarray, penalty: float) -> N
     logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _repetition(logits, tokens, penalty):  # type: ignore[no-untyped-def]
     seen = np.zeros(logits.shape[0], np.bool_)
     for token in tokens:

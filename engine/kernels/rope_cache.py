@@ -9,7 +9,7 @@ Where the model asks for it, each query and key head is RMS-normalised first.
 
 import numpy as np
 import torch
-from numba import njit, prange  # type: ignore[import-untyped]
+from numba import njit, prange
 
 from engine.kernels.exp import FAST, WORTH_SHARING
 
@@ -37,11 +37,11 @@ def rope_cache_twin(
     first, second = rotated[..., :half].clone(), rotated[..., half:].clone()
     rotated[..., :half] = first * cos - second * sin
     rotated[..., half:] = second * cos + first * sin
-    kv = heads[:, num_heads:].unflatten(1, (2, num_kv_heads))  # [T, 2, K, D]
+    kv = heads[:, num_heads:].view(-1, 2, num_kv_heads, head_dim)
     pool[slots // block_tokens, layer, :, :, slots % block_tokens] = kv
 
 
-@njit(nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@njit(nogil=True, fastmath=FAST)
 def _row(qkv, table, positions, slots, pool, layer, head_norms, eps, row):  # type: ignore[no-untyped-def]
     num_kv_heads, block_tokens, head_dim = pool.shape[3:]
     num_heads = qkv.shape[1] // head_dim - 2 * num_kv_heads
@@ -70,13 +70,13 @@ def _row(qkv, table, positions, slots, pool, layer, head_norms, eps, row):  # ty
             pool[block, layer, kind, kv_head, offset, i] = qkv[row, begin + i]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _few(qkv, table, positions, slots, pool, layer, head_norms, eps):  # type: ignore[no-untyped-def]
     for row in range(qkv.shape[0]):
         _row(qkv, table, positions, slots, pool, layer, head_norms, eps, row)
 
 
-@njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, nogil=True, cache=True)
 def _many(qkv, table, positions, slots, pool, layer, head_norms, eps):  # type: ignore[no-untyped-def]
     for row in prange(qkv.shape[0]):
         _row(qkv, table, positions, slots, pool, layer, head_norms, eps, row)
@@ -95,7 +95,7 @@ def rope_cache(
     head_norms: np.ndarray | None = None,
     eps: float = 0.0,
 ) -> None:
-    """Rotate `qkv` `[T, (H + 2K) * D]` in place and store its keys and values in `layer` of `pool` `[N, L, 2, K, P, D]`.
+    """Rotate `qkv` `[T, (H + 2K) * D]` in place; store its keys and values in `layer` of `pool` `[N, L, 2, K, P, D]`.
 
     `table` `[max context, D]` holds the cosines of each position, then its sines; `head_norms` `[2, D]` the weights of
     the query norm and of the key norm.

@@ -6,13 +6,13 @@
            and w_i >= min_p
     token = the first i whose running sum of kept w, in order of token id, exceeds u * (sum of kept w)
 
-Filters are thresholds: equal weights stay or go together, and rounding cannot change an order. u is one number in [0, 1)
-from Philox4x32-10 with the row's seed as key and the token's index in the answer as counter, so that a token depends on
-nothing but its own request. Temperatures below 1e-5 take the largest logit, the lowest id among equals.
+Filters are thresholds: equal weights stay or go together, and rounding cannot change an order. u is one number in
+[0, 1) from Philox4x32-10 with the row's seed as key and the token's index in the answer as counter, so that a token
+depends on nothing but its own request. Temperatures below 1e-5 take the largest logit, the lowest id among equals.
 """
 
 import numpy as np
-from numba import njit, prange  # type: ignore[import-untyped]
+from numba import njit, prange
 
 from engine.kernels.exp import FAST, exp
 
@@ -53,7 +53,7 @@ def sample_twin(
     return int(np.searchsorted(running, uniform * running[-1], side="right"))
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def _philox(seed, index):  # type: ignore[no-untyped-def]
     mask, half = np.uint64(0xFFFFFFFF), np.uint64(32)
     x0, x1, x2, x3 = index & mask, index >> half, np.uint64(0), np.uint64(0)
@@ -65,9 +65,9 @@ def _philox(seed, index):  # type: ignore[no-untyped-def]
     return np.float64((x0 << np.uint64(21)) | (x1 >> np.uint64(11))) * 2.0**-53
 
 
-@njit(nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@njit(nogil=True, fastmath=FAST)
 def _weigh(logits, temperature, weights):  # type: ignore[no-untyped-def]
-    """Fill `weights`, the sum of each run of them in float64, and return the total."""
+    """Fill `weights`; the largest is 1, and what has no chance in float32 is exactly 0."""
     maximum = logits[0]
     for i in range(logits.shape[0]):
         maximum = max(maximum, logits[i])
@@ -77,13 +77,13 @@ def _weigh(logits, temperature, weights):  # type: ignore[no-untyped-def]
         weights[i] = exp(power) if power > np.float32(-87) else np.float32(0)
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def _descending(weights, bin_index):  # type: ignore[no-untyped-def]
     """The weights of one bin, largest first."""
     bits = weights.view(np.uint32)
     count = 0
     for i in range(bits.shape[0]):
-        count += np.int64(bits[i] >> _BIN_SHIFT == bin_index)
+        count += bits[i] >> _BIN_SHIFT == bin_index
     members = np.empty(count, np.float32)
     count = 0
     for i in range(bits.shape[0]):
@@ -93,7 +93,7 @@ def _descending(weights, bin_index):  # type: ignore[no-untyped-def]
     return np.sort(members)[::-1]
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def _kth_largest(weights, counts, k):  # type: ignore[no-untyped-def]
     above = 0
     for index in range(_NUM_BINS - 1, -1, -1):
@@ -103,7 +103,7 @@ def _kth_largest(weights, counts, k):  # type: ignore[no-untyped-def]
     return np.float32(0)
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def _nucleus(weights, masses, floor, top_p):  # type: ignore[no-untyped-def]
     """The smallest of the fewest largest weights whose sum reaches `top_p` of all that are at least `floor`."""
     floor_bin = np.int64(np.float32(floor).view(np.uint32) >> _BIN_SHIFT)
@@ -130,7 +130,7 @@ def _nucleus(weights, masses, floor, top_p):  # type: ignore[no-untyped-def]
     return np.float32(0)
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def _threshold(weights, top_k, top_p, min_p):  # type: ignore[no-untyped-def]
     """The smallest weight that all filters keep."""
     threshold = np.float32(0)
@@ -149,7 +149,7 @@ def _threshold(weights, top_k, top_p, min_p):  # type: ignore[no-untyped-def]
     return max(threshold, np.float32(min_p))
 
 
-@njit(nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@njit(nogil=True, fastmath=FAST)
 def _mass(weights, threshold):  # type: ignore[no-untyped-def]
     total = 0.0
     for i in range(weights.shape[0]):
@@ -157,7 +157,7 @@ def _mass(weights, threshold):  # type: ignore[no-untyped-def]
     return total
 
 
-@njit(nogil=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True)
 def _draw(weights, threshold, uniform):  # type: ignore[no-untyped-def]
     size = weights.shape[0]
     masses = np.empty((size + _RUN - 1) // _RUN, np.float64)
@@ -182,7 +182,7 @@ def _draw(weights, threshold, uniform):  # type: ignore[no-untyped-def]
     return chosen
 
 
-@njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, nogil=True, cache=True)
 def _sample(logits, temperatures, top_ks, top_ps, min_ps, seeds, indices, out):  # type: ignore[no-untyped-def]
     for row in prange(logits.shape[0]):
         if temperatures[row] < _GREEDY_BELOW:

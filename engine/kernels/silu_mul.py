@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba import njit, prange  # type: ignore[import-untyped]
+from numba import njit, prange
 
 from engine.kernels.exp import FAST, WORTH_SHARING, exp
 
@@ -13,7 +13,7 @@ def silu_mul_twin(gate_up: torch.Tensor) -> torch.Tensor:
     return F.silu(gate) * up
 
 
-@njit(nogil=True, fastmath=FAST)  # type: ignore[untyped-decorator]
+@njit(nogil=True, fastmath=FAST)
 def _row(gate_up, out, row):  # type: ignore[no-untyped-def]
     size = out.shape[1]
     for i in range(size):
@@ -21,13 +21,13 @@ def _row(gate_up, out, row):  # type: ignore[no-untyped-def]
         out[row, i] = gate / (np.float32(1) + exp(-gate)) * gate_up[row, size + i]
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(nogil=True, cache=True)
 def _few(gate_up, out):  # type: ignore[no-untyped-def]
     for row in range(out.shape[0]):
         _row(gate_up, out, row)
 
 
-@njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@njit(parallel=True, nogil=True, cache=True)
 def _many(gate_up, out):  # type: ignore[no-untyped-def]
     for row in prange(out.shape[0]):
         _row(gate_up, out, row)

@@ -89,9 +89,10 @@ async def supervised(
 
 async def test_it_is_ready_once_every_process_is() -> None:
     recorder = Recorder()
-    async with supervised(
-        recorder, process(recorder, SERVES, "a"), process(recorder, SERVES, "b")
-    ) as (supervisor, running):
+    async with supervised(recorder, process(recorder, SERVES, "a"), process(recorder, SERVES, "b")) as (
+        supervisor,
+        running,
+    ):
         assert await supervisor.ready()
         assert recorder.phases("a")[-1] is recorder.phases("b")[-1] is Phase.READY
 

@@ -99,6 +99,4 @@ class Wire(AsyncExitStack):
             return Endpoint("inproc", "nowhere")
         receiver = ZeroMQReceiver(self.address(), Pool(1, 1), self.arrived.append)
         receiver.close()
-        if self.transport == "zeromq-ipc":
-            Path(receiver.endpoint.address.removeprefix("ipc://")).touch()
         return receiver.endpoint

@@ -15,7 +15,7 @@ from kvtransfer.transport import Commit, Endpoint, Ticket
 from tests.kvtransfer import peer
 from tests.kvtransfer.pools import TRANSPORTS, ZEROMQ, Pool, Transport, Wire, make_ticket, refenced
 
-ODD_SIZES = (1, 4097, (64 << 10) + 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (2 << 20) + 77777)
+ODD_SIZES = (1, 4097, (64 << 10) + 1, (256 << 10) - 1, 256 << 10, (256 << 10) + 1, (1 << 20) + 1, (2 << 20) + 77777)
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -281,7 +281,7 @@ async def test_a_receiver_closed_on_the_way_is_a_failed_transfer(wire: Wire) -> 
     with pytest.raises(TransferFailed):
         await sender.send(ticket, 0, range(30))
     after_close = bytes(target.memory)
-    with pytest.raises((TransferFailed, ProtocolError)):  # an ipc path that is gone is not even tried
+    with pytest.raises(TransferFailed):
         await wire.sender(source, stall_limit_s=0.2).send(ticket, 0, [0])
     assert bytes(target.memory) == after_close
 

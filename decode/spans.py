@@ -1,0 +1,62 @@
+"""The decode worker's part of a request's trace: `decode`, from the grant to the last token, linked to the transfer."""
+
+from dataclasses import dataclass
+
+from engine import telemetry
+from engine.clock import unix_ns
+from engine.sequence import SequenceId
+from engine.session import Leg
+from engine.telemetry import SpanEvent, Telemetry
+
+
+@dataclass(slots=True)
+class _Open:
+    leg: Leg
+    granted_ns: int
+    events: list[SpanEvent]
+    link: str = ""
+    num_tokens: int = 0
+
+
+class DecodeSpans:
+    """Spans of the legs that are here; each is recorded when its leg ends. Costs nothing without tracing."""
+
+    def __init__(self, tracing: Telemetry, worker_id: str) -> None:
+        self._tracing = tracing
+        self._worker_id = worker_id
+        self._open: dict[SequenceId, _Open] = {}
+
+    def granted(self, leg: Leg, now_ns: int) -> None:
+        if self._tracing.enabled:
+            self._open[leg.id] = _Open(leg, now_ns, [])
+
+    def note(self, sequence_id: SequenceId, name: str, at_ns: int, *, link: str = "") -> None:
+        """Something happened to the leg: its KV arrived, its prompt was computed here."""
+        if span := self._open.get(sequence_id):
+            span.events.append(SpanEvent(name, unix_ns(at_ns)))
+            span.link = link or span.link
+
+    def token(self, sequence_id: SequenceId) -> None:
+        if span := self._open.get(sequence_id):
+            span.num_tokens += 1
+
+    def ended(self, sequence_id: SequenceId, end_ns: int, *, given_up: bool = False) -> None:
+        span = self._open.pop(sequence_id, None)
+        if span is None:
+            return
+        if given_up:
+            span.events.append(SpanEvent("given_up", unix_ns(end_ns)))
+        self._tracing.record(
+            "decode",
+            parent=span.leg.traceparent,
+            start_ns=unix_ns(span.granted_ns),
+            end_ns=unix_ns(end_ns),
+            attributes={
+                telemetry.TANDEM_REQUEST_ID: span.leg.request_id,
+                telemetry.TANDEM_ATTEMPT: span.leg.attempt,
+                telemetry.TANDEM_WORKER_ID: self._worker_id,
+                telemetry.GEN_AI_USAGE_OUTPUT_TOKENS: span.num_tokens,
+            },
+            events=span.events,
+            links=[span.link] if span.link else [],
+        )

@@ -1,0 +1,197 @@
+"""Messages of tandem.v1 from and to the values of `frontend.request` and `frontend.api`. Pure.
+
+An `optional` field that is not there becomes None, so that the model's default applies and not zero.
+"""
+
+import json
+from collections.abc import Mapping
+
+from engine.errors import InvalidRequest
+from frontend.api import ServedModel, WorkerStatus
+from frontend.request import (
+    Chat,
+    Delta,
+    Event,
+    Finish,
+    Finished,
+    GenerateRequest,
+    Started,
+    Timing,
+    TokenLogprob,
+    TokenLogprobs,
+    TokenPrompt,
+)
+from protos import generate_pb2 as pb
+
+TRACE_HEADERS = ("traceparent", "tracestate")
+
+_SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+)
+_STOPPING = ("max_tokens", "min_tokens")
+_PATHS = {
+    **{name: f"sampling.{name}" for name in (*_SAMPLING, "logit_bias")},
+    **{name: f"stopping.{name}" for name in (*_STOPPING, "stop", "stop_token_ids", "include_stop", "ignore_eos")},
+    **{name: f"output.{name}" for name in ("logprobs", "skip_special_tokens")},
+    "messages": "chat.messages",
+}
+_REASONS = {Finish.STOP: pb.FINISH_REASON_STOP, Finish.LENGTH: pb.FINISH_REASON_LENGTH}
+
+
+def field_path(name: str) -> str:
+    """Where the field that `frontend.request` calls `name` stands in tandem.v1.GenerateRequest."""
+    return _PATHS.get(name, name)
+
+
+def generate_request(
+    message: pb.GenerateRequest, metadata: Mapping[str, str | bytes], deadline_s: float | None
+) -> GenerateRequest:
+    """Raises InvalidRequest when there is no prompt."""
+    stopping, output = message.stopping, message.output
+    return GenerateRequest(
+        prompt=_prompt(message),
+        model=message.model or None,
+        logit_bias=dict(message.sampling.logit_bias),
+        stop=tuple(stopping.stop),
+        stop_token_ids=tuple(stopping.stop_token_ids),
+        include_stop=stopping.include_stop,
+        ignore_eos=stopping.ignore_eos,
+        logprobs=output.logprobs if output.HasField("logprobs") else None,
+        skip_special_tokens=output.skip_special_tokens if output.HasField("skip_special_tokens") else True,
+        deadline_s=deadline_s,
+        trace_headers={name: str(metadata[name]) for name in TRACE_HEADERS if name in metadata},
+        **{name: getattr(message.sampling, name) for name in _SAMPLING if message.sampling.HasField(name)},
+        **{name: getattr(stopping, name) for name in _STOPPING if stopping.HasField(name)},
+    )
+
+
+def _prompt(message: pb.GenerateRequest) -> str | TokenPrompt | Chat:
+    match message.WhichOneof("prompt"):
+        case "text":
+            return message.text
+        case "token_ids":
+            return TokenPrompt(tuple(message.token_ids.ids))
+        case "chat":
+            return chat(message.chat)
+        case _:
+            raise InvalidRequest("prompt is missing: set text, token_ids or chat", field="prompt")
+
+
+def tokenize_input(message: pb.TokenizeRequest) -> str | Chat:
+    """Raises InvalidRequest when there is no input."""
+    match message.WhichOneof("input"):
+        case "text":
+            return message.text
+        case "chat":
+            return chat(message.chat)
+        case _:
+            raise InvalidRequest("input is missing: set text or chat", field="input")
+
+
+def chat(message: pb.Chat) -> Chat:
+    messages = tuple({"role": each.role, "content": each.content} for each in message.messages)
+    wants_opening = message.add_generation_prompt if message.HasField("add_generation_prompt") else True
+    return Chat(messages, wants_opening)
+
+
+def fill(response: pb.GenerateResponse, event: Event) -> None:
+    """Make `response`, which is empty, say `event`. One message serves a whole stream: most of them are small."""
+    match event:
+        case Delta():
+            delta = response.delta
+            delta.text, delta.first_index = event.text, event.first_index
+            delta.token_ids.extend(event.token_ids)
+            if event.logprobs:
+                delta.logprobs.extend(map(_logprobs, event.logprobs))
+        case Started():
+            response.started.CopyFrom(
+                pb.Started(
+                    request_id=event.request_id, model=event.model, prompt_tokens=event.prompt_tokens, seed=event.seed
+                )
+            )
+        case Finished():
+            response.finished.CopyFrom(_finished(event))
+
+
+def _finished(event: Finished) -> pb.Finished:
+    usage, matched = event.usage, event.matched
+    return pb.Finished(
+        reason=_REASONS[event.reason],
+        stop_string=matched if isinstance(matched, str) else None,
+        stop_token_id=matched if isinstance(matched, int) else None,
+        usage=pb.Usage(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+        ),
+        timing=pb.Timing(
+            ttft_ms=event.timing.ttft_ms,
+            ttft_segments=_segments(event.timing.ttft_segments),
+            second_token_ms=event.timing.second_token_ms,
+            second_token_segments=_segments(event.timing.second_token_segments),
+        ),
+    )
+
+
+def _segments(segments: Mapping[str, float]) -> list[pb.Segment]:
+    return [pb.Segment(name=name, ms=ms) for name, ms in segments.items()]
+
+
+def _logprobs(logprobs: TokenLogprobs) -> pb.TokenLogprobs:
+    return pb.TokenLogprobs(chosen=_logprob(logprobs.chosen), top=[_logprob(each) for each in logprobs.top])
+
+
+def _logprob(logprob: TokenLogprob) -> pb.TokenLogprob:
+    return pb.TokenLogprob(token_id=logprob.token_id, logprob=logprob.logprob, token=logprob.token)
+
+
+def timing_trailers(timing: Timing) -> tuple[tuple[str, str], ...]:
+    """The ledger as trailing metadata: all of it as compact JSON, and the one number most want."""
+    ledger: dict[str, object] = {"ttft_ms": _us(timing.ttft_ms), "ttft_segments": _rounded(timing.ttft_segments)}
+    if timing.second_token_ms is not None:
+        ledger["second_token_ms"] = _us(timing.second_token_ms)
+        ledger["second_token_segments"] = _rounded(timing.second_token_segments)
+    return (
+        ("tandem-timing", json.dumps(ledger, separators=(",", ":"))),
+        ("tandem-ttft-ms", f"{timing.ttft_ms:.3f}"),
+    )
+
+
+def _rounded(segments: Mapping[str, float]) -> dict[str, float]:
+    return {name: _us(ms) for name, ms in segments.items()}
+
+
+def _us(ms: float) -> float:
+    """To the microsecond."""
+    return round(ms, 3)
+
+
+def model(served: ServedModel) -> pb.Model:
+    return pb.Model(
+        name=served.name,
+        max_context=served.max_context,
+        vocab_size=served.vocab_size,
+        has_chat_template=served.has_chat_template,
+    )
+
+
+def worker(status: WorkerStatus) -> pb.WorkerInfo:
+    return pb.WorkerInfo(
+        worker_id=status.worker_id,
+        role=status.role,
+        address=status.address,
+        model=status.model,
+        ready=status.ready,
+        num_blocks=status.num_blocks,
+        free_blocks=status.free_blocks,
+        block_tokens=status.block_tokens,
+        running=status.running,
+        queued=status.queued,
+    )

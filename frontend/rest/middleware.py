@@ -1,0 +1,118 @@
+"""What every HTTP request passes on its way in and out, outermost first: errors and request ids, key, size.
+
+Plain ASGI, so that a streamed chunk costs one call more and nothing is buffered. Does not know endpoints.
+"""
+
+import hmac
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from engine.errors import TandemError, Unauthenticated
+from frontend.rest.openai_errors import chunk_of, response_of, status_of
+
+log = logging.getLogger(__name__)
+
+PUBLIC = frozenset({"/health", "/ready", "/metrics"})
+"""Paths that probes and scrapers read without a key."""
+
+
+class Outermost:
+    """Gives every response an id, and turns every exception into OpenAI's error shape."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = f"req-{secrets.token_hex(12)}"
+        sent: list[MutableHeaders] = []
+
+        async def send_on(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                sent.append(headers := MutableHeaders(scope=message))
+                headers.setdefault("x-request-id", request_id)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_on)
+        except ClientDisconnect:
+            pass  # nobody is left to tell
+        except Exception as error:
+            _note(error, request_id, scope["path"])
+            if not sent:
+                await response_of(error)(scope, receive, send_on)
+            elif sent[0].get("content-type", "").startswith("text/event-stream"):
+                await send({"type": "http.response.body", "body": chunk_of(error), "more_body": False})
+            else:
+                raise
+
+
+def _note(error: Exception, request_id: str, path: str) -> None:
+    if not isinstance(error, TandemError | HTTPException):
+        log.error("%s of %s failed", request_id, path, exc_info=error)
+    elif status_of(error) >= 500:
+        log.warning("%s of %s failed: %s", request_id, path, error)
+
+
+class Authentication:
+    """Lets through who carries the key. Raises Unauthenticated."""
+
+    def __init__(self, app: ASGIApp, api_key: str) -> None:
+        self._app = app
+        self._expected = b"Bearer " + api_key.encode() if api_key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._expected and scope["path"] not in PUBLIC:
+            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            given = f"{scheme.title()} {key.strip()}".encode("latin-1")
+            if not hmac.compare_digest(given, self._expected):
+                raise Unauthenticated(
+                    "the API key is wrong; send the header Authorization: Bearer KEY"
+                    if key
+                    else "this server needs an API key: send the header Authorization: Bearer KEY"
+                )
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """Stops reading a body at `max_bytes`. Raises 413; the rest of the body is never taken in."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > self._max_bytes:
+            raise self._too_large()
+        await self._app(scope, self._counting(receive), send)
+
+    def _counting(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
+        num_bytes = 0
+
+        async def receive_counted() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            if message["type"] == "http.request":
+                num_bytes += len(message.get("body", b""))
+                if num_bytes > self._max_bytes:
+                    raise self._too_large()
+            return message
+
+        return receive_counted
+
+    def _too_large(self) -> HTTPException:
+        return HTTPException(
+            413, f"the request body is larger than {self._max_bytes} bytes", headers={"Connection": "close"}
+        )

@@ -1,0 +1,52 @@
+"""Server-sent events of one stream, as bytes. This is the cost of REST per token, so nothing is encoded twice."""
+
+import msgspec
+
+from frontend.request import Delta, Finished
+from frontend.rest.openai_format import Format, Head
+from frontend.rest.openai_logprobs import Offsets
+from frontend.rest.openai_responses import CompletionUsage, RequestTiming
+
+encode = msgspec.json.Encoder().encode
+
+
+class Chunks:
+    """Encodes the events of every choice; what does not change from chunk to chunk is encoded once."""
+
+    def __init__(self, form: Format, head: Head, *, num_choices: int, with_usage: bool) -> None:
+        self._form = form
+        self._head = b"data: " + encode(head)[:-1] + b',"choices":['
+        self._end = b'}],"usage":null}\n\n' if with_usage else b"}]}\n\n"
+        self._text_end = form.after_text + b',"logprobs":null,"finish_reason":null' + self._end
+        choices = [self._head + b'{"index":%d,' % i for i in range(num_choices)]
+        self._choices = choices
+        self._text_starts = [choice + form.before_text for choice in choices]
+        self._offsets = [Offsets() for _ in choices]
+        self._opened = [form.opening is None for _ in choices]
+
+    def delta(self, index: int, delta: Delta) -> bytes:
+        chunk = self._text_starts[index] + encode(delta.text)
+        if delta.logprobs:
+            logprobs = self._form.logprobs(delta.logprobs, self._offsets[index])
+            chunk += self._form.after_text + b',"logprobs":' + encode(logprobs) + b',"finish_reason":null' + self._end
+        else:
+            chunk += self._text_end
+        return chunk if self._opened[index] else self._opening(index) + chunk
+
+    def closing(self, index: int, finished: Finished) -> bytes:
+        reason = b',"logprobs":null,"finish_reason":' + encode(finished.reason) + self._end
+        chunk = self._choices[index] + self._form.closing + reason
+        return chunk if self._opened[index] else self._opening(index) + chunk
+
+    def last(self, usage: CompletionUsage | None, timing: RequestTiming | None) -> bytes:
+        """A chunk without choices, with what was asked for; nothing when nothing was."""
+        if usage is None and timing is None:
+            return b""
+        usage_field = b"" if usage is None else b',"usage":' + encode(usage)
+        timing_field = b"" if timing is None else b',"timing":' + encode(timing)
+        return self._head + b"]" + usage_field + timing_field + b"}\n\n"
+
+    def _opening(self, index: int) -> bytes:
+        self._opened[index] = True
+        opening = self._form.opening or b""
+        return self._choices[index] + opening + b',"logprobs":null,"finish_reason":null' + self._end

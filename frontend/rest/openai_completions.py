@@ -1,0 +1,76 @@
+"""POST /v1/completions: its JSON, whole and in chunks, and the length that it has by default."""
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+
+from engine.errors import ContextOverflow
+from frontend.api import Inference
+from frontend.request import Event, GenerateRequest
+from frontend.rest.openai_answer import Endpoint
+from frontend.rest.openai_format import Choice, Format, Head
+from frontend.rest.openai_logprobs import Offsets, completion_logprobs
+from frontend.rest.openai_parse import parse_completion
+from frontend.rest.openai_responses import Completion, CompletionChoice, CompletionUsage
+
+DEFAULT_MAX_TOKENS = 16
+
+
+def completions_endpoint(inference: Inference) -> Endpoint:
+    return Endpoint(inference, FORMAT)
+
+
+async def _generate(inference: Inference, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    """As `Inference.generate`; without max_tokens, 16 tokens or the fewer that the context still has room for.
+
+    How long a prompt is shows when it is tokenized. ContextOverflow of `max_tokens` says that there is room, but not
+    for 16; that prompt is tokenized again.
+    """
+    lengths = (DEFAULT_MAX_TOKENS, None) if request.max_tokens is None else (request.max_tokens,)
+    for max_tokens in lengths:
+        async with aclosing(inference.generate(replace(request, max_tokens=max_tokens))) as events:
+            try:
+                first = await anext(events)
+            except ContextOverflow as error:
+                if error.field == "max_tokens" and max_tokens != lengths[-1]:
+                    continue
+                raise
+            yield first
+            async for event in events:
+                yield event
+            return
+
+
+def _whole(head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> Completion:
+    spelled = [
+        CompletionChoice(
+            index=index,
+            text="".join(choice.texts),
+            logprobs=completion_logprobs(choice.logprobs, Offsets()) if choice.logprobs else None,
+            finish_reason=choice.final.reason.value,
+        )
+        for index, choice in enumerate(choices)
+    ]
+    return Completion(
+        id=head.id,
+        created=head.created,
+        model=head.model,
+        choices=spelled,
+        usage=usage,
+        system_fingerprint=head.system_fingerprint,
+    )
+
+
+FORMAT = Format(
+    parse=parse_completion,
+    generate=_generate,
+    id_prefix="cmpl-",
+    object="text_completion",
+    whole=_whole,
+    logprobs=completion_logprobs,
+    chunk_object="text_completion",
+    opening=None,
+    before_text=b'"text":',
+    after_text=b"",
+    closing=b'"text":""',
+)

@@ -1,0 +1,233 @@
+"""From the bytes of an OpenAI request to what the frontend is asked for. Nothing in a body is silently ignored.
+
+Every complaint names its parameter as a path (`messages[0].content`): unknown, unsupported, or of the wrong type.
+Ranges that bind every dialect are left to `frontend.request.resolve`; `names` says what its fields are called here.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import msgspec
+
+from engine.errors import InvalidRequest
+from frontend.request import Chat, GenerateRequest, TokenPrompt
+from frontend.rest.openai_errors import UnknownParameter, UnsupportedParameter
+from frontend.rest.openai_types import (
+    CHAT_OFF,
+    COMPLETION_OFF,
+    MESSAGE_OFF,
+    PART_TYPES,
+    STREAM_OPTIONS_OFF,
+    ChatCompletionRequest,
+    CompletionRequest,
+    Message,
+    Off,
+    Sampling,
+    StreamOptions,
+)
+
+MAX_N = 16
+MAX_CHOICES = 128
+"""Answers that one request may ask for: prompts times n."""
+
+Body = dict[str, object]
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """What one HTTP request asks for: `n` answers to each of its prompts, in the order of their choices."""
+
+    generations: tuple[GenerateRequest, ...]
+    n: int
+    stream: bool
+    include_usage: bool
+    names: Mapping[str, str]
+    """Fields of GenerateRequest that this request spells differently."""
+
+
+def parse_chat(body: bytes) -> Ask:
+    fields = _fields(body, ChatCompletionRequest, CHAT_OFF)
+    if isinstance(messages := fields.get("messages"), list):
+        fields["messages"] = [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+    given = _convert(fields, ChatCompletionRequest)
+    names = {"prompt": "messages", "include_stop": "include_stop_str_in_output"}
+    max_tokens = given.max_tokens
+    if given.max_completion_tokens is not None:
+        if max_tokens not in (None, given.max_completion_tokens):
+            raise InvalidRequest("max_tokens and max_completion_tokens differ; give one", field="max_tokens")
+        max_tokens, names["max_tokens"] = given.max_completion_tokens, "max_completion_tokens"
+    generation = replace(
+        _generation(given),
+        prompt=Chat(
+            tuple(_template_message(message) for message in given.messages),
+            add_generation_prompt=given.add_generation_prompt is not False,
+        ),
+        max_tokens=max_tokens,
+        logprobs=_chat_logprobs(given),
+    )
+    return _ask(given, [generation], names)
+
+
+def parse_completion(body: bytes) -> Ask:
+    given = _convert(_fields(body, CompletionRequest, COMPLETION_OFF), CompletionRequest)
+    generation = replace(_generation(given), logprobs=given.logprobs)
+    prompts = [replace(generation, prompt=prompt) for prompt in _prompts(given.prompt)]
+    return _ask(given, prompts, {"include_stop": "include_stop_str_in_output"})
+
+
+def _fields(body: bytes, kind: type[Sampling], off: Off) -> Body:
+    """The supported top-level parameters of `body` that are given."""
+    try:
+        decoded = msgspec.json.decode(body)
+    except RecursionError:
+        raise InvalidRequest("the request body is nested too deeply") from None
+    except ValueError as error:  # msgspec's own, and bytes that are not UTF-8
+        raise InvalidRequest(f"the request body is not valid JSON: {error}") from error
+    if not isinstance(decoded, dict):
+        raise InvalidRequest(f"the request body must be a JSON object, not {type(decoded).__name__}")
+    fields = _supported(decoded, kind, off, "")
+    if isinstance(options := fields.get("stream_options"), dict):
+        fields["stream_options"] = _supported(options, StreamOptions, STREAM_OPTIONS_OFF, "stream_options.")
+    return fields
+
+
+def _supported(given: Body, kind: type[msgspec.Struct], off: Off, path: str) -> Body:
+    """`given` without nulls and without what asks for nothing. Raises for the rest that `kind` does not have."""
+    kept: Body = {}
+    for name, value in given.items():
+        if name in kind.__struct_fields__:
+            if value is not None:
+                kept[name] = value
+        elif name not in off:
+            raise UnknownParameter(f"unknown parameter: {path}{name}", field=path + name)
+        elif value is not None and not any(type(value) is type(none) and value == none for none in off[name]):
+            raise UnsupportedParameter(f"{path}{name} is not supported by this server", field=path + name)
+    return kept
+
+
+def _message(given: object, path: str) -> object:
+    if not isinstance(given, dict):
+        return given  # _convert says what is wrong with it
+    kept = _supported(given, Message, MESSAGE_OFF, f"{path}.")
+    content = kept.get("content")
+    for position, part in enumerate(content if isinstance(content, list) else ()):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if isinstance(kind, str) and kind in PART_TYPES:
+            raise UnsupportedParameter(
+                f"this server reads text; content parts of type {kind} are not supported",
+                field=f"{path}.content[{position}].type",
+            )
+    return kept
+
+
+def _convert(fields: Body, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$")
+        path = path.rstrip("`").partition("[...]")[0].lstrip(".")
+        if missing := re.match(r"Object missing required field `(\w+)`", what):
+            path = f"{path}.{missing[1]}".lstrip(".")
+            raise InvalidRequest(f"missing required parameter: {path}", field=path) from error
+        raise InvalidRequest(f"{path}: {what[:1].lower()}{what[1:].replace('`', '')}", field=path) from error
+
+
+def _template_message(message: Message) -> dict[str, object]:
+    """The message as chat templates know it: text content, and a system role instead of OpenAI's developer."""
+    content = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
+    rendered: dict[str, object] = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": content,
+    }
+    if message.name is not None:
+        rendered["name"] = message.name
+    if message.tool_call_id is not None:
+        rendered["tool_call_id"] = message.tool_call_id
+    return rendered
+
+
+def _generation(given: Sampling) -> GenerateRequest:
+    """Everything but the prompt and what the endpoints spell differently."""
+    return GenerateRequest(
+        prompt="",
+        model=given.model,
+        max_tokens=given.max_tokens,
+        min_tokens=given.min_tokens,
+        temperature=given.temperature,
+        top_k=given.top_k,
+        top_p=given.top_p,
+        min_p=given.min_p,
+        repetition_penalty=given.repetition_penalty,
+        presence_penalty=given.presence_penalty,
+        frequency_penalty=given.frequency_penalty,
+        logit_bias={_token_id(key): value for key, value in (given.logit_bias or {}).items()},
+        seed=given.seed,
+        stop=(given.stop,) if isinstance(given.stop, str) else tuple(given.stop or ()),
+        stop_token_ids=tuple(given.stop_token_ids or ()),
+        include_stop=bool(given.include_stop_str_in_output),
+        ignore_eos=bool(given.ignore_eos),
+        skip_special_tokens=given.skip_special_tokens is not False,
+    )
+
+
+def _token_id(key: str) -> int:
+    if len(key) > 10 or not (key.isascii() and key.isdecimal()) or str(int(key)) != key:
+        raise InvalidRequest(
+            f"logit_bias maps token ids to numbers; {key[:40]!r} is not a token id", field="logit_bias"
+        )
+    return int(key)
+
+
+def _chat_logprobs(given: ChatCompletionRequest) -> int | None:
+    top = given.top_logprobs or 0
+    if not 0 <= top <= 20:
+        raise InvalidRequest(f"top_logprobs must be between 0 and 20, not {top}", field="top_logprobs")
+    if top and not given.logprobs:
+        raise InvalidRequest("top_logprobs needs logprobs: true", field="top_logprobs")
+    return top if given.logprobs else None
+
+
+def _prompts(given: str | list[str | int | list[int]]) -> list[str | TokenPrompt]:
+    """One text, many texts, the tokens of one, or of many. Raises InvalidRequest for mixtures and emptiness."""
+    if isinstance(given, str):
+        prompts: list[str | TokenPrompt] = [given]
+    elif all(isinstance(item, str) for item in given):
+        prompts = [item for item in given if isinstance(item, str)]
+    elif all(isinstance(item, int) for item in given):
+        prompts = [TokenPrompt(_ints(given))]
+    elif all(isinstance(item, list) for item in given):
+        prompts = [TokenPrompt(tuple(item)) for item in given if isinstance(item, list)]
+    else:
+        raise InvalidRequest("prompt mixes texts, token ids and lists of token ids", field="prompt")
+    if any(prompt in ("", TokenPrompt(())) for prompt in prompts):
+        raise InvalidRequest("prompt is empty", field="prompt")
+    return prompts
+
+
+def _ints(items: Iterable[object]) -> tuple[int, ...]:
+    return tuple(item for item in items if isinstance(item, int))
+
+
+def _ask(given: Sampling, generations: list[GenerateRequest], names: Mapping[str, str]) -> Ask:
+    n = 1 if given.n is None else given.n
+    if not 1 <= n <= MAX_N:
+        raise InvalidRequest(f"n must be between 1 and {MAX_N}, not {n}", field="n")
+    if len(generations) * n > MAX_CHOICES:
+        raise InvalidRequest(f"{len(generations)} prompts times n={n} exceed {MAX_CHOICES} answers", field="prompt")
+    if given.stream_options is not None and not given.stream:
+        raise InvalidRequest("stream_options needs stream: true", field="stream_options")
+    return Ask(
+        generations=tuple(_numbered(generation, i) for generation in generations for i in range(n)),
+        n=n,
+        stream=bool(given.stream),
+        include_usage=bool(given.stream_options and given.stream_options.include_usage),
+        names=names,
+    )
+
+
+def _numbered(generation: GenerateRequest, i: int) -> GenerateRequest:
+    """Choice `i` of its prompt: a given seed must not make all of them the same."""
+    return generation if generation.seed is None or i == 0 else replace(generation, seed=generation.seed + i)

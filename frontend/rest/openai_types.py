@@ -1,0 +1,194 @@
+"""The JSON that OpenAI's clients send: what is supported, what means nothing, and what is refused by name.
+
+Each Struct is both the parser's type and the schema in `/openapi.json`. `limits` are documented here and checked where
+they bind every dialect (`frontend.request.resolve`). null is the same as leaving a parameter out.
+
+Does not know HTTP or how answers look.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+
+def limits(**keywords: float) -> dict[str, float]:
+    """JSON schema keywords that only document."""
+    return dict(keywords)
+
+
+PENALTY = limits(minimum=-2, maximum=2)
+
+Temperature = Annotated[float, Meta(description="0 is greedy.", extra_json_schema=limits(minimum=0, maximum=2))]
+TopP = Annotated[float, Meta(description="Nucleus sampling.", extra_json_schema=limits(exclusiveMinimum=0, maximum=1))]
+TopK = Annotated[int, Meta(description="0 and -1 keep all.", extra_json_schema=limits(minimum=-1))]
+MinP = Annotated[
+    float,
+    Meta(description="Least probability kept, relative to the best.", extra_json_schema=limits(minimum=0, maximum=1)),
+]
+Repetition = Annotated[float, Meta(description="1 is off.", extra_json_schema=limits(exclusiveMinimum=0, maximum=100))]
+Penalty = Annotated[float, Meta(description="0 is off.", extra_json_schema=PENALTY)]
+LogitBias = Annotated[dict[str, float], Meta(description="Token id to what is added to its logit, -100 to 100.")]
+Seed = Annotated[int, Meta(description="Same seed, same text; choice i of a request uses seed + i. Default: random.")]
+Stops = str | Annotated[list[str], Meta(extra_json_schema=limits(maxItems=16))]
+StopIds = Annotated[list[int], Meta(description="Tokens that end the answer and are not part of it.")]
+Tokens = Annotated[int, Meta(extra_json_schema=limits(minimum=1))]
+Count = Annotated[int, Meta(extra_json_schema=limits(minimum=0))]
+Choices = Annotated[int, Meta(description="Answers per prompt.", extra_json_schema=limits(minimum=1, maximum=16))]
+IgnoredText = Annotated[str, Meta(description="Accepted; means nothing here.")]
+IgnoredMap = Annotated[dict[str, str], Meta(description="Accepted; means nothing here.")]
+
+
+class StreamOptions(Struct, frozen=True, kw_only=True):
+    include_usage: Annotated[bool, Meta(description="Send one more chunk, with the usage.")] | None = None
+
+
+class Sampling(Struct, frozen=True, kw_only=True):
+    """What both generating endpoints take."""
+
+    model: str
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    top_k: TopK | None = None
+    min_p: MinP | None = None
+    repetition_penalty: Repetition | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    logit_bias: LogitBias | None = None
+    seed: Seed | None = None
+    n: Choices | None = None
+    max_tokens: Tokens | None = None
+    min_tokens: Count | None = None
+    stop: Stops | None = None
+    stop_token_ids: StopIds | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: IgnoredText | None = None
+    metadata: IgnoredMap | None = None
+    safety_identifier: IgnoredText | None = None
+    prompt_cache_key: IgnoredText | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+
+class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
+    type: Literal["text"]
+    text: str
+
+
+class Message(Struct, frozen=True, kw_only=True):
+    role: Literal["developer", "system", "user", "assistant", "tool"]
+    content: str | Annotated[list[TextPart], Meta(min_length=1)]
+    name: str | None = None
+    tool_call_id: str | None = None
+
+
+class ChatCompletionRequest(Sampling, frozen=True, kw_only=True):
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: Annotated[Tokens, Meta(description="Default: what is left of the context.")] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[Count, Meta(extra_json_schema=limits(maximum=20))] | None = None
+    add_generation_prompt: Annotated[bool, Meta(description="Default: true.")] | None = None
+
+
+class CompletionRequest(Sampling, frozen=True, kw_only=True):
+    prompt: Annotated[
+        str | Annotated[list[str | int | list[int]], Meta(min_length=1)],
+        Meta(description="A text, a list of texts, the tokens of a text, or a list of those."),
+    ]
+    logprobs: Annotated[Count, Meta(extra_json_schema=limits(maximum=20))] | None = None
+
+
+Off = Mapping[str, tuple[object, ...]]
+"""Parameters that this server knows and does not support, with the values that ask for nothing. null always does."""
+
+COMMON_OFF: Off = MappingProxyType(
+    {
+        # OpenAI
+        "best_of": (1,),
+        "echo": (False,),
+        "store": (False,),
+        "prompt_cache_options": (),
+        "prompt_cache_retention": (),
+        # vLLM and SGLang
+        "add_special_tokens": (),
+        "allowed_token_ids": (),
+        "bad_words": ([],),
+        "cache_salt": (),
+        "custom_params": (),
+        "ebnf": (),
+        "guided_choice": (),
+        "guided_grammar": (),
+        "guided_json": (),
+        "guided_regex": (),
+        "json_schema": (),
+        "kv_transfer_params": (),
+        "length_penalty": (1.0, 1),
+        "logits_processors": ([],),
+        "logprob_token_ids": (),
+        "lora_path": (),
+        "no_stop_trim": (False,),
+        "priority": (0,),
+        "prompt_logprobs": (),
+        "regex": (),
+        "request_id": (),
+        "response_format": ({"type": "text"},),
+        "return_hidden_states": (False,),
+        "return_prompt_text": (False,),
+        "return_token_ids": (False,),
+        "return_tokens_as_token_ids": (False,),
+        "rid": (),
+        "session_id": (),
+        "spaces_between_special_tokens": (True,),
+        "stream_interval": (1,),
+        "structured_outputs": (),
+        "truncate_prompt_tokens": (),
+        "truncation_side": (),
+        "use_beam_search": (False,),
+        "vllm_xargs": (),
+    }
+)
+CHAT_OFF: Off = MappingProxyType(
+    {
+        **COMMON_OFF,
+        "audio": (),
+        "chat_template": (),
+        "chat_template_kwargs": ({},),
+        "continue_final_message": (False,),
+        "documents": ([],),
+        "function_call": ("none",),
+        "functions": ([],),
+        "include_reasoning": (),
+        "mm_processor_kwargs": ({},),
+        "modalities": (["text"],),
+        "moderation": (),
+        "parallel_tool_calls": (),
+        "prediction": (),
+        "reasoning_effort": ("none",),
+        "separate_reasoning": (),
+        "stream_reasoning": (),
+        "thinking_token_budget": (),
+        "tool_choice": ("none",),
+        "tools": ([],),
+        "verbosity": (),
+        "web_search_options": (),
+    }
+)
+COMPLETION_OFF: Off = MappingProxyType({**COMMON_OFF, "suffix": ("",)})
+STREAM_OPTIONS_OFF: Off = MappingProxyType({"include_obfuscation": (False,), "continuous_usage_stats": (False,)})
+MESSAGE_OFF: Off = MappingProxyType(
+    {
+        "annotations": ([],),
+        "audio": (),
+        "function_call": (),
+        "reasoning": (),
+        "reasoning_content": (),
+        "refusal": (),
+        "tool_calls": ([],),
+    }
+)
+PART_TYPES = frozenset({"image_url", "input_audio", "audio_url", "video_url", "file", "refusal", "thinking"})
+"""Kinds of content parts that are known and not supported."""

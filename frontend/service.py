@@ -1,0 +1,136 @@
+"""tandem.v1.Inference: the public gRPC service over `frontend.api.Inference`.
+
+A Generate call in steps:
+
+ 1. The interceptors check the key, parse the message and stand ready to turn whatever is raised into a status.
+ 2. The call's deadline and trace context go into the request; the generator of events starts.
+ 3. The first event carries the request's id: it leaves in the initial metadata before anything else does.
+ 4. Each event is one message, written as it comes. A client that is slow to read is waited for.
+ 5. The ledger leaves in the trailing metadata.
+ 6. A client that goes away, and a deadline that passes, cancel the handler: the generator is closed, at once.
+
+Knows messages and calls. Does not know workers, tokenizers or ports.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from engine.errors import InvalidRequest
+from frontend import grpc_convert as convert
+from frontend.api import Inference
+from frontend.interceptors import AuthInterceptor, ErrorInterceptor
+from frontend.request import Finished, Started, check_token_ids
+from protos import generate_pb2 as pb
+from protos import generate_pb2_grpc
+
+SERVICE: str = pb.DESCRIPTOR.services_by_name["Inference"].full_name
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+
+class InferenceServicer(generate_pb2_grpc.InferenceServicer):
+    """Answers the calls of tandem.v1.Inference."""
+
+    def __init__(self, inference: Inference, version: str) -> None:
+        self._inference = inference
+        self._version = version
+
+    async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
+        metadata = dict(context.invocation_metadata() or ())
+        wanted = convert.generate_request(request, metadata, context.time_remaining())
+        response = pb.GenerateResponse()  # one for the whole stream; writing serializes it at once
+        try:
+            async with aclosing(self._inference.generate(wanted)) as events:
+                async for event in events:
+                    if isinstance(event, Started):
+                        await context.send_initial_metadata((("x-request-id", event.request_id),))
+                    elif isinstance(event, Finished):
+                        context.set_trailing_metadata(convert.timing_trailers(event.timing))
+                    convert.fill(response, event)
+                    await context.write(response)
+                    response.Clear()
+        except InvalidRequest as error:
+            error.field = error.field and convert.field_path(error.field)
+            raise
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
+        given = convert.tokenize_input(request)
+        special = request.add_special_tokens if request.HasField("add_special_tokens") else True
+        token_ids = await asyncio.to_thread(
+            self._inference.tokenize, request.model or None, given, add_special_tokens=special
+        )
+        return pb.TokenizeResponse(token_ids=token_ids)
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
+        model = self._inference.model(request.model or None)
+        token_ids = tuple(request.token_ids)
+        check_token_ids(token_ids, model.vocab_size, "token_ids")
+        text = await asyncio.to_thread(
+            self._inference.detokenize, model.name, token_ids, skip_special_tokens=request.skip_special_tokens
+        )
+        return pb.DetokenizeResponse(text=text)
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        return pb.ListModelsResponse(models=map(convert.model, self._inference.models()))
+
+    async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
+        return pb.GetServerInfoResponse(
+            version=self._version,
+            workers=map(convert.worker, self._inference.workers()),
+            queued_requests=self._inference.queued_requests,
+            max_queued_requests=self._inference.max_queued_requests,
+        )
+
+
+class Health:
+    """What grpc.health.v1 says of the server as a whole ("") and of its service: not serving, until told."""
+
+    def __init__(self) -> None:
+        self._servicer = health.aio.HealthServicer()  # type: ignore[attr-defined] # unknown to the stubs
+        # `set` is a coroutine, and somebody may ask before anybody could await it
+        self._servicer._server_status.update(dict.fromkeys(("", SERVICE), health_pb2.HealthCheckResponse.NOT_SERVING))
+
+    def add_to(self, server: grpc.aio.Server) -> None:
+        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+
+    async def set_serving(self, serving: bool) -> None:
+        states = health_pb2.HealthCheckResponse
+        for service in ("", SERVICE):
+            await self._servicer.set(service, states.SERVING if serving else states.NOT_SERVING)
+
+    async def drain(self) -> None:
+        """Not serving, for good. Comes before `server.stop`."""
+        await self._servicer.enter_graceful_shutdown()
+
+
+def build_server(
+    inference: Inference, *, api_key: str, max_message_bytes: int, version: str
+) -> tuple[grpc.aio.Server, Health]:
+    """A server with Inference, health and reflection; the caller binds ports, starts it and tells its health."""
+    interceptors = [ErrorInterceptor(), *([AuthInterceptor(api_key)] if api_key else [])]
+    server = grpc.aio.server(interceptors=interceptors, options=_options(max_message_bytes))
+    add: Callable[[InferenceServicer, grpc.aio.Server], None] = generate_pb2_grpc.add_InferenceServicer_to_server
+    add(InferenceServicer(inference, version), server)
+    server_health = Health()
+    server_health.add_to(server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server, server_health
+
+
+def _options(max_message_bytes: int) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", -1),  # an answer is as long as the request allows
+        ("grpc.so_reuseport", 0),  # else two servers share a port and nobody is told
+        ("grpc.keepalive_time_ms", 60_000),  # finds clients that vanished, and keeps middleboxes from forgetting us
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.http2.max_ping_strikes", 0),  # a client that pings while it waits for a long answer means well
+    ]

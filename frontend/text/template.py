@@ -1,0 +1,133 @@
+"""Renders a conversation into the prompt its model was trained on, with the model's own Jinja chat template.
+
+Templates come with models and are not trusted: they run in Jinja's sandbox and their output is bounded. A template that
+loops without output cannot be stopped. Does not know tokens; what it renders is encoded without adding special tokens.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+from jinja2 import Template, TemplateError, TemplateSyntaxError
+
+from engine.errors import ConfigError, InvalidRequest
+from frontend.text.sandbox import sandbox
+from frontend.text.tokenizer_config import TokenizerConfig, read_json
+
+MAX_RENDERED_CHARS = 16_000_000
+
+FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What code in a template can raise when a conversation is not what it expects."""
+
+
+class ChatTemplate:
+    """The chat template of one model, or its several: one for plain chat and one for tools."""
+
+    def __init__(
+        self,
+        sources: Mapping[str, str],
+        special_tokens: Mapping[str, str],
+        *,
+        now: Callable[[], datetime] = datetime.now,
+        max_chars: int = MAX_RENDERED_CHARS,
+    ) -> None:
+        """`sources` by name, "default" among them. Raises ConfigError if one is not valid Jinja."""
+        environment = sandbox(now)
+        try:
+            self._templates = {name: environment.from_string(source) for name, source in sources.items()}
+        except TemplateSyntaxError as error:
+            raise ConfigError(f"the chat template is not valid: line {error.lineno}: {error.message}") from error
+        if "default" not in sources:
+            raise ConfigError(f"no chat template is named 'default' among {sorted(sources)}")
+        self._special_tokens = special_tokens
+        self._max_chars = max_chars
+
+    @classmethod
+    def load(cls, folder: Path, override: Path | str | None = None) -> "ChatTemplate | None":
+        """The template of the model in `folder`, or None if it has none.
+
+        `override` replaces the model's: a file, or the template itself if it holds a brace. Raises ConfigError.
+        """
+        config = TokenizerConfig.load(folder)
+        sources = {"default": _read_override(override)} if override is not None else _sources(folder, config)
+        try:
+            return cls(sources, config.special_tokens) if sources else None
+        except ConfigError as error:
+            raise ConfigError(f"{override or folder}: {error.message}") from error
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        /,
+        *,
+        tools: Sequence[Mapping[str, object]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: object,
+    ) -> str:
+        """The prompt; `variables` are further names the template may know. Raises InvalidRequest if it refuses."""
+        template = self._template(with_tools=tools is not None)
+        context = {
+            **self._special_tokens,
+            "documents": None,
+            **variables,
+            "messages": list(messages),
+            "tools": None if tools is None else list(tools),
+            "add_generation_prompt": add_generation_prompt,
+        }
+        try:
+            return self._bounded(template, context)
+        except FAULTS as error:
+            raise InvalidRequest(f"the chat template refuses these messages: {error}", field="messages") from error
+
+    def _template(self, *, with_tools: bool) -> Template:
+        return self._templates["tool_use" if with_tools and "tool_use" in self._templates else "default"]
+
+    def _bounded(self, template: Template, context: Mapping[str, object]) -> str:
+        parts = []
+        room = self._max_chars
+        for part in template.generate(context):
+            parts.append(part)
+            room -= len(part)
+            if room < 0:
+                raise InvalidRequest(f"the prompt is longer than {self._max_chars} characters", field="messages")
+        return "".join(parts)
+
+
+def _sources(folder: Path, config: TokenizerConfig) -> dict[str, str]:
+    """Templates by name, from the first place that has any: files of their own, the configuration, the old file."""
+    named = {path.stem: _read(path) for path in sorted(folder.glob("additional_chat_templates/*.jinja"))}
+    if (path := folder / "chat_template.jinja").exists():
+        return {**named, "default": _read(path)}
+    return (
+        named or _named(config.chat_template) or _named(read_json(folder / "chat_template.json").get("chat_template"))
+    )
+
+
+def _named(value: object) -> dict[str, str]:
+    match value:
+        case str(source):
+            return {"default": source}
+        case [*entries]:
+            found = (_named_entry(entry) for entry in entries)
+            return {name: source for name, source in found if name}
+        case _:
+            return {}
+
+
+def _named_entry(entry: object) -> tuple[str, str]:
+    match entry:
+        case {"name": str(name), "template": str(source)}:
+            return name, source
+        case _:
+            return "", ""
+
+
+def _read_override(override: Path | str) -> str:
+    return override if isinstance(override, str) and "{" in override else _read(Path(override))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"the chat template {path} cannot be read: {error}") from error

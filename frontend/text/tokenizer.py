@@ -1,0 +1,113 @@
+"""Text to token ids and back, for one model; wraps the tokenizers library.
+
+Encoding is the library's. Decoding is ours (`pieces`), so that a streamed answer and a whole one are the same text. It
+gives what the library gives, with one difference: where SentencePiece byte tokens do not make up UTF-8, each faulty
+part becomes U+FFFD, and valid characters beside it stay; the library replaces every byte of such a run.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+
+from engine.errors import ConfigError, InvalidRequest
+from frontend.text.pieces import PieceDecoder, Pieces
+from frontend.text.tokenizer_config import TokenizerConfig
+
+
+class Tokenizer:
+    """The tokenizer of one model; safe to use from several threads."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, decoder: PieceDecoder, config: TokenizerConfig) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        _add_tokens(backend, config)
+        self._backend = backend
+        self.bos_token = config.special_tokens.get("bos_token")
+        self.eos_token = config.special_tokens.get("eos_token")
+        self.max_lead_spaces = decoder.max_lead_spaces
+        """Spaces that decoding drops where a text starts."""
+        added = backend.get_added_tokens_decoder()
+        self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._all_pieces = Pieces(backend, decoder, hidden=frozenset())
+        self._text_pieces = Pieces(backend, decoder, hidden=self.special_ids)
+        # A post-processor that adds tokens knows best; the flags speak where there is none.
+        adds_tokens = backend.num_special_tokens_to_add(is_pair=False) > 0
+        self._prefix = [] if adds_tokens else self._ids_of(self.bos_token, config.add_bos_token)
+        self._suffix = [] if adds_tokens else self._ids_of(self.eos_token, config.add_eos_token)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """From a model folder. Raises ConfigError, naming the file, if one is missing or broken."""
+        path = folder / "tokenizer.json"
+        try:
+            content = path.read_text(encoding="utf-8")
+            decoder = PieceDecoder.parse(json.loads(content).get("decoder"))
+            backend = tokenizers.Tokenizer.from_str(content)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error.message}") from error
+        except Exception as error:  # the library raises nothing narrower
+            raise ConfigError(f"{path} cannot be read: {error}") from error
+        return cls(backend, decoder, TokenizerConfig.load(folder))
+
+    @property
+    def vocab_size(self) -> int:
+        """Ids are below this; the model may have more."""
+        return max(self._backend.get_vocab_size(with_added_tokens=True), max(self.special_ids, default=-1) + 1)
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        """The ids of `text`; special tokens spelled out in it become their ids.
+
+        What a chat template rendered has its special tokens already: encode it with `add_special_tokens=False`.
+        Raises InvalidRequest if `text` holds half a surrogate pair.
+        """
+        try:
+            ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except (UnicodeEncodeError, TypeError) as error:
+            raise InvalidRequest("the text is not valid Unicode: it holds half a surrogate pair") from error
+        return [*self._prefix, *ids, *self._suffix] if add_special_tokens else ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of `ids` from its start; unknown ids have none, bytes that are not UTF-8 become U+FFFD."""
+        pieces = self.pieces(skip_special_tokens=skip_special_tokens)
+        data = b"".join([pieces[token_id] for token_id in ids])
+        lead = len(data) - len(data.lstrip(b" "))
+        return data[min(lead, self.max_lead_spaces) :].decode("utf-8", "replace")
+
+    def pieces(self, *, skip_special_tokens: bool) -> Pieces:
+        """Bytes by token id; with `skip_special_tokens`, special ones have none."""
+        return self._text_pieces if skip_special_tokens else self._all_pieces
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Exactly what the token stands for, special ones too; maybe a part of a character."""
+        return self._all_pieces[token_id]
+
+    def token_text(self, token_id: int) -> str:
+        """The token for people to read: bytes that are no character by themselves are U+FFFD."""
+        return self.token_bytes(token_id).decode("utf-8", "replace")
+
+    def _ids_of(self, token: str | None, wanted: bool) -> list[int]:
+        token_id = self._backend.token_to_id(token) if wanted and token is not None else None
+        return [] if token_id is None else [token_id]
+
+
+def _add_tokens(backend: tokenizers.Tokenizer, config: TokenizerConfig) -> None:
+    """Make special what the configuration calls special, as far as the vocabulary has it."""
+    known = backend.get_added_tokens_decoder()
+    for token_id, token in sorted(config.added_tokens.items()):
+        is_known = token_id in known and known[token_id].special == token.special
+        if not is_known and backend.token_to_id(token.content) == token_id:
+            added = tokenizers.AddedToken(
+                token.content,
+                single_word=token.single_word,
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                normalized=token.normalized,
+                special=token.special,
+            )
+            backend.add_tokens([added])
+    named = {*config.special_tokens.values(), *config.extra_special_tokens}
+    special = {token.content for token in backend.get_added_tokens_decoder().values() if token.special}
+    missing = sorted(token for token in named - special if backend.token_to_id(token) is not None)
+    backend.add_special_tokens(missing)

@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+
+from cli.deployment import Deployment
+from cli.process import ProcessSpec
+from engine.config import WorkerConfig
+from frontend.config import FrontendConfig
+
+FOLDER = Path("/run/tandem-x")
+
+
+def processes(deployment: Deployment) -> dict[str, ProcessSpec]:
+    return {spec.name: spec for spec in deployment.processes(FOLDER)}
+
+
+def arguments(spec: ProcessSpec) -> list[str]:
+    role = spec.name.partition("-")[0]
+    marker = spec.command.index("-m")
+    assert spec.command[marker + 1] == role
+    return list(spec.command[marker + 2 :])
+
+
+def worker_config(spec: ProcessSpec) -> WorkerConfig:
+    return WorkerConfig(_cli_parse_args=arguments(spec))
+
+
+def frontend_config(spec: ProcessSpec) -> FrontendConfig:
+    return FrontendConfig(_cli_parse_args=arguments(spec))
+
+
+def test_every_process_understands_its_options() -> None:
+    deployment = Deployment(
+        http_port=8001,
+        grpc_port=50052,
+        prefill=2,
+        decode=1,
+        shared={"model": "/models/m", "served_model_name": "m", "log_level": "warning", "otlp_endpoint": None},
+        worker={"dtype": "float32", "threads": 2, "num_blocks": 64, "max_context": None},
+        frontend={"chat_template": "t.jinja"},
+        drain_timeout_s=3.0,
+    )
+    specs = processes(deployment)
+    assert list(specs) == ["prefill-0", "prefill-1", "decode-0", "frontend"]
+
+    decode = worker_config(specs["decode-0"])
+    assert decode.worker_id == "decode-0"
+    assert decode.listen == f"unix:{FOLDER}/decode-0.sock"
+    assert decode.kv_listen == f"ipc://{FOLDER}/decode-0.kv"
+    assert (decode.model, decode.dtype, decode.threads, decode.num_blocks) == ("/models/m", "float32", 2, 64)
+    assert (decode.niceness, worker_config(specs["prefill-1"]).niceness) == (0, 5)
+    assert decode.drain_timeout_s == 3.0
+
+    frontend = frontend_config(specs["frontend"])
+    assert frontend.prefill == (f"unix:{FOLDER}/prefill-0.sock", f"unix:{FOLDER}/prefill-1.sock")
+    assert frontend.decode == (decode.listen,)
+    assert (frontend.http_port, frontend.grpc_port, frontend.served_model_name) == (8001, 50052, "m")
+    assert (frontend.chat_template, frontend.log_level) == ("t.jinja", "warning")
+
+
+def test_the_frontend_drains_before_the_workers_it_needs() -> None:
+    stages = {name: spec.drain_stage for name, spec in processes(Deployment(http_port=1, grpc_port=2)).items()}
+    assert stages == {"prefill-0": 1, "decode-0": 1, "frontend": 0}
+
+
+def test_without_prefill_workers_it_is_one_unified_server() -> None:
+    specs = processes(Deployment(http_port=1, grpc_port=2, prefill=0))
+    assert list(specs) == ["decode-0", "frontend"]
+    assert frontend_config(specs["frontend"]).prefill == ()
+
+
+def test_blocks_can_travel_over_tcp() -> None:
+    specs = processes(Deployment(http_port=1, grpc_port=2, transport="tcp"))
+    assert worker_config(specs["decode-0"]).kv_listen == "tcp://127.0.0.1:0"
+
+
+def test_the_key_is_in_the_environment_of_the_frontend_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TANDEM_API_KEY", raising=False)
+    specs = processes(Deployment(http_port=1, grpc_port=2, api_key="k3y"))
+    assert specs["frontend"].environment["TANDEM_API_KEY"] == "k3y"
+    assert "TANDEM_API_KEY" not in specs["decode-0"].environment
+    assert not any("k3y" in part for spec in specs.values() for part in spec.command)
+
+
+@pytest.mark.parametrize(
+    ("host", "url", "grpc"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80", "127.0.0.1:81"),
+        ("0.0.0.0", "http://127.0.0.1:80", "127.0.0.1:81"),
+        ("::", "http://[::1]:80", "[::1]:81"),
+    ],
+)
+def test_addresses_are_those_that_a_client_on_this_machine_uses(host: str, url: str, grpc: str) -> None:
+    deployment = Deployment(host=host, http_port=80, grpc_port=81)
+    assert (deployment.http_url, deployment.grpc_address) == (url, grpc)

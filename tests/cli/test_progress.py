@@ -1,0 +1,45 @@
+import io
+import time
+
+from rich.console import Console
+
+from cli.process import Phase, Status
+from cli.progress import REMIND_S, Progress
+
+
+def test_without_a_terminal_changes_are_lines_and_repetition_is_not() -> None:
+    written = io.StringIO()
+    now = time.monotonic()
+    with Progress(Console(file=written, width=40)) as progress:
+        for _ in range(3):
+            progress.status(Status("decode-0", Phase.STARTING, now - 3.1, "loading model"))
+        progress.output("decode-0", "a line [of] any " + "length " * 20)
+        progress.status(Status("decode-0", Phase.READY, now, "after 3.1 s"))
+    assert written.getvalue().splitlines() == [
+        "decode-0: loading model … 3.1s",
+        "[decode-0] a line [of] any " + "length " * 20,
+        "decode-0: ready after 3.1 s",
+    ]
+
+
+def test_a_process_that_takes_long_is_mentioned_again() -> None:
+    written = io.StringIO()
+    progress = Progress(Console(file=written))
+    loading = Status("decode-0", Phase.STARTING, time.monotonic(), "loading model")
+    progress.status(loading)
+    progress._said["decode-0"] = (loading.phase, loading.detail, time.monotonic() - REMIND_S)
+    progress.status(loading)
+    assert len(written.getvalue().splitlines()) == 2
+
+
+def test_on_a_terminal_the_processes_share_a_table_until_it_is_settled() -> None:
+    written = io.StringIO()
+    with Progress(Console(file=written, force_terminal=True, width=60)) as progress:
+        progress.status(Status("decode-0", Phase.STARTING, time.monotonic(), "loading model"))
+        progress.status(Status("decode-0", Phase.READY, time.monotonic(), "after 3.1 s"))
+        progress.settle()
+        table = written.getvalue()
+        progress.status(Status("decode-0", Phase.RESTARTING, time.monotonic(), "was ended by SIGKILL"))
+    assert "✓" in table
+    assert "decode-0" in table
+    assert written.getvalue().removeprefix(table) == "decode-0: restarting was ended by SIGKILL\n"

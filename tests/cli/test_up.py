@@ -1,0 +1,188 @@
+"""`tandem up` and `tandem demo` as processes, over roles that need no model."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_supervisor import ROOT, alive
+
+FAKE_ROLE = "from tests.cli.fake_role import main; main({!r})"
+ENTRY = "import cli.environment, pathlib, sys; cli.environment.ROOT = pathlib.Path(sys.argv.pop(1)); \
+from cli.__main__ import main; main()"
+
+pytestmark = pytest.mark.timeout(60)
+
+
+class Running:
+    """A `tandem` process, and what it has written so far."""
+
+    def __init__(self, arguments: list[str], environment: dict[str, str], folder: Path) -> None:
+        self._stdout, self._stderr = folder / "stdout", folder / "stderr"
+        with self._stdout.open("w") as stdout, self._stderr.open("w") as stderr:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", ENTRY, str(folder), *arguments],
+                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+            )
+
+    @property
+    def stdout(self) -> str:
+        return self._stdout.read_text()
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr.read_text()
+
+    def until(self, condition: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, self.stdout + self.stderr
+            time.sleep(0.01)
+
+    def until_ready(self) -> None:
+        self.until(lambda: "ready http" in self.stdout and self.stdout.count("\n") == 3)
+
+    def ended(self) -> int:
+        """Its exit status, once there is one."""
+        return self._process.wait(timeout=20)
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def pids(self, name: str = "") -> list[int]:
+        """Of all processes (or those of one name) that it ever started."""
+        return [int(pid) for pid in re.findall(rf"\[{name}.*\] pid (\d+)", self.stderr)]
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def runtime_parent(tmp_path: Path) -> Path:
+    parent = tmp_path / "run"
+    parent.mkdir()
+    return parent
+
+
+@pytest.fixture
+def tandem(tmp_path: Path, runtime_parent: Path) -> Iterator[Start]:
+    """Starts `tandem ARGUMENTS`, in which the roles are fake ones."""
+    started: list[Running] = []
+    for role in ("frontend", "prefill", "decode"):
+        (tmp_path / role).mkdir()
+        (tmp_path / role / "__init__.py").touch()  # without it, the real package would go first
+        (tmp_path / role / "__main__.py").write_text(FAKE_ROLE.format(role))
+
+    def start(*arguments: str, **environment: str) -> Running:
+        running = Running(list(arguments), {"XDG_RUNTIME_DIR": str(runtime_parent), **environment}, tmp_path)
+        started.append(running)
+        return running
+
+    yield start
+    for running in started:
+        running.send(signal.SIGKILL)
+        running.ended()
+
+
+def up(tandem: Start, *arguments: str, **environment: str) -> Running:
+    return tandem("up", "--http-port", "0", "--grpc-port", "0", *arguments, **environment)
+
+
+def test_up_says_when_it_is_ready_and_drains_on_sigterm(tandem: Start, runtime_parent: Path) -> None:
+    running = up(tandem, "--prefill", "2")
+    running.until_ready()
+    ready, curl, python = running.stdout.splitlines()
+    assert re.fullmatch(r"ready http://127\.0\.0\.1:\d+ grpc://127\.0\.0\.1:\d+", ready)
+    assert curl.startswith("curl ")
+    assert "OpenAI(" in python
+    (folder,) = runtime_parent.iterdir()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {path.name for path in folder.iterdir()} == {"prefill-0.sock", "prefill-1.sock", "decode-0.sock"}
+
+    running.send(signal.SIGTERM)
+    assert running.ended() == 0, running.stderr
+    assert "frontend: no decode worker yet" in running.stderr
+    assert "decode-0: ready after" in running.stderr
+    assert running.stderr.index("[frontend] frontend drained") < running.stderr.index("[decode-0] decode-0 drained")
+    assert not list(runtime_parent.iterdir())
+    assert not any(map(alive, running.pids()))
+
+
+def test_up_brings_a_killed_worker_back_at_the_same_address(tandem: Start, runtime_parent: Path) -> None:
+    running = up(tandem)
+    running.until_ready()
+    os.kill(*running.pids("decode-0"), signal.SIGKILL)
+    running.until(lambda: running.stderr.count("decode-0: ready") == 2)
+    assert "decode-0: restarting was ended by SIGKILL; starts again in 0.5 s" in running.stderr
+    assert list(runtime_parent.glob("*/decode-0.sock"))
+    running.send(signal.SIGINT)
+    assert running.ended() == 0, running.stderr
+
+
+def test_killing_up_leaves_nothing_running(tandem: Start) -> None:
+    running = up(tandem)
+    running.until_ready()
+    assert len(running.pids()) == 3
+    assert all(map(alive, running.pids()))
+    running.send(signal.SIGKILL)
+    running.until(lambda: not any(map(alive, running.pids())))
+
+
+def test_a_key_is_wanted_and_never_on_a_command_line(tandem: Start) -> None:
+    running = up(tandem, TANDEM_API_KEY="secret-key")
+    running.until_ready()
+    lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in running.pids()]
+    assert not any("secret-key" in line for line in lines)
+    running.send(signal.SIGTERM)
+    assert running.ended() == 0, running.stderr
+    assert "$TANDEM_API_KEY" in running.stdout
+    assert "secret-key" not in running.stdout + running.stderr
+
+
+def test_demo_shows_an_answer_and_its_ledger_and_stops(tandem: Start, runtime_parent: Path) -> None:
+    running = tandem("demo")
+    assert running.ended() == 0, running.stderr
+    assert "What is a KV cache?" in running.stdout
+    assert "Keys and values." in running.stdout
+    assert "time to first token" in running.stdout
+    assert not list(runtime_parent.iterdir())
+
+
+def test_demo_that_gets_no_answer_fails(tandem: Start) -> None:
+    running = tandem("demo", TANDEM_API_KEY="one that the demo does not know")
+    assert running.ended() == 1
+    assert "unauthenticated: the key is wrong" in running.stderr
+
+
+def test_a_role_that_cannot_start_is_told_with_its_last_lines(tandem: Start, tmp_path: Path) -> None:
+    (tmp_path / "decode" / "__main__.py").write_text("import sys; print('no such dtype'); sys.exit(2)")
+    running = up(tandem)
+    assert running.ended() == 1
+    assert "tandem: decode-0 exited with status 2; its last lines:\n    no such dtype" in running.stderr
+    assert not running.stdout
+
+
+def test_a_port_in_use_is_named_before_anything_starts(tandem: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        running = tandem("up", "--grpc-port", str(port), "--http-port", "0")
+        assert running.ended() == 1
+    expected = f"cannot listen on port {port} of 127.0.0.1: Address already in use (choose another with --grpc-port)"
+    assert running.stderr == f"tandem: {expected}\n"
+
+
+def test_a_model_that_is_not_there_is_named_before_anything_starts(tandem: Start) -> None:
+    running = up(tandem, "--model", "./nowhere")
+    assert running.ended() == 1
+    assert running.stderr.startswith("tandem: ./nowhere is neither a folder nor a name on the hub")
+    assert running.stderr.count("\n") == 1

@@ -1,0 +1,157 @@
+"""A scripted `frontend.api.Inference`, so that a dialect can be tested without workers.
+
+Requests are checked as the real one checks them (`resolve`), then play the script: events are yielded, exceptions
+raised, and an `asyncio.Event` is waited for. A token is a byte. Text of the prompt is its UTF-8 bytes.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Sequence
+
+from engine.errors import UnknownModel
+from frontend.api import Readiness, ServedModel, WorkerStatus
+from frontend.request import (
+    Chat,
+    Delta,
+    Event,
+    Finish,
+    Finished,
+    GenerateRequest,
+    ModelLimits,
+    Started,
+    Timing,
+    TokenLogprob,
+    TokenLogprobs,
+    TokenPrompt,
+    Usage,
+    check_token_ids,
+    resolve,
+)
+
+MODEL = "org/demo"
+VOCAB_SIZE = 257
+EOS = 256
+MAX_CONTEXT = 4096
+TIMING = Timing(12.5, {"admit": 2.5, "prefill_compute": 10.0}, 3.25, {"decode_step": 3.25})
+
+Step = Event | Exception | asyncio.Event
+
+
+def say(*texts: str, reason: Finish = Finish.STOP, matched: str | int | None = EOS) -> list[Step]:
+    """The script of an answer of one Delta per text, each of as many tokens as bytes; Started is put before it."""
+    steps: list[Step] = []
+    num_tokens = 0
+    for text in texts:
+        ids = tuple(text.encode())
+        steps.append(Delta(text, ids, num_tokens, tuple(logprobs_of(token) for token in ids)))
+        num_tokens += len(ids)
+    return [*steps, Finished(reason, matched, Usage(0, num_tokens, 1), TIMING)]
+
+
+def logprobs_of(token: int) -> TokenLogprobs:
+    """Half for the token, a quarter for the next one of the vocabulary, never for its predecessor."""
+    named = [TokenLogprob(token + offset, logprob, bytes([(token + offset) % 256])) for offset, logprob in _TOP]
+    return TokenLogprobs(named[0], tuple(named))
+
+
+_TOP = ((0, -0.5), (1, -1.5), (-1, float("-inf")))
+
+
+class FakeInference:
+    """`script` is played for every request; `scripts` overrides it for the first requests, one each."""
+
+    def __init__(self, script: Sequence[Step] | None = None, *, scripts: Iterable[Sequence[Step]] = ()) -> None:
+        self.script = say("Hel", "lo", "!") if script is None else list(script)
+        self.scripts = [list(script) for script in scripts]
+        self.requests: list[GenerateRequest] = []
+        self.running = 0
+        """Generators that have begun and are not closed."""
+        self.idle = asyncio.Event()
+        """Set whenever `running` falls to 0."""
+        self.started = asyncio.Event()
+        """Set once a request was taken."""
+        self.state = Readiness(True, "")
+        self.queued_requests = 0
+        self.max_queued_requests = 8
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        self.requests.append(request)
+        number = len(self.requests)
+        script = self.scripts.pop(0) if self.scripts else self.script
+        self.running += 1
+        self.idle.clear()
+        try:
+            self.model(request.model)
+            num_prompt, seed = self._check(request)
+            began = False
+            for step in script:
+                if not isinstance(step, asyncio.Event | Exception) and not began:
+                    began = True
+                    self.started.set()
+                    yield Started(f"req-{number}", MODEL, num_prompt, seed)
+                if isinstance(step, asyncio.Event):
+                    await step.wait()
+                elif isinstance(step, Exception):
+                    raise step
+                else:
+                    yield self._fitted(step, request, num_prompt)
+        finally:
+            self.running -= 1
+            if not self.running:
+                self.idle.set()
+
+    def _check(self, request: GenerateRequest) -> tuple[int, int]:
+        if isinstance(request.prompt, TokenPrompt):
+            ids: Sequence[int] = request.prompt.ids
+            check_token_ids(request.prompt.ids, VOCAB_SIZE, "prompt")
+        else:
+            ids = self.tokenize(request.model, request.prompt)
+        limits = ModelLimits(vocab_size=VOCAB_SIZE, max_context=MAX_CONTEXT, eos_token_ids=frozenset({EOS}))
+        return len(ids), resolve(request, len(ids), limits).seed
+
+    def _fitted(self, event: Event, request: GenerateRequest, num_prompt: int) -> Event:
+        """`event` with what depends on the request: logprobs only when asked for, the length of the prompt."""
+        match event:
+            case Delta():
+                top = request.logprobs
+                logprobs = () if top is None else tuple(TokenLogprobs(e.chosen, e.top[:top]) for e in event.logprobs)
+                return Delta(event.text, event.token_ids, event.first_index, logprobs)
+            case Finished():
+                usage = Usage(num_prompt, event.usage.completion_tokens, event.usage.cached_tokens)
+                return Finished(event.reason, event.matched, usage, event.timing)
+            case _:
+                return event
+
+    def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool = True) -> list[int]:
+        self.model(model)
+        if isinstance(text, Chat):
+            text = "".join(f"{message['role']}:{message['content']}\n" for message in text.messages)
+        return list(text.encode())
+
+    def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        self.model(model)
+        check_token_ids(tuple(token_ids), VOCAB_SIZE, "token_ids")
+        return bytes(token for token in token_ids if token < 256).decode(errors="replace")
+
+    def token_bytes(self, model: str | None, token_id: int) -> bytes:
+        self.model(model)
+        check_token_ids((token_id,), VOCAB_SIZE, "token_id")
+        return bytes([token_id]) if token_id < 256 else b"</s>"
+
+    def models(self) -> list[ServedModel]:
+        return [self.model(None)]
+
+    def model(self, name: str | None) -> ServedModel:
+        if name and name != MODEL:
+            raise UnknownModel(f"the model {name!r} is not served here", field="model")
+        return ServedModel(
+            name=MODEL, created=1_700_000_000, max_context=MAX_CONTEXT, vocab_size=VOCAB_SIZE, has_chat_template=True
+        )
+
+    def workers(self) -> list[WorkerStatus]:
+        return []
+
+    def readiness(self) -> Readiness:
+        return self.state
+
+    async def custody(self) -> list[dict[str, object]]:
+        return [{"address": "decode-0:50052", "tickets": []}]
