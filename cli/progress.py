@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cli.process import Phase, Status
 
-REMIND_S = 5.0
+REMIND_S = 10.0
 """Without a terminal, how often a process that is still starting is mentioned again."""
 
 
@@ -45,7 +45,7 @@ class Progress:
     def status(self, status: Status) -> None:
         self._statuses[status.name] = status
         if not self._is_live and self._is_news(status):
-            self._say(f"{status.name}: {_words(status)}")
+            self._say(f"{status.name}: {_words(status)}", "dim")
 
     def output(self, name: str, line: str) -> None:
         self._say(f"[{name}] {line}")
@@ -58,9 +58,9 @@ class Progress:
         self._said[status.name] = (status.phase, status.detail, now)
         return True
 
-    def _say(self, line: str) -> None:
+    def _say(self, line: str, style: str = "") -> None:
         # soft_wrap: a log line is one line, however narrow the terminal is.
-        self._console.print(Text(line), soft_wrap=True)
+        self._console.print(Text(line, style), soft_wrap=True)
 
     def _table(self) -> Table:
         table = Table.grid(padding=(0, 1))

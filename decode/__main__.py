@@ -13,7 +13,7 @@ from decode.worker import Command, DecodeWorker, Event, TicketTemplate
 from engine.config import WorkerConfig
 from engine.device import OpenModel, open_model
 from engine.errors import ConfigError
-from engine.process import serve
+from engine.process import serve, stop_signal
 from engine.steploop import StepLoop
 from engine.telemetry import Telemetry, setup_logging, setup_tracing
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
@@ -22,7 +22,8 @@ from protos import worker_pb2 as pb
 log = logging.getLogger("decode")
 
 
-async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry) -> None:
+async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: asyncio.Event | None = None) -> None:
+    """Serve until `stop` is set; without one, until the process is told to stop."""
     who = model.who
     scheduler = DecodeScheduler(
         who.num_blocks,
@@ -39,7 +40,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry) -> Non
     )
     service = DecodeService(worker, loop, (receiver,), who, DecodeSpans(tracing, who.worker_id))
     try:
-        await serve(service.sessions, loop, config)
+        await serve(service.sessions, loop, config, stop or stop_signal())
     finally:
         receiver.close()
         await tracing.aclose()

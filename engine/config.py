@@ -33,8 +33,6 @@ class WorkerConfig(BaseSettings):
     """Where frontends connect: host:port, or unix:PATH."""
     kv_listen: str = "tcp://127.0.0.1:0"
     """Decode: where KV blocks arrive, tcp://host:port or ipc://PATH. A host that peers can reach."""
-    http_listen: str = ""
-    """host:port for /metrics, /health and /debug/custody of this worker; empty serves none."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights and activations; auto is float32 on a CPU."""
     threads: NonNegativeInt = 0

@@ -1,7 +1,7 @@
 """The frame of a worker process: its server, health, signals and drain, around a step loop.
 
 The loop runs on a thread of its own; if it crashes the process ends, so that nobody waits for a worker that cannot step.
-The first SIGTERM or SIGINT drains, the second leaves.
+The first SIGTERM or SIGINT (`stop_signal`) drains, the second leaves.
 """
 
 import asyncio
@@ -31,19 +31,17 @@ class Loop(Protocol):
     def stop(self) -> None: ...
 
 
-async def serve(sessions: Sessions, loop: Loop, config: WorkerConfig) -> None:
-    """Serve until told to stop, then drain; returns when nothing is left or the drain's time is up."""
-    stop = asyncio.Event()
+async def serve(sessions: Sessions, loop: Loop, config: WorkerConfig, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, then drain; returns when nothing is left or the drain's time is up."""
     server, health = await _start(sessions, config)
     async with asyncio.TaskGroup() as tasks:
         stepping = tasks.create_task(asyncio.to_thread(loop.run))
         stepping.add_done_callback(lambda _: stop.set())
         timers = tasks.create_task(sessions.run_timers())
-        with _Signals(stop):
-            await stop.wait()
-            await health.enter_graceful_shutdown()
-            if not stepping.done():
-                await _drain(sessions, config.drain_timeout_s)
+        await stop.wait()
+        await health.enter_graceful_shutdown()
+        if not stepping.done():
+            await _drain(sessions, config.drain_timeout_s)
         sessions.close()
         await server.stop(grace=1.0)
         timers.cancel()
@@ -82,23 +80,9 @@ async def _drain(sessions: Sessions, timeout_s: float) -> None:
         log.warning("requests are left after %g s of draining", timeout_s)
 
 
-class _Signals:
-    """While entered: the first SIGTERM or SIGINT sets the event, the second ends the process at once."""
-
-    def __init__(self, stop: asyncio.Event) -> None:
-        self._stop = stop
-
-    def __enter__(self) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._take)
-
-    def __exit__(self, *exc: object) -> None:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-    def _take(self) -> None:
-        if self._stop.is_set():
-            os._exit(1)
-        self._stop.set()
+def stop_signal() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, lambda: os._exit(1) if stop.is_set() else stop.set())
+    return stop

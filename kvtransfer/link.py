@@ -17,7 +17,7 @@ from kvtransfer.call import Call
 from kvtransfer.credit import Credit
 from kvtransfer.speed import Speed
 from kvtransfer.transport import Fence
-from kvtransfer.wire import MAX_HEADER_BYTES, FRAME_BYTES, fence_from_proto
+from kvtransfer.wire import FRAME_BYTES, MAX_HEADER_BYTES, fence_from_proto
 from protos import kvtransfer_pb2 as pb
 
 MIN_COST = 64 << 10

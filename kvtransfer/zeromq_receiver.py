@@ -79,14 +79,23 @@ class ZeroMQReceiver:
     def _run(self) -> None:
         try:
             while True:
-                self._serve(self._socket.recv())
+                self._serve_next()
         except zmq.ContextTerminated:
             logger.debug("no longer listening at %s", self._endpoint.address)
         finally:
             self._socket.close(linger=LINGER_MS)
 
+    def _serve_next(self) -> None:
+        peer = self._socket.recv()
+        try:
+            self._serve(peer)
+        except zmq.ContextTerminated:
+            raise
+        except Exception:  # the thread's outermost frame: a fault in one delivery must not end all transfers
+            logger.exception("a frame was not answered")
+            self._drain()
+
     def _serve(self, peer: bytes) -> None:
-        """Take one message of `peer`, of which the identity was read."""
         if (frame := self._read_header()) is None:
             self._malformed_frames += 1
             self._drain()

@@ -9,7 +9,7 @@ import uvloop
 from engine.config import WorkerConfig
 from engine.device import OpenModel, open_model
 from engine.errors import ConfigError
-from engine.process import serve
+from engine.process import serve, stop_signal
 from engine.steploop import StepLoop
 from engine.telemetry import Telemetry, setup_logging, setup_tracing
 from kvtransfer.endpoints import Senders
@@ -23,7 +23,8 @@ from protos import worker_pb2 as pb
 log = logging.getLogger("prefill")
 
 
-async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry) -> None:
+async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: asyncio.Event | None = None) -> None:
+    """Serve until `stop` is set; without one, until the process is told to stop."""
     scheduler = PrefillScheduler(
         model.who.num_blocks,
         config.block_tokens,
@@ -39,7 +40,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry) -> Non
     )
     service = PrefillService(worker, loop, senders, model.who, PrefillSpans(tracing, model.who.worker_id))
     try:
-        await serve(service.sessions, loop, config)
+        await serve(service.sessions, loop, config, stop or stop_signal())
     finally:
         await service.aclose()
         await tracing.aclose()

@@ -4,7 +4,7 @@ import pytest
 
 from frontend.request import Delta
 from protos import generate_pb2 as pb
-from tests.frontend.test_grpc_service import ANSWER, STARTED, FakeInference, generate, served
+from tests.frontend.test_grpc_service import ANSWER, FINISHED, STARTED, FakeInference, generate, served
 
 
 async def test_a_deadline_that_passes_closes_the_generator() -> None:
@@ -44,3 +44,20 @@ async def test_a_client_that_leaves_a_flood_unread_closes_the_generator(caplog: 
         call.cancel()
         await inference.closed.wait()
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_large_requests_and_answers_pass() -> None:
+    inference = FakeInference([STARTED, Delta("y" * 6_000_000, tuple(range(100)), 0), FINISHED])
+    async with served(inference) as server:
+        responses = await generate(server, pb.GenerateRequest(text="x" * 6_000_000))
+
+    assert len(responses[1].delta.text) == 6_000_000
+    assert inference.requests[0].prompt == "x" * 6_000_000
+
+
+async def test_a_request_that_is_too_large_is_refused() -> None:
+    async with served(FakeInference(), max_message_bytes=1_000) as server:
+        with pytest.raises(grpc.aio.AioRpcError) as failure:
+            await generate(server, pb.GenerateRequest(text="x" * 2_000))
+        assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert len(await generate(server)) == 4

@@ -1,9 +1,9 @@
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import grpc
 import grpc.aio
@@ -120,17 +120,18 @@ async def generate(server: Served, request: pb.GenerateRequest | None = None) ->
     return [response async for response in server.stub.Generate(request or pb.GenerateRequest(text="hi"))]
 
 
+def trailers(failure: grpc.aio.AioRpcError) -> dict[str, str | bytes]:
+    return dict(cast("Iterable[tuple[str, str | bytes]]", failure.trailing_metadata()))
+
+
 def details(failure: grpc.aio.AioRpcError, kind: type[Detail]) -> Detail:
     """The one detail of this kind that the status carries."""
-    for key, value in failure.trailing_metadata():
-        if key == "grpc-status-details-bin":
-            status = Status.FromString(value)
-            assert (status.code, status.message) == (failure.code().value[0], failure.details())
-            (packed,) = [detail for detail in status.details if detail.Is(kind.DESCRIPTOR)]
-            found = kind()
-            assert packed.Unpack(found)
-            return found
-    raise AssertionError("the status has no details")
+    status = Status.FromString(cast("bytes", trailers(failure)["grpc-status-details-bin"]))
+    assert (status.code, status.message) == (failure.code().value[0], failure.details())
+    (packed,) = [detail for detail in status.details if detail.Is(kind.DESCRIPTOR)]
+    found = kind()
+    packed.Unpack(found)
+    return found
 
 
 async def test_events_come_as_messages_in_order() -> None:
@@ -187,27 +188,10 @@ async def test_trace_context_and_deadline_reach_the_request() -> None:
 
     with_deadline, without = inference.requests
     assert with_deadline.deadline_s is not None
-    assert 0 < with_deadline.deadline_s <= 60
+    assert 30 < with_deadline.deadline_s < 90
     assert with_deadline.trace_headers == {"traceparent": "00-aa-bb-01", "tracestate": "a=1"}
     assert without.deadline_s is None
     assert without.trace_headers == {}
-
-
-async def test_large_requests_and_answers_pass() -> None:
-    inference = FakeInference([STARTED, Delta("y" * 6_000_000, tuple(range(100)), 0), FINISHED])
-    async with served(inference) as server:
-        responses = await generate(server, pb.GenerateRequest(text="x" * 6_000_000))
-
-    assert len(responses[1].delta.text) == 6_000_000
-    assert inference.requests[0].prompt == "x" * 6_000_000
-
-
-async def test_a_request_that_is_too_large_is_refused() -> None:
-    async with served(FakeInference(), max_message_bytes=1_000) as server:
-        with pytest.raises(grpc.aio.AioRpcError) as failure:
-            await generate(server, pb.GenerateRequest(text="x" * 2_000))
-        assert failure.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert len(await generate(server)) == 4
 
 
 async def test_many_calls_at_once_do_not_mix() -> None:

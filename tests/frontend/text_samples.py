@@ -2,9 +2,13 @@
 
 import gzip
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import tokenizers
 
 from frontend.text.tokenizer import Tokenizer
 from tests.shared_data import shared_data
@@ -26,11 +30,25 @@ MIXED = (
 @cache
 def tokenizer(name: str) -> Tokenizer:
     """The tokenizer of a model folder or of a bare vocabulary."""
+    with model_folder(name) as folder:
+        return Tokenizer.load(folder)
+
+
+@cache
+def library(name: str) -> tokenizers.Tokenizer:
+    """The same, as the tokenizers library reads it."""
+    with model_folder(name) as folder:
+        return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+@contextmanager
+def model_folder(name: str) -> Iterator[Path]:
     if name in MODELS:
-        return Tokenizer.load(shared_data("models", name))
+        yield shared_data("models", name)
+        return
     with TemporaryDirectory() as folder:
         unpack(name, Path(folder))
-        return Tokenizer.load(Path(folder))
+        yield Path(folder)
 
 
 def unpack(name: str, folder: Path) -> None:

