@@ -81,4 +81,6 @@ class Progress:
 def _words(status: Status) -> str:
     if status.phase is Phase.STARTING:
         return f"{status.detail or 'starting'} … {time.monotonic() - status.since_s:.1f}s"
+    if status.phase is Phase.RESTARTING:
+        return status.detail
     return f"{status.phase} {status.detail}".rstrip()

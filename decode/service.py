@@ -76,6 +76,7 @@ class DecodeService:
         return pb.Load(
             free_blocks=load.free_blocks,
             cached_blocks=load.cached_blocks,
+            leaked_blocks=load.leaked_blocks,
             promised_blocks=load.promised_blocks,
             running=load.running,
             waiting=load.waiting,

@@ -106,6 +106,7 @@ class Load:
 
     free_blocks: int
     cached_blocks: int
+    leaked_blocks: int
     promised_blocks: int
     running: int
     waiting: int
@@ -241,6 +242,7 @@ class DecodeWorker:
         return Load(
             free_blocks=scheduler.pool.num_available,
             cached_blocks=scheduler.pool.num_cached,
+            leaked_blocks=scheduler.pool.num_leaked_when_idle,
             promised_blocks=scheduler.num_promised_blocks,
             running=scheduler.num_running,
             waiting=scheduler.num_preempted,

@@ -119,6 +119,11 @@ class BlockPool(Generic[Owner]):
         """Every hash that can be found now."""
         return tuple(self._block_of)
 
+    @property
+    def num_leaked_when_idle(self) -> int:
+        """`num_leaked` at no cost, while nobody owns a block; 0 while somebody does."""
+        return 0 if self._owned else self.num_blocks - self.num_available
+
     def num_leaked(self) -> int:
         """Blocks that are neither free, nor cached, nor listed by an owner; 0 unless there is a bug."""
         listed = {block for blocks in self._owned.values() for block in blocks}

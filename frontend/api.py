@@ -33,6 +33,9 @@ class WorkerStatus:
     ready: bool
     num_blocks: int
     free_blocks: int
+    cached_blocks: int
+    promised_blocks: int
+    leaked_blocks: int
     block_tokens: int
     running: int
     queued: int

@@ -14,8 +14,8 @@ from kvtransfer.transport import Endpoint, Fence, Ticket, TicketId
 from protos import kvtransfer_pb2 as pb
 
 PIECE_BYTES = 256 << 10
-"""A block travels in pieces of this size, the last one shorter: large enough to amortise a part, small enough to stay in
-a core's cache between the copy and the checksum. Part of the wire contract: both sides cut alike."""
+"""A block travels in pieces of this size, the last one shorter: large enough to amortise a part, small enough to stay
+in a core's cache between copy and checksum. Part of the wire contract: both sides cut alike."""
 FRAME_BYTES = 512 << 10
 """A frame carries this much at most, so that both ends work at the same time."""
 MAX_PIECES = 256

@@ -91,6 +91,7 @@ class PrefillService:
         return pb.Load(
             free_blocks=load.free_blocks,
             cached_blocks=load.cached_blocks,
+            leaked_blocks=load.leaked_blocks,
             running=load.running,
             waiting=load.waiting,
             waiting_tokens=load.waiting_tokens,

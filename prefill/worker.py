@@ -90,6 +90,7 @@ class Load:
 
     free_blocks: int
     cached_blocks: int
+    leaked_blocks: int
     running: int
     waiting: int
     waiting_tokens: int
@@ -179,6 +180,7 @@ class PrefillWorker:
         return Load(
             free_blocks=scheduler.pool.num_available,
             cached_blocks=scheduler.pool.num_cached,
+            leaked_blocks=scheduler.pool.num_leaked_when_idle,
             running=scheduler.num_running,
             waiting=scheduler.num_queued,
             waiting_tokens=scheduler.queued_tokens,

@@ -310,7 +310,7 @@ class Released(_message.Message):
     def __init__(self, leg: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("free_blocks", "promised_blocks", "running", "waiting", "waiting_tokens", "prefill_tokens_per_s", "decode_step_s", "transfer_bytes_per_s", "preemptions", "fenced_writes", "draining", "cached_blocks")
+    __slots__ = ("free_blocks", "promised_blocks", "running", "waiting", "waiting_tokens", "prefill_tokens_per_s", "decode_step_s", "transfer_bytes_per_s", "preemptions", "fenced_writes", "draining", "cached_blocks", "leaked_blocks")
     FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     PROMISED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -323,6 +323,7 @@ class Load(_message.Message):
     FENCED_WRITES_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     CACHED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    LEAKED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     free_blocks: int
     promised_blocks: int
     running: int
@@ -335,7 +336,8 @@ class Load(_message.Message):
     fenced_writes: int
     draining: bool
     cached_blocks: int
-    def __init__(self, free_blocks: _Optional[int] = ..., promised_blocks: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_step_s: _Optional[float] = ..., transfer_bytes_per_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., fenced_writes: _Optional[int] = ..., draining: _Optional[bool] = ..., cached_blocks: _Optional[int] = ...) -> None: ...
+    leaked_blocks: int
+    def __init__(self, free_blocks: _Optional[int] = ..., promised_blocks: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_step_s: _Optional[float] = ..., transfer_bytes_per_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., fenced_writes: _Optional[int] = ..., draining: _Optional[bool] = ..., cached_blocks: _Optional[int] = ..., leaked_blocks: _Optional[int] = ...) -> None: ...
 
 class BlocksStored(_message.Message):
     __slots__ = ("hashes",)

@@ -6,7 +6,7 @@ What separate processes add (start, signals, kill -9) is tested in `tests/e2e`.
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from frontend.request import Delta, Finished, GenerateRequest, Started
 from frontend.router import Policy
 from prefill.__main__ import run as run_prefill
 from protos import worker_pb2 as pb
+from tests.proxy import Proxy, proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,8 @@ class Cluster:
     metrics: FrontendMetrics
     stops: dict[str, asyncio.Event]
     tasks: dict[str, "asyncio.Task[None]"]
+    proxies: dict[str, Proxy]
+    """Between the frontend and each worker, by the worker's name."""
 
     async def complete(self, request: GenerateRequest) -> Completion:
         events = [event async for event in self.inference.generate(request)]
@@ -63,13 +66,14 @@ class Cluster:
 
     async def until_idle(self) -> None:
         """Wait until nobody holds a block; fails with the report when that does not come."""
-        for _ in range(100):
+        links = [link for _, link in self.fleet.all_links]
+        for _ in range(200):
             reports = await self.inference.custody()
-            if all(not report["holders"] for report in reports):
+            if all(report.get("holders") == [] for report in reports) and not any(link.num_legs for link in links):
                 break
             await asyncio.sleep(0.05)
         assert all(report["holders"] == [] and report["leaked_blocks"] == 0 for report in reports), reports
-        assert all(link.num_legs == 0 for _, link in self.fleet.all_links)
+        assert [link.num_legs for link in links] == [0] * len(links)
 
     def loads(self, role: "pb.Role") -> list[pb.Load]:
         return [link.load for link in self.fleet.links(role)]
@@ -91,9 +95,11 @@ async def cluster(
     tracing = tracing or Telemetry()
     stops: dict[str, asyncio.Event] = {}
     tasks: dict[str, asyncio.Task[None]] = {}
-    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+    proxies: dict[str, Proxy] = {}
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tandem-"))
 
-        def start(name: str) -> str:
+        async def start(name: str) -> str:
             listen = f"unix:{folder}/{name}.sock"
             config = WorkerConfig(
                 **{
@@ -110,10 +116,12 @@ async def cluster(
             role, run = (pb.ROLE_PREFILL, run_prefill) if "prefill" in name else (pb.ROLE_DECODE, run_decode)
             stops[name] = asyncio.Event()
             tasks[name] = asyncio.create_task(run(config, open_model(config, role), tracing, stops[name]))
-            return listen
+            target = f"{folder}/{name}.proxy"
+            proxies[name] = await stack.enter_async_context(proxy(target, f"{folder}/{name}.sock"))
+            return f"unix:{target}"
 
-        prefills = tuple(start(f"prefill-{i}") for i in range(prefill))
-        decodes = tuple(start(f"decode-{i}") for i in range(decode))
+        prefills = tuple([await start(f"prefill-{i}") for i in range(prefill)])
+        decodes = tuple([await start(f"decode-{i}") for i in range(decode)])
         fleet = Fleet(prefills, decodes)
         streams = asyncio.create_task(fleet.run())
         while len(fleet.links(pb.ROLE_PREFILL)) < prefill or len(fleet.links(pb.ROLE_DECODE)) < decode:
@@ -124,7 +132,7 @@ async def cluster(
             LoadedModel.load(model, model.name, chat_template), attempts, Observer(tracing, metrics), max_attempts=3
         )
         try:
-            made = Cluster(inference, fleet, metrics, stops, tasks)
+            made = Cluster(inference, fleet, metrics, stops, tasks, proxies)
             yield made
             await made.until_idle()
         finally:

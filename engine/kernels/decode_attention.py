@@ -41,7 +41,7 @@ def decode_attention_twin(
     return torch.stack(rows)
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(inline="always", nogil=True, fastmath=FAST)
 def _scores(query, keys, begin, end, scores, at, size):  # type: ignore[no-untyped-def]
     """scores[at + i] = query . keys[begin + i], four positions at a time so that a query number is read once."""
     position = begin
@@ -67,7 +67,7 @@ def _scores(query, keys, begin, end, scores, at, size):  # type: ignore[no-untyp
         at += 1
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(inline="always", nogil=True, fastmath=FAST)
 def _accumulate(weights, at, values, begin, end, total, size):  # type: ignore[no-untyped-def]
     """total += sum_i weights[at + i] * values[begin + i], four positions at a time to store sums less often."""
     position = begin
@@ -117,7 +117,7 @@ def _join(totals, maxima, sums, row, size):  # type: ignore[no-untyped-def]
             row[i] += totals[run, i] * share
 
 
-@njit(nogil=True)
+@njit(inline="always", nogil=True)
 def _attend(query, pool, layer, table, begin, end, totals, maxima, sums, size):  # type: ignore[no-untyped-def]
     """One task: positions `begin` to `end` of one sequence, every head of `query` `[H * D]`."""
     num_kv_heads, block_tokens = pool.shape[3], pool.shape[4]

@@ -83,7 +83,11 @@ class Authentication:
 
 
 class BodyLimit:
-    """Stops reading a body at `max_bytes`. Raises 413; the rest of the body is never taken in."""
+    """Stops reading a body at `max_bytes` and raises 413.
+
+    The connection stays open: the server drops what still comes, and a client that sends everything before it reads
+    gets its answer instead of a reset.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -113,6 +117,4 @@ class BodyLimit:
         return receive_counted
 
     def _too_large(self) -> HTTPException:
-        return HTTPException(
-            413, f"the request body is larger than {self._max_bytes} bytes", headers={"Connection": "close"}
-        )
+        return HTTPException(413, f"the request body is larger than {self._max_bytes} bytes")

@@ -73,7 +73,8 @@ def body_of(error: Exception) -> bytes:
     match error:
         case TandemError():
             word = next((CODE_WORDS[c] for c in type(error).__mro__ if c in CODE_WORDS), None)
-            detail = ErrorDetail(message=error.message[:1000], type=kind, param=error.field, code=word)
+            param = error.field and error.field[:200]  # the caller may have made it up
+            detail = ErrorDetail(message=error.message[:1000], type=kind, param=param, code=word)
         case HTTPException():
             detail = ErrorDetail(message=error.detail, type=kind)
         case _:

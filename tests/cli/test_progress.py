@@ -42,4 +42,4 @@ def test_on_a_terminal_the_processes_share_a_table_until_it_is_settled() -> None
         progress.status(Status("decode-0", Phase.RESTARTING, time.monotonic(), "was ended by SIGKILL"))
     assert "✓" in table
     assert "decode-0" in table
-    assert "decode-0: restarting was ended by SIGKILL" in written.getvalue().removeprefix(table)
+    assert "decode-0: was ended by SIGKILL" in written.getvalue().removeprefix(table)

@@ -123,7 +123,7 @@ def test_up_brings_a_killed_worker_back_at_the_same_address(tandem: Start, runti
     running.until_ready()
     os.kill(*running.pids("decode-0"), signal.SIGKILL)
     running.until(lambda: running.stderr.count("decode-0: ready") == 2)
-    assert "decode-0: restarting was ended by SIGKILL; starts again in 0.5 s" in running.stderr
+    assert "decode-0: was ended by SIGKILL; starts again in 0.5 s" in running.stderr
     assert list(runtime_parent.glob("*/decode-0.sock"))
     running.send(signal.SIGINT)
     assert running.ended() == 0, running.stderr

@@ -9,6 +9,9 @@ import torch
 
 from engine.cache import KVCache
 from engine.checkpoint import ModelFolder
+from engine.errors import ConfigError
+from engine.models.families import model_spec
+from engine.models.spec import RopeSpec
 from engine.runner import Runner, load_decoder
 from tests.reference import Blocks, greedy, load_reference, make_model, reference_logits, sequence_of, step
 from tests.shared_data import shared_data
@@ -121,3 +124,124 @@ def test_goldens_of_trained_models(name: str, golden: str) -> None:
     )
 
     assert answers == [case["output_ids"] for case in cases]
+
+
+def config_of(family: str, **fields: Any) -> dict[str, Any]:
+    """A config.json as transformers 4 wrote them; a field given as DROP is left out."""
+    config = {
+        "architectures": [{"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}[family] + FOR],
+        "model_type": family,
+        "vocab_size": 97,
+        "hidden_size": 64,
+        "intermediate_size": 80,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "sliding_window": None,
+        **fields,
+    }
+    return {name: value for name, value in config.items() if value is not DROP}
+
+
+FOR = "ForCausalLM"
+DROP = object()
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "named"),
+    [
+        ("llama", {"architectures": ["GPT2LMHeadModel"]}, "architectures"),
+        ("llama", {"architectures": ["LlamaForCausalLM", "B"]}, "architectures"),
+        ("llama", {"architectures": DROP, "model_type": "gpt2"}, "model_type"),
+        ("llama", {"architectures": DROP, "model_type": DROP}, "model_type"),
+        ("llama", {"hidden_size": DROP}, "hidden_size"),
+        ("llama", {"vocab_size": DROP}, "vocab_size"),
+        ("llama", {"rms_norm_eps": DROP}, "rms_norm_eps"),
+        ("qwen2", {"num_key_value_heads": DROP}, "num_key_value_heads"),
+        ("llama", {"hidden_size": "64"}, "hidden_size"),
+        ("llama", {"hidden_size": True}, "hidden_size"),
+        ("llama", {"vocab_size": 0}, "vocab_size"),
+        ("llama", {"rms_norm_eps": -1.0}, "rms_norm_eps"),
+        ("llama", {"tie_word_embeddings": "yes"}, "tie_word_embeddings"),
+        ("llama", {"hidden_act": "gelu"}, "hidden_act"),
+        ("llama", {"torch_dtype": "float8_e4m3fn"}, "torch_dtype"),
+        ("llama", {"dtype": "int8"}, "dtype"),
+        ("llama", {"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+        ("llama", {"num_key_value_heads": 3}, "num_key_value_heads"),
+        ("llama", {"head_dim": 7}, "head_dim"),
+        ("llama", {"head_dim": 6}, "head_dim"),
+        ("llama", {"head_dim": 258}, "head_dim"),
+        ("llama", {"hidden_size": 66}, "hidden_size"),
+        ("llama", {"pretraining_tp": 2}, "pretraining_tp"),
+        ("llama", {"sliding_window": 4096}, "sliding_window"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ("llama", {"num_experts": 8}, "num_experts"),
+        ("llama", {"logits_soft_cap": 30.0}, "logits_soft_cap"),
+        ("llama", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
+        ("llama", {"residual_multiplier": 0.2}, "residual_multiplier"),
+        ("llama", {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "rope_scaling.rope_type"),
+        ("llama", {"rope_scaling": {"rope_type": "longrope"}}, "rope_scaling.rope_type"),
+        ("llama", {"rope_scaling": {"type": "linear", "rope_type": "yarn"}}, "rope_scaling.type"),
+        ("llama", {"rope_scaling": {"type": "linear"}}, "rope_scaling.factor"),
+        ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0, "extra": 1}}, "rope_scaling.extra"),
+        ("llama", {"rope_scaling": [1]}, "rope_scaling"),
+        ("llama", {"rope_parameters": {"mrope_section": [1, 2]}}, "rope_parameters.mrope_section"),
+        ("llama", {"rope_parameters": {"full_attention": {}}}, "rope_parameters.full_attention"),
+        ("llama", {"rope_parameters": {"rope_theta": "big"}}, "rope_parameters.rope_theta"),
+        ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_parameters.partial_rotary_factor"),
+        ("llama", {"rope_parameters": {**LLAMA3, "high_freq_factor": 1.0}}, "rope_parameters.high_freq_factor"),
+        ("llama", {"rope_parameters": YARN, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+        ("mistral", {"attention_bias": True}, "attention_bias"),
+        ("mistral", {"sliding_window": 8, "layer_types": ["full_attention"] * 3}, "layer_types"),
+        ("qwen2", {"attention_bias": False}, "attention_bias"),
+        ("qwen2", {"mlp_bias": True}, "mlp_bias"),
+        ("qwen2", {"layer_types": ["full_attention"]}, "layer_types"),
+        ("qwen3", {"layer_types": ["full_attention", "linear_attention", "full_attention"]}, "layer_types"),
+        ("qwen3", {"layer_types": ["full_attention", "full_attention", "sliding_attention"]}, "layer_types"),
+    ],
+)
+def test_a_config_that_cannot_be_served_is_refused_by_field(family: str, fields: dict[str, Any], named: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        model_spec(config_of(family, **fields))
+
+    assert refused.value.field == named
+    assert f"config.json: {named} " in refused.value.message
+
+
+def test_both_generations_of_config_mean_the_same() -> None:
+    old = config_of("llama", rope_theta=500.0, rope_scaling={**LLAMA3, "rope_theta": 500.0}, torch_dtype="bfloat16")
+    new = config_of("llama", rope_parameters=LLAMA3, dtype="bfloat16", use_cache=True, transformers_version="5.0.0")
+
+    assert model_spec(old) == model_spec(new)
+    assert model_spec(new).source_dtype == "bfloat16"
+
+
+def test_defaults_are_those_of_transformers() -> None:
+    plain = model_spec(config_of("llama", num_key_value_heads=DROP, architectures=DROP))
+    assert (plain.num_kv_heads, plain.head_dim, plain.rope) == (4, 16, RopeSpec(theta=10_000.0))
+    assert model_spec(config_of("qwen3")).head_dim == 128
+    unmentioned = model_spec(config_of("mistral", sliding_window=DROP, max_position_embeddings=8192))
+    assert (unmentioned.sliding_window, len(unmentioned.sliding_layers)) == (4096, 3)
+
+
+def test_windows() -> None:
+    window = {"sliding_window": 8, "max_window_layers": 2}
+    assert model_spec(config_of("mistral", sliding_window=64)).sliding_window is None, "it hides nothing"
+    assert model_spec(config_of("qwen2", **window)).sliding_window is None
+    upper = model_spec(config_of("qwen2", use_sliding_window=True, **window))
+    assert [upper.window(layer) for layer in range(3)] == [None, None, 8]
+
+
+def test_yarn_stretches_the_context() -> None:
+    from_64 = {**YARN, "original_max_position_embeddings": 64}
+    assert model_spec(config_of("llama", rope_parameters=from_64)).max_context == 256
+    assert model_spec(config_of("llama", rope_parameters=LLAMA3)).max_context == 64
+
+
+def test_unknown_fields_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    model_spec(config_of("llama", brand_new_field=1, attention_dropout=0.0, residual_multiplier=1.0, num_experts=None))
+
+    assert caplog.messages == ["config.json: ignoring the unknown field brand_new_field"]

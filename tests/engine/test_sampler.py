@@ -104,7 +104,7 @@ def test_frequencies_follow_the_distribution(filters: dict[str, Any]) -> None:
     logits, num_draws = row(5, scale=1.0, size=20), 20_000
     values = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, **filters}
     spread = np.linspace(0, 1, 200_001)[:-1] + 2.5e-6
-    kept = Counter(sample_twin(logits, *list(values.values()), u) for u in spread[::20])  # type: ignore[arg-type]
+    kept = Counter(sample_twin(logits, **values, uniform=u) for u in spread[::20])
     drawn = Counter(
         sample(
             np.repeat(logits[None], num_draws, axis=0),
@@ -135,7 +135,7 @@ def test_greedy_takes_the_lowest_id_among_equals() -> None:
 
 def test_a_token_depends_on_its_own_request_alone() -> None:
     logits = torch.randn(6, V)
-    params = [
+    params: list[dict[str, Any]] = [
         {"seed": 1},
         {"seed": 1, "top_p": 0.9, "repetition_penalty": 1.2},
         {"temperature": 0.0},

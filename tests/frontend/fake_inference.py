@@ -1,11 +1,11 @@
 """A scripted `frontend.api.Inference`, so that a dialect can be tested without workers.
 
 Requests are checked as the real one checks them (`resolve`), then play the script: events are yielded, exceptions
-raised, and an `asyncio.Event` is waited for. A token is a byte. Text of the prompt is its UTF-8 bytes.
+raised, functions called, and an `asyncio.Event` is waited for. A token is a byte. Text of the prompt is its UTF-8 bytes.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 
 from engine.errors import UnknownModel
 from frontend.api import Readiness, ServedModel, WorkerStatus
@@ -33,7 +33,7 @@ EOS = 256
 MAX_CONTEXT = 4096
 TIMING = Timing(12.5, {"admit": 2.5, "prefill_compute": 10.0}, 3.25, {"decode_step": 3.25})
 
-Step = Event | Exception | asyncio.Event
+Step = Event | Exception | asyncio.Event | Callable[[], None]
 
 
 def say(*texts: str, reason: Finish = Finish.STOP, matched: str | int | None = EOS) -> list[Step]:
@@ -67,8 +67,8 @@ class FakeInference:
         """Generators that have begun and are not closed."""
         self.idle = asyncio.Event()
         """Set whenever `running` falls to 0."""
-        self.started = asyncio.Event()
-        """Set once a request was taken."""
+        self.began = asyncio.Semaphore(0)
+        """Released by every generator that begins."""
         self.state = Readiness(True, "")
         self.queued_requests = 0
         self.max_queued_requests = 8
@@ -79,21 +79,24 @@ class FakeInference:
         script = self.scripts.pop(0) if self.scripts else self.script
         self.running += 1
         self.idle.clear()
+        self.began.release()
         try:
             self.model(request.model)
             num_prompt, seed = self._check(request)
-            began = False
+            taken = False
             for step in script:
-                if not isinstance(step, asyncio.Event | Exception) and not began:
-                    began = True
-                    self.started.set()
-                    yield Started(f"req-{number}", MODEL, num_prompt, seed)
-                if isinstance(step, asyncio.Event):
-                    await step.wait()
-                elif isinstance(step, Exception):
-                    raise step
-                else:
-                    yield self._fitted(step, request, num_prompt)
+                match step:
+                    case asyncio.Event():
+                        await step.wait()
+                    case Exception():
+                        raise step
+                    case Started() | Delta() | Finished():
+                        if not taken:
+                            taken = True
+                            yield Started(f"req-{number}", MODEL, num_prompt, seed)
+                        yield self._fitted(step, request, num_prompt)
+                    case _:
+                        step()
         finally:
             self.running -= 1
             if not self.running:

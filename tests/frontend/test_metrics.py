@@ -214,7 +214,7 @@ class FullStatus(WorkerStatus):
 
 def test_what_a_worker_does_not_say_is_not_zero(metrics: FrontendMetrics) -> None:
     said = {name: getattr(DECODE, name) for name in WorkerStatus.__slots__}
-    silent = FullStatus(**said, promised_blocks=2, cached_blocks=1, leaked_blocks=None)
+    silent = FullStatus(**said | {"promised_blocks": 2, "cached_blocks": 1, "leaked_blocks": None})
     metrics.watch(FakeInference([silent, replace(silent, worker_id="decode-1", leaked_blocks=0)]))
     samples = scrape(metrics)
 

@@ -1,0 +1,64 @@
+"""The OpenAPI document says what the app does."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from frontend.rest import openai_types as types
+from frontend.rest.openai_parse import parse_chat, parse_completion
+from frontend.rest.openapi import openapi_document
+from tests.frontend.fake_inference import MODEL, FakeInference
+from tests.frontend.test_rest_app import rest_client
+
+DOCUMENT: Any = openapi_document()
+SCHEMAS = DOCUMENT["components"]["schemas"]
+
+
+def refs(value: Any) -> set[str]:
+    match value:
+        case dict():
+            own = {value["$ref"]} if "$ref" in value else set()
+            return own.union(*(refs(item) for item in value.values()))
+        case list():
+            return set().union(*(refs(item) for item in value))
+        case _:
+            return set()
+
+
+def test_every_reference_leads_somewhere() -> None:
+    assert refs(DOCUMENT) <= {f"#/components/schemas/{name}" for name in SCHEMAS}
+    assert DOCUMENT["openapi"] == "3.1.0"
+    assert msgspec.json.decode(msgspec.json.encode(DOCUMENT)) == DOCUMENT
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "off", "parse"),
+    [
+        ("ChatCompletionRequest", types.ChatCompletionRequest, types.CHAT_OFF, parse_chat),
+        ("CompletionRequest", types.CompletionRequest, types.COMPLETION_OFF, parse_completion),
+    ],
+)
+def test_documented_parameters_are_those_that_are_taken(name: str, kind: Any, off: types.Off, parse: Any) -> None:
+    properties = SCHEMAS[name]["properties"]
+    assert set(properties) == set(kind.__struct_fields__)
+    assert not set(properties) & set(off)
+    assert SCHEMAS[name]["additionalProperties"] is False
+    prompt = {"messages": [{"role": "user", "content": "x"}]} if "messages" in properties else {"prompt": "x"}
+    for parameter in set(properties) - {"model", *prompt}:
+        parse(msgspec.json.encode({"model": MODEL, **prompt, parameter: None}))
+
+
+async def test_every_documented_path_exists_and_every_field_of_answers_is_documented() -> None:
+    async with rest_client(FakeInference()) as client:
+        for path, verbs in DOCUMENT["paths"].items():
+            for verb in verbs:
+                response = await client.request(verb, path.replace("{id}", MODEL))
+                assert response.status_code == (200 if verb == "get" else 400), path
+        headers = {"x-tandem-timing": "1"}
+        question = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "logprobs": True}
+        chat = await client.post("/v1/chat/completions", json=question, headers=headers)
+        assert set(chat.json()) == set(SCHEMAS["ChatCompletion"]["properties"])
+        completion = await client.post("/v1/completions", json={"model": MODEL, "prompt": "hi"}, headers=headers)
+        assert set(completion.json()) == set(SCHEMAS["Completion"]["properties"])
+        assert (await client.get("/openapi.json")).json() == DOCUMENT
