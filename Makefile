@@ -24,7 +24,7 @@ BUF_VERSION := 1.75.0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: up demo test test-all check check-protos protos install install-dev clean
+.PHONY: up demo test test-all check check-style check-types check-imports check-protos protos install install-dev clean
 
 up: install
 	@$(BIN)/tandem up $(ARGS)
@@ -38,12 +38,17 @@ test: install-dev
 test-all: install-dev
 	$(PYTEST) -m "not gpu" $(ARGS)
 
-check: install-dev
+check: check-style check-types check-imports check-protos
+
+check-style: install-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-types: install-dev
 	$(BIN)/mypy
+
+check-imports: install-dev
 	$(BIN)/lint-imports
-	@$(MAKE) --no-print-directory check-protos
 
 protos: install-dev
 	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
@@ -82,7 +87,7 @@ install-dev: .venv/.installed-dev
 # First and by itself: with torch in place, nothing later asks for another build of it.
 .venv/.torch: .venv/.python
 	@echo "installing torch (some 200 MB as a CPU build)"
-	@$(PIP) install $(TORCH_PIP_ARGS) -c constraints.txt torch==2.13.0
+	@$(PIP) install $(TORCH_PIP_ARGS) torch==2.13.0
 	@touch $@
 
 .venv/.installed: .venv/.torch pyproject.toml constraints.txt

@@ -16,7 +16,7 @@ from contextlib import aclosing, contextmanager
 
 import grpc.aio
 
-from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, UnknownModel, Unsupported
+from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, UnknownModel
 from engine.hashes import block_hashes
 from engine.sequence import BlockHash
 from frontend.answer import Answer
@@ -213,7 +213,7 @@ class FleetInference:
         if isinstance(text, str):
             return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         if model.template is None:
-            raise Unsupported(f"{model.name} has no chat template; use completions", field="messages")
+            raise InvalidRequest(f"{model.name} has no chat template; give one or use completions", field="messages")
         rendered = model.template.render(text.messages, add_generation_prompt=text.add_generation_prompt)
         return model.tokenizer.encode(rendered, add_special_tokens=False)
 

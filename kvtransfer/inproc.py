@@ -5,12 +5,14 @@ Both sides are given the same `Hub`, which knows receivers by address. Knows no 
 
 import asyncio
 import itertools
+import time
 from collections.abc import Sequence
 from functools import partial
 
 from engine.errors import TransferFailed
 from kvtransfer.endpoints import choose
 from kvtransfer.open_tickets import OpenTickets, Refused
+from kvtransfer.speed import Speed
 from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Ticket, TicketId
 from kvtransfer.wire import check_span, pieces
 
@@ -77,12 +79,19 @@ class InprocSender:
     def __init__(self, hub: Hub, store: BlockStore) -> None:
         self._hub = hub
         self._store = store
+        self._speed = Speed()
+
+    @property
+    def bytes_per_s(self) -> float:
+        return self._speed.bytes_per_s
 
     async def send(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> None:
         check_span(ticket, first, len(source_blocks), self._store.block_bytes)
         for block, source_block in enumerate(source_blocks, first):
             await asyncio.sleep(0)  # one block's copy at a time: others on the loop go between
+            start = time.perf_counter()
             self._copy(ticket, block, source_block)
+            self._speed.add(ticket.block_bytes, time.perf_counter() - start)
 
     async def commit(self, ticket: Ticket, commit: Commit) -> None:
         receiver = self._receiver(ticket)

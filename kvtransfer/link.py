@@ -23,6 +23,9 @@ from protos import kvtransfer_pb2 as pb
 MIN_COST = 64 << 10
 """Credit that a frame takes at least: bounds the number of frames under way as well."""
 KEEPALIVE_S = 15
+LAST, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+"""Flags of a message's parts; as plain integers, for an enum's `|` takes as long as sending does."""
+READABLE = int(zmq.POLLIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +59,19 @@ class _Sent:
 
 
 class Link:
-    """A DEALER socket; `on_closed` is called once, when the link has ended."""
+    """A DEALER socket; `on_closed` is called once, when the link has ended; `total_speed` outlives it."""
 
     def __init__(
-        self, context: zmq.Context[zmq.Socket[bytes]], address: str, limits: Limits, on_closed: Callable[["Link"], None]
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        address: str,
+        limits: Limits,
+        total_speed: Speed,
+        on_closed: Callable[["Link"], None],
     ) -> None:
         self.address = address
         self.speed = Speed()
+        self._total_speed = total_speed
         self._limits = limits
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
@@ -139,14 +148,13 @@ class Link:
 
     def _transmit(self, frame: Frame, trackers: list[zmq.MessageTracker]) -> None:
         last = len(frame.parts)
-        self._socket.send(frame.header, zmq.NOBLOCK | (zmq.SNDMORE if last else 0))
+        self._socket.send(frame.header, MORE if last else LAST)
         for i, part in enumerate(frame.parts, 1):
-            flags = zmq.NOBLOCK | (zmq.SNDMORE if i < last else 0)
-            trackers.append(self._socket.send(part, flags, copy=False, track=True))
+            trackers.append(self._socket.send(part, MORE if i < last else LAST, copy=False, track=True))
 
     def _receive(self) -> None:
         while not self._error and _readable(self._socket):
-            parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            parts = self._socket.recv_multipart(LAST)
             try:
                 self._take(pb.ReceiverFrame.FromString(parts[0]))
             except DecodeError:
@@ -161,6 +169,7 @@ class Link:
             now = self._loop.time()
             if sent.size_bytes:
                 self.speed.add(sent.size_bytes, now - self._progress_s)
+                self._total_speed.add(sent.size_bytes, now - self._progress_s)
             self._progress_s = now
         self._credit.give(sent.cost)
         sent.call.answered(sent.trackers, _refusal(self.address, answer))
@@ -203,11 +212,12 @@ def _connect(context: zmq.Context[zmq.Socket[bytes]], address: str) -> tuple[zmq
 
 
 def _readable(socket: zmq.Socket[bytes]) -> bool:
-    return bool(cast("int", socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+    return bool(cast("int", socket.getsockopt(zmq.EVENTS)) & READABLE)
 
 
 def _refusal(address: str, answer: pb.ReceiverFrame) -> TransferFailed | None:
     if answer.HasField("ack"):
         return None
-    reason = pb.NackReason.Name(answer.nack.reason).removeprefix("NACK_REASON_")
+    known = answer.nack.reason in pb.NackReason.values()
+    reason = pb.NackReason.Name(answer.nack.reason).removeprefix("NACK_REASON_") if known else "UNKNOWN"
     return TransferFailed(f"{address} refused ticket {answer.fence.ticket_id}: {reason}: {answer.nack.message}")

@@ -74,6 +74,7 @@ class OpenTickets:
         assert len(slots) == len(set(slots)) == ticket.num_blocks - ticket.first_block, "one slot per block to be sent"
         assert ticket.block_bytes == self._store.block_bytes, "a ticket's blocks are the pool's"
         with self._lock:
+            self._completed.pop(ticket.fence, None)
             self._open[ticket.fence.ticket_id] = _Filling(ticket, tuple(slots))
 
     def revoke(self, ticket_id: TicketId) -> None:

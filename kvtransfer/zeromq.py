@@ -17,6 +17,7 @@ import zmq
 from engine.errors import TransferFailed
 from kvtransfer.endpoints import choose
 from kvtransfer.link import Frame, Limits, Link
+from kvtransfer.speed import Speed
 from kvtransfer.transport import BlockStore, Commit, Fence, Ticket
 from kvtransfer.wire import FRAME_BYTES, MAX_PIECES, Piece, check_span, checksum, digest, fence_to_proto, pieces
 from protos import kvtransfer_pb2 as pb
@@ -47,18 +48,18 @@ class ZeroMQSender:
         self._store = store
         self._limits = Limits(stall_limit_s, max_inflight_bytes)
         self._max_links = max_links
+        self._speed = Speed()
         self._context = zmq.Context()
         self._links: OrderedDict[str, Link] = OrderedDict()
         self._tickets: OrderedDict[Fence, _Progress] = OrderedDict()
 
     @property
     def bytes_per_s(self) -> float:
-        """Mean speed of the links there are; 0.0 until one was measured."""
-        speeds = [speed for speed in self.peer_bytes_per_s.values() if speed]
-        return sum(speeds) / len(speeds) if speeds else 0.0
+        return self._speed.bytes_per_s
 
     @property
     def peer_bytes_per_s(self) -> Mapping[str, float]:
+        """Speed of each link there is, by the peer's address."""
         return {address: link.speed.bytes_per_s for address, link in self._links.items()}
 
     async def send(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> None:
@@ -114,7 +115,7 @@ class ZeroMQSender:
                 raise TransferFailed("the sender was closed")
             if len(self._links) >= self._max_links:
                 self._close_an_idle_link()
-            link = self._links[address] = Link(self._context, address, self._limits, self._forget)
+            link = self._links[address] = Link(self._context, address, self._limits, self._speed, self._forget)
         self._links.move_to_end(address)
         return link
 

@@ -6,7 +6,6 @@ A request passes `Outermost` (ids, errors), `Authentication` and `BodyLimit`, th
 from collections.abc import Callable
 
 import msgspec
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -16,6 +15,7 @@ from starlette.routing import Route
 
 from engine.errors import UnknownModel
 from frontend.api import Inference, ServedModel
+from frontend.metrics import CONTENT_TYPE
 from frontend.rest.docs import HOME, docs_page
 from frontend.rest.middleware import Authentication, BodyLimit, Outermost
 from frontend.rest.openai_chat import chat_endpoint
@@ -80,7 +80,7 @@ class Pages:
         return _json(readiness, 200 if readiness.ready else 503)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(self._metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return Response(self._metrics(), headers={"Content-Type": CONTENT_TYPE})
 
     async def custody(self, request: Request) -> Response:
         return _json(await self._inference.custody())

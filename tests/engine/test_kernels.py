@@ -34,9 +34,11 @@ def paged(num_sequences: int, num_blocks: int, shape: tuple[int, int, int, int])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("num_rows", [0, 1, 17])
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_linear(dtype: torch.dtype, num_rows: int, has_bias: bool) -> None:
-    weight, bias = torch.randn(40, 24).to(dtype), torch.randn(40).to(dtype) if has_bias else None
-    x = torch.randn(num_rows, 24)
+@pytest.mark.parametrize(("rows", "columns"), [(40, 24), (1030, 260)])
+def test_linear(dtype: torch.dtype, num_rows: int, has_bias: bool, rows: int, columns: int) -> None:
+    weight = (torch.randn(rows, columns) * columns**-0.5).to(dtype)
+    bias = torch.randn(rows).to(dtype) if has_bias else None
+    x = torch.randn(num_rows, columns)
 
     y = Linear(weight, bias)(x)
 

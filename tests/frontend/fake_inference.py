@@ -1,7 +1,7 @@
 """A scripted `frontend.api.Inference`, so that a dialect can be tested without workers.
 
 Requests are checked as the real one checks them (`resolve`), then play the script: events are yielded, exceptions
-raised, functions called, and an `asyncio.Event` is waited for. A token is a byte. Text of the prompt is its UTF-8 bytes.
+raised, functions called, and an `asyncio.Event` is waited for. Tokens are bytes; texts are tokenized as UTF-8.
 """
 
 import asyncio

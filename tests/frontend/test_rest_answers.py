@@ -54,7 +54,7 @@ async def chunks(client: httpx.AsyncClient, path: str, body: dict[str, Any], **h
     return [json.loads(event.removeprefix("data: ")) for event in events]
 
 
-# -- chat ------------------------------------------------------------------------------------------------------------------
+# -- chat --------------------------------------------------------------------------------------------------------------
 
 
 async def test_a_whole_chat_answer(client: httpx.AsyncClient) -> None:

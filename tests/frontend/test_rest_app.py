@@ -213,7 +213,7 @@ async def test_what_is_refused_has_its_status(error: TandemError, kind: str, cod
 
 
 async def test_a_failure_after_the_headers_is_an_event_of_the_stream() -> None:
-    script = [Delta("par", (1,), 0), Unavailable("the worker is gone")]
+    script: list[Step] = [Delta("par", (1,), 0), Unavailable("the worker is gone")]
     async with rest_client(FakeInference(script)) as client:
         response = await client.post(CHAT, json={**QUESTION, "stream": True})
         assert response.status_code == 200

@@ -3,13 +3,14 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 import httpx
 import pytest
 import uvicorn
 
+from frontend.request import Event, GenerateRequest
 from frontend.rest.app import build_app
 from tests.frontend.fake_inference import MODEL, FakeInference, say
 from tests.frontend.test_rest_app import error_of
@@ -66,9 +67,20 @@ async def test_hanging_up_stops_the_work(stream: bool, begun: bool, n: int) -> N
         assert (await client.post(CHAT, json=QUESTION)).json()["choices"][0]["message"]["content"] == "b"
 
 
+class Flood(FakeInference):
+    """Never waits for anything but the client's socket, and never ends."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        async with aclosing(super().generate(request)) as events:
+            started, delta = [await anext(events) for _ in range(2)]
+            yield started
+            while True:
+                yield delta
+                await asyncio.sleep(0)
+
+
 async def test_hanging_up_on_a_flood_stops_it() -> None:
-    """The generator is closed although it never waits for anything but the client's socket."""
-    inference = FakeInference([*say("x" * 1000)[:1] * 100_000, *say()])
+    inference = Flood(say("x" * 1000))
     async with served(inference) as client:
         async with client.stream("POST", CHAT, json={**QUESTION, "stream": True}) as response:
             await anext(response.aiter_bytes())

@@ -18,13 +18,19 @@ TRANSPORTS: tuple[Transport, ...] = ("inproc", "zeromq-tcp", "zeromq-ipc")
 ZEROMQ = TRANSPORTS[1:]
 
 
+PERIOD_BYTES = 1_000_003
+"""A prime, so that no two blocks are alike although the pattern repeats."""
+
+
 class Pool:
     """Blocks filled with random bytes; `on_view` is told how many views were taken before each new one."""
 
     def __init__(self, num_blocks: int, block_bytes: int, seed: int = 0) -> None:
         self.block_bytes = block_bytes
         self.num_blocks = num_blocks
-        self.memory = bytearray(random.Random(seed).randbytes(num_blocks * block_bytes))
+        size_bytes = num_blocks * block_bytes
+        tile = random.Random(seed).randbytes(min(size_bytes, PERIOD_BYTES))
+        self.memory = bytearray(tile * (size_bytes // len(tile) + 1))[:size_bytes]
         self.on_view: Callable[[int], None] = lambda _: None
         self._num_views = 0
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -221,7 +220,7 @@ async def test_a_ticket_is_delivered_once_and_then_closed(wire: Wire) -> None:
 
 @pytest.mark.parametrize("turns", [1, 2, 3, 5, 12, 30])
 async def test_after_a_cancelled_send_the_source_blocks_are_the_callers_again(wire: Wire, turns: int) -> None:
-    source, target = Pool(48, 1 << 20, seed=1), Pool(48, 1 << 20, seed=2)
+    source, target = Pool(48, 600_000, seed=1), Pool(48, 600_000, seed=2)
     receiver, sender = wire.receiver(target), wire.sender(source)
     ticket = make_ticket(receiver, target, num_blocks=48)
     receiver.open(ticket, range(48))
@@ -287,13 +286,16 @@ async def test_a_receiver_closed_on_the_way_is_a_failed_transfer(wire: Wire) -> 
 async def test_a_killed_peer_is_a_failed_transfer(zeromq: Wire) -> None:
     pool = Pool(peer.NUM_BLOCKS, peer.BLOCK_BYTES)
     command = [sys.executable, "-m", "tests.kvtransfer.peer", zeromq.address()]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
-        assert process.stdout
-        ticket = make_ticket(Endpoint("zeromq", process.stdout.readline().strip()), pool, peer.NUM_BLOCKS)
-        sender = zeromq.sender(pool, stall_limit_s=2.0)
-        pool.on_view = lambda num_views: process.kill() if num_views == 20 else None
-        with pytest.raises(TransferFailed):
-            await sender.send(ticket, 0, range(peer.NUM_BLOCKS))
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    assert process.stdout
+    address = (await process.stdout.readline()).decode().strip()
+    ticket = make_ticket(Endpoint("zeromq", address), pool, peer.NUM_BLOCKS)
+    pool.on_view = lambda num_views: process.kill() if num_views == 20 else None
+    with pytest.raises(TransferFailed):
+        await zeromq.sender(pool, stall_limit_s=5.0).send(ticket, 0, range(peer.NUM_BLOCKS))
+    await process.wait()
 
 
 async def test_blocks_of_another_size_or_out_of_range_are_not_sent(wire: Wire) -> None:

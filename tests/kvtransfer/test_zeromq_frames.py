@@ -1,5 +1,6 @@
 """What a receiver does with frames that no honest sender makes, sent over a plain DEALER socket."""
 
+import socket
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -222,11 +223,10 @@ async def test_a_part_too_large_ends_only_its_own_connection(rig: Rig) -> None:
 
     await rig.transfers_still_work()
     assert not peer.poll(100)
+    peer.close()
 
 
 async def test_what_is_not_zeromq_is_ignored(rig: Rig) -> None:
-    import socket
-
     host, port = rig.receiver.endpoint.address.removeprefix("tcp://").split(":")
     with socket.create_connection((host, int(port))) as stranger:
         stranger.sendall(b"GET / HTTP/1.1\r\n\r\n" * 100)
@@ -270,10 +270,15 @@ fences = st.builds(
     pb.Fence, ticket_id=st.sampled_from(["t", ""]), incarnation=st.just("i"), epoch=st.just(3), attempt=st.just(1)
 )
 frames = st.builds(
-    pb.SenderFrame, fence=fences, number=st.integers(0, 2**64 - 1), blocks=st.builds(pb.Blocks, segments=st.lists(segments))
+    pb.SenderFrame,
+    fence=fences,
+    number=st.integers(0, 2**64 - 1),
+    blocks=st.builds(pb.Blocks, segments=st.lists(segments)),
 ) | st.builds(pb.SenderFrame, fence=fences, commit=st.builds(pb.Commit, num_blocks=st.integers(0, 2**32 - 1)))
 payloads = st.lists(st.binary(max_size=200) | st.sampled_from([b"x" * PIECE_BYTES, b"y" * 100]), max_size=5)
-messages = st.lists(st.tuples(st.binary(max_size=300) | frames.map(lambda f: f.SerializeToString()), payloads), max_size=8)
+messages = st.lists(
+    st.tuples(st.binary(max_size=300) | frames.map(lambda f: f.SerializeToString()), payloads), max_size=8
+)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -137,12 +137,15 @@ async def test_answers_that_are_none_fail_the_transfer(
     serving.cancel()
 
 
-async def test_a_refusal_says_why(sender: ZeroMQSender, peer: Peer, ticket: Ticket) -> None:
-    nack = pb.Nack(reason=pb.NACK_REASON_CORRUPT, message="bits fell off")
+@pytest.mark.parametrize(("reason", "word"), [(pb.NACK_REASON_CORRUPT, "CORRUPT"), (99, "UNKNOWN")])
+async def test_a_refusal_says_why(
+    sender: ZeroMQSender, peer: Peer, ticket: Ticket, reason: pb.NackReason, word: str
+) -> None:
+    nack = pb.Nack(reason=reason, message="bits fell off")
     serving = asyncio.create_task(
         peer.serve(lambda frame: pb.ReceiverFrame(fence=frame.fence, number=frame.number, nack=nack))
     )
-    with pytest.raises(TransferFailed, match="CORRUPT: bits fell off"):
+    with pytest.raises(TransferFailed, match=f"{word}: bits fell off"):
         await sender.send(ticket, 0, range(4))
     serving.cancel()
 
