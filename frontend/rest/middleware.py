@@ -18,8 +18,8 @@ from frontend.rest.openai_errors import chunk_of, response_of, status_of
 
 log = logging.getLogger(__name__)
 
-PUBLIC = frozenset({"/health", "/ready", "/metrics"})
-"""Paths that probes and scrapers read without a key."""
+PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metrics"})
+"""Paths that probes, scrapers and readers of the documentation read without a key."""
 
 
 class Outermost:

@@ -131,7 +131,7 @@ async def metric(server: Tandem, name: str, **labels: str) -> list[float]:
 
 
 @asynccontextmanager
-async def grpc_stub(server: Tandem) -> AsyncIterator[generate_pb2_grpc.InferenceAsyncStub]:
+async def grpc_stub(server: Tandem) -> AsyncIterator[generate_pb2_grpc.InferenceStub]:
     async with grpc.aio.insecure_channel(server.grpc, options=GRPC_OPTIONS) as channel:
         yield generate_pb2_grpc.InferenceStub(channel)
 

@@ -131,13 +131,13 @@ async def test_every_response_has_its_own_id(client: httpx.AsyncClient) -> None:
 @pytest.mark.parametrize(
     "authorization", [None, "", "Bearer", "Bearer ", "Bearer wrong", "Basic key", "key", "Bearer keykey", "Bearer kéy"]
 )
-async def test_without_the_key_only_probes_are_answered(authorization: str | None) -> None:
+async def test_without_the_key_only_probes_and_documentation_are_answered(authorization: str | None) -> None:
     inference = FakeInference()
     headers = {} if authorization is None else {b"authorization": authorization.encode()}
     async with rest_client(inference, api_key="key") as client:
-        for path in ("/health", "/ready", "/metrics"):
+        for path in ("/", "/docs", "/openapi.json", "/health", "/ready", "/metrics"):
             assert (await client.get(path, headers=headers)).status_code == 200
-        for path in ("/v1/models", "/debug/custody", "/nothing", "/docs"):
+        for path in ("/v1/models", "/debug/custody", "/nothing"):
             response = await client.get(path, headers=headers)
             assert response.status_code == 401
             assert error_of(response)["code"] == "invalid_api_key"
