@@ -1,12 +1,12 @@
 """What separating prefill from decode costs, and what a step costs beside its mathematics.
 
-    python -m bench.foundation [--model DIR] [--runs 9] [--out FILE]
+   python -m bench.foundation [--model DIR] [--runs 9] [--out FILE]
 
- 1. TTFT of 512-token prompts: one server with a prefill and a decode worker beside a unified one, same threads, requests
-    to the two interleaved, medians.
- 2. The router's decision: 32 workers, 512-block prompts.
- 3. A decode step at batch 16: scheduler, batch and bookkeeping by the clock; and the whole step of a model with as many
-    layers and next to nothing to compute.
+1. TTFT of 512-token prompts: one server with a prefill and a decode worker beside a unified one, same threads,
+   requests to the two interleaved, medians.
+2. The router's decision: 32 workers, 512-block prompts.
+3. A decode step at batch 16: scheduler, batch and bookkeeping by the clock; and the whole step of a model with as many
+   layers and next to nothing to compute.
 """
 
 import argparse
@@ -35,8 +35,7 @@ from engine.hashes import block_hashes
 from engine.sequence import BlockHash, SamplingParams, Sequence, SequenceId
 from frontend.router import Need, Policy, WorkerView, place
 from protos import generate_pb2 as pb
-from protos import generate_pb2_grpc
-from protos import worker_pb2
+from protos import generate_pb2_grpc, worker_pb2
 
 PROMPT_TOKENS = 512
 BATCH = 16
@@ -69,7 +68,7 @@ def row(measure: str, values: list[float], unit: str, note: str = "") -> Row:
     return {"measure": measure, "median": statistics.median(values), "unit": unit, "note": note or spread}
 
 
-# -- 1. TTFT -------------------------------------------------------------------------------------------------------------
+# -- 1. TTFT ---------------------------------------------------------------------------------------------------------
 
 
 def ttft_rows(model: Path, runs: int) -> list[Row]:
@@ -125,7 +124,7 @@ async def ttft_ms(address: str, prompt: list[int]) -> float:
     return (first - began) * 1e3
 
 
-# -- 2. the router -------------------------------------------------------------------------------------------------------
+# -- 2. the router ---------------------------------------------------------------------------------------------------
 
 
 def router_row() -> Row:
@@ -154,10 +153,11 @@ def router_row() -> Row:
         place(need, views[:16], views[16:], Policy(), 0.002)
         times.append((time.perf_counter() - began) * 1e3)
     p99 = statistics.quantiles(times, n=100)[98]
-    return row("router decision, 16 + 16 workers, 8k-token prompt, p99", [p99], "ms", f"p50 {statistics.median(times):.3f}")
+    note = f"p50 {statistics.median(times):.3f}"
+    return row("router decision, 16 + 16 workers, 8k-token prompt, p99", [p99], "ms", note)
 
 
-# -- 3. a step -----------------------------------------------------------------------------------------------------------
+# -- 3. a step -------------------------------------------------------------------------------------------------------
 
 
 def step_row(model: Path, measure: str, *, whole: bool) -> Row:

@@ -1,4 +1,4 @@
-"""A decode worker process: `python -m decode --listen 127.0.0.1:50053 --kv-listen tcp://127.0.0.1:50063 --model DIR`."""
+"""A decode worker process: `python -m decode --listen HOST:50053 --kv-listen tcp://HOST:50063 --model DIR`."""
 
 import asyncio
 import logging
@@ -35,9 +35,11 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     template = TicketTemplate(who.worker_id, who.incarnation, who.epoch, who.block_bytes, who.layout, (receiver,))
     worker = DecodeWorker(scheduler, model.runner, model.sampler, model.device, template)
     event_loop = asyncio.get_running_loop()
-    loop: StepLoop[Command, Event] = StepLoop(
-        worker, lambda events: event_loop.call_soon_threadsafe(service.deliver, events)
-    )
+
+    def deliver(events: list[Event]) -> None:
+        event_loop.call_soon_threadsafe(service.deliver, events)
+
+    loop: StepLoop[Command, Event] = StepLoop(worker, deliver)
     service = DecodeService(worker, loop, (receiver,), who, DecodeSpans(tracing, who.worker_id))
     try:
         await serve(service.sessions, loop, config, stop or stop_signal())

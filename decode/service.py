@@ -1,5 +1,7 @@
-"""Between the streams to frontends, the step loop and the receivers of KV. Holds no state of its own: the step loop knows
-sequences, `Sessions` knows legs."""
+"""Between the streams to frontends, the step loop and the receivers of KV.
+
+Holds no state of its own: the step loop knows sequences, `Sessions` knows legs.
+"""
 
 import logging
 import time

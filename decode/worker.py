@@ -1,7 +1,7 @@
 """The decode worker's step: commands in, one token for everybody who runs, events out.
 
 A request's life on this thread:
- 1. `Reserve`: room for the prompt's KV is taken, a ticket is opened on the receiver, `Granted` carries it to the frontend.
+ 1. `Reserve`: room for the prompt's KV is taken, a ticket is opened on the receiver, `Granted` carries it out.
     `PrefillHere`: room is taken and the prompt is computed in chunks of the next steps.
  2. `Arrived`: the ticket is complete; the sequence runs from the next step on, with the token that prefill sampled.
  3. Each step appends a token to everybody who runs (`Stepped`); who has ended is freed at once.

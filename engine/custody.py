@@ -54,5 +54,9 @@ async def inspect(submit: Callable[[Inspect], None]) -> Custody:
     """Ask the step loop behind `submit` and wait for its answer."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Custody] = loop.create_future()
-    submit(Inspect(lambda custody: loop.call_soon_threadsafe(answer.set_result, custody)))
+
+    def reply(custody: Custody) -> None:
+        loop.call_soon_threadsafe(answer.set_result, custody)
+
+    submit(Inspect(reply))
     return await answer

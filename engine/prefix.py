@@ -31,7 +31,7 @@ class PrefixCache:
         return self.pool.num_available_beside(reuse) - num_new >= keep_free
 
     def take(self, sequence: Sequence, keep_free: int = 0) -> bool:
-        """Give `sequence` blocks for all its tokens, cached ones first, beside `keep_free`; False if there are too few."""
+        """Give `sequence` blocks for all its tokens, cached ones first, beside `keep_free`; False if too few."""
         if not self.can_take(sequence, keep_free):
             return False
         reuse = self.match(sequence)

@@ -1,6 +1,6 @@
 """The frame of a worker process: its server, health, signals and drain, around a step loop.
 
-The loop runs on a thread of its own; if it crashes the process ends, so that nobody waits for a worker that cannot step.
+The loop runs on a thread of its own; if it crashes the process ends, so that nobody waits for who cannot step.
 The first SIGTERM or SIGINT (`stop_signal`) drains, the second leaves.
 """
 

@@ -16,17 +16,7 @@ from engine.kernels.logprobs import logprobs
 from engine.kernels.repetition import repetition
 from engine.kernels.sample import sample
 from engine.kernels.threads import share_cores
-from engine.sequence import SamplingParams, Sequence, SequenceId
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprobs:
-    """How likely one sampled token was, and the most likely ones beside it."""
-
-    logprob: float
-    top_ids: tuple[int, ...]
-    top_logprobs: tuple[float, ...]
-    """Largest first, as long as `SamplingParams.num_logprobs` asks."""
+from engine.sequence import SamplingParams, Sequence, SequenceId, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 A leg's life here:
  1. `Admit` arrives; the leg is entered under its session and handed to the role (prefill or decode).
  2. Events of the role are sent to the leg's session; the last one (refused, finished, failed, released) strikes it off.
- 3. `RenewLease` names the legs a frontend still wants. One that was not named for `lease_s` is given up, and so is every
+ 3. `RenewLease` names the legs a frontend still wants. One not named for `lease_s` is given up, and so is every
     leg of a session whose stream broke. A timer of its own sees to it, not the step.
 
 Knows sessions, legs and protobuf events. Does not know what prefill or decode do with a leg.
@@ -36,7 +36,7 @@ class Leg:
     """One request's work on this worker, for one frontend."""
 
     id: SequenceId
-    session: "Session"
+    session: "FrontendSession"
     number: int
     request_id: str
     attempt: int
@@ -48,7 +48,7 @@ class Leg:
 
 
 @dataclass(slots=True, eq=False)
-class Session:
+class FrontendSession:
     """One frontend's stream."""
 
     name: str
@@ -82,7 +82,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
     def __init__(self, role: Role, lease_s: float) -> None:
         self._role = role
         self._lease_s = lease_s
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, FrontendSession] = {}
         self._legs: dict[SequenceId, Leg] = {}
         self._numbers = itertools.count(1)
         self._stored: set[BlockHash] = set()
@@ -97,7 +97,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
         return self._legs.get(sequence_id)
 
     def send(self, sequence_id: SequenceId, *, last: bool = False, **event: object) -> None:
-        """Send one event (`granted=...`, ...) to the leg's frontend; `last` says that nothing is held for it any more."""
+        """Send one event (`granted=...`, ...) to the leg's frontend; after the `last` nothing is held for the leg."""
         leg = self._legs.get(sequence_id)
         if leg is None:
             return
@@ -115,7 +115,9 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
 
     def send_steps(self, start_ns: int, end_ns: int, rows: Iterable["Row"]) -> None:
         """Send the tokens of one step: one columnar message per session."""
-        outputs: dict[Session, pb.StepOutput] = defaultdict(lambda: pb.StepOutput(start_ns=start_ns, end_ns=end_ns))
+        outputs: dict[FrontendSession, pb.StepOutput] = defaultdict(
+            lambda: pb.StepOutput(start_ns=start_ns, end_ns=end_ns)
+        )
         for row in rows:
             leg = self._legs.get(row.id)
             if leg is None:
@@ -169,7 +171,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
     async def Session(  # noqa: N802 - gRPC's name
         self, request_iterator: AsyncIterator[pb.WorkerCommand], context: grpc.aio.ServicerContext[object, object]
     ) -> AsyncIterator[pb.WorkerEvent]:
-        session = Session(f"{context.peer()}#{next(self._numbers)}")
+        session = FrontendSession(f"{context.peer()}#{next(self._numbers)}")
         self._sessions[session.name] = session
         log.info("frontend %s connected", session.name)
         reader = asyncio.create_task(self._read(session, request_iterator))
@@ -234,14 +236,14 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
 
     # -- commands ----------------------------------------------------------------------------------------------------
 
-    async def _read(self, session: Session, commands: AsyncIterator[pb.WorkerCommand]) -> None:
+    async def _read(self, session: FrontendSession, commands: AsyncIterator[pb.WorkerCommand]) -> None:
         try:
             async for command in commands:
                 self._handle(session, command)
         finally:
             session.outbox.put_nowait(None)
 
-    def _handle(self, session: Session, command: pb.WorkerCommand) -> None:
+    def _handle(self, session: FrontendSession, command: pb.WorkerCommand) -> None:
         match command.WhichOneof("command"):
             case "admit":
                 self._admit(session, command.admit)
@@ -261,7 +263,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
             case None:
                 log.warning("command of a kind this worker does not know from %s", session.name)
 
-    def _admit(self, session: Session, admit: pb.Admit) -> None:
+    def _admit(self, session: FrontendSession, admit: pb.Admit) -> None:
         if self.draining:
             self._refuse(session, admit.leg, pb.REFUSAL_REASON_DRAINING, "the worker is draining")
             return
@@ -287,7 +289,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
             self._refuse(session, admit.leg, pb.REFUSAL_REASON_INVALID, error.message)
             self.strike(leg.id)
 
-    def _refuse(self, session: Session, number: int, reason: pb.RefusalReason, message: str) -> None:
+    def _refuse(self, session: FrontendSession, number: int, reason: pb.RefusalReason, message: str) -> None:
         session.send(pb.WorkerEvent(refused=pb.Refused(leg=number, reason=reason, message=message)))
 
     def _give_up(self, leg: Leg) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 Command = TypeVar("Command", contravariant=True)
-Event = TypeVar("Event", covariant=True)
+Event = TypeVar("Event")
 
 
 class Stepper(Protocol[Command, Event]):

@@ -11,7 +11,7 @@ An attempt that loses a worker raises `Interrupted`; its tokens so far stand, an
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -82,11 +82,11 @@ class Attempts:
     hop_s: float = 0.002
     """Measured: what a leg on a prefill worker costs beside waiting and computing there."""
 
-    async def run(self, job: Job) -> AsyncIterator[list[Row]]:
+    async def run(self, job: Job) -> AsyncGenerator[list[Row], None]:
         """Tokens in order, those that are there at once together, until one carries a finish reason.
 
-        Raises Interrupted when a worker fails the attempt, Overloaded when no room was found in time, Unavailable when no
-        worker serves the model, ContextOverflow when none could ever hold the request.
+        Raises Interrupted when a worker fails the attempt, Overloaded when no room was found in time, Unavailable when
+        no worker serves the model, ContextOverflow when none could ever hold the request.
         """
         job.attempt += 1
         legs = _Legs()
@@ -191,7 +191,7 @@ class _Legs:
                 return event
             raise _interruption(event)
 
-    async def rows(self, job: Job) -> AsyncIterator[list[Row]]:
+    async def rows(self, job: Job) -> AsyncGenerator[list[Row], None]:
         """The answer's tokens from `job.num_output` on, gapless; what else the workers say goes into the ledger."""
         early: dict[int, Row] = {}
         while True:

@@ -1,8 +1,8 @@
 """The streams to all workers: who is there, what they hold, and each leg's events to whoever waits for them.
 
 One `Link` per worker address keeps one stream open, for as long as the frontend lives, and comes back when it breaks.
-The stream is the truth about the worker: while it is open the worker is there; when it breaks, everything the worker held
-for this frontend is gone, and every open leg hears `Lost`.
+The stream is the truth about the worker: while it is open the worker is there; when it breaks, everything the worker
+held for this frontend is gone, and every open leg hears `Lost`.
 """
 
 import asyncio
@@ -114,7 +114,8 @@ class Link:
     async def custody(self) -> pb.GetCustodyResponse:
         """Raises grpc.aio.AioRpcError when the worker does not answer."""
         assert self._stub is not None
-        return await self._stub.GetCustody(pb.GetCustodyRequest(), timeout=5)
+        report: pb.GetCustodyResponse = await self._stub.GetCustody(pb.GetCustodyRequest(), timeout=5)
+        return report
 
     # -- the stream --------------------------------------------------------------------------------------------------
 
@@ -208,7 +209,7 @@ class Link:
                 self.pulse.beat()
 
     def _take_leg_event(self, kind: str, event: LegEvent) -> None:
-        number: int = event.leg  # type: ignore[union-attr, assignment]
+        number: int = event.leg  # type: ignore[union-attr]
         leg = self._legs.get(number)
         if leg is None:
             return
@@ -333,8 +334,8 @@ async def _resolve_all(addresses: tuple[str, ...]) -> list[str]:
             log.warning("%s does not resolve: %s", address, error)
             continue
         for *_, sockaddr in infos:
-            host = f"[{sockaddr[0]}]" if ":" in sockaddr[0] else sockaddr[0]
-            found.append(f"{host}:{sockaddr[1]}")
+            host, port = str(sockaddr[0]), int(sockaddr[1])
+            found.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
     return found
 
 

@@ -35,9 +35,11 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     worker = PrefillWorker(scheduler, model.runner, model.sampler, model.device)
     senders = Senders({"zeromq": ZeroMQSender(model.cache, stall_limit_s=config.stall_limit_s)})
     event_loop = asyncio.get_running_loop()
-    loop: StepLoop[Command, Event] = StepLoop(
-        worker, lambda events: event_loop.call_soon_threadsafe(service.deliver, events)
-    )
+
+    def deliver(events: list[Event]) -> None:
+        event_loop.call_soon_threadsafe(service.deliver, events)
+
+    loop: StepLoop[Command, Event] = StepLoop(worker, deliver)
     service = PrefillService(worker, loop, senders, model.who, PrefillSpans(tracing, model.who.worker_id))
     try:
         await serve(service.sessions, loop, config, stop or stop_signal())

@@ -64,7 +64,7 @@ class Freed:
     id: SequenceId
 
 
-Event = BlocksReady | PromptDone | Freed
+Event = BlocksReady | PromptDone
 
 
 class PrefillScheduler:
@@ -97,7 +97,7 @@ class PrefillScheduler:
         self._prompts[sequence.id] = self._queue[sequence.id] = prompt
         self.queued_tokens += len(sequence.tokens)
 
-    def abort(self, sequence_id: SequenceId) -> list[Event]:
+    def abort(self, sequence_id: SequenceId) -> list[Freed]:
         """Compute this prompt no further. Its blocks are freed now if none was ever handed to a transfer."""
         prompt = self._prompts.get(sequence_id)
         if prompt is None or prompt.state is State.DRAINING:
@@ -108,7 +108,7 @@ class PrefillScheduler:
         prompt.state = State.DRAINING
         return [] if prompt.num_ready else self.close(sequence_id)
 
-    def close(self, sequence_id: SequenceId) -> list[Event]:
+    def close(self, sequence_id: SequenceId) -> list[Freed]:
         """The transfer of this prompt is over: nobody reads its blocks any more."""
         prompt = self._prompts.get(sequence_id)
         if prompt is None:

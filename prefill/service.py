@@ -173,7 +173,7 @@ class PrefillService:
             failure = error
         finally:
             if span is not None:
-                finish(span, error=failure and failure.reason)
+                finish(span, error=failure.reason if failure else None)
             if failure is not None:
                 self._say_failed(leg, failure)
             self._loop.submit(GiveUp(leg.id))

@@ -157,16 +157,15 @@ class PrefillWorker:
         self.scheduler.admit(sequence)
         return [Queued(sequence.id)]
 
-    def _forget(self, events: Sequence[Event]) -> list[Event]:
+    def _forget(self, events: Sequence[Freed]) -> list[Event]:
         for event in events:
-            if isinstance(event, Freed):
-                self._queued_ns.pop(event.id, None)
-                self._chunks.pop(event.id, None)
+            self._queued_ns.pop(event.id, None)
+            self._chunks.pop(event.id, None)
         return list(events)
 
     def _timed(
         self,
-        event: BlocksReady | PromptDone | Freed,
+        event: BlocksReady | PromptDone,
         logprobs: Mapping[SequenceId, TokenLogprobs | None],
         end_ns: int,
     ) -> Event:

@@ -7,7 +7,6 @@ of a decode step, the same for prefill. Small weights stay as they are: a call i
 import torch
 import torch.nn.functional as F
 
-
 _WORTH_PACKING = 1 << 18
 
 

@@ -1,6 +1,6 @@
 """Log-probabilities of one sampled token per row and of the most likely ones.
 
-    logprob_i = x_i - log(sum_j exp(x_j - max x)) - max x
+logprob_i = x_i - log(sum_j exp(x_j - max x)) - max x
 """
 
 import numpy as np

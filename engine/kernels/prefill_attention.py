@@ -48,9 +48,7 @@ class PrefillChunk:
     """[n, end] for layers that slide"""
 
     @classmethod
-    def of(
-        cls, first_row: int, end_row: int, end: int, block_table: np.ndarray, window: int | None
-    ) -> "PrefillChunk":
+    def of(cls, first_row: int, end_row: int, end: int, block_table: np.ndarray, window: int | None) -> "PrefillChunk":
         start = end - (end_row - first_row)
         distance = torch.arange(start, end)[:, None] - torch.arange(end)
         mask = torch.zeros(distance.shape).masked_fill_(distance < 0, -torch.inf) if start else None

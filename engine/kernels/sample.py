@@ -36,9 +36,7 @@ def philox_twin(seed: int, index: int) -> float:
     return ((x0 << 21) | (x1 >> 11)) * 2.0**-53
 
 
-def sample_twin(
-    logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_p: float, uniform: float
-) -> int:
+def sample_twin(logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_p: float, uniform: float) -> int:
     """One row `[V]`, in float64 and with sorts."""
     if temperature < _GREEDY_BELOW:
         return int(logits.argmax())

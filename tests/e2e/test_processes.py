@@ -53,5 +53,11 @@ def listening_ports(server: Tandem) -> set[int]:
     processes = [psutil.Process(server.process.pid), *server.processes().values()]
     sockets = [each for process in processes for each in process.net_connections("inet")]
     listening = [each.laddr for each in sockets if each.status == psutil.CONN_LISTEN]
-    assert all(ipaddress.ip_address(address.ip).is_loopback for address in listening), listening
+    assert all(is_loopback(address.ip) for address in listening), listening
     return {address.port for address in listening}
+
+
+def is_loopback(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None  # gRPC's sockets are of both
+    return (mapped or parsed).is_loopback
