@@ -172,16 +172,17 @@ def step_row(model: Path, measure: str, *, whole: bool) -> Row:
     commands = [
         PrefillHere(Sequence(SequenceId(str(n)), array("i", [n % 30 + 1] * 256), 256, params)) for n in range(BATCH)
     ]
-    worker.step(commands)
+    worker.apply(commands)
+    worker.step()
     while scheduler.waiting_tokens:
-        worker.step([])
+        worker.step()
     for _ in range(20):
-        worker.step([])
+        worker.step()
     times = []
     for _ in range(100):
         timed.seconds = 0.0
         began = time.perf_counter()
-        worker.step([])
+        worker.step()
         seconds = time.perf_counter() - began
         times.append((seconds if whole else seconds - timed.seconds) * 1e3)
     return row(measure, times, "ms")

@@ -37,7 +37,7 @@ class Client:
     def __init__(self, server: Server) -> None:
         # A proxy for the web is not the way to a server that the user names by address.
         self._channel = grpc.insecure_channel(server.address, options=[("grpc.enable_http_proxy", 0)])
-        self._stub = InferenceStub(self._channel)  # type: ignore[no-untyped-call]  # generated without types
+        self._stub = InferenceStub(self._channel)
         self._metadata = [("authorization", f"Bearer {server.api_key}")] if server.api_key else []
 
     def __enter__(self) -> "Client":

@@ -46,8 +46,9 @@ def render(reports: list[Report]) -> Group:
     for count in COUNTS:
         workers.add_column(count.removesuffix("_blocks").replace("num", "blocks"), justify="right")
     for report in reports:
-        workers.add_row(_word(report, "worker_id"), *(_count(report, count) for count in COUNTS))
-    return Group(workers, Text(), _holders(reports))
+        workers.add_row(_worker(report), *(_count(report, count) for count in COUNTS))
+    unheard = [Text(f"{_worker(report)}: {report['error']}", "red") for report in reports if "error" in report]
+    return Group(workers, *unheard, Text(), _holders(reports))
 
 
 def _holders(reports: list[Report]) -> Table | Text:
@@ -57,14 +58,20 @@ def _holders(reports: list[Report]) -> Table | Text:
     table = Table("worker", "request", "state", box=None, pad_edge=False)
     table.add_column("blocks", justify="right")
     table.add_column("age", justify="right")
+    table.add_column("lease", justify="right")
     for report, holder in held:
         words = [_word(holder, name) for name in ("request_id", "state")]
-        table.add_row(_word(report, "worker_id"), *words, _count(holder, "blocks"), _age(holder.get("age_s")))
+        times = [_seconds(holder.get(name)) for name in ("age_s", "lease_s")]
+        table.add_row(_worker(report), *words, _count(holder, "blocks"), *times)
     return table
 
 
 def _list(value: object) -> list[Report]:
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _worker(report: Report) -> str:
+    return str(report.get("worker_id") or report.get("address", "?"))
 
 
 def _word(report: Report, name: str) -> str:
@@ -77,5 +84,5 @@ def _count(report: Report, name: str) -> Text:
     return Text(str(count), "bold red" if name == "leaked_blocks" and count else "")
 
 
-def _age(age_s: object) -> str:
-    return f"{age_s:.1f} s" if isinstance(age_s, int | float) else "?"
+def _seconds(value: object) -> str:
+    return f"{value:.1f} s" if isinstance(value, int | float) else "?"

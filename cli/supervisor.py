@@ -65,7 +65,7 @@ class Supervisor:
         await asyncio.wait((everyone, stopping), return_when=asyncio.FIRST_COMPLETED)
         everyone.cancel()
         stopping.cancel()
-        await asyncio.wait((everyone, stopping))
+        await asyncio.gather(everyone, stopping, return_exceptions=True)  # takes note that they were cancelled
         return not self._stopping.is_set()
 
     def stop(self) -> None:

@@ -34,15 +34,10 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     receiver = ZeroMQReceiver(config.kv_listen, model.cache, lambda arrived: service.arrived(arrived))
     template = TicketTemplate(who.worker_id, who.incarnation, who.epoch, who.block_bytes, who.layout, (receiver,))
     worker = DecodeWorker(scheduler, model.runner, model.sampler, model.device, template)
-    event_loop = asyncio.get_running_loop()
-
-    def deliver(events: list[Event]) -> None:
-        event_loop.call_soon_threadsafe(service.deliver, events)
-
-    loop: StepLoop[Command, Event] = StepLoop(worker, deliver)
+    loop: StepLoop[Command, Event] = StepLoop(worker)
     service = DecodeService(worker, loop, (receiver,), who, DecodeSpans(tracing, who.worker_id))
     try:
-        await serve(service.sessions, loop, config, stop or stop_signal())
+        await serve(service.sessions, loop, service.deliver, config, stop or stop_signal())
     finally:
         receiver.close()
         await tracing.aclose()

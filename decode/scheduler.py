@@ -126,7 +126,7 @@ class DecodeScheduler:
             if r.state is State.RUNNING and self._make_room(r)
         ]
         # A later sequence's growth may have preempted one that was planned: only the newest are, so never an older one.
-        budget = self.max_step_tokens - len(chunks)
+        budget = max(self.max_step_tokens - len(chunks), 1)  # prompts are not starved by those who run
         for resident in self._residents.values():
             if budget > 0 and resident.state is State.PREFILLING:
                 budget -= self._add(chunks, resident, budget)

@@ -3,7 +3,6 @@
 Holds no state of its own: the step loop knows sequences, `Sessions` knows legs.
 """
 
-import logging
 import time
 from collections.abc import Sequence
 
@@ -24,7 +23,7 @@ from decode.worker import (
 )
 from engine.blocks import CacheChanges
 from engine.custody import inspect
-from engine.errors import InvalidRequest
+from engine.errors import InvalidRequest, ProtocolError
 from engine.identity import Identity
 from engine.session import Leg, Row, Sessions
 from engine.steploop import StepLoop
@@ -32,8 +31,6 @@ from engine.wire import finish_to, logprobs_to, sequence_from
 from kvtransfer.transport import Arrived, KVReceiver
 from kvtransfer.wire import ticket_to_proto
 from protos import worker_pb2 as pb
-
-log = logging.getLogger(__name__)
 
 
 class DecodeService:
@@ -60,8 +57,7 @@ class DecodeService:
         return self._who.hello(tuple(receiver.endpoint.transport for receiver in self._receivers))
 
     def admit(self, leg: Leg, admit: pb.Admit) -> None:
-        who = self._who
-        sequence = sequence_from(leg.id, admit, vocab_size=who.vocab_size, max_context=who.max_context)
+        sequence = sequence_from(leg.id, admit, self._who)
         match admit.WhichOneof("work"):
             case "reserve":
                 self._loop.submit(Reserve(sequence, leg.attempt))
@@ -94,10 +90,10 @@ class DecodeService:
 
     def arrived(self, arrived: Arrived) -> None:
         """Hand a complete ticket to the step; called by receivers, on threads of their own."""
-        if 0 <= arrived.commit.first_token < self._who.vocab_size:
-            self._loop.submit(arrived)
-        else:
-            log.error("ticket %s was committed with token %d", arrived.ticket_id, arrived.commit.first_token)
+        token = arrived.commit.first_token
+        if not 0 <= token < self._who.vocab_size:  # the sender gets no answer, and tells its frontend
+            raise ProtocolError(f"ticket {arrived.ticket_id} was committed with token {token}")
+        self._loop.submit(arrived)
 
     # -- the step's events -------------------------------------------------------------------------------------------
 

@@ -139,10 +139,15 @@ class DecodeWorker:
         self._prefill_speed = Rate()
         self._step_speed = Rate()
         self.load = self._load()
-        """Replaced after each step; may be read by any thread."""
+        """Replaced when something happened; may be read by any thread."""
 
-    def step(self, commands: Sequence[Command]) -> list[Event]:
+    def apply(self, commands: Sequence[Command]) -> list[Event]:
         events = [event for command in commands for event in self._apply(command)]
+        self.load = self._load()
+        return events
+
+    def step(self) -> list[Event]:
+        events: list[Event] = []
         if chunks := self.scheduler.plan():
             start_ns = time.monotonic_ns()
             batch = Batch.build(chunks, self.scheduler.cache.block_tokens, self.device)

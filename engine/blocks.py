@@ -37,8 +37,7 @@ class BlockPool(Generic[Owner]):
         self._ref_counts = [0] * num_blocks
         self._hash_of: dict[int, BlockHash] = {}
         self._block_of: dict[BlockHash, int] = {}
-        self._stored: list[BlockHash] = []
-        self._evicted: list[BlockHash] = []
+        self._changes: dict[BlockHash, bool] = {}
 
     @property
     def num_available(self) -> int:
@@ -106,14 +105,15 @@ class BlockPool(Generic[Owner]):
             return
         self._hash_of[block] = block_hash
         self._block_of[block_hash] = block
-        self._stored.append(block_hash)
+        self._changes[block_hash] = True
 
     def take_changes(self) -> CacheChanges:
-        """What was stored and evicted since the last call."""
-        changes = CacheChanges(tuple(self._stored), tuple(self._evicted))
-        self._stored.clear()
-        self._evicted.clear()
-        return changes
+        """What was stored and evicted since the last call; of what was both, the last."""
+        changes, self._changes = self._changes, {}
+        return CacheChanges(
+            tuple(block_hash for block_hash, is_stored in changes.items() if is_stored),
+            tuple(block_hash for block_hash, is_stored in changes.items() if not is_stored),
+        )
 
     def stored_hashes(self) -> tuple[BlockHash, ...]:
         """Every hash that can be found now."""
@@ -146,5 +146,5 @@ class BlockPool(Generic[Owner]):
         block, _ = self._cached.popitem(last=False)
         block_hash = self._hash_of.pop(block)
         del self._block_of[block_hash]
-        self._evicted.append(block_hash)
+        self._changes[block_hash] = False
         return block

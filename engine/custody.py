@@ -55,8 +55,12 @@ async def inspect(submit: Callable[[Inspect], None]) -> Custody:
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Custody] = loop.create_future()
 
+    def hear(custody: Custody) -> None:
+        if not answer.done():  # who asked may have given up
+            answer.set_result(custody)
+
     def reply(custody: Custody) -> None:
-        loop.call_soon_threadsafe(answer.set_result, custody)
+        loop.call_soon_threadsafe(hear, custody)
 
     submit(Inspect(reply))
     return await answer

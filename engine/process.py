@@ -8,7 +8,9 @@ import asyncio
 import logging
 import os
 import signal
-from typing import Protocol
+import sys
+from collections.abc import Callable
+from typing import TypeVar
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -17,36 +19,62 @@ from grpc_health.v1._async import HealthServicer
 from engine.config import WorkerConfig
 from engine.errors import ConfigError
 from engine.session import Sessions
+from engine.steploop import StepLoop
 from protos import worker_pb2_grpc
 
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 64 * 2**20
+SWITCH_INTERVAL_S = 0.0005
+"""How long the step's Python may keep the interpreter from the event loop, which has tokens and blocks to send.
+Python's own 5 ms would be the longest part of a small model's hop."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
-class Loop(Protocol):
-    def run(self) -> None: ...
+Command = TypeVar("Command")
+Event = TypeVar("Event")
+Deliver = Callable[[list[Event]], None]
 
-    def stop(self) -> None: ...
 
+async def serve(
+    sessions: Sessions,
+    loop: StepLoop[Command, Event],
+    deliver: Deliver[Event],
+    config: WorkerConfig,
+    stop: asyncio.Event,
+) -> None:
+    """Serve until `stop` is set, then drain; returns when nothing is left or the drain's time is up.
 
-async def serve(sessions: Sessions, loop: Loop, config: WorkerConfig, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set, then drain; returns when nothing is left or the drain's time is up."""
+    `deliver` takes in what each step reports, on the event loop. A fault in any part of this ends all of it.
+    """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     server, health = await _start(sessions, config)
+    outbox: asyncio.Queue[list[Event]] = asyncio.Queue()
+    event_loop = asyncio.get_running_loop()
+
+    def put(events: list[Event]) -> None:
+        event_loop.call_soon_threadsafe(outbox.put_nowait, events)
+
     async with asyncio.TaskGroup() as tasks:
-        stepping = tasks.create_task(asyncio.to_thread(loop.run))
-        stepping.add_done_callback(lambda _: stop.set())
-        timers = tasks.create_task(sessions.run_timers())
-        await stop.wait()
-        await health.enter_graceful_shutdown()
-        if not stepping.done():
+        stepping = tasks.create_task(asyncio.to_thread(loop.run, put))
+        background = [tasks.create_task(sessions.run_timers()), tasks.create_task(_deliver_all(outbox, deliver))]
+        try:
+            await stop.wait()
+            await health.enter_graceful_shutdown()
             await _drain(sessions, config.drain_timeout_s)
-        sessions.close()
-        await server.stop(grace=1.0)
-        timers.cancel()
-        loop.stop()
+            sessions.close()
+        finally:  # without which the process could not end
+            loop.stop()
+            await server.stop(grace=1.0)
+        await stepping
+        for task in background:
+            task.cancel()
     log.info("stopped")
+
+
+async def _deliver_all(outbox: asyncio.Queue[list[Event]], deliver: Deliver[Event]) -> None:
+    while True:
+        deliver(await outbox.get())
 
 
 async def _start(sessions: Sessions, config: WorkerConfig) -> tuple[grpc.aio.Server, HealthServicer]:
@@ -55,6 +83,8 @@ async def _start(sessions: Sessions, config: WorkerConfig) -> tuple[grpc.aio.Ser
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
             ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+            ("grpc.keepalive_time_ms", 10_000),  # a frontend that hangs reads nothing: what is sent to it would pile up
+            ("grpc.keepalive_timeout_ms", 5_000),
             ("grpc.so_reuseport", 0),
         )
     )

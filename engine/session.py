@@ -86,7 +86,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
         self._legs: dict[SequenceId, Leg] = {}
         self._numbers = itertools.count(1)
         self._stored: set[BlockHash] = set()
-        self._last_load: bytes = b""
+        self._last_load: bytes | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
@@ -143,6 +143,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
     def refuse(self, sequence_id: SequenceId, message: str, *, too_large: bool) -> None:
         """Say that there is no room for this leg: now, or ever."""
         if leg := self._legs.get(sequence_id):
+            self._last_load = None  # the frontend asks again at the next report: there must be one
             reason = pb.REFUSAL_REASON_TOO_LARGE if too_large else pb.REFUSAL_REASON_FULL
             self.send(sequence_id, last=True, refused=pb.Refused(leg=leg.number, reason=reason, message=message))
 
@@ -184,6 +185,8 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
             yield pb.WorkerEvent(load=self._load())
             while (event := await session.outbox.get()) is not None:
                 yield event
+            if reader.done():
+                reader.result()  # raises what ended it
         finally:
             reader.cancel()
             del self._sessions[session.name]

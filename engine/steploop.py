@@ -15,11 +15,14 @@ Event = TypeVar("Event")
 class Stepper(Protocol[Command, Event]):
     """What the loop drives; called on the loop's thread alone."""
 
-    def step(self, commands: Sequence[Command]) -> list[Event]:
-        """Apply `commands`, compute one step if there is work, return what happened."""
+    def apply(self, commands: Sequence[Command]) -> list[Event]:
+        """Take in `commands`; return what they led to, which nobody should wait a step's time to hear."""
+
+    def step(self) -> list[Event]:
+        """Compute one step if there is work; return what happened."""
 
     def has_work(self) -> bool:
-        """Whether a step without commands would compute something."""
+        """Whether a step would compute something."""
 
 
 C = TypeVar("C")
@@ -29,9 +32,8 @@ E = TypeVar("E")
 class StepLoop(Generic[C, E]):
     """Runs a stepper on the calling thread until stopped."""
 
-    def __init__(self, stepper: Stepper[C, E], deliver: Callable[[list[E]], None]) -> None:
+    def __init__(self, stepper: Stepper[C, E]) -> None:
         self._stepper = stepper
-        self._deliver = deliver
         self._inbox: queue.SimpleQueue[C | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
 
@@ -44,10 +46,12 @@ class StepLoop(Generic[C, E]):
         self._stopping.set()
         self._inbox.put(None)
 
-    def run(self) -> None:
+    def run(self, deliver: Callable[[list[E]], None]) -> None:
         while (commands := self._drain()) is not None:
-            if events := self._stepper.step(commands):
-                self._deliver(events)
+            if commands and (events := self._stepper.apply(commands)):
+                deliver(events)
+            if events := self._stepper.step():
+                deliver(events)
 
     def _drain(self) -> list[C] | None:
         """Take every waiting command; sleep only when there is nothing to compute."""

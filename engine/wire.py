@@ -3,29 +3,31 @@
 import math
 
 from engine.errors import InvalidRequest
+from engine.identity import Identity
 from engine.sequence import BlockHash, FinishReason, SamplingParams, Sequence, SequenceId, TokenLogprobs
 from protos import worker_pb2 as pb
 
 HASH_BYTES = 16
 
 
-def sequence_from(sequence_id: SequenceId, admit: pb.Admit, *, vocab_size: int, max_context: int) -> Sequence:
+def sequence_from(sequence_id: SequenceId, admit: pb.Admit, who: Identity) -> Sequence:
     """The sequence that `admit` describes. Raises InvalidRequest if it cannot be meant for this model.
 
     Frontends have checked what clients sent; this guards the worker against a frontend of another version or model.
     """
-    tokens = admit.token_ids
+    tokens, sampling, hashes = admit.token_ids, admit.sampling, admit.block_hashes
     if not 0 < admit.num_prompt <= len(tokens):
         raise InvalidRequest(f"num_prompt is {admit.num_prompt} of {len(tokens)} tokens", field="num_prompt")
-    if len(tokens) >= max_context:
-        raise InvalidRequest(f"{len(tokens)} tokens; this worker's context is {max_context}", field="token_ids")
-    if min(tokens) < 0 or max(tokens) >= vocab_size:
-        raise InvalidRequest(f"a token id is outside the vocabulary of {vocab_size}", field="token_ids")
-    hashes = admit.block_hashes
-    if len(hashes) % HASH_BYTES or len(admit.hash_root) not in (0, HASH_BYTES):
-        raise InvalidRequest("block hashes are not 16 bytes each", field="block_hashes")
-    sequence = Sequence.of(sequence_id, tokens, sampling_from(admit.sampling), admit.num_prompt)
+    if len(tokens) >= who.max_context:
+        raise InvalidRequest(f"{len(tokens)} tokens; this worker's context is {who.max_context}", field="token_ids")
+    for name, ids in (("token_ids", tokens), ("logit_bias", sampling.logit_bias.keys())):
+        if min(ids, default=0) < 0 or max(ids, default=0) >= who.vocab_size:
+            raise InvalidRequest(f"a token id is outside the vocabulary of {who.vocab_size}", field=name)
+    sequence = Sequence.of(sequence_id, tokens, sampling_from(sampling), admit.num_prompt)
     if admit.hash_root:
+        # Hashes of blocks of another size would find blocks that hold something else.
+        if len(hashes) != admit.num_prompt // who.block_tokens * HASH_BYTES or len(admit.hash_root) != HASH_BYTES:
+            raise InvalidRequest(f"block hashes are not 16 bytes per {who.block_tokens} tokens", field="block_hashes")
         sequence.hash_root = BlockHash(admit.hash_root)
         sequence.hashes = [BlockHash(hashes[i : i + HASH_BYTES]) for i in range(0, len(hashes), HASH_BYTES)]
     return sequence
@@ -40,6 +42,7 @@ def sampling_from(sampling: pb.Sampling) -> SamplingParams:
         sampling.repetition_penalty,
         sampling.presence_penalty,
         sampling.frequency_penalty,
+        *sampling.logit_bias.values(),
     )
     if not all(map(math.isfinite, numbers)) or sampling.max_tokens < 1 or sampling.repetition_penalty <= 0:
         raise InvalidRequest("sampling parameters are out of range", field="sampling")

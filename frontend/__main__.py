@@ -54,16 +54,20 @@ async def run(config: FrontendConfig, model: LoadedModel) -> None:
     async with asyncio.TaskGroup() as tasks:
         with bound(config, grpc_server) as rest_socket:
             background = [tasks.create_task(fleet.run()), tasks.create_task(_tell_health(inference, fleet, health))]
-            rest = RestServer(uvicorn.Config(app, log_config=None, lifespan="off", timeout_graceful_shutdown=5))
+            rest = RestServer(
+                uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+            )
             serving = tasks.create_task(rest.serve(sockets=[rest_socket]))
             await grpc_server.start()
-            await _until_told_to_stop()
-            inference.draining = True
-            await health.drain()
-            await _drain(inference, config.drain_timeout_s)
-            rest.should_exit = True
-            await serving
-            await grpc_server.stop(grace=1.0)
+            try:
+                await _until_told_to_stop()
+                inference.draining = True
+                await health.drain()
+                await _drain(inference, config.drain_timeout_s)
+                rest.should_exit = True
+                await serving
+            finally:  # without which the process could not end
+                await grpc_server.stop(grace=1.0)
             for task in background:
                 task.cancel()
     await tracing.aclose()
@@ -115,9 +119,13 @@ async def _drain(inference: FleetInference, timeout_s: float) -> None:
 
 async def _tell_health(inference: FleetInference, fleet: Fleet, health: Health) -> None:
     """Keep grpc.health.v1 in step with readiness."""
+    told: bool | None = None
     while not inference.draining:
-        await health.set_serving(inference.readiness().ready)
-        await fleet.pulse.wait()
+        if (ready := inference.readiness().ready) == told:
+            await fleet.pulse.wait()
+        else:
+            await health.set_serving(ready)
+            told = ready
 
 
 def main() -> int:

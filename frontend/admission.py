@@ -1,7 +1,7 @@
 """Who may wait for a worker, and whose turn it is: a bounded queue, first come first served."""
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,17 +15,18 @@ class Admission:
         self.max_requests = max_requests
         self.max_tokens = max_tokens
         self.queued_tokens = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._returning: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self._new: OrderedDict[asyncio.Future[None], None] = OrderedDict()
         self._busy = False
 
     @property
     def queued_requests(self) -> int:
         """Those that look for room or wait for their turn to."""
-        return sum(not waiter.done() for waiter in self._waiters) + self._busy
+        return len(self._returning) + len(self._new) + self._busy
 
     @asynccontextmanager
     async def turn(self, num_tokens: int, *, first: bool = False, retry_after_s: float = 1.0) -> AsyncIterator[None]:
-        """Wait for the turn to look for room and hold it; `first` goes before everybody who waits.
+        """Wait for the turn to look for room and hold it; `first` goes before everybody who does not say so.
 
         Raises Overloaded at once when the queue is full; who comes back with `first` was let in before.
         """
@@ -48,21 +49,21 @@ class Admission:
             self._busy = True
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if first:
-            self._waiters.appendleft(waiter)
-        else:
-            self._waiters.append(waiter)
+        waiters = self._returning if first else self._new
+        waiters[waiter] = None
         try:
             await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
                 self._pass_on()  # the turn came at the very moment of giving up
+            waiters.pop(waiter, None)
             raise
 
     def _pass_on(self) -> None:
         """Hand the turn to the next, or to nobody."""
-        while self._waiters:
-            if not (waiter := self._waiters.popleft()).done():  # who gave up has cancelled it
+        while waiters := self._returning or self._new:
+            waiter, _ = waiters.popitem(last=False)
+            if not waiter.done():  # who gave up has cancelled it
                 waiter.set_result(None)
                 return
         self._busy = False

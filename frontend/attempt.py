@@ -12,7 +12,6 @@ An attempt that loses a worker raises `Interrupted`; its tokens so far stand, an
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from engine.errors import ContextOverflow, Overloaded, TandemError, Unavailable
@@ -23,9 +22,6 @@ from frontend.fleet import Fleet, Leg, LegEvent, Link, Lost, Row
 from frontend.ledger import Ledger
 from frontend.router import Need, Placement, Policy, WorkerView, can_ever_serve, place
 from protos import worker_pb2 as pb
-
-REFUSED_RETRY_S = 0.02
-"""A worker that refused is asked again after this, or as soon as anything is heard of any worker."""
 
 
 class Interrupted(TandemError):
@@ -55,6 +51,14 @@ class Job:
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
 
+    def note_granted(self, granted: pb.Granted) -> None:
+        """A decode worker has promised room to this attempt."""
+        if not self.num_output:
+            self.cached_tokens = granted.cached_tokens
+            self.ledger.granted_ns = time.monotonic_ns()
+        if not self.ledger.second_token_ns:
+            self.ledger.commit_ns = 0  # of an earlier attempt
+
     def need(self) -> Need:
         return Need(self.model, len(self.tokens), self.num_prompt + self.params.max_tokens, tuple(self.hashes))
 
@@ -83,78 +87,76 @@ class Attempts:
     """Measured: what a leg on a prefill worker costs beside waiting and computing there."""
 
     async def run(self, job: Job) -> AsyncGenerator[list[Row], None]:
-        """Tokens in order, those that are there at once together, until one carries a finish reason.
+        """Nothing, once workers have taken the job; then its tokens in order, those that are there at once together,
+        until one carries a finish reason.
 
         Raises Interrupted when a worker fails the attempt, Overloaded when no room was found in time, Unavailable when
         no worker serves the model, ContextOverflow when none could ever hold the request.
         """
         job.attempt += 1
-        legs = _Legs()
+        legs = _Legs(job)
         try:
-            placement, granted = await self._place(job, legs)
-            sent_ns = time.monotonic_ns()
-            if not job.num_output:
-                job.cached_tokens = granted.cached_tokens
-                job.ledger.granted_ns = sent_ns
-            if placement.prefill is not None:
-                self._send_to_prefill(job, placement.prefill, granted, legs)
-            yield []  # taken: whatever could be refused was
-            async for rows in legs.rows(job):
-                if job.ledger.compute_ns and sent_ns and placement.prefill is not None:
-                    self._note_hop(time.monotonic_ns() - sent_ns - job.ledger.queue_ns - job.ledger.compute_ns)
-                    sent_ns = 0
+            try:
+                async with asyncio.timeout(self.queue_timeout_s):
+                    placement = await self._place(job, legs)
+            except TimeoutError:
+                message = f"no worker took the request within {self.queue_timeout_s:g} s"
+                raise Overloaded(message, retry_after_s=self.queue_timeout_s / 4) from None
+            yield []
+            while True:
+                rows = await legs.rows()
+                if rows[0].index == 0 and placement.prefill is not None:
+                    self._note_hop(job.ledger)
                 yield rows
                 if rows[-1].finish:
                     return
         finally:
             legs.abort()
 
-    async def _place(self, job: Job, legs: "_Legs") -> tuple[Placement, pb.Granted]:
-        """Find room, and a decode worker's promise of it."""
+    async def _place(self, job: Job, legs: "_Legs") -> Placement:
+        """Find room, and have the workers promise it."""
         returning = job.attempt > 1
-        deadline = time.monotonic() + self.queue_timeout_s
         while True:
             async with self.admission.turn(len(job.tokens), first=returning):
-                placement = await self._find_room(job, deadline)
-                link = self._link(pb.ROLE_DECODE, placement.decode)
-                admit = job.admit()
-                if placement.prefill is None:
-                    admit.local.SetInParent()
-                else:
-                    admit.reserve.SetInParent()
-                leg = legs.add(link.admit(admit, legs.inbox))
-            job.placement = placement
+                placement = job.placement = await self._find_room(job)
+                leg = self._send_to_decode(job, placement, legs)
             answer = await legs.answer(leg)
             if isinstance(answer, pb.Granted):
-                return placement, answer
+                job.note_granted(answer)
+            if isinstance(answer, pb.Granted) and placement.prefill is not None:
+                leg = self._send_to_prefill(job, placement.prefill, answer, legs)
+                answer = await legs.answer(leg)
+            if isinstance(answer, pb.Granted):
+                return placement
             _raise_if_final(answer)
-            returning = True  # room went to somebody else meanwhile: look again, before everybody else
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self.fleet.pulse.wait(), REFUSED_RETRY_S)
+            legs.abort()
+            returning = True  # room went to somebody else meanwhile: look again, before those who come now
 
-    async def _find_room(self, job: Job, deadline: float) -> Placement:
+    async def _find_room(self, job: Job) -> Placement:
         while True:
             decodes = [link.view for link in self.fleet.links(pb.ROLE_DECODE) if link.view is not None]
             prefills = [link.view for link in self.fleet.links(pb.ROLE_PREFILL) if link.view is not None]
-            if job.attempt == 1:
-                _check_servable(job, decodes)
+            _check_servable(job, decodes)
             began_ns = time.monotonic_ns()
             placement = place(job.need(), decodes, prefills, self.policy, self.hop_s)
-            job.ledger.route_ns += time.monotonic_ns() - began_ns
+            if not job.num_output:
+                job.ledger.route_ns += time.monotonic_ns() - began_ns
             if placement is not None:
                 return placement
-            try:
-                async with asyncio.timeout_at(_loop_time(deadline)):
-                    await self.fleet.pulse.wait()
-            except TimeoutError:
-                message = f"no worker had room within {self.queue_timeout_s:g} s"
-                raise Overloaded(message, retry_after_s=self.queue_timeout_s / 4) from None
+            await self.fleet.pulse.wait()
 
-    def _send_to_prefill(self, job: Job, view: WorkerView, granted: pb.Granted, legs: "_Legs") -> None:
-        link = self._link(pb.ROLE_PREFILL, view)
+    def _send_to_decode(self, job: Job, placement: Placement, legs: "_Legs") -> Leg:
+        admit = job.admit()
+        if placement.prefill is None:
+            admit.local.SetInParent()
+        else:
+            admit.reserve.SetInParent()
+        return legs.add(self._link(pb.ROLE_DECODE, placement.decode), admit)
+
+    def _send_to_prefill(self, job: Job, view: WorkerView, granted: pb.Granted, legs: "_Legs") -> Leg:
         admit = job.admit()
         admit.push.ticket.CopyFrom(granted.ticket)
-        legs.add(link.admit(admit, legs.inbox))
+        return legs.add(self._link(pb.ROLE_PREFILL, view), admit)
 
     def _link(self, role: "pb.Role", view: WorkerView) -> Link:
         link = next((link for link in self.fleet.links(role) if link.view is view), None)
@@ -162,7 +164,9 @@ class Attempts:
             raise Interrupted(f"worker {view.worker_id} went away")
         return link
 
-    def _note_hop(self, hop_ns: int) -> None:
+    def _note_hop(self, ledger: Ledger) -> None:
+        """A first token came from a prefill worker: what took neither waiting nor computing there was the hop."""
+        hop_ns = time.monotonic_ns() - ledger.granted_ns - ledger.queue_ns - ledger.compute_ns
         self.hop_s += 0.2 * (max(hop_ns, 0) / 1e9 - self.hop_s)
 
 
@@ -170,10 +174,15 @@ class Attempts:
 class _Legs:
     """The legs of one attempt and what they say."""
 
-    inbox: "asyncio.Queue[tuple[Leg, LegEvent]]" = field(default_factory=asyncio.Queue)
+    job: Job
+    _inbox: "asyncio.Queue[tuple[Leg, LegEvent]]" = field(default_factory=asyncio.Queue)
     _legs: list[Leg] = field(default_factory=list)
+    _early: dict[int, Row] = field(default_factory=dict)
+    """Tokens that wait for one before them."""
+    _failure: Interrupted | None = None
 
-    def add(self, leg: Leg) -> Leg:
+    def add(self, link: Link, admit: pb.Admit) -> Leg:
+        leg = link.admit(admit, self._inbox)
         self._legs.append(leg)
         return leg
 
@@ -182,62 +191,52 @@ class _Legs:
             leg.abort()
 
     async def answer(self, leg: Leg) -> pb.Granted | pb.Refused:
-        """Wait for this leg's first event."""
-        while True:
-            sender, event = await self.inbox.get()
-            if sender is not leg:
-                continue
-            if isinstance(event, pb.Granted | pb.Refused):
+        """Wait for the worker's answer to this leg. Raises Interrupted when a worker fails meanwhile."""
+        while self._failure is None:
+            sender, event = await self._inbox.get()
+            self._note(sender, event)
+            if sender is leg and isinstance(event, pb.Granted | pb.Refused):
                 return event
-            raise _interruption(event)
+        raise self._failure
 
-    async def rows(self, job: Job) -> AsyncGenerator[list[Row], None]:
-        """The answer's tokens from `job.num_output` on, gapless; what else the workers say goes into the ledger."""
-        early: dict[int, Row] = {}
-        while True:
-            events = [await self.inbox.get()]
-            while not self.inbox.empty():
-                events.append(self.inbox.get_nowait())
-            rows: list[Row] = []
-            failure: Interrupted | None = None
-            for _, event in events:
-                if isinstance(event, Row):
-                    early[event.index] = event
-                    while (row := early.pop(job.num_output, None)) is not None:
-                        job.tokens.append(row.token)
-                        rows.append(row)
-                else:
-                    failure = failure or self._note(job, event)
-            if rows:  # also those that came with the failure: they are in `job.tokens`, so no attempt repeats them
-                yield rows
-            if failure is not None:
-                raise failure
+    async def rows(self) -> list[Row]:
+        """The tokens that come next, gapless. Raises Interrupted when a worker fails.
 
-    def _note(self, job: Job, event: LegEvent) -> Interrupted | None:
+        That comes after the tokens that came before it: they are in `job.tokens`, so that no attempt repeats them.
+        """
+        while not (rows := self._in_order()):
+            if self._failure is not None:
+                raise self._failure
+            self._note(*await self._inbox.get())
+            while not self._inbox.empty():
+                self._note(*self._inbox.get_nowait())
+        return rows
+
+    def _in_order(self) -> list[Row]:
+        rows = []
+        while (row := self._early.pop(self.job.num_output, None)) is not None:
+            self.job.tokens.append(row.token)
+            rows.append(row)
+        return rows
+
+    def _note(self, sender: Leg, event: LegEvent) -> None:
+        if not sender.wanted:
+            return  # it was given up; what it still says is of no account
+        ledger = self.job.ledger
         match event:
+            case Row(index):
+                self._early[index] = event
             case pb.PrefillDone():
-                if not job.ledger.first_token_ns:
-                    job.ledger.queue_ns, job.ledger.compute_ns = event.queue_ns, event.compute_ns
-                    job.cached_tokens = max(job.cached_tokens, event.cached_tokens)
+                if not ledger.first_token_ns:
+                    ledger.queue_ns, ledger.compute_ns = event.queue_ns, event.compute_ns
+                    self.job.cached_tokens = max(self.job.cached_tokens, event.cached_tokens)
             case pb.KvArrived():
-                job.ledger.commit_ns = event.commit_ns
-            case pb.Granted() | pb.Released():
-                pass
-            case _:
-                return _interruption(event)
-        return None
-
-
-def _interruption(event: LegEvent) -> Interrupted:
-    match event:
-        case Lost(reason):
-            return Interrupted(reason)
-        case pb.Failed():
-            return Interrupted(f"{pb.FailureReason.Name(event.reason)}: {event.message}")
-        case pb.Refused():
-            return Interrupted(f"{pb.RefusalReason.Name(event.reason)}: {event.message}")
-        case _:
-            return Interrupted("the worker let go of the request")
+                if not ledger.second_token_ns:
+                    ledger.commit_ns = event.commit_ns
+            case Lost(reason):
+                self._failure = Interrupted(reason)
+            case pb.Failed():
+                self._failure = Interrupted(f"{pb.FailureReason.Name(event.reason)}: {event.message}")
 
 
 def _raise_if_final(refused: pb.Refused) -> None:
@@ -249,13 +248,10 @@ def _raise_if_final(refused: pb.Refused) -> None:
 
 
 def _check_servable(job: Job, decodes: list[WorkerView]) -> None:
-    if not any(view.model == job.model and not view.draining for view in decodes):
+    """Raises what waiting cannot mend. Who was interrupted waits for workers to come back."""
+    serving = [view for view in decodes if view.model == job.model and not view.draining]
+    if not serving and job.attempt == 1:
         raise Unavailable(f"no decode worker serves {job.model} now")
-    if not can_ever_serve(job.need(), decodes):
-        longest = max(view.max_context for view in decodes if view.model == job.model)
+    if serving and not can_ever_serve(job.need(), serving):
+        longest = max(view.max_context for view in serving)
         raise ContextOverflow(f"prompt and answer may get {job.need().max_tokens} tokens; workers hold {longest}")
-
-
-def _loop_time(monotonic: float) -> float:
-    """`asyncio` timeouts use the event loop's clock."""
-    return asyncio.get_running_loop().time() + monotonic - time.monotonic()

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import grpc.aio
 
+from engine.errors import ProtocolError
 from engine.sequence import BlockHash
 from engine.wire import HASH_BYTES
 from frontend.router import WorkerView
@@ -63,7 +64,9 @@ class Leg:
     num_blocks: int
     num_tokens: int
     answered: bool = False
-    """Whether the worker has granted it, so that its reports of load count it."""
+    """Whether the worker has taken it in, so that its next report of load counts it."""
+    counted: bool = False
+    """Whether a report of load has."""
     wanted: bool = True
 
     def abort(self) -> None:
@@ -97,9 +100,7 @@ class Link:
         leg = Leg(next(self._numbers), self, inbox, -(-num_tokens // self.view.block_tokens), num_tokens)
         admit.leg = leg.number
         self._legs[leg.number] = leg
-        self.view.sent_legs += 1
-        self.view.sent_blocks += leg.num_blocks
-        self.view.sent_tokens += num_tokens
+        self._count_sent(self.view, leg)
         self._outbox.put_nowait(pb.WorkerCommand(admit=admit))
         return leg
 
@@ -140,6 +141,8 @@ class Link:
                 reason = "the worker ended the stream"
             except grpc.aio.AioRpcError as error:
                 reason = f"{error.code().name}: {error.details()}"
+            except ProtocolError as error:
+                reason = error.message
             finally:
                 was_up = self.view is not None
                 self._down()
@@ -196,6 +199,8 @@ class Link:
                 log.warning("event of a kind this frontend does not know from %s", self.address)
 
     def _take_rows(self, output: pb.StepOutput) -> None:
+        if not len(output.legs) == len(output.indices) == len(output.token_ids) == len(output.finish_reasons):
+            raise ProtocolError("the columns of a step differ in length")
         logprobs = {row.row: row for row in output.logprobs}
         columns = zip(output.legs, output.indices, output.token_ids, output.finish_reasons, strict=True)
         for position, (number, index, token, finish) in enumerate(columns):
@@ -205,8 +210,7 @@ class Link:
             row = Row(index, token, finish, logprobs.get(position), output.start_ns, output.end_ns)
             leg.inbox.put_nowait((leg, row))
             if finish and self.hello is not None and self.hello.role == pb.ROLE_DECODE:
-                del self._legs[number]  # nothing is held any more; prefill says so by `released`
-                self.pulse.beat()
+                self._strike(leg)  # nothing is held any more; prefill says so by `released`
 
     def _take_leg_event(self, kind: str, event: LegEvent) -> None:
         number: int = event.leg  # type: ignore[union-attr]
@@ -214,10 +218,24 @@ class Link:
         if leg is None:
             return
         leg.answered = True
+        if isinstance(event, pb.Refused) and self.view is not None:
+            self.view.full |= event.reason == pb.REFUSAL_REASON_FULL  # until it reports its load, which it will
+            self.view.draining |= event.reason == pb.REFUSAL_REASON_DRAINING
         if kind in ("refused", "released"):
-            del self._legs[number]
-            self.pulse.beat()
+            self._strike(leg)
         leg.inbox.put_nowait((leg, event))
+
+    def _strike(self, leg: Leg) -> None:
+        """Forget a leg: the worker holds nothing for it any more."""
+        del self._legs[leg.number]
+        if self.view is not None and not leg.counted:
+            self._count_sent(self.view, leg, -1)
+        self.pulse.beat()
+
+    def _count_sent(self, view: WorkerView, leg: Leg, times: int = 1) -> None:
+        view.sent_legs += times
+        view.sent_blocks += times * leg.num_blocks
+        view.sent_tokens += times * leg.num_tokens
 
     def _take_hello(self, hello: pb.Hello) -> None:
         self.hello = hello
@@ -244,15 +262,18 @@ class Link:
         if view is None:
             return
         view.draining = load.draining
+        view.full = False
         view.free_blocks = load.free_blocks
         view.running = load.running + load.waiting
+        view.waiting = load.waiting
         view.waiting_tokens = load.waiting_tokens
         view.prefill_tokens_per_s = load.prefill_tokens_per_s
         view.transfer_bytes_per_s = load.transfer_bytes_per_s
-        unanswered = [leg for leg in self._legs.values() if not leg.answered]
-        view.sent_legs = len(unanswered)
-        view.sent_blocks = sum(leg.num_blocks for leg in unanswered)
-        view.sent_tokens = sum(leg.num_tokens for leg in unanswered)
+        view.sent_legs = view.sent_blocks = view.sent_tokens = 0
+        for leg in self._legs.values():
+            leg.counted = leg.answered
+            if not leg.counted:
+                self._count_sent(view, leg)
         self.pulse.beat()
 
 
@@ -279,24 +300,27 @@ class Fleet:
         self._links: dict[str, Link] = {}
         self._roles: dict[str, pb.Role] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._resolved: dict[str, list[str]] = {}
 
     async def run(self) -> None:
         """Keep all streams open, and names resolved, until cancelled."""
-        try:
+        async with asyncio.TaskGroup() as streams:
             while True:
-                wanted = {a: role for role, addresses in self._addresses.items() for a in await _resolve_all(addresses)}
-                self._update(wanted)
+                self._update(await self._wanted(), streams)
                 await asyncio.sleep(RESOLVE_INTERVAL_S)
-        finally:
-            for task in self._tasks.values():
-                task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    def _update(self, wanted: dict[str, "pb.Role"]) -> None:
+    async def _wanted(self) -> dict[str, "pb.Role"]:
+        """Every address there is; those of a name that does not resolve now stay what they were."""
+        for name in (name for names in self._addresses.values() for name in names):
+            if (found := await _resolve(name)) is not None:
+                self._resolved[name] = found
+        return {a: role for role, names in self._addresses.items() for n in names for a in self._resolved.get(n, ())}
+
+    def _update(self, wanted: dict[str, "pb.Role"], streams: asyncio.TaskGroup) -> None:
         for address in wanted.keys() - self._links.keys():
             self._links[address] = Link(address, self.pulse)
             self._roles[address] = wanted[address]
-            self._tasks[address] = asyncio.create_task(self._links[address].run())
+            self._tasks[address] = streams.create_task(self._links[address].run())
         for address in self._links.keys() - wanted.keys():
             if self._links[address].num_legs == 0:  # else it is finished first
                 self._tasks.pop(address).cancel()
@@ -320,23 +344,18 @@ class Fleet:
         return link.hello.role if link.hello else self._roles[link.address]
 
 
-async def _resolve_all(addresses: tuple[str, ...]) -> list[str]:
-    """Addresses as they are, and every address of a `dns:///name:port`; a name that does not resolve gives none."""
-    found = []
-    for address in addresses:
-        if not address.startswith("dns:///"):
-            found.append(address)
-            continue
-        parts = urlsplit("//" + address.removeprefix("dns:///"))
-        try:
-            infos = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port, type=1)
-        except OSError as error:
-            log.warning("%s does not resolve: %s", address, error)
-            continue
-        for *_, sockaddr in infos:
-            host, port = str(sockaddr[0]), int(sockaddr[1])
-            found.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-    return found
+async def _resolve(name: str) -> list[str] | None:
+    """The address itself, or every address of a `dns:///name:port`; None if that does not resolve."""
+    if not name.startswith("dns:///"):
+        return [name]
+    parts = urlsplit("//" + name.removeprefix("dns:///"))
+    try:
+        infos = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port, type=1)
+    except OSError as error:
+        log.warning("%s does not resolve: %s", name, error)
+        return None
+    hosts = ((str(sockaddr[0]), int(sockaddr[1])) for *_, sockaddr in infos)
+    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts]
 
 
 def _hashes(joined: bytes) -> list[BlockHash]:

@@ -108,8 +108,8 @@ class FleetInference:
             case TokenPrompt(ids):
                 check_token_ids(ids, model.vocab_size, "prompt")
                 tokens = list(ids)
-            case str(text) if len(text) > OFF_LOOP_CHARS:
-                tokens = await asyncio.to_thread(model.tokenizer.encode, text, add_special_tokens=True)
+            case str() | Chat() as text if _num_chars(text) > OFF_LOOP_CHARS:
+                tokens = await asyncio.to_thread(self._tokens_of, model, text, add_special_tokens=True)
             case str() | Chat() as text:
                 tokens = self._tokens_of(model, text, add_special_tokens=True)
         if not tokens:
@@ -214,6 +214,8 @@ class FleetInference:
             return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
         if model.template is None:
             raise InvalidRequest(f"{model.name} has no chat template; give one or use completions", field="messages")
+        if not text.messages:
+            raise InvalidRequest("the conversation has no messages", field="messages")
         rendered = model.template.render(text.messages, add_generation_prompt=text.add_generation_prompt)
         return model.tokenizer.encode(rendered, add_special_tokens=False)
 
@@ -226,6 +228,11 @@ class FleetInference:
         """Of the fleet's workers; requests are hashed for the first, and workers of one fleet agree."""
         sizes = [link.hello.block_tokens for link in self._fleet.links(pb.ROLE_DECODE) if link.hello]
         return sizes[0] if sizes else 16
+
+
+def _num_chars(prompt: str | Chat) -> int:
+    """About how much there is to tokenize."""
+    return len(prompt) if isinstance(prompt, str) else sum(len(str(m.get("content"))) for m in prompt.messages)
 
 
 async def _next(rows: AsyncGenerator[list[Row], None], deadline: float | None) -> list[Row]:

@@ -204,9 +204,7 @@ class _FleetCollector(Collector):
         for name, (text, attribute) in WORKER_GAUGES.items():
             gauge = GaugeMetricFamily(name, text, labels=("worker", "role"))
             for worker in workers:
-                value: float | None = getattr(worker, attribute, None)
-                if value is not None:  # what is not known is not zero
-                    gauge.add_metric((_name(worker), worker.role), value)
+                gauge.add_metric((_name(worker), worker.role), getattr(worker, attribute))
             yield gauge
         default_model = next((model.name for model in self._inference.models()), "")
         yield from _vllm_gauges(default_model, queued, workers)

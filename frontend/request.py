@@ -6,7 +6,6 @@ its own messages. `None` means "not given": the model's default, then the docume
 Knows fields, ranges and defaults. Does not know dialects, tokenizers or workers.
 """
 
-import math
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -160,7 +159,7 @@ def resolve(request: GenerateRequest, prompt_tokens: int, limits: ModelLimits) -
     def number(name: str, default: float, low: float, high: float, *, above: bool = False) -> float:
         given: float | None = getattr(request, name)
         value = limits.defaults.get(name, default) if given is None else given
-        if not math.isfinite(value) or not low <= value <= high or (above and value == low):
+        if not low <= value <= high or (above and value == low):  # NaN is not
             interval = f"greater than {low:g} and at most {high:g}" if above else f"between {low:g} and {high:g}"
             raise InvalidRequest(f"{name} must be {interval}, not {value}", field=name)
         return float(value)

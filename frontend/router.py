@@ -34,13 +34,17 @@ class WorkerView:
     max_sequences: int
     hashes: AbstractSet[BlockHash] = field(default_factory=frozenset)
     draining: bool = False
+    full: bool = False
+    """Whether it has refused somebody since its last `Load`."""
     free_blocks: int = 0
     running: int = 0
+    """Those that wait are among them."""
+    waiting: int = 0
     waiting_tokens: int = 0
     prefill_tokens_per_s: float = 0.0
     transfer_bytes_per_s: float = 0.0
     sent_legs: int = 0
-    """Legs sent since the last `Load`."""
+    """Legs sent that the last `Load` does not count."""
     sent_blocks: int = 0
     sent_tokens: int = 0
 
@@ -99,20 +103,17 @@ class Policy:
 def place(
     need: Need, decodes: Iterable[WorkerView], prefills: Iterable[WorkerView], policy: Policy, hop_s: float
 ) -> Placement | None:
-    """Choose workers for a request; None when no decode worker has room now. `hop_s` is the measured cost of a hop."""
+    """Choose workers for a request; None when there is no room now. `hop_s` is the measured cost of a hop."""
     decode = min(
         (view for view in decodes if _has_room(view, need)), key=lambda view: _decode_cost(view, need), default=None
     )
     if decode is None:
         return None
     cached = min(decode.cached_tokens(need.hashes), need.num_tokens - 1)
-    prefill = min(
-        (view for view in prefills if _can_prefill(view, need, decode)),
-        key=lambda view: _prefill_s(view, need),
-        default=None,
-    )
+    able = [view for view in prefills if _can_prefill(view, need, decode)]
+    prefill = min((view for view in able if not view.full), key=lambda view: _prefill_s(view, need), default=None)
     if prefill is None:
-        return Placement(decode, None, cached, 0.0, 0.0)
+        return None if able and policy.always_remote else Placement(decode, None, cached, 0.0, 0.0)
     uncached = need.num_tokens - cached
     if uncached <= policy.local_prefill_tokens:
         return Placement(decode, None, cached, 0.0, 0.0)
@@ -125,11 +126,16 @@ def place(
 
 def can_ever_serve(need: Need, decodes: Iterable[WorkerView]) -> bool:
     """Whether some decode worker could hold the request if it were idle."""
-    return any(view.model == need.model and need.max_tokens <= view.max_context for view in decodes)
+    return any(_serves(view, need) and need.max_tokens <= view.max_context for view in decodes)
+
+
+def _serves(view: WorkerView, need: Need) -> bool:
+    return view.model == need.model and not view.draining
 
 
 def _has_room(view: WorkerView, need: Need) -> bool:
-    if view.draining or view.model != need.model or need.max_tokens > view.max_context:
+    """As the worker itself decides: who was preempted comes first, and who runs may need a block more."""
+    if not _serves(view, need) or need.max_tokens > view.max_context or view.full or view.waiting:
         return False
     legs = view.running + view.sent_legs
     blocks = -(-need.num_tokens // view.block_tokens)
@@ -146,7 +152,7 @@ def _decode_cost(view: WorkerView, need: Need) -> tuple[float, int]:
 
 def _can_prefill(view: WorkerView, need: Need, decode: WorkerView) -> bool:
     fits = need.num_tokens <= min(view.max_context, view.num_blocks * view.block_tokens)
-    return not view.draining and view.model == need.model and view.layout == decode.layout and fits
+    return _serves(view, need) and view.layout == decode.layout and fits
 
 
 def _prefill_s(view: WorkerView, need: Need) -> float:

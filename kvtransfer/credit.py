@@ -10,13 +10,14 @@ class Credit:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._free = limit
+        self._closed = False
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     async def take(self, cost: int) -> None:
         """Wait for one's turn; a `cost` beyond the limit would wait for ever."""
         assert cost <= self._limit, "more than all the credit there is"
         await asyncio.sleep(0)  # others on the loop go between; not a wait
-        if not self._waiting and cost <= self._free:
+        if self._closed or (not self._waiting and cost <= self._free):
             self._free -= cost
             return
         granted = asyncio.get_running_loop().create_future()
@@ -39,8 +40,9 @@ class Credit:
                 granted.set_result(None)
             self._waiting.popleft()
 
-    def wake_all(self) -> None:
-        """Let everybody through, whatever is free: there is nothing to wait for any more."""
+    def close(self) -> None:
+        """Let everybody through, now and later, whatever is free: there is nothing to wait for any more."""
+        self._closed = True
         for _, granted in self._waiting:
             if not granted.done():
                 granted.set_result(None)

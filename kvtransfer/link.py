@@ -127,7 +127,7 @@ class Link:
         sent, self._sent = self._sent, {}
         for frame in sent.values():
             frame.call.answered(frame.trackers, error)
-        self._credit.wake_all()
+        self._credit.close()
         self._on_closed(self)
 
     async def _send(self, frame: Frame, call: Call) -> None:

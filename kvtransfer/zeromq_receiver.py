@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 
 from engine.errors import ConfigError
 from kvtransfer.endpoints import IPC
+from kvtransfer.malloc import keep_freed_memory
 from kvtransfer.open_tickets import OpenTickets, Refused
 from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence, Ticket, TicketId
 from kvtransfer.wire import MAX_HEADER_BYTES, MAX_PIECES, PIECE_BYTES, Piece, checksum, fence_from_proto
@@ -44,6 +45,7 @@ class ZeroMQReceiver:
         self._deliver = deliver
         self._malformed_frames = 0
         self._header = bytearray(MAX_HEADER_BYTES)
+        keep_freed_memory(PIECE_BYTES)
         self._context = zmq.Context()
         self._socket = _listen(self._context, address)
         self._endpoint = Endpoint(TRANSPORT, self._socket.getsockopt_string(zmq.LAST_ENDPOINT))

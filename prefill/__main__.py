@@ -34,15 +34,10 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     )
     worker = PrefillWorker(scheduler, model.runner, model.sampler, model.device)
     senders = Senders({"zeromq": ZeroMQSender(model.cache, stall_limit_s=config.stall_limit_s)})
-    event_loop = asyncio.get_running_loop()
-
-    def deliver(events: list[Event]) -> None:
-        event_loop.call_soon_threadsafe(service.deliver, events)
-
-    loop: StepLoop[Command, Event] = StepLoop(worker, deliver)
+    loop: StepLoop[Command, Event] = StepLoop(worker)
     service = PrefillService(worker, loop, senders, model.who, PrefillSpans(tracing, model.who.worker_id))
     try:
-        await serve(service.sessions, loop, config, stop or stop_signal())
+        await serve(service.sessions, loop, service.deliver, config, stop or stop_signal())
     finally:
         await service.aclose()
         await tracing.aclose()

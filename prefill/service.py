@@ -69,7 +69,7 @@ class PrefillService:
         if admit.WhichOneof("work") != "push":
             raise InvalidRequest("a prefill worker takes `push` legs", field="work")
         who = self._who
-        sequence = sequence_from(leg.id, admit, vocab_size=who.vocab_size, max_context=who.max_context)
+        sequence = sequence_from(leg.id, admit, who)
         try:
             ticket = ticket_from_proto(admit.push.ticket)
             check_layout(ticket, who.layout, who.block_bytes)
@@ -79,7 +79,9 @@ class PrefillService:
         if ticket.num_blocks != -(-len(sequence.tokens) // who.block_tokens):
             raise InvalidRequest(f"the ticket's {ticket.num_blocks} blocks do not fit the prompt", field="ticket")
         ready: asyncio.Queue[BlocksReady | PromptDone] = asyncio.Queue()
-        self._outgoing[leg.id] = Outgoing(ready, asyncio.create_task(self._push(leg, ticket, ready)))
+        task = asyncio.create_task(self._push(leg, ticket, ready))
+        task.add_done_callback(lambda _: self._close(leg.id))
+        self._outgoing[leg.id] = Outgoing(ready, task)
         self._loop.submit(Compute(sequence))
 
     def abort(self, leg: Leg) -> None:
@@ -152,7 +154,7 @@ class PrefillService:
     # -- the transfer ------------------------------------------------------------------------------------------------
 
     async def _push(self, leg: Leg, ticket: Ticket, ready: asyncio.Queue[BlocksReady | PromptDone]) -> None:
-        """Send blocks as they become ready, then the commit. However it ends, the step loop learns that it did."""
+        """Send blocks as they become ready, then the commit."""
         span: Span | None = None
         failure: TandemError | None = TransferFailed("the transfer broke off")
         try:
@@ -176,8 +178,11 @@ class PrefillService:
                 finish(span, error=failure.reason if failure else None)
             if failure is not None:
                 self._say_failed(leg, failure)
-            self._loop.submit(GiveUp(leg.id))
-            self._loop.submit(Close(leg.id))
+
+    def _close(self, sequence_id: SequenceId) -> None:
+        """However a transfer ended, or was cancelled before it began, the step loop learns that it did."""
+        self._loop.submit(GiveUp(sequence_id))
+        self._loop.submit(Close(sequence_id))
 
     def _say_failed(self, leg: Leg, failure: TandemError) -> None:
         log.warning("transfer of %s failed: %s", leg.request_id, failure.message)

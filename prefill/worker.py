@@ -109,10 +109,15 @@ class PrefillWorker:
         self._queued_ns: dict[SequenceId, int] = {}
         self._chunks: dict[SequenceId, list[ChunkTime]] = {}
         self.load = self._load()
-        """Replaced after each step; may be read by any thread."""
+        """Replaced when something happened; may be read by any thread."""
 
-    def step(self, commands: Sequence[Command]) -> list[Event]:
+    def apply(self, commands: Sequence[Command]) -> list[Event]:
         events = [event for command in commands for event in self._apply(command)]
+        self.load = self._load()
+        return events
+
+    def step(self) -> list[Event]:
+        events: list[Event] = []
         if chunks := self.scheduler.plan():
             start_ns = time.monotonic_ns()
             for chunk in chunks:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,16 +104,25 @@ async def stream_text(
     return Answer(text, num_tokens, finish)
 
 
+async def until(condition: Callable[[], Awaitable[bool]], seen: object) -> None:
+    """Wait until it holds; what other processes do can only be asked for. Fails with what was `seen`."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not await condition():
+        assert time.monotonic() < deadline, seen
+        await asyncio.sleep(0.05)
+
+
 async def until_idle(server: Tandem, *, num_workers: int, api_key: str = "") -> None:
     """Wait until every worker is there and holds nothing for anybody; nothing has leaked then."""
-    async with http_client(server, headers={"Authorization": f"Bearer {api_key}"} if api_key else {}) as http:
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            reports = (await http.get("/debug/custody")).json()
-            if len(reports) == num_workers and all(report.get("holders") == [] for report in reports):
-                break
-            assert time.monotonic() < deadline, reports
-            await asyncio.sleep(0.05)
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    reports: list[dict[str, Any]] = []
+
+    async def idle() -> bool:
+        reports[:] = (await http.get("/debug/custody")).json()
+        return len(reports) == num_workers and all(report.get("holders") == [] for report in reports)
+
+    async with http_client(server, headers=headers) as http:
+        await until(idle, reports)
     assert [report["leaked_blocks"] for report in reports] == [0] * num_workers, reports
     for report in reports:
         assert report["free_blocks"] + report["cached_blocks"] == report["num_blocks"]

@@ -37,21 +37,23 @@ class Tandem:
         return {name: child for name, child in named if name}
 
     def stop(self) -> None:
-        """Drain it, if nobody has; afterwards nothing of it is left."""
-        children = self.processes().values() if self.process.poll() is None else ()
-        self.process.send_signal(signal.SIGTERM)
-        self.wait_for_its_end()
-        _, left = psutil.wait_procs(children, timeout=10)
-        assert not left, f"processes are left of tandem up: {left}"
+        """Drain it, if it has not ended."""
+        if self.process.poll() is None:
+            children = self.processes()
+            self.process.send_signal(signal.SIGTERM)
+            self.wait_for_its_end(children)
 
-    def wait_for_its_end(self) -> None:
+    def wait_for_its_end(self, children: Mapping[str, psutil.Process], status: int = 0) -> None:
+        """Afterwards none of its processes is left."""
         try:
-            status = self.process.wait(DRAIN_S)
+            ended_with = self.process.wait(DRAIN_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
             pytest.fail(f"tandem up did not drain within {DRAIN_S:g} s:\n{self.log.read_text()}")
-        assert status == 0, f"tandem up exited with status {status}:\n{self.log.read_text()}"
+        assert ended_with == status, f"tandem up exited with status {ended_with}:\n{self.log.read_text()}"
+        _, left = psutil.wait_procs(children.values(), timeout=10)
+        assert not left, f"processes are left of tandem up: {left}"
 
 
 def _name(process: psutil.Process) -> str:
@@ -61,7 +63,7 @@ def _name(process: psutil.Process) -> str:
     except psutil.Error:
         return ""
     if "--worker-id" in command:
-        return command[command.index("--worker-id") + 1]
+        return str(command[command.index("--worker-id") + 1])
     return "frontend" if command[1:4] == ["-P", "-m", "frontend"] else ""
 
 

@@ -74,6 +74,18 @@ def test_reuse_counts_against_what_is_available() -> None:
     pool.check()
 
 
+def test_of_what_was_evicted_and_stored_again_the_last_is_told() -> None:
+    pool = BlockPool[str](1)
+    for owner in "ab":
+        (block,) = pool.take(owner, 1) or ()
+        pool.store(block, name(1))
+        pool.release(owner)
+
+    changes = pool.take_changes()
+
+    assert (changes.stored, changes.evicted) == ((name(1),), ())
+
+
 def test_a_leak_is_counted() -> None:
     pool = BlockPool[str](3)
     pool.take("a", 2)

@@ -1,5 +1,8 @@
 """Every kernel against its twin, on shapes that models have and on awkward ones."""
 
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
 import numpy as np
 import pytest
 import torch
@@ -14,9 +17,27 @@ from engine.kernels.prefill_attention import PrefillChunk, prefill_attention, pr
 from engine.kernels.repetition import repetition, repetition_twin
 from engine.kernels.rope_cache import rope_cache, rope_cache_twin
 from engine.kernels.silu_mul import silu_mul, silu_mul_twin
+from engine.kernels.threads import share_cores
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _threads() -> None:
+    share_cores()
+
 
 quick = settings(max_examples=40, deadline=None)
 seeds = st.integers(0, 1 << 30)
+
+
+def test_sharing_cores_leaves_torch_its_threads_on_any_thread() -> None:
+    def counts() -> tuple[int, int, int]:
+        before = torch.get_num_threads()
+        share_cores()
+        return before, torch.get_num_threads(), numba.get_num_threads()
+
+    with ThreadPoolExecutor(1) as elsewhere:
+        for num_torch, still_torch, num_numba in (counts(), elsewhere.submit(counts).result()):
+            assert num_torch == still_torch >= num_numba >= 1
 
 
 def close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:

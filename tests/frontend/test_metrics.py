@@ -26,6 +26,9 @@ DECODE = WorkerStatus(
     ready=True,
     num_blocks=10,
     free_blocks=4,
+    cached_blocks=1,
+    promised_blocks=2,
+    leaked_blocks=0,
     block_tokens=16,
     running=3,
     queued=1,
@@ -205,23 +208,14 @@ def test_workers_that_are_away_have_an_address_and_no_usage(metrics: FrontendMet
     assert samples["vllm:kv_cache_usage_perc{engine=127.0.0.1:50053,model_name=m}"] == 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class FullStatus(WorkerStatus):
-    promised_blocks: int
-    cached_blocks: int
-    leaked_blocks: int | None
-
-
-def test_what_a_worker_does_not_say_is_not_zero(metrics: FrontendMetrics) -> None:
-    said = {name: getattr(DECODE, name) for name in WorkerStatus.__slots__}
-    silent = FullStatus(**said | {"promised_blocks": 2, "cached_blocks": 1, "leaked_blocks": None})
-    metrics.watch(FakeInference([silent, replace(silent, worker_id="decode-1", leaked_blocks=0)]))
+def test_every_block_of_every_worker_is_accounted_for(metrics: FrontendMetrics) -> None:
+    metrics.watch(FakeInference([DECODE, replace(DECODE, worker_id="decode-1", leaked_blocks=7)]))
     samples = scrape(metrics)
 
     assert samples["tandem_kv_blocks_promised{role=decode,worker=decode-0}"] == 2
     assert samples["tandem_kv_blocks_cached{role=decode,worker=decode-0}"] == 1
-    assert "tandem_kv_blocks_leaked{role=decode,worker=decode-0}" not in samples
-    assert samples["tandem_kv_blocks_leaked{role=decode,worker=decode-1}"] == 0
+    assert samples["tandem_kv_blocks_leaked{role=decode,worker=decode-0}"] == 0
+    assert samples["tandem_kv_blocks_leaked{role=decode,worker=decode-1}"] == 7
 
 
 def test_two_frontends_in_one_process_do_not_share() -> None:

@@ -1,0 +1,155 @@
+"""The queue for workers: bounded, in order, and never stuck whoever gives up when."""
+
+import asyncio
+import random
+
+import pytest
+
+from engine.errors import Overloaded
+from frontend.admission import Admission
+
+
+class Visitors:
+    """Requests that take their turn and hold it until told."""
+
+    def __init__(self, admission: Admission) -> None:
+        self.admission = admission
+        self.served: list[str] = []
+        self.leave: dict[str, asyncio.Event] = {}
+        self.tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def come(self, name: str, num_tokens: int = 1, *, first: bool = False) -> None:
+        self.leave[name] = asyncio.Event()
+        self.tasks[name] = asyncio.create_task(self._visit(name, num_tokens, first))
+        await settle()
+
+    async def _visit(self, name: str, num_tokens: int, first: bool) -> None:
+        async with self.admission.turn(num_tokens, first=first):
+            self.served.append(name)
+            await self.leave[name].wait()
+
+    async def go(self, name: str) -> None:
+        self.leave[name].set()
+        await settle()
+
+    async def cancel(self, name: str) -> None:
+        self.tasks[name].cancel()
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def visitors(max_requests: int = 10, max_tokens: int = 100) -> Visitors:
+    return Visitors(Admission(max_requests, max_tokens))
+
+
+async def test_first_come_first_served() -> None:
+    queue = visitors()
+    for name in "abc":
+        await queue.come(name)
+    assert queue.served == ["a"]
+    assert queue.admission.queued_requests == 3
+    for name in "abc":
+        await queue.go(name)
+    assert queue.served == ["a", "b", "c"]
+    assert (queue.admission.queued_requests, queue.admission.queued_tokens) == (0, 0)
+
+
+async def test_who_comes_back_goes_first_in_the_order_they_came_back() -> None:
+    queue = visitors()
+    for name in "ab":
+        await queue.come(name)
+    for name in "xy":
+        await queue.come(name, first=True)
+    for name in "axyb":
+        await queue.go(name)
+    assert queue.served == ["a", "x", "y", "b"]
+
+
+async def test_a_full_queue_refuses_at_once_but_not_who_was_let_in_before() -> None:
+    queue = visitors(max_requests=2, max_tokens=10)
+    await queue.come("a", 6)
+    with pytest.raises(Overloaded, match="tokens"):
+        async with queue.admission.turn(5):
+            pass
+    await queue.come("b", 4)
+    with pytest.raises(Overloaded, match="requests") as refused:
+        async with queue.admission.turn(0, retry_after_s=3.0):
+            pass
+    assert refused.value.retry_after_s == 3.0
+    await queue.come("c", 50, first=True)
+    for name in "acb":
+        await queue.go(name)
+    assert queue.served == ["a", "c", "b"]
+
+
+async def test_one_alone_may_be_larger_than_the_bound() -> None:
+    queue = visitors(max_tokens=10)
+    await queue.come("a", 11)
+    assert queue.served == ["a"]
+
+
+async def test_who_gives_up_while_waiting_is_passed_over_and_not_counted() -> None:
+    queue = visitors()
+    for name in "abc":
+        await queue.come(name)
+    await queue.cancel("b")
+    assert queue.admission.queued_requests == 2
+    await queue.go("a")
+    assert queue.served == ["a", "c"]
+
+
+async def test_who_gives_up_with_the_turn_in_hand_passes_it_on() -> None:
+    queue = visitors()
+    for name in "ab":
+        await queue.come(name)
+    await queue.cancel("a")
+    assert queue.served == ["a", "b"]
+
+
+async def test_who_gives_up_at_the_very_moment_of_the_turn_passes_it_on() -> None:
+    queue = visitors()
+    for name in "abc":
+        await queue.come(name)
+    queue.leave["a"].set()
+    while queue.tasks["a"] and not queue.tasks["a"].done():
+        await asyncio.sleep(0)
+        if queue.admission._new and len(queue.admission._new) == 1:
+            break  # b has the turn and does not know it yet
+    await queue.cancel("b")
+    assert queue.served == ["a", "c"]
+
+
+async def test_who_gives_up_just_before_the_turn_is_passed_on_is_passed_over() -> None:
+    queue = visitors()
+    for name in "abc":
+        await queue.come(name)
+    queue.tasks["b"].cancel()
+    await queue.go("a")
+    assert queue.served == ["a", "c"]
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_any_order_of_coming_going_and_giving_up_leaves_nothing_behind(seed: int) -> None:
+    rng = random.Random(seed)
+    queue = visitors(max_requests=1000, max_tokens=10_000)
+    for number in range(60):
+        action = rng.random()
+        present = [name for name, task in queue.tasks.items() if not task.done()]
+        if action < 0.5:
+            await queue.come(str(number), rng.randint(1, 9), first=rng.random() < 0.3)
+        elif action < 0.75 and present:
+            queue.tasks[rng.choice(present)].cancel()
+        elif present:
+            queue.leave[rng.choice(present)].set()
+        if rng.random() < 0.5:
+            await asyncio.sleep(0)
+    for name in queue.tasks:
+        queue.leave[name].set()
+    await asyncio.gather(*queue.tasks.values(), return_exceptions=True)
+
+    assert all(task.done() for task in queue.tasks.values())
+    assert (queue.admission.queued_requests, queue.admission.queued_tokens) == (0, 0)

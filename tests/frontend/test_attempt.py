@@ -1,0 +1,487 @@
+"""Attempts: tokens in order over streams that know nothing of each other, and nothing left behind however they end."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import pytest
+
+from engine.errors import ContextOverflow, Overloaded, Unavailable
+from engine.sequence import BlockHash, SamplingParams
+from frontend.admission import Admission
+from frontend.attempt import Attempts, Interrupted, Job
+from frontend.fleet import Link, Pulse, Row
+from frontend.ledger import Ledger
+from frontend.router import Policy
+from protos import worker_pb2 as pb
+from tests.frontend.fake_worker import FakeWorker
+
+LENGTH = pb.FINISH_REASON_LENGTH
+ROOT = BlockHash(bytes(16))
+
+
+@dataclass
+class FakeFleet:
+    """Workers whose streams are the test; as `Fleet` to who makes attempts."""
+
+    pulse: Pulse = field(default_factory=Pulse)
+    workers: list[FakeWorker] = field(default_factory=list)
+
+    def add(self, role: "pb.Role", name: str = "", **hello: object) -> FakeWorker:
+        self.workers.append(FakeWorker(role, self.pulse, name, **hello))
+        return self.workers[-1]
+
+    def links(self, role: "pb.Role") -> list[Link]:
+        return [worker.link for worker in self.workers if worker.role == role and worker.link.view is not None]
+
+
+class Scene:
+    """One prefill and one decode worker, and attempts at jobs over them."""
+
+    def __init__(self, *, queue_timeout_s: float = 60.0, policy: Policy | None = None, prefill: bool = True) -> None:
+        self.fleet = FakeFleet()
+        if prefill:
+            self.prefill = self.fleet.add(pb.ROLE_PREFILL)
+        self.decode = self.fleet.add(pb.ROLE_DECODE)
+        self.admission = Admission(100, 10_000)
+        self.attempts = Attempts(
+            self.fleet,  # type: ignore[arg-type]
+            self.admission,
+            policy or Policy(always_remote=True),
+            queue_timeout_s,
+        )
+
+    @asynccontextmanager
+    async def attempt(self, job: Job, ends: type[Exception] | None = None) -> AsyncIterator["Hearing"]:
+        """Run one attempt, that `ends` in an error or not; at the end nothing may be left of it anywhere."""
+        with pytest.raises(ends) if ends else nullcontext():
+            async with aclosing(self.attempts.run(job)) as rows:
+                yield Hearing(rows)
+        assert self.left() == []
+
+    def left(self) -> list[object]:
+        """Who holds something still, after every worker has answered the aborts it was sent."""
+        for worker in self.fleet.workers:
+            worker.release_aborted()
+        left: list[object] = [w.name for w in self.fleet.workers for leg in w.link._legs.values() if leg.wanted]
+        return left + [1] * self.admission.queued_requests
+
+    async def granted(self, hearing: "Hearing") -> tuple[int, int]:
+        """Play until both workers have taken the job; their legs on prefill and decode."""
+        taken = hearing.next()
+        (reserve,) = await admits(self.decode)
+        self.decode.grant(reserve.leg, ticket={"id": "t"}, cached_tokens=4)
+        (push,) = await admits(self.prefill)
+        assert push.push.ticket.id == "t"
+        self.prefill.grant(push.leg)
+        assert await taken == []
+        return push.leg, reserve.leg
+
+
+class Hearing:
+    """What an attempt says, one batch at a time."""
+
+    def __init__(self, rows: AsyncIterator[list[Row]]) -> None:
+        self._rows = rows
+
+    def next(self) -> "asyncio.Task[list[Row]]":
+        return asyncio.ensure_future(anext(self._rows))  # type: ignore[arg-type]
+
+    async def tokens(self) -> list[int]:
+        return [row.token for row in await asyncio.wait_for(self.next(), 5)]
+
+
+async def admits(worker: FakeWorker) -> list[pb.Admit]:
+    """The next `Admit` commands to come to a worker."""
+    for _ in range(50):
+        if found := worker.admits():
+            return found
+        await asyncio.sleep(0)
+    return []
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def job(max_tokens: int = 10, num_tokens: int = 9, name: str = "r") -> Job:
+    return Job(
+        request_id=name,
+        model="m",
+        tokens=list(range(num_tokens)),
+        num_prompt=num_tokens,
+        params=SamplingParams(max_tokens=max_tokens, seed=1),
+        hash_root=ROOT,
+        hashes=[],
+        traceparent="",
+        ledger=Ledger(),
+    )
+
+
+async def test_token_one_comes_from_prefill_and_the_rest_from_decode() -> None:
+    scene, made = Scene(), job(max_tokens=3)
+    async with scene.attempt(made) as hearing:
+        push, reserve = await scene.granted(hearing)
+        scene.prefill.say(prefill_done=pb.PrefillDone(leg=push, queue_ns=5, compute_ns=7, cached_tokens=8))
+        scene.prefill.tokens(push, 0, 50)
+        assert await hearing.tokens() == [50]
+        scene.decode.say(kv_arrived=pb.KvArrived(leg=reserve, commit_ns=9))
+        scene.prefill.say(released=pb.Released(leg=push))
+        scene.decode.tokens(reserve, 1, 51)
+        scene.decode.tokens(reserve, 2, 52, finish=LENGTH)
+        assert await hearing.tokens() == [51, 52]
+        with pytest.raises(StopAsyncIteration):
+            await hearing.next()
+    assert made.tokens[9:] == [50, 51, 52]
+    assert (made.ledger.queue_ns, made.ledger.compute_ns, made.ledger.commit_ns) == (5, 7, 9)
+    assert made.cached_tokens == 8
+
+
+async def test_local_prefill_needs_one_leg() -> None:
+    scene = Scene(prefill=False)
+    async with scene.attempt(job()) as hearing:
+        taken = hearing.next()
+        (admit,) = await admits(scene.decode)
+        assert admit.WhichOneof("work") == "local"
+        scene.decode.grant(admit.leg)
+        assert await taken == []
+        scene.decode.tokens(admit.leg, 0, 50, finish=LENGTH)
+        assert await hearing.tokens() == [50]
+
+
+async def test_token_two_waits_for_token_one() -> None:
+    scene = Scene()
+    async with scene.attempt(job()) as hearing:
+        push, reserve = await scene.granted(hearing)
+        scene.decode.tokens(reserve, 1, 51)
+        scene.decode.tokens(reserve, 2, 52, finish=LENGTH)
+        waiting = hearing.next()
+        await settle()
+        assert not waiting.done()
+        scene.prefill.tokens(push, 0, 50)
+        assert [row.token for row in await waiting] == [50, 51, 52]
+
+
+async def test_what_decode_says_before_prefill_has_answered_is_kept() -> None:
+    scene = Scene()
+    async with scene.attempt(job()) as hearing:
+        taken = hearing.next()
+        (reserve,) = await admits(scene.decode)
+        scene.decode.grant(reserve.leg)
+        (push,) = await admits(scene.prefill)
+        scene.decode.tokens(reserve.leg, 1, 51, finish=LENGTH)
+        await settle()
+        scene.prefill.grant(push.leg)
+        scene.prefill.tokens(push.leg, 0, 50)
+        assert await taken == []
+        assert await hearing.tokens() == [50, 51]
+
+
+async def test_an_answer_that_ends_with_token_one_aborts_the_transfer() -> None:
+    scene = Scene()
+    async with scene.attempt(job(max_tokens=1)) as hearing:
+        push, reserve = await scene.granted(hearing)
+        scene.prefill.tokens(push, 0, 50, finish=LENGTH)
+        assert await hearing.tokens() == [50]
+        with pytest.raises(StopAsyncIteration):
+            await hearing.next()
+        assert scene.decode.release_aborted() == [reserve]
+
+
+@pytest.mark.parametrize("worker", ["prefill", "decode"])
+@pytest.mark.parametrize("how", ["lost", "failed"])
+async def test_tokens_that_came_before_a_failure_stand(worker: str, how: str) -> None:
+    scene, made = Scene(), job()
+    async with scene.attempt(made, ends=Interrupted) as hearing:
+        legs = await scene.granted(hearing)
+        scene.prefill.tokens(legs[0], 0, 50)
+        scene.decode.tokens(legs[1], 2, 52)
+        failing, leg = (scene.prefill, legs[0]) if worker == "prefill" else (scene.decode, legs[1])
+        if how == "lost":
+            failing.down()
+        else:
+            failing.say(failed=pb.Failed(leg=leg, reason=pb.FAILURE_REASON_TRANSFER, message="x"))
+        assert await hearing.tokens() == [50]
+        await hearing.next()
+    assert made.tokens[9:] == [50], "the token after the gap is sampled again"
+    assert scene.left() == []
+
+
+async def test_the_next_attempt_continues_where_the_last_one_ended() -> None:
+    scene, made = Scene(), job()
+    async with scene.attempt(made, ends=Interrupted) as hearing:
+        push, _ = await scene.granted(hearing)
+        scene.prefill.tokens(push, 0, 50)
+        await hearing.tokens()
+        scene.decode.down()
+        await hearing.next()
+    route_ns, granted_ns = made.ledger.route_ns, made.ledger.granted_ns
+    scene.decode.up()
+    async with scene.attempt(made) as hearing:
+        taken = hearing.next()
+        (reserve,) = await admits(scene.decode)
+        assert list(reserve.token_ids) == [*range(9), 50]
+        assert (reserve.num_prompt, reserve.attempt) == (9, 2)
+        scene.decode.grant(reserve.leg)
+        (push_again,) = await admits(scene.prefill)
+        scene.prefill.grant(push_again.leg)
+        await taken
+        scene.prefill.tokens(push_again.leg, 1, 51, finish=LENGTH)
+        assert await hearing.tokens() == [51]
+    assert (made.ledger.route_ns, made.ledger.granted_ns) == (route_ns, granted_ns), "TTFT was over"
+
+
+@pytest.mark.parametrize("when", ["before its answer", "after its answer"])
+@pytest.mark.parametrize("worker", ["prefill", "decode"])
+async def test_a_worker_lost_before_token_one_interrupts(worker: str, when: str) -> None:
+    scene = Scene()
+    async with scene.attempt(job(), ends=Interrupted) as hearing:
+        if when == "after its answer":
+            await scene.granted(hearing)
+            taken = hearing.next()
+        else:
+            taken = hearing.next()
+            (reserve,) = await admits(scene.decode)
+            if worker == "prefill":
+                scene.decode.grant(reserve.leg)
+                await admits(scene.prefill)
+        (scene.prefill if worker == "prefill" else scene.decode).down()
+        await taken
+    assert scene.left() == []
+
+
+async def test_decode_lost_while_prefill_has_not_answered_interrupts() -> None:
+    scene = Scene()
+    async with scene.attempt(job(), ends=Interrupted) as hearing:
+        taken = hearing.next()
+        (reserve,) = await admits(scene.decode)
+        scene.decode.grant(reserve.leg)
+        await admits(scene.prefill)
+        scene.decode.down()
+        await taken
+    assert scene.left() == []
+
+
+async def test_a_refused_request_waits_for_the_next_report_and_not_in_a_loop() -> None:
+    scene, made = Scene(), job()
+    async with scene.attempt(made) as hearing:
+        taken = hearing.next()
+        (first,) = await admits(scene.decode)
+        scene.decode.refuse(first.leg)
+        scene.fleet.pulse.beat()
+        assert await admits(scene.decode) == []
+        assert scene.admission.queued_requests == 1, "it waits where it is seen"
+        scene.decode.load()
+        (second,) = await admits(scene.decode)
+        scene.decode.grant(second.leg)
+        (push,) = await admits(scene.prefill)
+        scene.prefill.grant(push.leg)
+        assert await taken == []
+        scene.prefill.tokens(push.leg, 0, 50, finish=LENGTH)
+        assert await hearing.tokens() == [50]
+    assert made.attempt == 1
+
+
+async def test_who_was_refused_goes_before_who_came_later() -> None:
+    scene = Scene(prefill=False)
+    async with AsyncExitStack() as stack:
+        runs = [aclosing(scene.attempts.run(job(name=name))) for name in "abc"]
+        a, b, c = [Hearing(await stack.enter_async_context(run)) for run in runs]
+        hearings = [a.next()]
+        (refused,) = await admits(scene.decode)
+        scene.decode.load(free_blocks=0)
+        hearings += [b.next(), c.next()]
+        await settle()
+        scene.decode.refuse(refused.leg)
+        await settle()
+        scene.decode.load()
+        await settle()
+        order = scene.decode.admits()
+        for admit in order:
+            scene.decode.grant(admit.leg)
+        await asyncio.gather(*hearings)
+    assert [admit.request_id for admit in order] == ["b", "a", "c"], "b had the turn already"
+
+
+async def test_a_full_prefill_worker_costs_no_attempt_and_frees_the_ticket() -> None:
+    scene, made = Scene(), job()
+    async with scene.attempt(made) as hearing:
+        taken = hearing.next()
+        (reserve,) = await admits(scene.decode)
+        scene.decode.grant(reserve.leg, ticket={"id": "t"})
+        (push,) = await admits(scene.prefill)
+        scene.prefill.refuse(push.leg)
+        await settle()
+        assert scene.decode.release_aborted() == [reserve.leg]
+        assert await admits(scene.decode) == [], "it waits for the prefill worker's next report"
+        scene.prefill.load()
+        push_leg, reserve_leg = await granted_again(scene, taken)
+        scene.prefill.tokens(push_leg, 0, 50, finish=LENGTH)
+        assert await hearing.tokens() == [50]
+    assert made.attempt == 1
+
+
+async def granted_again(scene: Scene, taken: "asyncio.Task[list[Row]]") -> tuple[int, int]:
+    (reserve,) = await admits(scene.decode)
+    scene.decode.grant(reserve.leg)
+    (push,) = await admits(scene.prefill)
+    scene.prefill.grant(push.leg)
+    assert await taken == []
+    return push.leg, reserve.leg
+
+
+async def test_a_draining_prefill_worker_is_passed_over() -> None:
+    scene = Scene()
+    async with scene.attempt(job()) as hearing:
+        taken = hearing.next()
+        (reserve,) = await admits(scene.decode)
+        scene.decode.grant(reserve.leg)
+        (push,) = await admits(scene.prefill)
+        scene.prefill.refuse(push.leg, pb.REFUSAL_REASON_DRAINING)
+        (local,) = await admits(scene.decode)
+        assert local.WhichOneof("work") == "local"
+        scene.decode.grant(local.leg)
+        assert await taken == []
+
+
+async def test_no_room_in_time_is_overload_wherever_it_waits() -> None:
+    scene = Scene(queue_timeout_s=0.01)
+    scene.decode.load(free_blocks=0)
+
+    async def one() -> None:
+        async with scene.attempt(job()) as hearing:
+            await hearing.next()
+
+    ends = await asyncio.gather(*(one() for _ in range(3)), return_exceptions=True)
+
+    assert [type(end) for end in ends] == [Overloaded] * 3
+    assert scene.left() == []
+
+
+async def test_a_worker_that_never_answers_is_overload_too() -> None:
+    scene = Scene(queue_timeout_s=0.01)
+    async with scene.attempt(job(), ends=Overloaded) as hearing:
+        await hearing.next()
+    assert scene.decode.release_aborted() == [1]
+
+
+async def test_a_full_queue_refuses() -> None:
+    scene = Scene()
+    scene.admission.max_requests = 0
+    async with scene.attempt(job(), ends=Overloaded) as hearing:
+        await hearing.next()
+
+
+async def test_without_a_decode_worker_nobody_waits() -> None:
+    scene = Scene()
+    scene.decode.down()
+    async with scene.attempt(job(), ends=Unavailable) as hearing:
+        await hearing.next()
+
+
+async def test_who_was_interrupted_waits_for_a_decode_worker_to_come_back() -> None:
+    scene, made = Scene(prefill=False), job()
+    made.attempt = 1
+    scene.decode.down()
+    async with scene.attempt(made) as hearing:
+        taken = hearing.next()
+        await settle()
+        scene.decode.up()
+        (admit,) = await admits(scene.decode)
+        scene.decode.grant(admit.leg)
+        assert await taken == []
+
+
+@pytest.mark.parametrize("attempt", [0, 1])
+async def test_what_no_worker_can_ever_hold_does_not_wait(attempt: int) -> None:
+    scene = Scene()
+    made = job(max_tokens=1000)
+    made.attempt = attempt
+    async with scene.attempt(made, ends=ContextOverflow) as hearing:
+        await hearing.next()
+    assert scene.left() == []
+
+
+async def test_a_worker_that_finds_it_too_large_is_believed() -> None:
+    scene = Scene()
+    async with scene.attempt(job(), ends=ContextOverflow) as hearing:
+        taken = hearing.next()
+        (admit,) = await admits(scene.decode)
+        scene.decode.refuse(admit.leg, pb.REFUSAL_REASON_TOO_LARGE)
+        await taken
+
+
+async def test_a_command_a_worker_cannot_make_sense_of_interrupts() -> None:
+    scene = Scene()
+    async with scene.attempt(job(), ends=Interrupted) as hearing:
+        taken = hearing.next()
+        (admit,) = await admits(scene.decode)
+        scene.decode.refuse(admit.leg, pb.REFUSAL_REASON_INVALID)
+        await taken
+
+
+def script(scene: Scene, rng: random.Random) -> Iterator[None]:
+    """Answers of workers to whatever they were sent, now and then a failure."""
+    while True:
+        for worker in scene.fleet.workers:
+            for admit in worker.admits():
+                draw = rng.random()
+                if draw < 0.15:
+                    worker.refuse(admit.leg)
+                    worker.load()
+                elif draw < 0.2:
+                    worker.down()
+                    worker.up()
+                    break
+                else:
+                    worker.grant(admit.leg)
+                    first = len(admit.token_ids) - admit.num_prompt
+                    if worker.role == pb.ROLE_PREFILL:
+                        worker.tokens(admit.leg, first, 100 + first)
+                        worker.say(released=pb.Released(leg=admit.leg))
+                    else:
+                        later = [*range(100 + first + 1, 108)]
+                        worker.tokens(admit.leg, first + 1, *later, finish=LENGTH)
+            worker.release_aborted()
+            worker.load()
+        yield
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_any_course_of_events_gives_each_its_tokens_once_and_leaves_nothing(seed: int) -> None:
+    rng = random.Random(seed)
+    scene = Scene()
+    scene.fleet.add(pb.ROLE_DECODE, "decode-2")
+    scene.fleet.add(pb.ROLE_PREFILL, "prefill-2")
+
+    async def one() -> list[int]:
+        made, tokens = job(max_tokens=8), []
+        while True:
+            try:
+                async with aclosing(scene.attempts.run(made)) as rows:
+                    async for batch in rows:
+                        tokens += [row.token for row in batch]
+                return tokens
+            except Interrupted:
+                assert made.tokens[9:] == tokens
+
+    tasks = [asyncio.create_task(one()) for _ in range(12)]
+    left = rng.sample(tasks, 3)
+    steps = script(scene, rng)
+    for number in range(2000):
+        if all(task.done() for task in tasks):
+            break
+        next(steps)
+        if number == 3:
+            for task in left:
+                task.cancel()
+        await asyncio.sleep(0)
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    for task, answer in zip(tasks, answers, strict=True):
+        assert answer == [*range(100, 108)] or task in left, answer
+    assert scene.left() == []
+    assert all(worker.link.num_legs == 0 for worker in scene.fleet.workers)

@@ -1,0 +1,282 @@
+"""A link: legs and their events, what the router is told, and streams that break, some of them real."""
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import grpc.aio
+import pytest
+
+from engine.errors import ProtocolError
+from frontend import fleet as fleets
+from frontend.fleet import Fleet, Leg, LegEvent, Link, Lost, Pulse, Row
+from protos import worker_pb2 as pb
+from protos import worker_pb2_grpc
+from tests.frontend.fake_worker import FakeWorker
+
+Inbox = asyncio.Queue[tuple[Leg, LegEvent]]
+
+
+def decode(**hello: object) -> FakeWorker:
+    return FakeWorker(pb.ROLE_DECODE, Pulse(), **hello)
+
+
+def admit(worker: FakeWorker, inbox: Inbox | None = None, num_tokens: int = 9) -> Leg:
+    return worker.link.admit(pb.Admit(token_ids=[1] * num_tokens), inbox or Inbox())
+
+
+def sent(worker: FakeWorker) -> tuple[int, int, int]:
+    view = worker.link.view
+    assert view is not None
+    return view.sent_legs, view.sent_blocks, view.sent_tokens
+
+
+def events(inbox: Inbox) -> list[LegEvent]:
+    return [inbox.get_nowait()[1] for _ in range(inbox.qsize())]
+
+
+async def test_a_leg_is_numbered_and_sent_and_hears_its_own_events_alone() -> None:
+    worker, mine, others = decode(), Inbox(), Inbox()
+    a, b = admit(worker, mine), admit(worker, others)
+
+    assert [command.leg for command in worker.admits()] == [a.number, b.number]
+    worker.grant(a.number)
+    worker.tokens(b.number, 0, 7)
+
+    assert events(mine) == [pb.Granted(leg=a.number)]
+    assert events(others) == [Row(0, 7, pb.FINISH_REASON_UNSPECIFIED, None, 10, 20)]
+
+
+async def test_columns_give_each_row_its_logprobs() -> None:
+    worker, inbox = decode(), Inbox()
+    a, b = admit(worker, inbox), admit(worker, inbox)
+    logprobs = pb.Logprobs(row=1, chosen=-0.5)
+    columns = {"legs": [a.number, b.number, 99], "indices": [3, 4, 5], "token_ids": [7, 8, 9]}
+    worker.say(step_output=pb.StepOutput(**columns, finish_reasons=[0, 0, 0], logprobs=[logprobs]))
+
+    rows = events(inbox)
+
+    assert [(row.index, row.token, row.logprobs) for row in rows] == [(3, 7, None), (4, 8, logprobs)]
+
+
+async def test_what_was_sent_counts_until_a_report_that_knows_of_it() -> None:
+    worker = decode()
+    a, b = admit(worker), admit(worker, num_tokens=4)
+    assert sent(worker) == (2, 4, 13)
+    worker.grant(a.number)
+    assert sent(worker) == (2, 4, 13), "no report has counted it"
+    worker.load(free_blocks=97, running=1)
+    assert sent(worker) == (1, 1, 4)
+    worker.say(released=pb.Released(leg=a.number))
+    assert sent(worker) == (1, 1, 4), "the report counts it, not we"
+    worker.say(released=pb.Released(leg=b.number))
+    assert sent(worker) == (0, 0, 0), "no report need come any more"
+    assert worker.link.num_legs == 0
+
+
+@pytest.mark.parametrize("end", ["refused", "released", "finished"])
+async def test_whatever_ends_an_unreported_leg_gives_back_its_room_and_wakes_who_waits(end: str) -> None:
+    worker = decode()
+    leg = admit(worker)
+    woken = asyncio.create_task(worker.link.pulse.wait())
+    await asyncio.sleep(0)
+    match end:
+        case "refused":
+            worker.refuse(leg.number, pb.REFUSAL_REASON_INVALID)
+        case "released":
+            worker.say(released=pb.Released(leg=leg.number))
+        case _:
+            worker.tokens(leg.number, 0, 1, finish=pb.FINISH_REASON_STOP)
+    await woken
+    assert sent(worker) == (0, 0, 0)
+    assert worker.link.num_legs == 0
+
+
+async def test_a_worker_that_refused_is_full_until_its_next_report() -> None:
+    worker = decode()
+    worker.refuse(admit(worker).number)
+    assert worker.link.view.full
+    worker.load()
+    assert not worker.link.view.full
+
+
+async def test_a_worker_that_drains_says_so_in_a_refusal_too() -> None:
+    worker = decode()
+    worker.refuse(admit(worker).number, pb.REFUSAL_REASON_DRAINING)
+    assert worker.link.view.draining
+    assert not worker.link.view.full
+
+
+async def test_a_report_of_load_reaches_the_router() -> None:
+    worker = decode()
+    worker.load(free_blocks=5, running=2, waiting=1, waiting_tokens=9, prefill_tokens_per_s=3.0, draining=True)
+    view = worker.link.view
+    assert (view.free_blocks, view.running, view.waiting, view.waiting_tokens) == (5, 3, 1, 9)
+    assert (view.speed, view.queue_s, view.draining) == (3.0, 3.0, True)
+
+
+async def test_hashes_follow_what_is_stored_and_evicted() -> None:
+    worker = decode()
+    worker.say(blocks_stored=pb.BlocksStored(hashes=b"a" * 16 + b"b" * 16))
+    worker.say(blocks_evicted=pb.BlocksEvicted(hashes=b"a" * 16 + b"c" * 16))
+    assert worker.link.view.hashes == {b"b" * 16}
+
+
+async def test_an_abort_is_sent_once_and_only_while_the_worker_holds_something() -> None:
+    worker = decode()
+    a, b = admit(worker), admit(worker)
+    worker.commands()
+    a.abort()
+    a.abort()
+    worker.tokens(b.number, 0, 1, finish=pb.FINISH_REASON_LENGTH)
+    b.abort()
+    assert worker.release_aborted() == [a.number]
+    assert worker.link.num_legs == 0
+
+
+async def test_prefill_holds_blocks_after_the_last_token() -> None:
+    worker = FakeWorker(pb.ROLE_PREFILL, Pulse())
+    leg = admit(worker)
+    worker.tokens(leg.number, 0, 1, finish=pb.FINISH_REASON_STOP)
+    assert worker.link.num_legs == 1
+    worker.say(released=pb.Released(leg=leg.number))
+    assert worker.link.num_legs == 0
+
+
+async def test_a_broken_stream_tells_every_leg_and_forgets_the_worker() -> None:
+    worker, inbox = decode(), Inbox()
+    leg = admit(worker, inbox)
+    worker.say(blocks_stored=pb.BlocksStored(hashes=b"a" * 16))
+    woken = asyncio.create_task(worker.link.pulse.wait())
+    await asyncio.sleep(0)
+
+    worker.down()
+    await woken
+
+    assert [type(event) for event in events(inbox)] == [Lost]
+    assert worker.link.view is None
+    leg.abort()
+    worker.up()
+    assert worker.link.view.hashes == set()
+    assert admit(worker).number > leg.number, "numbers are never used again"
+
+
+async def test_columns_that_differ_in_length_break_the_stream_not_the_frontend() -> None:
+    with pytest.raises(ProtocolError):
+        decode().say(step_output=pb.StepOutput(legs=[1], indices=[1]))
+
+
+# -- over a real stream ----------------------------------------------------------------------------------------------
+
+
+class Scripted(worker_pb2_grpc.WorkerServicer):
+    """Says hello, then what the test puts into `events`; None ends the stream."""
+
+    def __init__(self) -> None:
+        self.events: asyncio.Queue[pb.WorkerEvent | None] = asyncio.Queue()
+        self.commands: asyncio.Queue[pb.WorkerCommand] = asyncio.Queue()
+
+    async def Session(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.WorkerCommand], context: object
+    ) -> AsyncIterator[pb.WorkerEvent]:
+        yield pb.WorkerEvent(hello=pb.Hello(worker_id="w", role=pb.ROLE_DECODE, block_tokens=4, lease_ms=60))
+        reader = asyncio.create_task(self._read(request_iterator))
+        while (event := await self.events.get()) is not None:
+            yield event
+        reader.cancel()
+
+    async def _read(self, commands: AsyncIterator[pb.WorkerCommand]) -> None:
+        async for command in commands:
+            self.commands.put_nowait(command)
+
+
+@asynccontextmanager
+async def scripted() -> AsyncIterator[tuple[Scripted, str]]:
+    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+        server, servicer = grpc.aio.server(), Scripted()
+        worker_pb2_grpc.add_WorkerServicer_to_server(servicer, server)
+        server.add_insecure_port(f"unix:{folder}/w")
+        await server.start()
+        try:
+            yield servicer, f"unix:{folder}/w"
+        finally:
+            servicer.events.put_nowait(None)
+            await server.stop(grace=None)
+
+
+@asynccontextmanager
+async def running(*addresses: str) -> AsyncIterator[Fleet]:
+    fleet = Fleet((), addresses)
+    task = asyncio.create_task(fleet.run())
+    try:
+        yield fleet
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def up(fleet: Fleet) -> Link:
+    async with asyncio.timeout(10):
+        while not (links := fleet.links(pb.ROLE_DECODE)):
+            await fleet.pulse.wait()
+    return links[0]
+
+
+async def down(fleet: Fleet) -> None:
+    async with asyncio.timeout(10):
+        while fleet.links(pb.ROLE_DECODE):
+            await fleet.pulse.wait()
+
+
+async def test_leases_of_wanted_legs_are_renewed_and_of_others_not() -> None:
+    async with scripted() as (worker, address), running(address) as fleet:
+        link, inbox = await up(fleet), Inbox()
+        kept, left = (link.admit(pb.Admit(token_ids=[1]), inbox) for _ in "ab")
+        left.abort()
+        async with asyncio.timeout(10):
+            while not (command := await worker.commands.get()).HasField("renew_lease"):
+                pass
+    assert list(command.renew_lease.legs) == [kept.number]
+
+
+@pytest.mark.parametrize("end", [None, pb.WorkerEvent(step_output=pb.StepOutput(legs=[1]))])
+async def test_a_stream_that_ended_or_made_no_sense_is_opened_again(end: pb.WorkerEvent | None) -> None:
+    async with scripted() as (worker, address), running(address) as fleet:
+        link, inbox = await up(fleet), Inbox()
+        link.admit(pb.Admit(token_ids=[1]), inbox)
+        worker.events.put_nowait(end)
+        _, event = await asyncio.wait_for(inbox.get(), 10)
+        assert isinstance(event, Lost)
+        assert await up(fleet) is link
+        assert link.num_legs == 0
+
+
+async def test_an_event_that_crashes_a_link_ends_the_fleet_loudly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bug(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Link, "_take_load", bug)
+    async with scripted() as (worker, address):
+        worker.events.put_nowait(pb.WorkerEvent(load=pb.Load()))
+        with pytest.raises(ExceptionGroup) as crash:
+            await asyncio.wait_for(Fleet((), (address,)).run(), 10)
+    assert crash.group_contains(ZeroDivisionError)
+
+
+async def test_a_name_that_does_not_resolve_for_a_while_keeps_its_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[list[str] | None] = [["a:1", "b:1"], None, ["b:1"]]
+
+    async def resolve(_: str) -> list[str] | None:
+        return answers.pop(0)
+
+    monkeypatch.setattr(fleets, "_resolve", resolve)
+    fleet = Fleet((), ("dns:///decode:1",))
+
+    assert [sorted(await fleet._wanted()) for _ in range(3)] == [["a:1", "b:1"], ["a:1", "b:1"], ["b:1"]]
+
+
+async def test_names_resolve_to_every_address_and_addresses_to_themselves() -> None:
+    assert await fleets._resolve("unix:/w") == ["unix:/w"]
+    assert "127.0.0.1:7" in (await fleets._resolve("dns:///localhost:7") or [])
