@@ -56,7 +56,7 @@ def test_a_prompt_is_queued_computed_in_chunks_and_freed_when_its_transfer_is_ov
     assert scene.do(Compute(request("a"))) == [Queued(a)]
     assert scene.worker.load.waiting_tokens == 10
     assert scene.step()[0] == BlocksReady(a, 0, (0, 1))
-    ready, first, _ = scene.step()
+    ready, first = scene.step()
     assert ready == BlocksReady(a, 2, (2,))
     assert isinstance(first, FirstToken)
     assert (first.done.token, first.logprobs, [chunk.num_tokens for chunk in first.chunks]) == (9, LOGPROBS, [8, 2])
