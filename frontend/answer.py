@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from frontend.attempt import Job
-from frontend.fleet import Row
+from frontend.job import Job
+from frontend.link import Row
 from frontend.model import LoadedModel
 from frontend.request import Delta, Finish, Finished, GenerateRequest, TokenLogprob, TokenLogprobs, Usage
 from frontend.text.answer import AnswerText

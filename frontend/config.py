@@ -50,7 +50,7 @@ class FrontendConfig(BaseSettings):
     """Prompt tokens that may wait for a worker."""
     max_body_bytes: PositiveInt = 16 * 2**20
     """Largest request, REST body or gRPC message."""
-    max_attempts: PositiveInt = 3
+    max_attempts: PositiveInt = 5
     """Times a request is tried on workers before its failure is the caller's."""
     queue_timeout_s: PositiveFloat = 60.0
     """A request that waited this long for a worker is refused."""

@@ -21,9 +21,10 @@ from engine.hashes import block_hashes
 from engine.sequence import BlockHash
 from frontend.answer import Answer
 from frontend.api import Readiness, ServedModel, WorkerStatus
-from frontend.attempt import Attempts, Interrupted, Job
-from frontend.fleet import Link, Row
+from frontend.attempt import Attempts, Interrupted
+from frontend.job import Job
 from frontend.ledger import Ledger
+from frontend.link import Link, Row
 from frontend.model import LoadedModel
 from frontend.observer import Observer, Watched
 from frontend.request import (

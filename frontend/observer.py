@@ -11,7 +11,7 @@ from opentelemetry.trace import Span, SpanKind
 from engine import telemetry
 from engine.errors import TandemError
 from engine.telemetry import Telemetry
-from frontend.attempt import Job
+from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.metrics import FrontendMetrics
 from frontend.request import Chat, Finished, GenerateRequest, Timing

@@ -129,7 +129,7 @@ async def cluster(
         attempts = Attempts(fleet, Admission(1000, 1_000_000), policy or Policy(always_remote=True), 30.0)
         metrics = FrontendMetrics(CollectorRegistry())
         inference = FleetInference(
-            LoadedModel.load(model, model.name, chat_template), attempts, Observer(tracing, metrics), max_attempts=3
+            LoadedModel.load(model, model.name, chat_template), attempts, Observer(tracing, metrics), max_attempts=5
         )
         try:
             made = Cluster(inference, fleet, metrics, stops, tasks, proxies)

@@ -9,9 +9,9 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from engine.sequence import BlockHash, SamplingParams
 from frontend.answer import Answer
-from frontend.attempt import Job
-from frontend.fleet import Row
+from frontend.job import Job
 from frontend.ledger import Ledger
+from frontend.link import Row
 from frontend.model import LoadedModel
 from frontend.request import Finish, GenerateRequest, TokenLogprob, TokenLogprobs
 from frontend.text.tokenizer import Tokenizer

@@ -11,9 +11,10 @@ import pytest
 from engine.errors import ContextOverflow, Overloaded, Unavailable
 from engine.sequence import BlockHash, SamplingParams
 from frontend.admission import Admission
-from frontend.attempt import Attempts, Interrupted, Job
-from frontend.fleet import Link, Pulse, Row
+from frontend.attempt import Attempts, Interrupted
+from frontend.job import Job
 from frontend.ledger import Ledger
+from frontend.link import Link, Pulse, Row
 from frontend.router import Policy
 from protos import worker_pb2 as pb
 from tests.frontend.fake_worker import FakeWorker

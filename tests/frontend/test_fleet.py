@@ -10,7 +10,8 @@ import pytest
 
 from engine.errors import ProtocolError
 from frontend import fleet as fleets
-from frontend.fleet import Fleet, Leg, LegEvent, Link, Lost, Pulse, Row
+from frontend.fleet import Fleet
+from frontend.link import Leg, LegEvent, Link, Lost, Pulse, Row
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
 from tests.frontend.fake_worker import FakeWorker

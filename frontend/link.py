@@ -1,0 +1,293 @@
+"""The stream to one worker: what the worker holds, and each leg's events to whoever waits for them.
+
+A `Link` keeps one stream open for as long as the frontend lives, and comes back when it breaks. The stream is the truth
+about the worker: while it is open the worker is there; when it breaks, everything the worker held for this frontend is
+gone, and every open leg hears `Lost`.
+"""
+
+import asyncio
+import itertools
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+import grpc.aio
+
+from engine.errors import ProtocolError
+from engine.sequence import BlockHash
+from engine.wire import HASH_BYTES
+from frontend.router import WorkerView
+from protos import worker_pb2 as pb
+from protos import worker_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+FIRST_RETRY_S = 0.1
+LAST_RETRY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One token of a leg. `finish` is unspecified while the answer goes on."""
+
+    index: int
+    token: int
+    finish: "pb.FinishReason"
+    logprobs: pb.Logprobs | None
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The stream to the leg's worker broke."""
+
+    reason: str
+
+
+LegEvent = Row | pb.Granted | pb.Refused | pb.PrefillDone | pb.KvArrived | pb.Failed | pb.Released | Lost
+
+
+@dataclass(slots=True, eq=False)
+class Leg:
+    """One request's work on one worker, as the frontend sees it."""
+
+    number: int
+    link: "Link"
+    inbox: "asyncio.Queue[tuple[Leg, LegEvent]]"
+    """Shared by all legs of a request."""
+    num_blocks: int
+    num_tokens: int
+    answered: bool = False
+    """Whether the worker has taken it in, so that its next report of load counts it."""
+    counted: bool = False
+    """Whether a report of load has."""
+    wanted: bool = True
+
+    def abort(self) -> None:
+        """Tell the worker that nobody wants this leg any more; harmless when it is over."""
+        if self.wanted:
+            self.wanted = False
+            self.link.abort(self)
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """One worker. `view` is None while its stream is down."""
+
+    address: str
+    pulse: "Pulse"
+    view: WorkerView | None = None
+    hello: pb.Hello | None = None
+    load: pb.Load = field(default_factory=pb.Load)
+    hashes: set[BlockHash] = field(default_factory=set)
+    _legs: dict[int, Leg] = field(default_factory=dict)
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    _outbox: "asyncio.Queue[pb.WorkerCommand]" = field(default_factory=asyncio.Queue)
+    _stub: worker_pb2_grpc.WorkerStub | None = None
+
+    # -- legs --------------------------------------------------------------------------------------------------------
+
+    def admit(self, admit: pb.Admit, inbox: "asyncio.Queue[tuple[Leg, LegEvent]]") -> Leg:
+        """Start a leg; its events, numbered by the worker, go to `inbox`."""
+        assert self.view is not None, f"{self.address} is not connected"
+        num_tokens = len(admit.token_ids)
+        leg = Leg(next(self._numbers), self, inbox, -(-num_tokens // self.view.block_tokens), num_tokens)
+        admit.leg = leg.number
+        self._legs[leg.number] = leg
+        self._count_sent(self.view, leg)
+        self._outbox.put_nowait(pb.WorkerCommand(admit=admit))
+        return leg
+
+    def abort(self, leg: Leg) -> None:
+        if leg.number in self._legs:
+            self._outbox.put_nowait(pb.WorkerCommand(abort=pb.Abort(leg=leg.number)))
+
+    @property
+    def num_legs(self) -> int:
+        return len(self._legs)
+
+    async def custody(self) -> pb.GetCustodyResponse:
+        """Raises grpc.aio.AioRpcError when the worker does not answer."""
+        assert self._stub is not None
+        report: pb.GetCustodyResponse = await self._stub.GetCustody(pb.GetCustodyRequest(), timeout=5)
+        return report
+
+    # -- the stream --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep the stream open; returns only when cancelled."""
+        retry_s = FIRST_RETRY_S
+        while True:
+            try:
+                async with grpc.aio.insecure_channel(
+                    self.address,
+                    options=(
+                        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+                        ("grpc.keepalive_time_ms", 10_000),
+                        ("grpc.keepalive_timeout_ms", 5_000),
+                        ("grpc.initial_reconnect_backoff_ms", 100),
+                        ("grpc.max_reconnect_backoff_ms", 1_000),
+                    ),
+                ) as channel:
+                    self._stub = worker_pb2_grpc.WorkerStub(channel)
+                    await self._session(self._stub)
+                reason = "the worker ended the stream"
+            except grpc.aio.AioRpcError as error:
+                reason = f"{error.code().name}: {error.details()}"
+            except ProtocolError as error:
+                reason = error.message
+            finally:
+                was_up = self.view is not None
+                self._down()
+            if was_up:
+                log.warning("lost worker %s: %s", self.address, reason)
+                retry_s = FIRST_RETRY_S
+            await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))
+            retry_s = min(retry_s * 2, LAST_RETRY_S)
+
+    async def _session(self, stub: worker_pb2_grpc.WorkerStub) -> None:
+        self._outbox = asyncio.Queue()
+        async for event in stub.Session(self._commands(self._outbox)):
+            self._take(event)
+
+    async def _commands(self, outbox: "asyncio.Queue[pb.WorkerCommand]") -> AsyncIterator[pb.WorkerCommand]:
+        """Commands as they come, and a renewal of all leases three times per lease."""
+        renewed_at = time.monotonic()
+        while True:
+            lease_s = self.hello.lease_ms / 1000 if self.hello else 3.0
+            wait_s = renewed_at + lease_s / 3 - time.monotonic()
+            try:
+                command = await asyncio.wait_for(outbox.get(), max(wait_s, 0.0))
+            except TimeoutError:
+                renewed_at = time.monotonic()
+                wanted = [leg.number for leg in self._legs.values() if leg.wanted]
+                command = pb.WorkerCommand(renew_lease=pb.RenewLease(legs=wanted))
+            yield command
+
+    def _down(self) -> None:
+        legs, self._legs = self._legs, {}
+        self.view = self.hello = None
+        self.hashes = set()
+        for leg in legs.values():
+            leg.inbox.put_nowait((leg, Lost(f"worker {self.address} is gone")))
+        self.pulse.beat()
+
+    # -- events ------------------------------------------------------------------------------------------------------
+
+    def _take(self, event: pb.WorkerEvent) -> None:
+        match kind := event.WhichOneof("event"):
+            case "step_output":
+                self._take_rows(event.step_output)
+            case "load":
+                self._take_load(event.load)
+            case "hello":
+                self._take_hello(event.hello)
+            case "blocks_stored":
+                self.hashes.update(_hashes(event.blocks_stored.hashes))
+            case "blocks_evicted":
+                self.hashes.difference_update(_hashes(event.blocks_evicted.hashes))
+            case "granted" | "prefill_done" | "kv_arrived" | "refused" | "failed" | "released":
+                self._take_leg_event(kind, getattr(event, kind))
+            case None:
+                log.warning("event of a kind this frontend does not know from %s", self.address)
+
+    def _take_rows(self, output: pb.StepOutput) -> None:
+        if not len(output.legs) == len(output.indices) == len(output.token_ids) == len(output.finish_reasons):
+            raise ProtocolError("the columns of a step differ in length")
+        logprobs = {row.row: row for row in output.logprobs}
+        columns = zip(output.legs, output.indices, output.token_ids, output.finish_reasons, strict=True)
+        for position, (number, index, token, finish) in enumerate(columns):
+            leg = self._legs.get(number)
+            if leg is None:
+                continue
+            row = Row(index, token, finish, logprobs.get(position), output.start_ns, output.end_ns)
+            leg.inbox.put_nowait((leg, row))
+            if finish and self.hello is not None and self.hello.role == pb.ROLE_DECODE:
+                self._strike(leg)  # nothing is held any more; prefill says so by `released`
+
+    def _take_leg_event(self, kind: str, event: LegEvent) -> None:
+        number: int = event.leg  # type: ignore[union-attr]
+        leg = self._legs.get(number)
+        if leg is None:
+            return
+        leg.answered = True
+        if isinstance(event, pb.Refused) and self.view is not None:
+            self.view.full |= event.reason == pb.REFUSAL_REASON_FULL  # until it reports its load, which it will
+            self.view.draining |= event.reason == pb.REFUSAL_REASON_DRAINING
+        if kind in ("refused", "released"):
+            self._strike(leg)
+        leg.inbox.put_nowait((leg, event))
+
+    def _strike(self, leg: Leg) -> None:
+        """Forget a leg: the worker holds nothing for it any more."""
+        del self._legs[leg.number]
+        if self.view is not None and not leg.counted:
+            self._count_sent(self.view, leg, -1)
+        self.pulse.beat()
+
+    def _count_sent(self, view: WorkerView, leg: Leg, times: int = 1) -> None:
+        view.sent_legs += times
+        view.sent_blocks += times * leg.num_blocks
+        view.sent_tokens += times * leg.num_tokens
+
+    def _take_hello(self, hello: pb.Hello) -> None:
+        self.hello = hello
+        self.hashes = set()
+        self.view = WorkerView(
+            worker_id=hello.worker_id,
+            model=hello.model,
+            layout=hello.layout,
+            num_blocks=hello.num_blocks,
+            block_tokens=hello.block_tokens,
+            block_bytes=hello.block_bytes,
+            max_context=hello.max_context,
+            max_sequences=hello.max_sequences,
+            hashes=self.hashes,
+            draining=hello.draining,
+            free_blocks=hello.num_blocks,
+        )
+        log.info("worker %s (%s) is there", hello.worker_id, self.address)
+        self.pulse.beat()
+
+    def _take_load(self, load: pb.Load) -> None:
+        self.load = load
+        view = self.view
+        if view is None:
+            return
+        view.draining = load.draining
+        view.full = False
+        view.free_blocks = load.free_blocks
+        view.running = load.running + load.waiting
+        view.waiting = load.waiting
+        view.waiting_tokens = load.waiting_tokens
+        view.prefill_tokens_per_s = load.prefill_tokens_per_s
+        view.transfer_bytes_per_s = load.transfer_bytes_per_s
+        view.sent_legs = view.sent_blocks = view.sent_tokens = 0
+        for leg in self._legs.values():
+            leg.counted = leg.answered
+            if not leg.counted:
+                self._count_sent(view, leg)
+        self.pulse.beat()
+
+
+class Pulse:
+    """Wakes everybody who waits for something about the workers to change."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def beat(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+def _hashes(joined: bytes) -> list[BlockHash]:
+    return [BlockHash(joined[i : i + HASH_BYTES]) for i in range(0, len(joined), HASH_BYTES)]
