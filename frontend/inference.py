@@ -13,6 +13,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 
 import grpc.aio
 
@@ -31,7 +32,6 @@ from frontend.request import (
     Chat,
     Event,
     GenerateRequest,
-    ModelLimits,
     Started,
     TokenPrompt,
     check_token_ids,
@@ -107,7 +107,7 @@ class FleetInference:
     async def _encode(self, model: LoadedModel, request: GenerateRequest) -> list[int]:
         match request.prompt:
             case TokenPrompt(ids):
-                check_token_ids(ids, model.vocab_size, "prompt")
+                check_token_ids(ids, model.limits.vocab_size, "prompt")
                 tokens = list(ids)
             case str() | Chat() as text if _num_chars(text) > OFF_LOOP_CHARS:
                 tokens = await asyncio.to_thread(self._tokens_of, model, text, add_special_tokens=True)
@@ -120,12 +120,7 @@ class FleetInference:
     def _job(
         self, model: LoadedModel, request: GenerateRequest, tokens: list[int], ledger: Ledger, traceparent: str
     ) -> Job:
-        limits = ModelLimits(
-            vocab_size=model.vocab_size,
-            max_context=self._max_context(model),
-            eos_token_ids=model.eos_token_ids,
-            defaults=model.defaults,
-        )
+        limits = replace(model.limits, max_context=self._max_context(model))
         params = resolve(request, len(tokens), limits)
         return Job(
             request_id=f"req-{secrets.token_hex(12)}",
@@ -160,12 +155,12 @@ class FleetInference:
 
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         named = self._named(model)
-        check_token_ids(tuple(token_ids), named.vocab_size, "token_ids")
+        check_token_ids(tuple(token_ids), named.limits.vocab_size, "token_ids")
         return named.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
     def token_bytes(self, model: str | None, token_id: int) -> bytes:
         named = self._named(model)
-        check_token_ids((token_id,), named.vocab_size, "token_id")
+        check_token_ids((token_id,), named.limits.vocab_size, "token_id")
         return named.tokenizer.token_bytes(token_id)
 
     def models(self) -> list[ServedModel]:
@@ -177,7 +172,7 @@ class FleetInference:
             name=model.name,
             created=model.created,
             max_context=self._max_context(model),
-            vocab_size=model.vocab_size,
+            vocab_size=model.limits.vocab_size,
             has_chat_template=model.template is not None,
         )
 
@@ -223,7 +218,7 @@ class FleetInference:
     def _max_context(self, model: LoadedModel) -> int:
         """The longest context that some decode worker holds; the model's own while there is none."""
         contexts = [link.hello.max_context for link in self._fleet.links(pb.ROLE_DECODE) if link.hello]
-        return max(contexts, default=model.max_context)
+        return max(contexts, default=model.limits.max_context)
 
     def _block_tokens(self) -> int:
         """Of the fleet's workers; requests are hashed for the first, and workers of one fleet agree."""

@@ -1,15 +1,19 @@
 """The model a frontend serves, as far as text is concerned: tokenizer, chat template, limits and defaults."""
 
-import json
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.errors import ConfigError
+from engine.errors import ConfigError, InvalidRequest
+from engine.models.families import model_spec
+from frontend.request import GenerateRequest, ModelLimits, resolve
 from frontend.text.template import ChatTemplate
 from frontend.text.tokenizer import Tokenizer
+from frontend.text.tokenizer_config import read_json
+
+DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+"""Fields of generation_config.json that stand in for what a request does not give."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,51 +22,35 @@ class LoadedModel:
 
     name: str
     created: int
+    """Unix seconds."""
     tokenizer: Tokenizer
     template: ChatTemplate | None
-    vocab_size: int
-    max_context: int
-    eos_token_ids: frozenset[int]
-    defaults: Mapping[str, float]
+    limits: ModelLimits
 
     @classmethod
     def load(cls, folder: Path, name: str, chat_template: Path | None) -> "LoadedModel":
-        """Raises ConfigError naming the file that is missing or makes no sense."""
-        config = _read_json(folder / "config.json")
-        generation_path = folder / "generation_config.json"
-        generation = _read_json(generation_path) if generation_path.exists() else {}
-        tokenizer = Tokenizer.load(folder)
-        return cls(
-            name=name,
-            created=int(time.time()),
-            tokenizer=tokenizer,
-            template=ChatTemplate.load(folder, chat_template),
-            vocab_size=_count(config, "vocab_size"),
-            max_context=_count(config, "max_position_embeddings"),
+        """Raises ConfigError naming the file and field that is missing, makes no sense or is not supported."""
+        if not (folder / "config.json").exists():
+            raise ConfigError(f"{folder} has no config.json")
+        config, generation = read_json(folder / "config.json"), read_json(folder / "generation_config.json")
+        spec = model_spec(config)
+        limits = ModelLimits(
+            vocab_size=spec.vocab_size,
+            max_context=spec.max_context,
             eos_token_ids=_ids(generation.get("eos_token_id", config.get("eos_token_id"))),
             defaults={field: value for field in DEFAULTS if (value := _number(generation.get(field))) is not None},
         )
-
-
-DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-"""Fields of generation_config.json that stand in for what a request does not give."""
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} is not a JSON object")
-    return content
-
-
-def _count(config: Mapping[str, object], name: str) -> int:
-    value = config.get(name)
-    if not isinstance(value, int) or value < 1:
-        raise ConfigError(f"config.json: {name} is {value!r}, expected a positive integer", field=name)
-    return value
+        try:
+            resolve(GenerateRequest(prompt=""), 0, limits)  # a request that gives nothing gets these defaults
+        except InvalidRequest as error:
+            raise ConfigError(f"generation_config.json: {error.message}", field=error.field) from error
+        return cls(
+            name=name,
+            created=int(time.time()),
+            tokenizer=Tokenizer.load(folder),
+            template=ChatTemplate.load(folder, chat_template),
+            limits=limits,
+        )
 
 
 def _ids(value: object) -> frozenset[int]:

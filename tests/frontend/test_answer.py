@@ -13,7 +13,7 @@ from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.link import Row
 from frontend.model import LoadedModel
-from frontend.request import Finish, GenerateRequest, TokenLogprob, TokenLogprobs
+from frontend.request import Finish, GenerateRequest, ModelLimits, TokenLogprob, TokenLogprobs
 from frontend.text.tokenizer import Tokenizer
 from protos import worker_pb2 as pb
 
@@ -35,10 +35,7 @@ def model() -> LoadedModel:
         created=0,
         tokenizer=tokenizer,
         template=None,
-        vocab_size=256,
-        max_context=100,
-        eos_token_ids=frozenset(),
-        defaults={},
+        limits=ModelLimits(vocab_size=256, max_context=100, eos_token_ids=frozenset()),
     )
 
 
