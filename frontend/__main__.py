@@ -51,12 +51,12 @@ async def run(config: FrontendConfig, model: LoadedModel) -> None:
         inference, api_key=config.api_key, max_message_bytes=config.max_body_bytes, version=VERSION
     )
     app = build_app(inference, api_key=config.api_key, max_body_bytes=config.max_body_bytes, metrics=metrics.exposition)
-    async with asyncio.TaskGroup() as tasks:
-        with bound(config, grpc_server) as rest_socket:
+    rest = RestServer(
+        uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5)
+    )
+    with bound(config, grpc_server) as rest_socket:
+        async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(fleet.run()), tasks.create_task(_tell_health(inference, fleet, health))]
-            rest = RestServer(
-                uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5)
-            )
             serving = tasks.create_task(rest.serve(sockets=[rest_socket]))
             await grpc_server.start()
             try:
@@ -88,13 +88,13 @@ def bound(config: FrontendConfig, grpc_server: grpc.aio.Server) -> Iterator[sock
     try:
         rest_socket = socket.create_server((config.host, config.http_port), backlog=2048)
     except OSError as error:
-        message = f"cannot listen on {config.host}:{config.http_port}: {error.strerror}"
+        message = f"cannot listen on {config.host}:{config.http_port}: {os.strerror(error.errno or 0)}"
         raise ConfigError(message, field="http_port") from error
     with rest_socket:
         try:
             grpc_port = grpc_server.add_insecure_port(f"{config.host}:{config.grpc_port}")
         except RuntimeError as error:
-            message = f"cannot listen on {config.host}:{config.grpc_port}: {error}"
+            message = f"cannot listen on {config.host}:{config.grpc_port}: the address is in use or not this machine's"
             raise ConfigError(message, field="grpc_port") from error
         log.info("http://%s:%d grpc://%s:%d", config.host, rest_socket.getsockname()[1], config.host, grpc_port)
         yield rest_socket

@@ -1,0 +1,33 @@
+"""The frontend's process, as far as it gets without workers: what it refuses to start with."""
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def frontend(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "frontend", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(("option", "other"), [("--http-port", "--grpc-port"), ("--grpc-port", "--http-port")])
+def test_a_port_that_is_taken_is_named(option: str, other: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = frontend("--decode", "127.0.0.1:1", option, str(port), other, "0")
+
+    assert ended.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_without_a_decode_worker_it_does_not_start() -> None:
+    ended = frontend("--http-port", "0", "--grpc-port", "0")
+
+    assert ended.returncode == 2
+    assert "--decode" in ended.stderr
