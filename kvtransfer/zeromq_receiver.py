@@ -45,7 +45,7 @@ class ZeroMQReceiver:
         self._deliver = deliver
         self._malformed_frames = 0
         self._header = bytearray(MAX_HEADER_BYTES)
-        keep_freed_memory(PIECE_BYTES)
+        keep_freed_memory()
         self._context = zmq.Context()
         self._socket = _listen(self._context, address)
         self._endpoint = Endpoint(TRANSPORT, self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
