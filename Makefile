@@ -4,6 +4,7 @@
 #   make demo     one question, its streamed answer and where the time went
 #   make test     the quick tests         make test-all   the slow ones too
 #   make check    lint, types, imports, generated code
+#   make bench    what separation costs, and what moving KV does
 #   make protos   regenerate the code of protos/*.proto
 #
 # On Linux the default index's torch may bring several GB of CUDA packages. For a CPU build, point pip at PyTorch's
@@ -24,7 +25,7 @@ BUF_VERSION := 1.75.0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: up demo test test-all check check-style check-types check-imports check-protos protos install install-dev clean
+.PHONY: up demo test test-all bench check check-style check-types check-imports check-protos protos install install-dev clean
 
 up: install
 	@$(BIN)/tandem up $(ARGS)

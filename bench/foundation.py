@@ -24,7 +24,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc.aio
-import torch
 
 from bench.model import make_model
 from decode.scheduler import DecodeScheduler
@@ -51,11 +50,15 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
         model = args.model or make_model(Path(folder) / "160m", "160m")
+        null = make_model(Path(folder) / "null", "null")
         rows = [
             *ttft_rows(model, args.runs),
             router_row(),
             step_row(model, "host work of a decode step, batch 16 (scheduler, batch, bookkeeping)", whole=False),
-            step_row(make_model(Path(folder) / "null", "null"), "whole decode step of a null model", whole=True),
+            *(
+                step_row(null, f"whole decode step of a null model, {threads} threads", whole=True, threads=threads)
+                for threads in (1, 2)
+            ),
         ]
     for row in rows:
         print(f"{row['measure']:<72} {row['median']:>10.3f} {row['unit']:<6} {row['note']}")
@@ -160,9 +163,9 @@ def router_row() -> Row:
 # -- 3. a step -------------------------------------------------------------------------------------------------------
 
 
-def step_row(model: Path, measure: str, *, whole: bool) -> Row:
+def step_row(model: Path, measure: str, *, whole: bool, threads: int = 0) -> Row:
     """Times of decode steps at batch 16 and about 300 tokens of context; without `whole`, less model and sampler."""
-    config = WorkerConfig(model=str(model), threads=torch.get_num_threads(), kv_memory_mb=512, max_sequences=64)
+    config = WorkerConfig(model=str(model), threads=threads, kv_memory_mb=512, max_sequences=64)
     opened = open_model(config, worker_pb2.ROLE_DECODE)
     scheduler = DecodeScheduler(opened.who.num_blocks, 16, max_step_tokens=512, max_sequences=64)
     tickets = TicketTemplate("bench", "", 1, opened.who.block_bytes, "", ())

@@ -20,9 +20,9 @@ class Shape:
     vocab_size: int = 2048
     hidden_size: int = 256
     num_layers: int = 6
-    num_heads: int = 8
-    num_kv_heads: int = 4
-    head_dim: int = 32
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 64
     mlp_size: int = 704
     max_positions: int = 4096
     rope_theta: float = 10_000.0
