@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from engine.errors import ConfigError
 from engine.hub import model_name, resolve_model
+from engine.process import stop_signal
 from engine.telemetry import setup_logging, setup_tracing
 from engine.version import VERSION
 from frontend.admission import Admission
@@ -60,7 +60,7 @@ async def run(config: FrontendConfig, model: LoadedModel) -> None:
             serving = tasks.create_task(rest.serve(sockets=[rest_socket]))
             await grpc_server.start()
             try:
-                await _until_told_to_stop()
+                await stop_signal().wait()
                 inference.draining = True
                 await health.drain()
                 await _drain(inference, config.drain_timeout_s)
@@ -98,14 +98,6 @@ def bound(config: FrontendConfig, grpc_server: grpc.aio.Server) -> Iterator[sock
             raise ConfigError(message, field="grpc_port") from error
         log.info("http://%s:%d grpc://%s:%d", config.host, rest_socket.getsockname()[1], config.host, grpc_port)
         yield rest_socket
-
-
-async def _until_told_to_stop() -> None:
-    """Return at the first SIGTERM or SIGINT; the second ends the process at once."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, lambda: os._exit(1) if stop.is_set() else stop.set())
-    await stop.wait()
 
 
 async def _drain(inference: FleetInference, timeout_s: float) -> None:
