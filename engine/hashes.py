@@ -29,3 +29,8 @@ def block_hashes(tokens: Sequence[int], block_tokens: int, root: BlockHash) -> l
     for start in range(0, len(tokens) - block_tokens + 1, block_tokens):
         hashes.append(next_hash(hashes[-1] if hashes else root, tokens[start : start + block_tokens]))
     return hashes
+
+
+def split_hashes(joined: bytes) -> list[BlockHash]:
+    """The hashes that were sent as one run of bytes."""
+    return [BlockHash(joined[i : i + HASH_BYTES]) for i in range(0, len(joined), HASH_BYTES)]

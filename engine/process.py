@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import grpc.aio
@@ -20,11 +20,11 @@ from engine.config import WorkerConfig
 from engine.errors import ConfigError
 from engine.session import Sessions
 from engine.steploop import StepLoop
+from engine.wire import MAX_MESSAGE_BYTES
 from protos import worker_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 64 * 2**20
 SWITCH_INTERVAL_S = 0.0005
 """How long the step's Python may keep the interpreter from the event loop, which has tokens and blocks to send.
 Python's own 5 ms would be the longest part of a small model's hop."""
@@ -61,7 +61,7 @@ async def serve(
         try:
             await stop.wait()
             await health.enter_graceful_shutdown()
-            await _drain(sessions, config.drain_timeout_s)
+            await drain(sessions.drain(), config.drain_timeout_s)
             sessions.close()
         finally:  # without which the process could not end
             loop.stop()
@@ -101,11 +101,12 @@ async def _start(sessions: Sessions, config: WorkerConfig) -> tuple[grpc.aio.Ser
     return server, health
 
 
-async def _drain(sessions: Sessions, timeout_s: float) -> None:
+async def drain(idle: Awaitable[None], timeout_s: float) -> None:
+    """Wait for what is under way to end, but not for longer than `timeout_s`."""
     log.info("draining, for at most %g s", timeout_s)
     try:
         async with asyncio.timeout(timeout_s):
-            await sessions.drain()
+            await idle
     except TimeoutError:
         log.warning("requests are left after %g s of draining", timeout_s)
 

@@ -3,11 +3,13 @@
 import math
 
 from engine.errors import InvalidRequest
+from engine.hashes import HASH_BYTES, split_hashes
 from engine.identity import Identity
 from engine.sequence import BlockHash, FinishReason, SamplingParams, Sequence, SequenceId, TokenLogprobs
 from protos import worker_pb2 as pb
 
-HASH_BYTES = 16
+MAX_MESSAGE_BYTES = 64 * 2**20
+"""Largest message of the stream between a frontend and a worker, to either side."""
 
 
 def sequence_from(sequence_id: SequenceId, admit: pb.Admit, who: Identity) -> Sequence:
@@ -29,7 +31,7 @@ def sequence_from(sequence_id: SequenceId, admit: pb.Admit, who: Identity) -> Se
         if len(hashes) != admit.num_prompt // who.block_tokens * HASH_BYTES or len(admit.hash_root) != HASH_BYTES:
             raise InvalidRequest(f"block hashes are not 16 bytes per {who.block_tokens} tokens", field="block_hashes")
         sequence.hash_root = BlockHash(admit.hash_root)
-        sequence.hashes = [BlockHash(hashes[i : i + HASH_BYTES]) for i in range(0, len(hashes), HASH_BYTES)]
+        sequence.hashes = split_hashes(hashes)
     return sequence
 
 

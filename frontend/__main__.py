@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from engine.errors import ConfigError
 from engine.hub import model_name, resolve_model
-from engine.process import stop_signal
+from engine.process import drain, stop_signal
 from engine.telemetry import setup_logging, setup_tracing
 from engine.version import VERSION
 from frontend.admission import Admission
@@ -63,7 +63,7 @@ async def run(config: FrontendConfig, model: LoadedModel) -> None:
                 await stop_signal().wait()
                 inference.draining = True
                 await health.drain()
-                await _drain(inference, config.drain_timeout_s)
+                await drain(inference.idle(), config.drain_timeout_s)
                 rest.should_exit = True
                 await serving
             finally:  # without which the process could not end
@@ -98,15 +98,6 @@ def bound(config: FrontendConfig, grpc_server: grpc.aio.Server) -> Iterator[sock
             raise ConfigError(message, field="grpc_port") from error
         log.info("http://%s:%d grpc://%s:%d", config.host, rest_socket.getsockname()[1], config.host, grpc_port)
         yield rest_socket
-
-
-async def _drain(inference: FleetInference, timeout_s: float) -> None:
-    log.info("draining, for at most %g s", timeout_s)
-    try:
-        async with asyncio.timeout(timeout_s):
-            await inference.idle()
-    except TimeoutError:
-        log.warning("requests are left after %g s of draining", timeout_s)
 
 
 async def _tell_health(inference: FleetInference, fleet: Fleet, health: Health) -> None:

@@ -16,15 +16,15 @@ from dataclasses import dataclass, field
 import grpc.aio
 
 from engine.errors import ProtocolError
+from engine.hashes import split_hashes
 from engine.sequence import BlockHash
-from engine.wire import HASH_BYTES
+from engine.wire import MAX_MESSAGE_BYTES
 from frontend.router import WorkerView
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 64 * 2**20
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 2.0
 
@@ -188,9 +188,9 @@ class Link:
             case "hello":
                 self._take_hello(event.hello)
             case "blocks_stored":
-                self.hashes.update(_hashes(event.blocks_stored.hashes))
+                self.hashes.update(split_hashes(event.blocks_stored.hashes))
             case "blocks_evicted":
-                self.hashes.difference_update(_hashes(event.blocks_evicted.hashes))
+                self.hashes.difference_update(split_hashes(event.blocks_evicted.hashes))
             case "granted" | "prefill_done" | "kv_arrived" | "refused" | "failed" | "released":
                 self._take_leg_event(kind, getattr(event, kind))
             case None:
@@ -287,7 +287,3 @@ class Pulse:
 
     async def wait(self) -> None:
         await self._event.wait()
-
-
-def _hashes(joined: bytes) -> list[BlockHash]:
-    return [BlockHash(joined[i : i + HASH_BYTES]) for i in range(0, len(joined), HASH_BYTES)]
