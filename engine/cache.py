@@ -1,26 +1,38 @@
 """The keys and values of every block on one worker: one tensor, block-major.
 
 One block is one contiguous run of bytes over all layers, so that moving it is one copy. Knows shapes and bytes; does
-not know who owns a block. On the CPU the pool holds float32 whatever type the model computes in: kernels read and
-write float32, and narrower types are cast where activations enter a kernel.
+not know who owns a block. What a row of the pool is, one head's key or value at one position, depends on the type it
+is kept in (`kernels/kv_row.py`); whatever that is, and whatever the model computes in, kernels compute in float32.
 """
 
 import hashlib
 
+import numpy as np
 import torch
 
+from engine.kernels.kv_row import SCALE_BYTES
 from engine.models.spec import ModelSpec
 
-POOL_DTYPE = torch.float32
+_ITEMS = {"float32": torch.float32, "float16": torch.float16, "int8": torch.int8}
+DTYPES = tuple(_ITEMS)
+"""In which keys and values can be kept."""
 
 
-def block_size_bytes(spec: ModelSpec, block_tokens: int) -> int:
+def _row_items(spec: ModelSpec, dtype: str) -> int:
+    return spec.head_dim + SCALE_BYTES if dtype == "int8" else spec.head_dim
+
+
+def block_size_bytes(spec: ModelSpec, block_tokens: int, dtype: str = "float32") -> int:
     """Bytes of one block, to decide how many fit."""
-    return spec.num_layers * 2 * spec.num_kv_heads * block_tokens * spec.head_dim * POOL_DTYPE.itemsize
+    rows = spec.num_layers * 2 * spec.num_kv_heads * block_tokens
+    return rows * _row_items(spec, dtype) * _ITEMS[dtype].itemsize
 
 
 class KVCache:
-    """The pool, `[N, L, 2, K, P, D]`; made in `buffer` where one is given, for example shared memory."""
+    """The pool, `[N, L, 2, K, P, row]`; made in `buffer` where one is given, for example shared memory.
+
+    A row is D items, or D + 4 of int8.
+    """
 
     def __init__(
         self,
@@ -28,18 +40,21 @@ class KVCache:
         num_blocks: int,
         block_tokens: int,
         buffer: memoryview | None = None,
+        dtype: str = "float32",
     ) -> None:
-        shape = (num_blocks, spec.num_layers, 2, spec.num_kv_heads, block_tokens, spec.head_dim)
+        shape = (num_blocks, spec.num_layers, 2, spec.num_kv_heads, block_tokens, _row_items(spec, dtype))
+        item = _ITEMS[dtype]
         self.num_blocks = num_blocks
         self.block_tokens = block_tokens
-        self.block_bytes = block_size_bytes(spec, block_tokens)
+        self.block_bytes = block_size_bytes(spec, block_tokens, dtype)
         if buffer is None:
-            self.pool = torch.zeros(shape, dtype=POOL_DTYPE)  # [N, L, 2, K, P, D]
+            self.pool = torch.zeros(shape, dtype=item)
         else:
-            count = num_blocks * self.block_bytes // POOL_DTYPE.itemsize
-            self.pool = torch.frombuffer(buffer, dtype=POOL_DTYPE, count=count).view(shape)
-        self.array = self.pool.numpy()
-        """The same memory for Numba."""
+            count = num_blocks * self.block_bytes // item.itemsize
+            self.pool = torch.frombuffer(buffer, dtype=item, count=count).view(shape)
+        array = self.pool.numpy()
+        self.array = array.view(np.uint16) if dtype == "float16" else array
+        """The same memory for Numba, which has no float16."""
         self._bytes = self.array.reshape(-1).data.cast("B")
 
     @property
@@ -52,13 +67,14 @@ class KVCache:
         return self._bytes[block * self.block_bytes : (block + 1) * self.block_bytes]
 
     def layer(self, layer: int) -> torch.Tensor:
-        """Keys and values of one layer, `[N, 2, K, P, D]`, strided into the pool."""
+        """Keys and values of one layer, `[N, 2, K, P, row]`, strided into the pool."""
         return self.pool[:, layer]
 
 
-def layout_fingerprint(revision: str, spec: ModelSpec, block_tokens: int, tp: int = 1) -> str:
+def layout_fingerprint(
+    revision: str, spec: ModelSpec, block_tokens: int, tp: int = 1, *, dtype: str = "float32"
+) -> str:
     """Names what two workers must share before a block of one means anything to the other."""
-    dtype = str(POOL_DTYPE).removeprefix("torch.")
     layout = (
         f"revision={revision} dtype={dtype} L={spec.num_layers} K={spec.num_kv_heads} "
         f"P={block_tokens} D={spec.head_dim} tp={tp}"

@@ -32,8 +32,8 @@ _FAMILIES: dict[str, tuple[type[Any], type[PreTrainedModel]]] = {
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 97,
-    "hidden_size": 48,
-    "intermediate_size": 80,
+    "hidden_size": 64,
+    "intermediate_size": 96,
     "num_hidden_layers": 3,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,

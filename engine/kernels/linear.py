@@ -1,21 +1,40 @@
-"""Linear layer:  y = x W^T + b,  x and y float32, W in the type that the model computes in.
+"""Linear layers:  y = x W^T + b,  x and y float32, W packed once in the form that is fastest here.
 
-The weight is packed once into oneDNN's blocked layout where torch has oneDNN: up to 1.6 times faster for the few rows
-of a decode step, the same for prefill. Small weights stay as they are: a call into oneDNN costs 10 us more.
+    panels    float32 or int8, for our own kernels (`gemm.py`): what a decode step reads at the speed of memory
+    oneDNN    any type torch computes in; int8 rows by the hundred, where AMX tiles beat our vectors
+    plain     small weights: a call into oneDNN costs 10 us more than it saves
+
+int8 weights have a scale per output, their inputs one per row, taken as they come.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numba import njit, prange
 
+from engine.kernels import gemm
+from engine.kernels.exp import FAST, WORTH_SHARING
+
+INT8 = torch.int8
 _WORTH_PACKING = 1 << 18
+_MANY_ROWS = 24
+"""int8 rows from which on oneDNN is faster."""
 
 
 def linear_twin(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     return F.linear(x.to(weight.dtype), weight, bias).float()
 
 
+def linear_int8_twin(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    w_scales, w_values = gemm.quantize(weight.float())
+    x_scales = x.abs().amax(1, keepdim=True) / 127
+    x_values = (x / x_scales.clamp(min=1e-30)).round()
+    y = (x_values.double() @ w_values.double().T * x_scales * w_scales).float()
+    return y if bias is None else y + bias.float()
+
+
 class Linear:
-    """One weight `[out, in]`, packed, and its bias."""
+    """One weight `[N, K]` of the type to compute in, and its bias."""
 
     __slots__ = ("_bias", "_cast", "_dtype", "_is_packed", "_weight")
 
@@ -38,3 +57,91 @@ class Linear:
         else:
             y = F.linear(x, self._weight, self._bias)
         return y.float() if self._cast else y
+
+
+class PanelLinear:
+    """One weight in panels, float32; outputs past its own are left out."""
+
+    __slots__ = ("_num_outputs", "_panels")
+
+    def __init__(self, panels: gemm.Panels, num_outputs: int) -> None:
+        self._panels = panels
+        self._num_outputs = num_outputs
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return gemm.gemm(x, self._panels)[:, : self._num_outputs].contiguous()
+
+
+class Int8Linear:
+    """One weight in int8: for many rows packed by oneDNN, for few in panels where there are any."""
+
+    __slots__ = ("_bias", "_panels", "_scales", "_weight", "_zeros")
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, panels: gemm.Panels | None) -> None:
+        self._scales, values = gemm.quantize(weight.float())
+        self._weight = torch.ops.onednn.qlinear_prepack(values, None)
+        self._zeros = torch.zeros(len(weight), dtype=torch.int32)
+        self._bias = np.zeros(0, np.float32) if bias is None else bias.float().numpy()
+        self._panels = panels
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self._panels is not None and len(x) < _MANY_ROWS:
+            return gemm.gemm(x, self._panels)[:, : len(self._scales)].contiguous()
+        values, scales = torch.empty(x.shape, dtype=torch.int8), np.empty(len(x), np.float32)
+        _quantize_rows(x.numpy(), values.numpy(), scales)
+        y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
+            values, 1.0, 0, self._weight, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+        _scale_rows(y.numpy(), scales, self._bias)
+        return y
+
+
+AnyLinear = Linear | PanelLinear | Int8Linear
+
+
+class LinearStack:
+    """The weights of one kind, one for each layer, with their panels in one array where they have any."""
+
+    def __init__(self, num_layers: int, num_outputs: int, depth: int, dtype: torch.dtype) -> None:
+        """`dtype` is the type to compute in; `INT8` quantizes what is put in. Panels may have outputs of zeros more."""
+        self._dtype = dtype
+        self.panels: gemm.Panels | None = None
+        if dtype in (torch.float32, INT8) and gemm.runs_here(dtype) and gemm.takes(num_outputs, depth):
+            self.panels = gemm.allocate((num_layers,), num_outputs, depth, dtype)
+
+    def put(self, index: int, weight: torch.Tensor, bias: torch.Tensor | None = None) -> AnyLinear:
+        """Pack the weight of one layer."""
+        panels = None
+        if self.panels is not None:
+            panels = gemm.Panels(*(part[index] for part in self.panels))
+            missing = panels.bias.shape[0] - len(weight)
+            gemm.pack(F.pad(weight.float(), (0, 0, 0, missing)) if missing else weight.float(), bias, panels)
+        if self._dtype is INT8:
+            return Int8Linear(weight, bias, panels)
+        return Linear(weight, bias) if panels is None else PanelLinear(panels, len(weight))
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _quantize_rows(x, values, scales):  # type: ignore[no-untyped-def]
+    for row in prange(x.shape[0]):
+        scales[row], _ = gemm.quantize_row(x[row], values[row])
+
+
+@njit(nogil=True, fastmath=FAST)
+def _scale_row(y, scale, bias):  # type: ignore[no-untyped-def]
+    if bias.shape[0]:
+        for i in range(y.shape[0]):
+            y[i] = y[i] * scale + bias[i]
+    else:
+        for i in range(y.shape[0]):
+            y[i] *= scale
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _scale_rows(y, scales, bias):  # type: ignore[no-untyped-def]
+    if y.size < WORTH_SHARING:
+        for row in range(y.shape[0]):
+            _scale_row(y[row], scales[row], bias)
+    else:
+        for row in prange(y.shape[0]):
+            _scale_row(y[row], scales[row], bias)

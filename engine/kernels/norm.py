@@ -45,12 +45,20 @@ def _many(hidden, delta, weight, eps, out):  # type: ignore[no-untyped-def]
         _row(hidden, delta, weight, eps, out, row)
 
 
-_NO_DELTA = np.empty((0, 1), np.float32)
+@njit(nogil=True, cache=True)
+def norm_rows(hidden, delta, weight, eps, out):  # type: ignore[no-untyped-def]
+    """`rms_norm` of arrays; `delta` may have no rows."""
+    if hidden.size < WORTH_SHARING:
+        _few(hidden, delta, weight, eps, out)
+    else:
+        _many(hidden, delta, weight, eps, out)
+
+
+NO_DELTA = np.empty((0, 1), np.float32)
 
 
 def rms_norm(hidden: torch.Tensor, delta: torch.Tensor | None, weight: np.ndarray, eps: float) -> torch.Tensor:
     """Add `delta` to `hidden` `[T, hidden size]` in place; return the normalised rows."""
     out = torch.empty_like(hidden)
-    kernel = _few if hidden.numel() < WORTH_SHARING else _many
-    kernel(hidden.numpy(), _NO_DELTA if delta is None else delta.numpy(), weight, eps, out.numpy())
+    norm_rows(hidden.numpy(), NO_DELTA if delta is None else delta.numpy(), weight, eps, out.numpy())
     return out

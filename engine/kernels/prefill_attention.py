@@ -6,12 +6,16 @@ Keys and values of the sequence are gathered from the paged pool into one run, a
 blocked attention, whose matrix products are faster than what a kernel of our own would reach.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numba import njit, prange
+
+from engine.kernels.kv_row import head_dim_of, load_row
 
 
 def prefill_attention_twin(
@@ -59,18 +63,25 @@ class PrefillChunk:
         return cls(first_row, end_row, end, block_table, mask, window_mask)
 
 
-@njit(parallel=True, nogil=True, cache=True)
-def _gather(pool, layer, block_table, end, out):  # type: ignore[no-untyped-def]
-    num_kv_heads, block_tokens, size = pool.shape[3:]
-    for index in prange((end + block_tokens - 1) // block_tokens):
-        block = block_table[index]
-        begin = index * block_tokens
-        count = min(block_tokens, end - begin)
-        for kind in range(2):
-            for head in range(num_kv_heads):
+@cache
+def _gather(size: int) -> Callable[..., None]:
+    """Copies keys and values of a sequence out of the pool; for one head dimension, a constant to the compiler."""
+
+    @njit(parallel=True, nogil=True, cache=True)
+    def kernel(pool, layer, block_table, end, out):  # type: ignore[no-untyped-def]
+        num_layers, _, num_kv_heads, block_tokens, pitch = pool.shape[1:]
+        for index in prange((end + block_tokens - 1) // block_tokens):
+            block = np.int64(block_table[index])
+            begin = index * block_tokens
+            count = min(block_tokens, end - begin)
+            for head in range(2 * num_kv_heads):
+                source = ((block * num_layers + layer) * 2 * num_kv_heads + head) * block_tokens * pitch
                 for offset in range(count):
-                    for i in range(size):
-                        out[kind, head, begin + offset, i] = pool[block, layer, kind, head, offset, i]
+                    to = (head * end + begin + offset) * size
+                    load_row(pool, source + offset * pitch, out, to, size)
+
+    compiled: Callable[..., None] = kernel
+    return compiled
 
 
 def prefill_attention(
@@ -82,15 +93,15 @@ def prefill_attention(
     slides: bool = False,
 ) -> None:
     """Attend with the chunk's rows of `qkv` `[T, (H + 2K) * D]` and write the same rows of `out` `[T, H * D]`."""
-    num_kv_heads, _, head_dim = pool.shape[3:]
+    num_kv_heads, head_dim = pool.shape[3], head_dim_of(pool)
     rows = slice(chunk.first_row, chunk.end_row)
     heads = qkv[rows].view(chunk.end_row - chunk.first_row, -1, head_dim).transpose(0, 1)  # [H + 2K, n, D]
     num_heads = len(heads) - 2 * num_kv_heads
-    if chunk.end == chunk.end_row - chunk.first_row:  # nothing came before the chunk
+    if pool.dtype == np.float32 and chunk.end == len(heads[0]):  # nothing came before the chunk
         keys, values = heads[num_heads:].chunk(2)
     else:
         kv = torch.empty(2, num_kv_heads, chunk.end, head_dim)
-        _gather(pool, layer, chunk.block_table, chunk.end, kv.numpy())
+        _gather(head_dim)(pool, layer, chunk.block_table, chunk.end, kv.numpy())
         keys, values = kv.unbind()
     mask = chunk.window_mask if slides else chunk.mask
     attended = F.scaled_dot_product_attention(

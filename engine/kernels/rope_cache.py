@@ -7,11 +7,15 @@ For a head x of 2h numbers at position t, with c = cos(t * w_i) and s = sin(t * 
 Where the model asks for it, each query and key head is RMS-normalised first.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 import torch
 from numba import njit, prange
 
 from engine.kernels.exp import FAST, WORTH_SHARING
+from engine.kernels.kv_row import store_row
 
 
 def rope_cache_twin(
@@ -41,48 +45,58 @@ def rope_cache_twin(
     pool[slots // block_tokens, layer, :, :, slots % block_tokens] = kv
 
 
-@njit(nogil=True, fastmath=FAST)
-def _row(qkv, table, positions, slots, pool, layer, head_norms, eps, row):  # type: ignore[no-untyped-def]
-    num_kv_heads, block_tokens, head_dim = pool.shape[3:]
-    num_heads = qkv.shape[1] // head_dim - 2 * num_kv_heads
-    half = head_dim // 2
+@njit(inline="always", nogil=True, fastmath=FAST)
+def _rotate(qkv, table, positions, slots, pool, layer, head_norms, eps, row, size):  # type: ignore[no-untyped-def]
+    num_layers, _, num_kv_heads, block_tokens, pitch = pool.shape[1:]
+    num_heads = qkv.shape[1] // size - 2 * num_kv_heads
+    half = size // 2
     turn = table[positions[row]]
-    block, offset = slots[row] // block_tokens, slots[row] % block_tokens
     for head in range(num_heads + num_kv_heads):
-        numbers = qkv[row, head * head_dim : (head + 1) * head_dim]
+        numbers = qkv[row, head * size : (head + 1) * size]
         if head_norms.shape[0]:
             square = np.float32(0)
-            for i in range(head_dim):
+            for i in range(size):
                 square += numbers[i] * numbers[i]
-            scale = np.float32(1) / np.sqrt(square / np.float32(head_dim) + np.float32(eps))
+            scale = np.float32(1) / np.sqrt(square / np.float32(size) + np.float32(eps))
             kind = 0 if head < num_heads else 1
-            for i in range(head_dim):
+            for i in range(size):
                 numbers[i] *= scale * head_norms[kind, i]
         for i in range(half):
             cos, sin = turn[i], turn[half + i]
             first, second = numbers[i], numbers[half + i]
             numbers[i] = first * cos - second * sin
             numbers[half + i] = second * cos + first * sin
+    block, offset = slots[row] // block_tokens, slots[row] % block_tokens
+    of_layer = 2 * num_kv_heads * block_tokens * pitch
     for head in range(2 * num_kv_heads):
-        kind, kv_head = head // num_kv_heads, head % num_kv_heads
-        begin = (num_heads + head) * head_dim
-        for i in range(head_dim):
-            pool[block, layer, kind, kv_head, offset, i] = qkv[row, begin + i]
+        to = (block * num_layers + layer) * of_layer + (head * block_tokens + offset) * pitch
+        store_row(qkv, row * qkv.shape[1] + (num_heads + head) * size, pool, to, size)
 
 
-@njit(nogil=True, cache=True)
-def _few(qkv, table, positions, slots, pool, layer, head_norms, eps):  # type: ignore[no-untyped-def]
-    for row in range(qkv.shape[0]):
-        _row(qkv, table, positions, slots, pool, layer, head_norms, eps, row)
+@njit(inline="always", nogil=True)
+def rotate_all(qkv, table, positions, slots, pool, layer, head_norms, eps, size):  # type: ignore[no-untyped-def]
+    """`rope_cache` for compiled code; `size` must be a constant, `head_norms` may have no rows."""
+    if positions.shape[0] * qkv.shape[1] < WORTH_SHARING:
+        for row in range(positions.shape[0]):
+            _rotate(qkv, table, positions, slots, pool, layer, head_norms, eps, row, size)
+    else:
+        for row in prange(positions.shape[0]):
+            _rotate(qkv, table, positions, slots, pool, layer, head_norms, eps, row, size)
 
 
-@njit(parallel=True, nogil=True, cache=True)
-def _many(qkv, table, positions, slots, pool, layer, head_norms, eps):  # type: ignore[no-untyped-def]
-    for row in prange(qkv.shape[0]):
-        _row(qkv, table, positions, slots, pool, layer, head_norms, eps, row)
+@cache
+def _kernel(size: int) -> Callable[..., None]:
+    """The kernel for one head dimension."""
+
+    @njit(parallel=True, nogil=True, cache=True, fastmath=FAST)
+    def kernel(qkv, table, positions, slots, pool, layer, head_norms, eps):  # type: ignore[no-untyped-def]
+        rotate_all(qkv, table, positions, slots, pool, layer, head_norms, eps, size)
+
+    compiled: Callable[..., None] = kernel
+    return compiled
 
 
-_NO_NORMS = np.empty((0, 1), np.float32)
+NO_NORMS = np.empty((0, 1), np.float32)
 
 
 def rope_cache(
@@ -95,10 +109,10 @@ def rope_cache(
     head_norms: np.ndarray | None = None,
     eps: float = 0.0,
 ) -> None:
-    """Rotate `qkv` `[T, (H + 2K) * D]` in place; store its keys and values in `layer` of `pool` `[N, L, 2, K, P, D]`.
+    """Rotate `qkv` `[T, (H + 2K) * D]` in place; store its keys and values in `layer` of `pool` `[N, L, 2, K, P, row]`.
 
     `table` `[max context, D]` holds the cosines of each position, then its sines; `head_norms` `[2, D]` the weights of
     the query norm and of the key norm.
     """
-    kernel = _few if qkv.size < WORTH_SHARING else _many
-    kernel(qkv, table, positions, slots, pool, layer, _NO_NORMS if head_norms is None else head_norms, eps)
+    norms = NO_NORMS if head_norms is None else head_norms
+    _kernel(table.shape[1])(qkv, table, positions, slots, pool, layer, norms, eps)

@@ -13,7 +13,7 @@ def silu_mul_twin(gate_up: torch.Tensor) -> torch.Tensor:
     return F.silu(gate) * up
 
 
-@njit(nogil=True, fastmath=FAST)
+@njit(nogil=True, fastmath=FAST, error_model="numpy")  # a check for division by zero would keep it scalar
 def _row(gate_up, out, row):  # type: ignore[no-untyped-def]
     size = out.shape[1]
     for i in range(size):
@@ -33,10 +33,18 @@ def _many(gate_up, out):  # type: ignore[no-untyped-def]
         _row(gate_up, out, row)
 
 
+@njit(nogil=True, cache=True)
+def silu_mul_rows(gate_up, out):  # type: ignore[no-untyped-def]
+    """`silu_mul` of arrays."""
+    if gate_up.size < WORTH_SHARING:
+        _few(gate_up, out)
+    else:
+        _many(gate_up, out)
+
+
 def silu_mul(gate_up: torch.Tensor) -> torch.Tensor:
     """`[T, 2 * mlp size]` to `[T, mlp size]`."""
     num_rows, size = gate_up.shape
     out = torch.empty(num_rows, size // 2)
-    kernel = _few if gate_up.numel() < WORTH_SHARING else _many
-    kernel(gate_up.numpy(), out.numpy())
+    silu_mul_rows(gate_up.numpy(), out.numpy())
     return out

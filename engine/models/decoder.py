@@ -18,14 +18,20 @@ import torch
 
 from engine.batch import Batch
 from engine.cache import KVCache
-from engine.kernels.decode_attention import decode_attention
-from engine.kernels.linear import Linear
+from engine.kernels import decode_step
+from engine.kernels.decode_attention import NO_WINDOW, decode_attention
+from engine.kernels.gemm import Panels
+from engine.kernels.linear import INT8, AnyLinear, LinearStack
 from engine.kernels.norm import rms_norm
 from engine.kernels.prefill_attention import PrefillChunk, prefill_attention
 from engine.kernels.rope_cache import rope_cache
 from engine.kernels.silu_mul import silu_mul
+from engine.kernels.tile import COLUMNS
 from engine.models.rope import rope_table
 from engine.models.spec import ModelSpec
+
+_MOST_NATIVE_ROWS = 64
+"""Rows up to which a step of one token each is one native call."""
 
 Weights = MutableMapping[str, torch.Tensor]
 """Tensors by their name in the checkpoint, all of the type to compute in."""
@@ -36,13 +42,13 @@ class Layer:
     """The weights of one layer, fused and packed."""
 
     input_norm: np.ndarray
-    qkv: Linear
+    qkv: AnyLinear
     head_norms: np.ndarray | None
     """[2, D], of queries and of keys"""
-    output: Linear
+    output: AnyLinear
     post_norm: np.ndarray
-    gate_up: Linear
-    down: Linear
+    gate_up: AnyLinear
+    down: AnyLinear
     window: int | None
 
 
@@ -77,25 +83,37 @@ class Step:
 class Decoder:
     """A model ready to compute on the CPU."""
 
-    def __init__(self, spec: ModelSpec, weights: Weights, max_context: int | None = None) -> None:
-        """Fuse and pack `weights`, emptying it on the way so that no weight is held twice."""
+    def __init__(
+        self, spec: ModelSpec, weights: Weights, max_context: int | None = None, *, quantize: bool = False
+    ) -> None:
+        """Fuse and pack `weights`, emptying it on the way so that no weight is held twice; `quantize` them to int8."""
         self.spec = spec
         self.embedding = weights.pop("model.embed_tokens.weight")  # [V, hidden size]
-        self.layers = [_layer(spec, weights, index) for index in range(spec.num_layers)]
+        stacks = _Stacks(spec, INT8 if quantize else self.embedding.dtype)
+        self.layers = [_layer(spec, weights, index, stacks) for index in range(spec.num_layers)]
         self.norm = _vector(weights, "model.norm.weight")
-        self.head = Linear(self.embedding if spec.tied_embeddings else weights.pop("lm_head.weight"))
+        head = self.embedding if spec.tied_embeddings else weights.pop("lm_head.weight")
+        self.head = stacks.head.put(0, head)
         self.rope = rope_table(spec.rope, spec.head_dim, max_context or spec.max_context).numpy()
         assert not weights, f"weights left over: {sorted(weights)}"
+        self._native = stacks.native(self)
 
     @torch.inference_mode()
     def __call__(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Compute `batch` against `cache`; the logits of its sample rows, `[R, V]` float32."""
-        step = Step.of(batch, self.spec.sliding_window)
         # Kernels do not check bounds.
-        assert step.positions.max() < len(self.rope), "a position lies past the context"
-        assert step.slots.max() < cache.num_blocks * cache.block_tokens, "a slot lies past the pool"
-        eps = self.spec.rms_eps
+        assert int(batch.positions.max()) < len(self.rope), "a position lies past the context"
+        assert int(batch.slots.max()) < cache.num_blocks * cache.block_tokens, "a slot lies past the pool"
         hidden = self.embedding.index_select(0, batch.token_ids).float()  # [T, hidden size]
+        num_rows = len(hidden)
+        if (
+            self._native is not None
+            and num_rows <= _MOST_NATIVE_ROWS
+            and num_rows == batch.num_decode == len(batch.sampled)
+        ):
+            return torch.from_numpy(self._step(batch, hidden, cache, self._native))
+        step = Step.of(batch, self.spec.sliding_window)
+        eps = self.spec.rms_eps
         delta: torch.Tensor | None = None
         for index, layer in enumerate(self.layers):
             qkv = layer.qkv(rms_norm(hidden, delta, layer.input_norm, eps))  # [T, (H + 2K) * D]
@@ -106,6 +124,13 @@ class Decoder:
             normed = rms_norm(hidden, layer.output(attended), layer.post_norm, eps)
             delta = layer.down(silu_mul(layer.gate_up(normed)))
         return self.head(rms_norm(hidden, delta, self.norm, eps))
+
+    def _step(self, batch: Batch, hidden: torch.Tensor, cache: KVCache, weights: decode_step.Weights) -> np.ndarray:
+        """What `__call__` computes, for one token of each sequence."""
+        positions, slots = batch.positions.numpy(), batch.slots.numpy()
+        tables, lengths = batch.block_tables.numpy(), batch.context_lens.numpy()
+        logits = decode_step.decode_step(weights, hidden.numpy(), positions, slots, tables, lengths, cache.array)
+        return np.ascontiguousarray(logits[:, : self.spec.vocab_size])
 
     def _attend(self, qkv: torch.Tensor, step: Step, layer: Layer, index: int, cache: KVCache) -> torch.Tensor:
         spec, pool, array = self.spec, cache.array, qkv.numpy()
@@ -119,7 +144,42 @@ class Decoder:
         return out
 
 
-def _layer(spec: ModelSpec, weights: Weights, index: int) -> Layer:
+class _Stacks:
+    """The matrices of all layers, by kind."""
+
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
+        num_layers, hidden, query = spec.num_layers, spec.hidden_size, spec.query_size
+        self.qkv = LinearStack(num_layers, query + 2 * spec.kv_size, hidden, dtype)
+        self.output = LinearStack(num_layers, hidden, query, dtype)
+        self.gate_up = LinearStack(num_layers, 2 * spec.mlp_size, hidden, dtype)
+        self.down = LinearStack(num_layers, hidden, spec.mlp_size, dtype)
+        self.head = LinearStack(1, -(-spec.vocab_size // COLUMNS) * COLUMNS, hidden, dtype)
+
+    def native(self, decoder: Decoder) -> decode_step.Weights | None:
+        """All weights for the native step; None where a matrix has no panels."""
+        qkv, output, gate_up = self.qkv.panels, self.output.panels, self.gate_up.panels
+        down, head = self.down.panels, self.head.panels
+        if not (qkv and output and gate_up and down and head):
+            return None
+        spec, layers = decoder.spec, decoder.layers
+        none = np.empty((0, spec.head_dim), np.float32)
+        return decode_step.Weights(
+            qkv=qkv,
+            output=output,
+            gate_up=gate_up,
+            down=down,
+            head=Panels(head.weight[0], head.scales[0], head.bias[0]),
+            input_norms=np.stack([layer.input_norm for layer in layers]),
+            post_norms=np.stack([layer.post_norm for layer in layers]),
+            norm=decoder.norm,
+            head_norms=np.stack([none if layer.head_norms is None else layer.head_norms for layer in layers]),
+            windows=np.array([layer.window or NO_WINDOW for layer in layers], np.int64),
+            rope=decoder.rope,
+            eps=spec.rms_eps,
+        )
+
+
+def _layer(spec: ModelSpec, weights: Weights, index: int, stacks: _Stacks) -> Layer:
     prefix = f"model.layers.{index}."
     attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
     head_norms = None
@@ -128,22 +188,22 @@ def _layer(spec: ModelSpec, weights: Weights, index: int) -> Layer:
         head_norms = np.stack(norms)
     return Layer(
         input_norm=_vector(weights, f"{prefix}input_layernorm.weight"),
-        qkv=_linear(weights, [f"{attention}{part}_proj" for part in ("q", "k", "v")]),
+        qkv=_linear(stacks.qkv, index, weights, [f"{attention}{part}_proj" for part in ("q", "k", "v")]),
         head_norms=head_norms,
-        output=_linear(weights, [f"{attention}o_proj"]),
+        output=_linear(stacks.output, index, weights, [f"{attention}o_proj"]),
         post_norm=_vector(weights, f"{prefix}post_attention_layernorm.weight"),
-        gate_up=_linear(weights, [f"{mlp}gate_proj", f"{mlp}up_proj"]),
-        down=_linear(weights, [f"{mlp}down_proj"]),
+        gate_up=_linear(stacks.gate_up, index, weights, [f"{mlp}gate_proj", f"{mlp}up_proj"]),
+        down=_linear(stacks.down, index, weights, [f"{mlp}down_proj"]),
         window=spec.window(index),
     )
 
 
-def _linear(weights: Weights, names: list[str]) -> Linear:
+def _linear(stack: LinearStack, index: int, weights: Weights, names: list[str]) -> AnyLinear:
     """One matrix of several stacked."""
     matrix = torch.cat([weights.pop(f"{name}.weight") for name in names])
     if f"{names[0]}.bias" not in weights:
-        return Linear(matrix)
-    return Linear(matrix, torch.cat([weights.pop(f"{name}.bias") for name in names]))
+        return stack.put(index, matrix)
+    return stack.put(index, matrix, torch.cat([weights.pop(f"{name}.bias") for name in names]))
 
 
 def _vector(weights: Weights, name: str) -> np.ndarray:

@@ -73,8 +73,8 @@ def test_every_shard_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         ({"model.norm.weight": None}, "lacks tensor model.norm.weight"),
         ({"model.layers.0.mlp.up_proj.weight": None, "lm_head.weight": None}, "lm_head.weight and 1 more"),
         ({"model.layers.9.mlp.up_proj.weight": torch.zeros(1)}, "holds tensor model.layers.9.mlp.up_proj.weight"),
-        ({"model.norm.weight": torch.zeros(47)}, r"model.norm.weight has shape \[47\], the config asks for \[48\]"),
-        ({"model.norm.weight": torch.zeros(48, dtype=torch.float64)}, "model.norm.weight is F64"),
+        ({"model.norm.weight": torch.zeros(63)}, r"model.norm.weight has shape \[63\], the config asks for \[64\]"),
+        ({"model.norm.weight": torch.zeros(64, dtype=torch.float64)}, "model.norm.weight is F64"),
         ({"model.layers.0.self_attn.q_proj.bias": torch.zeros(64)}, "self_attn.q_proj.bias, which Llama"),
     ],
 )
@@ -189,7 +189,7 @@ def test_the_revision_follows_config_and_weights(folder: Path) -> None:
     assert len(first) == 16
     assert model_revision(ModelFolder.open(folder)) == first
 
-    rewrite(folder, **{"model.norm.weight": torch.full((48,), 0.5)})
+    rewrite(folder, **{"model.norm.weight": torch.full((64,), 0.5)})
     second = model_revision(ModelFolder.open(folder))
     assert second != first, "a fine-tune has the same header"
 

@@ -28,6 +28,7 @@ YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_
 
 CASES: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama"},
+    "llama-odd-sizes": {"family": "llama", "hidden_size": 44, "intermediate_size": 74, "vocab_size": 101},
     "llama-mha-tied": {"family": "llama", "num_key_value_heads": 4, "tie_word_embeddings": True},
     "llama-mqa": {"family": "llama", "num_key_value_heads": 1},
     "llama-head-8": {"family": "llama", "head_dim": 8},

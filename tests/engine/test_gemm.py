@@ -1,0 +1,98 @@
+"""Our own matrix products against torch's, in float32 and in int8."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.kernels import gemm
+from engine.kernels.linear import INT8, Int8Linear, LinearStack, linear_int8_twin, linear_twin
+from engine.kernels.threads import share_cores
+
+pytestmark = pytest.mark.skipif(not gemm.runs_here(INT8), reason="the kernels are for processors with AVX-512 and VNNI")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _threads() -> None:
+    share_cores()
+
+
+def panels(weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> gemm.Panels:
+    packed = gemm.allocate((), *weight.shape, dtype)
+    gemm.pack(weight, bias, packed)
+    return packed
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 1 << 30),
+    num_rows=st.one_of(st.integers(0, 30), st.sampled_from([97, 300])),
+    num_outputs=st.sampled_from([32, 64, 320]),
+    depth=st.sampled_from([4, 20, 512]),
+    has_bias=st.booleans(),
+)
+def test_products_are_torchs(seed: int, num_rows: int, num_outputs: int, depth: int, has_bias: bool) -> None:
+    torch.manual_seed(seed)
+    x, weight = torch.randn(num_rows, depth), torch.randn(num_outputs, depth)
+    bias = torch.randn(num_outputs) if has_bias else None
+
+    exact = gemm.gemm(x, panels(weight, bias, torch.float32))
+    narrow = gemm.gemm(x, panels(weight, bias, INT8))
+
+    torch.testing.assert_close(exact, linear_twin(x, weight, bias), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(narrow, linear_int8_twin(x, weight, bias), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, INT8])
+def test_a_row_does_not_depend_on_the_rows_beside_it(dtype: torch.dtype) -> None:
+    x, packed = torch.randn(40, 768), panels(torch.randn(64, 768), None, dtype)
+
+    together = gemm.gemm(x, packed)
+
+    for row in range(40):
+        assert torch.equal(gemm.gemm(x[row : row + 1], packed)[0], together[row])
+
+
+def test_int8_of_zeros_and_of_extremes() -> None:
+    weight = torch.randn(32, 8)
+    weight[3] = 0
+    x = torch.tensor([[0.0] * 8, [1e-30] * 8, [1e30, *[0.0] * 7]])
+
+    y = gemm.gemm(x, panels(weight, None, INT8))
+
+    assert torch.isfinite(y).all()
+    assert not y[0].any()
+    assert not y[:, 3].any()
+    torch.testing.assert_close(y[2], 1e30 * weight[:, 0], rtol=0.02, atol=1e28)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("num_rows", [0, 1, 16, 200])
+def test_int8_through_onednn_is_the_same(num_rows: int, has_bias: bool) -> None:
+    x, weight = torch.randn(num_rows, 256), torch.randn(72, 256)
+    bias = torch.randn(72) if has_bias else None
+
+    y = Int8Linear(weight, bias, None)(x)
+
+    torch.testing.assert_close(y, linear_int8_twin(x, weight, bias), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, INT8])
+def test_outputs_that_only_fill_a_panel_are_left_out(dtype: torch.dtype) -> None:
+    stack = LinearStack(1, 64, 16, dtype)
+    weight, x = torch.randn(37, 16), torch.randn(5, 16)
+
+    y = stack.put(0, weight)(x)
+
+    twin = linear_twin if dtype is torch.float32 else linear_int8_twin
+    torch.testing.assert_close(y, twin(x, weight, None), atol=1e-3, rtol=1e-3)
+
+
+def test_int8_is_near_what_it_stands_for() -> None:
+    x, weight = torch.randn(10, 768), torch.randn(96, 768)
+
+    y, exact = gemm.gemm(x, panels(weight, None, INT8)), x @ weight.T
+
+    assert (y - exact).norm() / exact.norm() < 0.02
+    assert np.corrcoef(y.flatten(), exact.flatten())[0, 1] > 0.999
