@@ -1,9 +1,10 @@
-"""How fast KV blocks move between two processes: ZeroMQ over tcp and ipc against a plain TCP socket.
+"""How fast KV blocks move between two processes: ZeroMQ against a plain TCP socket, shared memory against memcpy.
 
     python -m bench.transfer --mib 128 --rounds 7 --out transfer.json
 
-Every round moves the same blocks once over each path, so that a busy machine disturbs all of them alike. The plain
-socket only copies; ZeroMQ also checksums on both sides and has every piece acknowledged.
+Every round moves the same blocks once over each path, so that a busy machine disturbs all of them alike; all memory is
+of the same kind and every page of it touched. The plain socket and memcpy (one thread, from pool to pool) only copy;
+the transports also check fences and have every piece acknowledged, and ZeroMQ checksums on both sides.
 """
 
 import argparse
@@ -23,12 +24,17 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from kvtransfer.transport import Commit, Endpoint, Fence, Ticket, TicketId
+from engine.shared_memory import SharedMemory
+from kvtransfer.shm import ShmSender
+from kvtransfer.shm_receiver import ShmReceiver
+from kvtransfer.transport import Commit, Endpoint, Fence, KVReceiver, KVSender, Ticket, TicketId
 from kvtransfer.zeromq import ZeroMQSender
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 
-RAW = "raw tcp"
-PATHS = (RAW, "zeromq tcp", "zeromq ipc")
+RAW, MEMCPY = "raw tcp", "memcpy"
+REFERENCES = {"zeromq tcp": RAW, "zeromq ipc": RAW, "shm": MEMCPY}
+"""The transports, in the order in which the receiving process names their endpoints."""
+PATHS = (RAW, "zeromq tcp", "zeromq ipc", MEMCPY, "shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +50,13 @@ class Case:
 
 
 class Pool:
-    """Blocks in ordinary memory, every page of it touched."""
+    """Blocks in memory that can be shared, every page of it touched."""
 
     def __init__(self, case: Case, fill: bytes) -> None:
         self._block_bytes = case.block_bytes
-        self._memory = memoryview(bytearray(fill * (case.size_bytes // len(fill) + 1)))
+        self.shared = SharedMemory(case.size_bytes)
+        self._memory = self.shared.buffer
+        self._memory[:] = (fill * (case.size_bytes // len(fill) + 1))[: case.size_bytes]
 
     @property
     def block_bytes(self) -> int:
@@ -63,8 +71,10 @@ def serve(case: Case, directory: str, control: Connection) -> None:
     pool = Pool(case, b"\0")
     listener = socket.create_server(("127.0.0.1", 0))
     threading.Thread(target=serve_raw, args=(listener, pool, case), daemon=True).start()
-    receivers = [
-        ZeroMQReceiver(address, pool, lambda _: None) for address in ("tcp://127.0.0.1:0", f"ipc://{directory}/kv")
+    receivers: list[KVReceiver] = [
+        ZeroMQReceiver("tcp://127.0.0.1:0", pool, lambda _: None),
+        ZeroMQReceiver(f"ipc://{directory}/kv", pool, lambda _: None),
+        ShmReceiver(pool, lambda _: None),
     ]
     control.send((listener.getsockname(), [receiver.endpoint for receiver in receivers]))
     with contextlib.suppress(EOFError):
@@ -96,6 +106,11 @@ def send_raw(peer: socket.socket, pool: Pool, blocks: Sequence[int]) -> None:
     peer.recv(1)
 
 
+def copy(source: Pool, target: Pool, blocks: Sequence[int], slots: Sequence[int]) -> None:
+    for block, slot in zip(blocks, slots, strict=True):
+        target.block_view(slot)[:] = source.block_view(block)
+
+
 class Bench:
     """The sending process."""
 
@@ -103,8 +118,11 @@ class Bench:
         self._case = case
         self._control = control
         self._pool = Pool(case, os.urandom(1 << 20))
-        self._sender = ZeroMQSender(self._pool)
-        raw_address, self._endpoints = control.recv()
+        self._target = Pool(case, b"\0")
+        zeromq = ZeroMQSender(self._pool)
+        self._senders: dict[str, KVSender] = {"zeromq": zeromq, "shm": ShmSender(self._pool, self._pool.shared)}
+        raw_address, endpoints = control.recv()
+        self._endpoints: dict[str, Endpoint] = dict(zip(REFERENCES, endpoints, strict=True))
         self._raw = socket.create_connection(raw_address)
         self._num_tickets = 0
 
@@ -113,31 +131,37 @@ class Bench:
         measured: dict[str, list[float]] = {path: [] for path in PATHS}
         for number in range(rounds + 1):
             for path in PATHS:
-                blocks = random.sample(range(self._case.num_blocks), self._case.num_blocks)
-                seconds = await self._move(path, blocks)
+                seconds = await self._move(path, self._shuffled(), self._shuffled())
                 if number:
                     measured[path].append(self._case.size_bytes / seconds)
-        await self._sender.aclose()
+        for sender in self._senders.values():
+            await sender.aclose()
         self._raw.close()
         return measured
 
-    async def _move(self, path: str, blocks: Sequence[int]) -> float:
+    async def _move(self, path: str, blocks: Sequence[int], slots: Sequence[int]) -> float:
+        """Seconds."""
         if path == RAW:
             return timed(lambda: send_raw(self._raw, self._pool, blocks))
-        ticket = self._open(self._endpoints[PATHS.index(path) - 1])
+        if path == MEMCPY:
+            return timed(lambda: copy(self._pool, self._target, blocks, slots))
+        endpoint = self._endpoints[path]
+        sender, ticket = self._senders[endpoint.transport], self._open(endpoint, slots)
         start = time.perf_counter()
-        await self._sender.send(ticket, 0, blocks)
-        await self._sender.commit(ticket, Commit(0))
+        await sender.send(ticket, 0, blocks)
+        await sender.commit(ticket, Commit(0))
         return time.perf_counter() - start
 
-    def _open(self, endpoint: Endpoint) -> Ticket:
+    def _open(self, endpoint: Endpoint, slots: Sequence[int]) -> Ticket:
         self._num_tickets += 1
         fence = Fence(TicketId(f"bench-{self._num_tickets}"), "bench", 0, 0)
         ticket = Ticket(fence, "bench", self._case.num_blocks, 0, self._case.block_bytes, "bytes", (endpoint,))
-        slots = random.sample(range(self._case.num_blocks), self._case.num_blocks)
         self._control.send((ticket, slots))
         self._control.recv()
         return ticket
+
+    def _shuffled(self) -> list[int]:
+        return random.sample(range(self._case.num_blocks), self._case.num_blocks)
 
 
 def timed(work: Callable[[], None]) -> float:
@@ -162,23 +186,25 @@ def measure(case: Case, rounds: int) -> dict[str, list[float]]:
 
 def report(case: Case, measured: dict[str, list[float]]) -> dict[str, object]:
     medians = {path: statistics.median(speeds) for path, speeds in measured.items()}
+    ratios = {path: medians[path] / medians[reference] for path, reference in REFERENCES.items()}
     print(f"{case.num_blocks} blocks of {case.block_bytes / 1024:g} KiB, {len(measured[RAW])} rounds, GB/s")
-    print(f"{'path':<12}{'median':>8}{'best':>8}{'of raw tcp':>12}")
+    print(f"{'path':<12}{'median':>8}{'worst':>8}{'best':>8}")
     for path, speeds in measured.items():
-        print(f"{path:<12}{medians[path] / 1e9:>8.2f}{max(speeds) / 1e9:>8.2f}{medians[path] / medians[RAW]:>12.2f}")
+        ratio = f"{ratios[path]:>8.2f} of {REFERENCES[path]}" if path in ratios else ""
+        print(f"{path:<12}{medians[path] / 1e9:>8.2f}{min(speeds) / 1e9:>8.2f}{max(speeds) / 1e9:>8.2f}{ratio}")
     return {
         "num_blocks": case.num_blocks,
         "block_bytes": case.block_bytes,
         "bytes_per_s": measured,
         "median_bytes_per_s": medians,
-        "of_raw_tcp": {path: median / medians[RAW] for path, median in medians.items()},
+        "ratios": ratios,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--mib", type=int, default=128, help="moved per round and path")
-    parser.add_argument("--block-kib", type=int, nargs="+", default=[16, 256, 1792], help="sizes of a block")
+    parser.add_argument("--block-kib", type=int, nargs="+", default=[16, 96, 256, 384, 1792], help="sizes of a block")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="also write the measurements here, as JSON")
     options = parser.parse_args()

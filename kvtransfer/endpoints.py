@@ -3,17 +3,20 @@
 Knows endpoints and layouts by name. Does not know how any transport works.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from engine.errors import ProtocolError
-from kvtransfer.transport import Commit, Endpoint, KVSender, Ticket
+from kvtransfer.transport import Commit, Endpoint, KVSender, Ticket, Unreachable
 
 IPC = "ipc://"
+SHM = "shm"
 
 
 def choose(endpoints: Sequence[Endpoint], spoken: Sequence[str]) -> Endpoint:
-    """The first of a ticket's endpoints that this side speaks; an ipc path that is not here comes last."""
+    """The first of a ticket's endpoints that this side speaks; what is not of this host comes last."""
     if common := [endpoint for endpoint in endpoints if endpoint.transport in spoken]:
         return next(filter(_reachable, common), common[0])
     offered = ", ".join(f"{e.transport} at {e.address}" for e in endpoints) or "nothing"
@@ -21,9 +24,27 @@ def choose(endpoints: Sequence[Endpoint], spoken: Sequence[str]) -> Endpoint:
 
 
 def _reachable(endpoint: Endpoint) -> bool:
-    """An ipc endpoint of another host names a path that this one lacks."""
+    """An ipc endpoint of another host names a path that this one lacks; one of shared memory names its host."""
     address = endpoint.address
+    if endpoint.transport == SHM:
+        return address.startswith(shm_address(""))
     return not address.startswith(IPC) or Path(address.removeprefix(IPC)).exists()
+
+
+def shm_address(name: str) -> str:
+    """Of the socket `name` in this process's network namespace, under this boot of the kernel."""
+    return f"shm://{_host()}/{name}"
+
+
+def shm_name(address: str) -> bytes:
+    """What to bind or connect to, in the abstract namespace."""
+    return b"\0" + address.rpartition("/")[2].encode()
+
+
+@functools.cache
+def _host() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}.{os.stat('/proc/self/ns/net').st_ino}"  # noqa: PTH116 — Path.stat() is the same with more words
 
 
 def check_layout(ticket: Ticket, layout: str, block_bytes: int) -> None:
@@ -49,14 +70,32 @@ class Senders:
         return max((sender.bytes_per_s for sender in self._by_transport.values()), default=0.0)
 
     async def send(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> None:
-        await self._of(ticket).send(ticket, first, source_blocks)
+        for sender in self._reaching(ticket):
+            try:
+                return await sender.send(ticket, first, source_blocks)
+            except Unreachable as error:
+                unreachable = error
+        raise unreachable
 
     async def commit(self, ticket: Ticket, commit: Commit) -> None:
-        await self._of(ticket).commit(ticket, commit)
+        for sender in self._reaching(ticket):
+            try:
+                return await sender.commit(ticket, commit)
+            except Unreachable as error:
+                unreachable = error
+        raise unreachable
 
     async def aclose(self) -> None:
         for sender in self._by_transport.values():
             await sender.aclose()
 
-    def _of(self, ticket: Ticket) -> KVSender:
-        return self._by_transport[choose(ticket.endpoints, self.transports).transport]
+    def _reaching(self, ticket: Ticket) -> Iterator[KVSender]:
+        """The senders that may reach the ticket's receiver, best first; at least one."""
+        spoken = list(self.transports)
+        best = choose(ticket.endpoints, spoken).transport
+        yield self._by_transport[best]
+        spoken.remove(best)
+        for endpoint in ticket.endpoints:
+            if endpoint.transport in spoken:
+                spoken.remove(endpoint.transport)
+                yield self._by_transport[endpoint.transport]

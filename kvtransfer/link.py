@@ -1,13 +1,14 @@
-"""One ZeroMQ connection from a prefill worker to one receiver: frames out, answers in, credit between them.
+"""One connection from a prefill worker to one receiver: frames out, answers in, credit between them.
 
 Belongs to one event loop. A link ends as a whole (connection lost, stalled, closed) and is then never used again; its
-sender makes another one. Knows frames and who waits for their answers. Does not know what the frames say.
+sender makes another one. Knows frames and who waits for their answers. Does not know what the frames say, nor what
+carries them: that is a `Channel`.
 """
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Protocol
 
 import zmq
 from google.protobuf.message import DecodeError
@@ -17,15 +18,11 @@ from kvtransfer.call import Call
 from kvtransfer.credit import Credit
 from kvtransfer.speed import Speed
 from kvtransfer.transport import Fence
-from kvtransfer.wire import FRAME_BYTES, MAX_HEADER_BYTES, fence_from_proto
+from kvtransfer.wire import FRAME_BYTES, fence_from_proto
 from protos import kvtransfer_pb2 as pb
 
 MIN_COST = 64 << 10
 """Credit that a frame takes at least: bounds the number of frames under way as well."""
-KEEPALIVE_S = 15
-LAST, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
-"""Flags of a message's parts; as plain integers, for an enum's `|` takes as long as sending does."""
-READABLE = int(zmq.POLLIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +33,8 @@ class Frame:
     number: int
     header: bytes
     parts: Sequence[memoryview] = ()
+    size_bytes: int = 0
+    """Of the pool's bytes that it moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +45,31 @@ class Limits:
     """Without an answer to the oldest frame for this long, the link has failed."""
     max_bytes: int
     """Under way to the peer."""
+    min_cost: int = MIN_COST
+
+
+class Channel(Protocol):
+    """Carries frames to one receiver, in order."""
+
+    @property
+    def filenos(self) -> Sequence[int]:
+        """Become readable when there is an answer to receive, or the connection is lost."""
+
+    @property
+    def closing_releases(self) -> bool:
+        """Whether nobody reads a frame's bytes once the channel is closed and its trackers are done."""
+
+    def send(self, frame: Frame, trackers: list[zmq.MessageTracker]) -> None:
+        """Never waits; adds to `trackers` what tells that the parts were let go of. Raises TransferFailed."""
+
+    def receive(self) -> bytes | None:
+        """The next answer, if one has come."""
+
+    def lost(self) -> str | None:
+        """Why there will be no further answers, if so."""
+
+    def close(self) -> None:
+        """Drop what was not sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +83,11 @@ class _Sent:
 
 
 class Link:
-    """A DEALER socket; `on_closed` is called once, when the link has ended; `total_speed` outlives it."""
+    """Calls over one channel; `on_closed` is called once, when the link has ended; `total_speed` outlives it."""
 
     def __init__(
         self,
-        context: zmq.Context[zmq.Socket[bytes]],
+        channel: Channel,
         address: str,
         limits: Limits,
         total_speed: Speed,
@@ -71,6 +95,7 @@ class Link:
     ) -> None:
         self.address = address
         self.speed = Speed()
+        self._channel = channel
         self._total_speed = total_speed
         self._limits = limits
         self._on_closed = on_closed
@@ -79,12 +104,11 @@ class Link:
         self._calls: set[Call] = set()
         self._sent: dict[tuple[Fence, int], _Sent] = {}
         self._error: TransferFailed | None = None
-        self._socket, self._monitor = _connect(context, address)
         self._progress_s = self._loop.time()
         self._timer = self._loop.call_later(limits.stall_s, self._check_stall)
-        self._loop.add_reader(self._socket.FD, self._receive)
-        self._loop.add_reader(self._monitor.FD, self._receive_event)
-        self._receive_event()  # libzmq announces only what comes after one has looked in vain
+        for fileno in channel.filenos:
+            self._loop.add_reader(fileno, self._wake)
+        self._loop.call_soon(self._wake)  # a channel may announce only what comes after one has looked in vain
 
     @property
     def idle(self) -> bool:
@@ -97,7 +121,8 @@ class Link:
         try:
             await self._run(frames, call)
         except asyncio.CancelledError:
-            if call.pending and self._calls == {call}:  # nobody else's frames are under way: the quickest end
+            alone = self._calls == {call}  # nobody else's frames are under way
+            if call.pending and alone and self._channel.closing_releases:  # the quickest end
                 self.close(TransferFailed(f"the transfer to {self.address} was cancelled"))
             raise
         finally:
@@ -119,11 +144,9 @@ class Link:
             return
         self._error = error
         self._timer.cancel()
-        self._loop.remove_reader(self._socket.FD)
-        self._loop.remove_reader(self._monitor.FD)
-        self._socket.disable_monitor()
-        self._monitor.close(linger=0)
-        self._socket.close(linger=0)
+        for fileno in self._channel.filenos:
+            self._loop.remove_reader(fileno)
+        self._channel.close()
         sent, self._sent = self._sent, {}
         for frame in sent.values():
             frame.call.answered(frame.trackers, error)
@@ -131,8 +154,7 @@ class Link:
         self._on_closed(self)
 
     async def _send(self, frame: Frame, call: Call) -> None:
-        size_bytes = sum(len(part) for part in frame.parts)
-        sent = _Sent(call, size_bytes, max(MIN_COST, size_bytes))
+        sent = _Sent(call, frame.size_bytes, max(self._limits.min_cost, frame.size_bytes))
         await self._credit.take(sent.cost)
         if self._error:
             raise self._error
@@ -141,24 +163,23 @@ class Link:
         self._sent[frame.fence, frame.number] = sent
         call.sent()
         try:
-            self._transmit(frame, sent.trackers)
-        except zmq.ZMQError as error:
-            self.close(TransferFailed(f"cannot send to {self.address}: {error.strerror}"))
+            self._channel.send(frame, sent.trackers)
+        except TransferFailed as error:
+            self.close(error)
         self._receive()  # sending may have consumed the wake-up that announced an answer
 
-    def _transmit(self, frame: Frame, trackers: list[zmq.MessageTracker]) -> None:
-        last = len(frame.parts)
-        self._socket.send(frame.header, MORE if last else LAST)
-        for i, part in enumerate(frame.parts, 1):
-            trackers.append(self._socket.send(part, MORE if i < last else LAST, copy=False, track=True))
-
     def _receive(self) -> None:
-        while not self._error and _readable(self._socket):
-            parts = self._socket.recv_multipart(LAST)
+        while not self._error and (answer := self._channel.receive()) is not None:
             try:
-                self._take(pb.ReceiverFrame.FromString(parts[0]))
+                self._take(pb.ReceiverFrame.FromString(answer))
             except DecodeError:
                 self.close(TransferFailed(f"{self.address} answers what is no frame"))
+
+    def _wake(self) -> None:
+        self._receive()
+        if not self._error and (reason := self._channel.lost()):
+            self._receive()
+            self.close(TransferFailed(reason))  # frames under way may be lost with the connection
 
     def _take(self, answer: pb.ReceiverFrame) -> None:
         key = (fence_from_proto(answer.fence), answer.number)
@@ -174,12 +195,6 @@ class Link:
         self._credit.give(sent.cost)
         sent.call.answered(sent.trackers, _refusal(self.address, answer))
 
-    def _receive_event(self) -> None:
-        """The one event asked for is a lost connection; frames under way may be lost with it."""
-        if not self._error and _readable(self._monitor):
-            self._receive()
-            self.close(TransferFailed(f"the connection to {self.address} was lost"))
-
     def _check_stall(self) -> None:
         self._receive()  # the loop may have been busy for long itself
         if self._error:
@@ -189,30 +204,6 @@ class Link:
             self.close(TransferFailed(f"{self.address} took nothing for {idle_s:.1f} s"))
         else:
             self._timer = self._loop.call_later(self._limits.stall_s - idle_s, self._check_stall)
-
-
-def _connect(context: zmq.Context[zmq.Socket[bytes]], address: str) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-    """The socket, and where it tells of a lost connection."""
-    socket = context.socket(zmq.DEALER)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.SNDHWM, 0)  # credit is the limit
-    socket.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_HEADER_BYTES)
-    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
-    socket.setsockopt(zmq.IPV6, "[" in address)
-    monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-    try:
-        socket.connect(address)
-    except zmq.ZMQError as error:
-        socket.disable_monitor()
-        monitor.close(linger=0)
-        socket.close(linger=0)
-        raise TransferFailed(f"cannot connect to {address}: {error.strerror}") from error
-    return socket, monitor
-
-
-def _readable(socket: zmq.Socket[bytes]) -> bool:
-    return bool(cast("int", socket.getsockopt(zmq.EVENTS)) & READABLE)
 
 
 def _refusal(address: str, answer: pb.ReceiverFrame) -> TransferFailed | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import ProtocolError
 from kvtransfer.transport import Arrived, BlockStore, Commit, Fence, Ticket, TicketId
-from kvtransfer.wire import Piece, digest, is_piece, pieces
+from kvtransfer.wire import PIECE_BYTES, Piece, digest, is_piece, pieces
 from protos import kvtransfer_pb2 as pb
 
 MAX_COMPLETED = 4096
@@ -20,6 +20,8 @@ MAX_COMPLETED = 4096
 
 Write = Callable[[memoryview], int]
 """Fills the bytes given and returns their checksum, or raises Refused."""
+WriteBlocks = Callable[[Sequence[memoryview]], None]
+"""Fills each of the blocks given, or raises Refused."""
 
 
 class Refused(ProtocolError):
@@ -48,6 +50,12 @@ class _Filling:
         if not is_piece(piece, ticket.block_bytes):
             raise Refused(pb.NACK_REASON_MALFORMED, f"{piece.size} bytes at {piece.offset} are no piece of a block")
         return self.slots[piece.block - ticket.first_block]
+
+    def check_blocks(self, blocks: range) -> None:
+        """Refuse what is not entirely the ticket's."""
+        if not self.ticket.first_block <= blocks.start < blocks.stop <= self.ticket.num_blocks:
+            message = f"blocks {blocks.start} to {blocks.stop} are not the ticket's"
+            raise Refused(pb.NACK_REASON_MALFORMED, message)
 
     def missing(self) -> int:
         """Pieces that have not come."""
@@ -102,6 +110,24 @@ class OpenTickets:
             filling.first_frame_ns = filling.first_frame_ns or time.monotonic_ns()
             view = self._store.block_view(slot)[piece.offset : piece.offset + piece.size]
             filling.checksums[key] = write(view)
+
+    def fill_blocks(self, fence: Fence, blocks: range, write: WriteBlocks) -> None:
+        """Let `write` fill whole blocks; if it refuses, none of them has come. Holds the lock meanwhile."""
+        with self._lock:
+            filling = self._filling(fence)
+            filling.check_blocks(blocks)
+            first = filling.ticket.first_block
+            keys = [(block, offset) for block in blocks for offset in range(0, self._store.block_bytes, PIECE_BYTES)]
+            for key in keys:
+                filling.checksums.pop(key, None)
+            filling.first_frame_ns = filling.first_frame_ns or time.monotonic_ns()
+            write([self._store.block_view(filling.slots[block - first]) for block in blocks])
+            filling.checksums.update(dict.fromkeys(keys, 0))
+
+    def check_blocks(self, fence: Fence, blocks: range) -> None:
+        """Refuse a frame as a whole, before anything of it is written."""
+        with self._lock:
+            self._filling(fence).check_blocks(blocks)
 
     def complete(self, fence: Fence, commit: Commit, num_blocks: int, checked: int | None) -> Arrived | None:
         """Close a ticket that is entirely filled; None if that happened before. `checked` is the sender's digest."""

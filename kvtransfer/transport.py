@@ -2,7 +2,8 @@
 
 A transfer fills one ticket. Decode opens the ticket on its receivers, naming the pool blocks that may be written;
 prefill sends runs of blocks as they are computed and ends with a commit. Decode may revoke the ticket at any moment;
-from then on nothing of it is written. What carries the bytes is one module per transport: `inproc`, `zeromq`.
+from then on nothing of it is written. What carries the bytes is one module per transport: `inproc`, `shm`,
+`zeromq`.
 
 Knows tickets, fences and outcomes. Does not know sequences, schedulers or sockets.
 """
@@ -11,7 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NewType, Protocol
 
+from engine.errors import TransferFailed
+
 TicketId = NewType("TicketId", str)
+
+
+class Unreachable(TransferFailed):
+    """This transport does not get to the receiver, and nothing was sent: another one may."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,15 +11,16 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import zmq
 
-from engine.errors import TransferFailed
 from kvtransfer.endpoints import choose
 from kvtransfer.link import Frame, Limits, Link
-from kvtransfer.speed import Speed
+from kvtransfer.links import Links
 from kvtransfer.transport import BlockStore, Commit, Fence, Ticket
 from kvtransfer.wire import FRAME_BYTES, MAX_PIECES, Piece, check_span, checksum, digest, fence_to_proto, pieces
+from kvtransfer.zeromq_channel import ZeroMQChannel
 from protos import kvtransfer_pb2 as pb
 
 TRANSPORT = "zeromq"
@@ -46,21 +47,18 @@ class ZeroMQSender:
         self, store: BlockStore, *, stall_limit_s: float = 10.0, max_inflight_bytes: int = 16 << 20, max_links: int = 64
     ) -> None:
         self._store = store
-        self._limits = Limits(stall_limit_s, max_inflight_bytes)
-        self._max_links = max_links
-        self._speed = Speed()
-        self._context = zmq.Context()
-        self._links: OrderedDict[str, Link] = OrderedDict()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._links = Links(partial(ZeroMQChannel, self._context), Limits(stall_limit_s, max_inflight_bytes), max_links)
         self._tickets: OrderedDict[Fence, _Progress] = OrderedDict()
 
     @property
     def bytes_per_s(self) -> float:
-        return self._speed.bytes_per_s
+        return self._links.speed.bytes_per_s
 
     @property
     def peer_bytes_per_s(self) -> Mapping[str, float]:
         """Speed of each link there is, by the peer's address."""
-        return {address: link.speed.bytes_per_s for address, link in self._links.items()}
+        return self._links.bytes_per_s
 
     async def send(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> None:
         check_span(ticket, first, len(source_blocks), self._store.block_bytes)
@@ -80,8 +78,7 @@ class ZeroMQSender:
         self._tickets.pop(ticket.fence, None)
 
     async def aclose(self) -> None:
-        for link in list(self._links.values()):
-            link.close(TransferFailed("the sender was closed"))
+        self._links.close()
         await asyncio.to_thread(self._context.term)
 
     def _frames(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> Iterator[Frame]:
@@ -108,24 +105,7 @@ class ZeroMQSender:
         return progress
 
     def _link(self, ticket: Ticket) -> Link:
-        """The link to the ticket's receiver, made when there is none; the idle one longest unused makes room."""
-        address = choose(ticket.endpoints, (TRANSPORT,)).address
-        if (link := self._links.get(address)) is None:
-            if self._context.closed:
-                raise TransferFailed("the sender was closed")
-            if len(self._links) >= self._max_links:
-                self._close_an_idle_link()
-            link = self._links[address] = Link(self._context, address, self._limits, self._speed, self._forget)
-        self._links.move_to_end(address)
-        return link
-
-    def _close_an_idle_link(self) -> None:
-        if idle := next((link for link in self._links.values() if link.idle), None):
-            idle.close(TransferFailed("the link made room for another"))
-
-    def _forget(self, link: Link) -> None:
-        if self._links.get(link.address) is link:
-            del self._links[link.address]
+        return self._links.to(choose(ticket.endpoints, (TRANSPORT,)).address)
 
 
 def _frame(fence: Fence, progress: _Progress, batch: Sequence[tuple[Piece, memoryview]]) -> Frame:
@@ -135,4 +115,5 @@ def _frame(fence: Fence, progress: _Progress, batch: Sequence[tuple[Piece, memor
         segments.append(pb.Segment(block=piece.block, offset=piece.offset, size=piece.size, checksum=found))
     number = progress.next_number()
     header = pb.SenderFrame(fence=fence_to_proto(fence), number=number, blocks=pb.Blocks(segments=segments))
-    return Frame(fence, number, header.SerializeToString(), [data for _, data in batch])
+    parts = [data for _, data in batch]
+    return Frame(fence, number, header.SerializeToString(), parts, sum(len(part) for part in parts))

@@ -51,16 +51,20 @@ class Endpoint(_message.Message):
     def __init__(self, transport: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class SenderFrame(_message.Message):
-    __slots__ = ("fence", "number", "blocks", "commit")
+    __slots__ = ("fence", "number", "blocks", "commit", "attach", "copy")
     FENCE_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
+    ATTACH_FIELD_NUMBER: _ClassVar[int]
+    COPY_FIELD_NUMBER: _ClassVar[int]
     fence: Fence
     number: int
     blocks: Blocks
     commit: Commit
-    def __init__(self, fence: _Optional[_Union[Fence, _Mapping]] = ..., number: _Optional[int] = ..., blocks: _Optional[_Union[Blocks, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ...) -> None: ...
+    attach: Attach
+    copy: Copy
+    def __init__(self, fence: _Optional[_Union[Fence, _Mapping]] = ..., number: _Optional[int] = ..., blocks: _Optional[_Union[Blocks, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ...) -> None: ...
 
 class ReceiverFrame(_message.Message):
     __slots__ = ("fence", "number", "ack", "nack")
@@ -103,6 +107,22 @@ class Segment(_message.Message):
     size: int
     checksum: int
     def __init__(self, block: _Optional[int] = ..., offset: _Optional[int] = ..., size: _Optional[int] = ..., checksum: _Optional[int] = ...) -> None: ...
+
+class Attach(_message.Message):
+    __slots__ = ("size_bytes", "block_bytes")
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    size_bytes: int
+    block_bytes: int
+    def __init__(self, size_bytes: _Optional[int] = ..., block_bytes: _Optional[int] = ...) -> None: ...
+
+class Copy(_message.Message):
+    __slots__ = ("first", "source_blocks")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    source_blocks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, first: _Optional[int] = ..., source_blocks: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Commit(_message.Message):
     __slots__ = ("num_blocks", "digest", "first_token", "traceparent")

@@ -3,6 +3,8 @@
 import sys
 import threading
 
+from kvtransfer.shm_receiver import ShmReceiver
+from kvtransfer.transport import KVReceiver
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from tests.kvtransfer.pools import Pool, make_ticket
 
@@ -10,9 +12,15 @@ NUM_BLOCKS = 64
 BLOCK_BYTES = 1 << 20
 
 
+def listen(address: str, pool: Pool) -> KVReceiver:
+    if address == "shm":
+        return ShmReceiver(pool, lambda _: None)
+    return ZeroMQReceiver(address, pool, lambda _: None)
+
+
 def main(address: str) -> None:
     pool = Pool(NUM_BLOCKS, BLOCK_BYTES)
-    receiver = ZeroMQReceiver(address, pool, lambda _: None)
+    receiver = listen(address, pool)
     receiver.open(make_ticket(receiver, pool, NUM_BLOCKS), range(NUM_BLOCKS))
     print(receiver.endpoint.address, flush=True)  # noqa: T201 — how the parent learns the port
     threading.Event().wait()

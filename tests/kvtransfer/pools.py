@@ -8,14 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from engine.shared_memory import SharedMemory
+from kvtransfer.endpoints import shm_address
 from kvtransfer.inproc import Hub, InprocReceiver, InprocSender
+from kvtransfer.shm import ShmSender
+from kvtransfer.shm_receiver import ShmReceiver
 from kvtransfer.transport import Arrived, Endpoint, Fence, KVReceiver, KVSender, Ticket, TicketId
 from kvtransfer.zeromq import ZeroMQSender
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 
-Transport = Literal["inproc", "zeromq-tcp", "zeromq-ipc"]
-TRANSPORTS: tuple[Transport, ...] = ("inproc", "zeromq-tcp", "zeromq-ipc")
-ZEROMQ = TRANSPORTS[1:]
+Transport = Literal["inproc", "shm", "zeromq-tcp", "zeromq-ipc"]
+TRANSPORTS: tuple[Transport, ...] = ("inproc", "shm", "zeromq-tcp", "zeromq-ipc")
+BETWEEN_PROCESSES = TRANSPORTS[1:]
 
 
 PERIOD_BYTES = 1_000_003
@@ -30,9 +34,16 @@ class Pool:
         self.num_blocks = num_blocks
         size_bytes = num_blocks * block_bytes
         tile = random.Random(seed).randbytes(min(size_bytes, PERIOD_BYTES))
-        self.memory = bytearray(tile * (size_bytes // len(tile) + 1))[:size_bytes]
+        self.memory: bytearray | memoryview = bytearray(tile * (size_bytes // len(tile) + 1))[:size_bytes]
         self.on_view: Callable[[int], None] = lambda _: None
         self._num_views = 0
+
+    def share(self) -> SharedMemory:
+        """Move the bytes to where another process can map them."""
+        shared = SharedMemory(len(self.memory))
+        shared.buffer[:] = self.memory
+        self.memory = shared.buffer
+        return shared
 
     def block_view(self, block: int) -> memoryview:
         assert 0 <= block < self.num_blocks
@@ -80,6 +91,8 @@ class Wire(AsyncExitStack):
         receiver: KVReceiver
         if self.transport == "inproc":
             receiver = InprocReceiver(self._hub, pool, self.arrived.append)
+        elif self.transport == "shm":
+            receiver = ShmReceiver(pool, self.arrived.append)
         else:
             receiver = ZeroMQReceiver(self.address(), pool, self.arrived.append)
         self.callback(receiver.close)
@@ -89,13 +102,15 @@ class Wire(AsyncExitStack):
         sender: KVSender
         if self.transport == "inproc":
             sender = InprocSender(self._hub, pool)
+        elif self.transport == "shm":
+            sender = ShmSender(pool, pool.share(), stall_limit_s=stall_limit_s)
         else:
             sender = ZeroMQSender(pool, stall_limit_s=stall_limit_s)
         self.push_async_callback(sender.aclose)
         return sender
 
     def address(self) -> str:
-        """One to listen at."""
+        """One to listen at over ZeroMQ."""
         self._num_paths += 1
         return (
             "tcp://127.0.0.1:0" if self.transport == "zeromq-tcp" else f"ipc://{self._directory}/kv-{self._num_paths}"
@@ -105,6 +120,8 @@ class Wire(AsyncExitStack):
         """Where nobody listens, now or later."""
         if self.transport == "inproc":
             return Endpoint("inproc", "nowhere")
+        if self.transport == "shm":
+            return Endpoint("shm", shm_address("nowhere"))
         receiver = ZeroMQReceiver(self.address(), Pool(1, 1), self.arrived.append)
         receiver.close()
         return receiver.endpoint

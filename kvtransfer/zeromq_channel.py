@@ -1,0 +1,70 @@
+"""A ZeroMQ DEALER socket to one receiver: the channel of a link over tcp or ipc."""
+
+from typing import cast
+
+import zmq
+
+from engine.errors import TransferFailed
+from kvtransfer.link import Frame
+from kvtransfer.wire import MAX_HEADER_BYTES
+
+KEEPALIVE_S = 15
+LAST, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+"""Flags of a message's parts; as plain integers, for an enum's `|` takes as long as sending does."""
+READABLE = int(zmq.POLLIN)
+
+
+class ZeroMQChannel:
+    """Parts are handed to libzmq without a copy."""
+
+    closing_releases = True
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        self._address = address
+        self._socket, self._monitor = _connect(context, address)
+        self.filenos = (self._socket.FD, self._monitor.FD)
+
+    def send(self, frame: Frame, trackers: list[zmq.MessageTracker]) -> None:
+        last = len(frame.parts)
+        try:
+            self._socket.send(frame.header, MORE if last else LAST)
+            for i, part in enumerate(frame.parts, 1):
+                trackers.append(self._socket.send(part, MORE if i < last else LAST, copy=False, track=True))
+        except zmq.ZMQError as error:
+            raise TransferFailed(f"cannot send to {self._address}: {error.strerror}") from error
+
+    def receive(self) -> bytes | None:
+        return self._socket.recv_multipart(LAST)[0] if _readable(self._socket) else None
+
+    def lost(self) -> str | None:
+        """The one event asked for is a lost connection."""
+        return f"the connection to {self._address} was lost" if _readable(self._monitor) else None
+
+    def close(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close(linger=0)
+
+
+def _connect(context: zmq.Context[zmq.Socket[bytes]], address: str) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    """The socket, and where it tells of a lost connection."""
+    socket = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, 0)  # credit is the limit
+    socket.setsockopt(zmq.MAXMSGSIZE, 2 * MAX_HEADER_BYTES)
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
+    socket.setsockopt(zmq.IPV6, "[" in address)
+    monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    try:
+        socket.connect(address)
+    except zmq.ZMQError as error:
+        socket.disable_monitor()
+        monitor.close(linger=0)
+        socket.close(linger=0)
+        raise TransferFailed(f"cannot connect to {address}: {error.strerror}") from error
+    return socket, monitor
+
+
+def _readable(socket: zmq.Socket[bytes]) -> bool:
+    return bool(cast("int", socket.getsockopt(zmq.EVENTS)) & READABLE)
