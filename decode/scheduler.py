@@ -4,12 +4,17 @@ A sequence is `reserved` while its KV is on the way from a prefill worker, or `p
 `running`. When blocks run out the newest running or prefilling sequence is `preempted`: its blocks are taken back and
 it is computed again later, before anyone new is let in. Blocks promised to a ticket are never taken back for that; who
 finds no block beside them waits until tickets are complete, aborted or expired.
+
+Those who wait cost a step nothing, however many they are: each state has its own keeping, and sums are kept, not made.
 """
 
-from collections.abc import Iterable
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from enum import StrEnum
+from operator import attrgetter
 
 from engine.batch import Chunk
 from engine.blocks import BlockPool
@@ -31,6 +36,8 @@ class Resident:
 
     sequence: Sequence
     state: State
+    age: int
+    """Counts admissions: who was admitted later is newer."""
     num_cached: int
     """Leading tokens that the prefix cache held when room was granted."""
     num_chunks: int = 0
@@ -68,6 +75,32 @@ class Prefilled:
 Event = Token | Prefilled
 
 
+_age = attrgetter("age")
+
+
+class _ByAge:
+    """Residents in one state, oldest first, whenever they came into it."""
+
+    def __init__(self) -> None:
+        self._residents: list[Resident] = []
+
+    def __len__(self) -> int:
+        return len(self._residents)
+
+    def __iter__(self) -> Iterator[Resident]:
+        return iter(self._residents)
+
+    @property
+    def newest(self) -> Resident | None:
+        return self._residents[-1] if self._residents else None
+
+    def add(self, resident: Resident) -> None:
+        insort(self._residents, resident, key=_age)
+
+    def remove(self, resident: Resident) -> None:
+        del self._residents[bisect_left(self._residents, resident.age, key=_age)]
+
+
 class DecodeScheduler:
     """Decodes everybody who runs in every step; what is left of the step's budget prefills."""
 
@@ -77,8 +110,15 @@ class DecodeScheduler:
         self.max_step_tokens = max_step_tokens
         self.max_sequences = max_sequences
         self.num_preemptions = 0
+        self.num_promised_blocks = 0
+        """Blocks in the hands of tickets that are not complete."""
+        self.waiting_tokens = 0
+        """Prompt tokens still to be computed here."""
         self._residents: dict[SequenceId, Resident] = {}  # oldest first
-        self._preempted: dict[SequenceId, Resident] = {}  # first to come back first
+        self._num_admitted = 0
+        self._prefilling = _ByAge()
+        self._running = _ByAge()
+        self._preempted: OrderedDict[SequenceId, Resident] = OrderedDict()  # first to come back first
 
     def fits(self, num_tokens: int) -> bool:
         """Whether a sequence may ever grow to this length here."""
@@ -94,9 +134,15 @@ class DecodeScheduler:
             return None
         if not self.cache.take(sequence, keep_free=len(self._residents)):
             return None
-        state = State.PREFILLING if local else State.RESERVED
         num_cached = sequence.num_computed
-        self._residents[sequence.id] = Resident(sequence, state, num_cached)
+        self._num_admitted += 1
+        resident = Resident(sequence, State.RESERVED, self._num_admitted, num_cached)
+        self._residents[sequence.id] = resident
+        if local:
+            self._start_prefill(resident)
+            self.waiting_tokens += sequence.num_uncomputed
+        else:
+            self.num_promised_blocks += len(sequence.blocks)
         return Room(tuple(sequence.blocks), num_cached)
 
     def arrive(self, sequence_id: SequenceId, first_token: int) -> bool:
@@ -104,10 +150,11 @@ class DecodeScheduler:
         resident = self._residents.get(sequence_id)
         if resident is None or resident.state is not State.RESERVED:
             return False
+        self.num_promised_blocks -= len(resident.sequence.blocks)
         self.cache.advance(resident.sequence, len(resident.sequence.tokens))
         finish = resident.sequence.append(first_token)
         assert finish is None, "prefill does not commit an answer that has ended"
-        resident.state = State.RUNNING
+        self._run(resident)
         resident.prefilled = True
         return True
 
@@ -115,42 +162,48 @@ class DecodeScheduler:
         """Give up a sequence and free what it holds; harmless if it is not here. Revoke its ticket first."""
         resident = self._residents.pop(sequence_id, None)
         if resident is not None:
-            self._preempted.pop(sequence_id, None)
+            self._leave_state(resident)
             self.cache.release(resident.sequence)
 
     def plan(self) -> list[Chunk]:
         """The chunks of one step: a token for everybody who runs, then prompts within `max_step_tokens`."""
         chunks = [
             Chunk(r.sequence, r.sequence.num_computed, len(r.sequence.tokens))
-            for r in list(self._residents.values())
-            if r.state is State.RUNNING and self._make_room(r)
+            for r in list(self._running)
+            if self._make_room(r)
         ]
         # A later sequence's growth may have preempted one that was planned: only the newest are, so never an older one.
         budget = max(self.max_step_tokens - len(chunks), 1)  # prompts are not starved by those who run
-        for resident in self._residents.values():
-            if budget > 0 and resident.state is State.PREFILLING:
-                budget -= self._add(chunks, resident, budget)
+        for resident in self._prefilling:
+            if budget <= 0:
+                break
+            budget -= self._add(chunks, resident, budget)
         while budget > 0 and self._preempted:
             resident = next(iter(self._preempted.values()))
-            if not self.cache.take(resident.sequence, keep_free=self._num(State.RUNNING)):
+            num_waiting = resident.sequence.num_uncomputed
+            if not self.cache.take(resident.sequence, keep_free=len(self._running)):
                 break
+            self.waiting_tokens += resident.sequence.num_uncomputed - num_waiting  # less what the cache holds
             del self._preempted[resident.sequence.id]
-            resident.state = State.PREFILLING
+            self._start_prefill(resident)
             budget -= self._add(chunks, resident, budget)
         return chunks
 
     def commit(self, chunks: Many[Chunk], sampled: Iterable[tuple[Sequence, int]]) -> list[Event]:
         """Take in a computed step: tokens in the order of `sampled`."""
         for chunk in chunks:
-            self.cache.advance(chunk.sequence, chunk.end)
             resident = self._residents[chunk.sequence.id]
             if resident.state is State.PREFILLING:
                 resident.num_chunks += 1
+                self.waiting_tokens -= chunk.end - chunk.sequence.num_computed
+            self.cache.advance(chunk.sequence, chunk.end)
         events: list[Event] = []
         for sequence, token in sampled:
             resident = self._residents[sequence.id]
             index = sequence.num_output
-            resident.state = State.RUNNING
+            if resident.state is State.PREFILLING:
+                self._prefilling.remove(resident)
+                self._run(resident)
             if not resident.prefilled:
                 resident.prefilled = True
                 events.append(Prefilled(sequence.id, resident.num_cached, resident.num_chunks))
@@ -162,7 +215,7 @@ class DecodeScheduler:
 
     def has_work(self) -> bool:
         """Whether `plan` would give chunks."""
-        if any(r.state in (State.RUNNING, State.PREFILLING) for r in self._residents.values()):
+        if self._running or self._prefilling:
             return True
         head = next(iter(self._preempted.values()), None)
         return head is not None and self.cache.can_take(head.sequence)
@@ -179,19 +232,27 @@ class DecodeScheduler:
     def num_preempted(self) -> int:
         return len(self._preempted)
 
-    @property
-    def num_promised_blocks(self) -> int:
-        """Blocks in the hands of tickets that are not complete."""
-        return sum(len(r.sequence.blocks) for r in self._residents.values() if r.state is State.RESERVED)
+    def _run(self, resident: Resident) -> None:
+        resident.state = State.RUNNING
+        self._running.add(resident)
 
-    @property
-    def waiting_tokens(self) -> int:
-        """Prompt tokens still to be computed here."""
-        waiting = (State.PREFILLING, State.PREEMPTED)
-        return sum(r.sequence.num_uncomputed for r in self._residents.values() if r.state in waiting)
+    def _start_prefill(self, resident: Resident) -> None:
+        resident.state = State.PREFILLING
+        self._prefilling.add(resident)
 
-    def _num(self, state: State) -> int:
-        return sum(1 for r in self._residents.values() if r.state is state)
+    def _leave_state(self, resident: Resident) -> None:
+        """Take a resident, whose blocks are not released yet, out of its state's keeping and sums."""
+        match resident.state:
+            case State.RESERVED:
+                self.num_promised_blocks -= len(resident.sequence.blocks)
+            case State.RUNNING:
+                self._running.remove(resident)
+            case State.PREFILLING:
+                self._prefilling.remove(resident)
+                self.waiting_tokens -= resident.sequence.num_uncomputed
+            case State.PREEMPTED:
+                del self._preempted[resident.sequence.id]
+                self.waiting_tokens -= resident.sequence.num_uncomputed
 
     def _add(self, chunks: list[Chunk], resident: Resident, budget: int) -> int:
         start = resident.sequence.num_computed
@@ -204,14 +265,17 @@ class DecodeScheduler:
         if resident.state is not State.RUNNING:
             return False  # preempted for an older one in this very plan
         while not self.cache.grow(resident.sequence):
-            newest = next(r for r in reversed(self._residents.values()) if r.state in (State.RUNNING, State.PREFILLING))
+            newest = max(filter(None, (self._running.newest, self._prefilling.newest)), key=_age)
             self._preempt(newest)
             if newest is resident:
                 return False
         return True
 
     def _preempt(self, resident: Resident) -> None:
+        self._leave_state(resident)
         self.cache.release(resident.sequence)
         resident.state = State.PREEMPTED
+        self.waiting_tokens += resident.sequence.num_uncomputed
         self.num_preemptions += 1
-        self._preempted = {resident.sequence.id: resident, **self._preempted}
+        self._preempted[resident.sequence.id] = resident
+        self._preempted.move_to_end(resident.sequence.id, last=False)

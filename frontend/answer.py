@@ -30,6 +30,16 @@ class Answer:
     def push(self, rows: Sequence[Row]) -> Delta | None:
         """Take in tokens, in order; those after the one that ends the answer are dropped."""
         first_index = self._num_tokens
+        if len(rows) == 1 and not rows[0].finish and rows[0].logprobs is None:  # what almost every step brings
+            ids = (rows[0].token,)
+            self._num_tokens += 1
+            text, stopped = self._text.push(ids)
+            if stopped is not None:
+                self._finish(Finish.STOP, stopped)
+            return Delta(text, ids, first_index)
+        return self._push_all(rows, first_index)
+
+    def _push_all(self, rows: Sequence[Row], first_index: int) -> Delta | None:
         text, ids, logprobs = [], [], []
         for row in rows:
             self._num_tokens += 1

@@ -81,7 +81,7 @@ class FleetInference:
                 yield Started(job.request_id, model.name, len(tokens), job.params.seed)
                 answer = Answer(model, request, job)
                 while answer.finished is None:
-                    batch = await _next(rows, deadline)
+                    batch = await (anext(rows) if deadline is None else _next(rows, deadline))
                     _note_times(ledger, batch)
                     delta = answer.push(batch)
                     if delta is not None:
@@ -241,6 +241,8 @@ async def _next(rows: AsyncGenerator[list[Row], None], deadline: float | None) -
 
 
 def _note_times(ledger: Ledger, rows: Sequence[Row]) -> None:
+    if not rows or rows[0].index > 1:
+        return
     now = time.monotonic_ns()
     for row in rows:
         if row.index == 0:

@@ -12,9 +12,12 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import grpc.aio
+import msgspec
 
+from engine.cost import Costs
 from engine.errors import ProtocolError
 from engine.hashes import split_hashes
 from engine.sequence import BlockHash
@@ -29,8 +32,7 @@ FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, gc=False):  # one per token: a frozen dataclass takes several times as long
     """One token of a leg. `finish` is unspecified while the answer goes on."""
 
     index: int
@@ -51,16 +53,23 @@ class Lost:
 LegEvent = Row | pb.Granted | pb.Refused | pb.PrefillDone | pb.KvArrived | pb.Failed | pb.Released | Lost
 
 
+class Inbox(Protocol):
+    """Where the events of all legs of one request go."""
+
+    def put_nowait(self, item: "tuple[Leg, LegEvent]", /) -> None: ...
+
+
 @dataclass(slots=True, eq=False)
 class Leg:
     """One request's work on one worker, as the frontend sees it."""
 
     number: int
     link: "Link"
-    inbox: "asyncio.Queue[tuple[Leg, LegEvent]]"
+    inbox: Inbox
     """Shared by all legs of a request."""
     num_blocks: int
     num_tokens: int
+    """To be computed by this worker."""
     answered: bool = False
     """Whether the worker has taken it in, so that its next report of load counts it."""
     counted: bool = False
@@ -84,6 +93,8 @@ class Link:
     hello: pb.Hello | None = None
     load: pb.Load = field(default_factory=pb.Load)
     hashes: set[BlockHash] = field(default_factory=set)
+    _costs: Costs | None = None
+    """The worker's profile, as of its start."""
     _legs: dict[int, Leg] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _outbox: "asyncio.Queue[pb.WorkerCommand]" = field(default_factory=asyncio.Queue)
@@ -91,11 +102,12 @@ class Link:
 
     # -- legs --------------------------------------------------------------------------------------------------------
 
-    def admit(self, admit: pb.Admit, inbox: "asyncio.Queue[tuple[Leg, LegEvent]]") -> Leg:
+    def admit(self, admit: pb.Admit, inbox: Inbox) -> Leg:
         """Start a leg; its events, numbered by the worker, go to `inbox`."""
         assert self.view is not None, f"{self.address} is not connected"
         num_tokens = len(admit.token_ids)
-        leg = Leg(next(self._numbers), self, inbox, -(-num_tokens // self.view.block_tokens), num_tokens)
+        num_blocks = -(-num_tokens // self.view.block_tokens)
+        leg = Leg(next(self._numbers), self, inbox, num_blocks, 0 if admit.HasField("reserve") else num_tokens)
         admit.leg = leg.number
         self._legs[leg.number] = leg
         self._count_sent(self.view, leg)
@@ -200,15 +212,16 @@ class Link:
         if not len(output.legs) == len(output.indices) == len(output.token_ids) == len(output.finish_reasons):
             raise ProtocolError("the columns of a step differ in length")
         logprobs = {row.row: row for row in output.logprobs}
+        start_ns, end_ns, legs = output.start_ns, output.end_ns, self._legs
+        ends_leg = self.hello is not None and self.hello.role == pb.ROLE_DECODE  # prefill says so by `released`
         columns = zip(output.legs, output.indices, output.token_ids, output.finish_reasons, strict=True)
         for position, (number, index, token, finish) in enumerate(columns):
-            leg = self._legs.get(number)
+            leg = legs.get(number)
             if leg is None:
                 continue
-            row = Row(index, token, finish, logprobs.get(position), output.start_ns, output.end_ns)
-            leg.inbox.put_nowait((leg, row))
-            if finish and self.hello is not None and self.hello.role == pb.ROLE_DECODE:
-                self._strike(leg)  # nothing is held any more; prefill says so by `released`
+            leg.inbox.put_nowait((leg, Row(index, token, finish, logprobs.get(position), start_ns, end_ns)))
+            if finish and ends_leg:
+                self._strike(leg)  # nothing is held any more
 
     def _take_leg_event(self, kind: str, event: LegEvent) -> None:
         number: int = event.leg  # type: ignore[union-attr]
@@ -238,6 +251,7 @@ class Link:
     def _take_hello(self, hello: pb.Hello) -> None:
         self.hello = hello
         self.hashes = set()
+        self._costs = Costs.from_proto(hello.profile)
         self.view = WorkerView(
             worker_id=hello.worker_id,
             model=hello.model,
@@ -247,6 +261,8 @@ class Link:
             block_bytes=hello.block_bytes,
             max_context=hello.max_context,
             max_sequences=hello.max_sequences,
+            max_step_tokens=hello.max_step_tokens or hello.max_context,
+            costs=self._costs,
             hashes=self.hashes,
             draining=hello.draining,
             free_blocks=hello.num_blocks,
@@ -265,7 +281,8 @@ class Link:
         view.running = load.running + load.waiting
         view.waiting = load.waiting
         view.waiting_tokens = load.waiting_tokens
-        view.prefill_tokens_per_s = load.prefill_tokens_per_s
+        view.promised_blocks = load.promised_blocks
+        view.costs = self._costs_now(load)
         view.transfer_bytes_per_s = load.transfer_bytes_per_s
         view.sent_legs = view.sent_blocks = view.sent_tokens = 0
         for leg in self._legs.values():
@@ -273,6 +290,12 @@ class Link:
             if not leg.counted:
                 self._count_sent(view, leg)
         self.pulse.beat()
+
+    def _costs_now(self, load: pb.Load) -> Costs | None:
+        """The profile as the worker's latest steps bear it out; without one, what is known of its speed."""
+        if self._costs is not None:
+            return self._costs.slower(load.slowdown) if load.slowdown > 0 else self._costs
+        return Costs.flat(load.prefill_tokens_per_s, load.decode_step_s) if load.prefill_tokens_per_s > 0 else None
 
 
 class Pulse:

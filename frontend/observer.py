@@ -117,6 +117,7 @@ class Watched:
                     telemetry.TANDEM_ROUTE_CHOICE: choice,
                     telemetry.TANDEM_ROUTE_LOCAL_S: placement.local_s,
                     telemetry.TANDEM_ROUTE_REMOTE_S: placement.remote_s,
+                    telemetry.TANDEM_ROUTE_STALL_S: placement.stall_s,
                     telemetry.TANDEM_DECODE_WORKER_ID: placement.decode.worker_id,
                     telemetry.TANDEM_PREFILL_WORKER_ID: placement.prefill.worker_id if placement.prefill else None,
                     telemetry.TANDEM_CACHED_TOKENS: placement.cached_tokens,

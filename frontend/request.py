@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import NamedTuple
 
 from engine.errors import ContextOverflow, InvalidRequest
 from engine.sequence import SamplingParams
@@ -99,8 +100,7 @@ class Started:
     seed: int
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):  # there is one for almost every token
     """More of the answer, gapless and in order. `text` may be empty while a character or a stop string is open."""
 
     text: str

@@ -25,7 +25,7 @@ from engine.errors import InvalidRequest
 from frontend import grpc_convert as convert
 from frontend.api import Inference
 from frontend.interceptors import AuthInterceptor, ErrorInterceptor
-from frontend.request import Finished, Started, check_token_ids
+from frontend.request import Delta, Finished, Started, check_token_ids
 from protos import generate_pb2 as pb
 from protos import generate_pb2_grpc
 
@@ -48,7 +48,9 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
         try:
             async with aclosing(self._inference.generate(wanted)) as events:
                 async for event in events:
-                    if isinstance(event, Started):
+                    if isinstance(event, Delta):
+                        pass  # most events are
+                    elif isinstance(event, Started):
                         await context.send_initial_metadata((("x-request-id", event.request_id),))
                     elif isinstance(event, Finished):
                         context.set_trailing_metadata(convert.timing_trailers(event.timing))

@@ -4,6 +4,7 @@ A prompt is `queued`, then `prefilling`, then `sending` until its transfer is cl
 blocks may still be read by the transport is `draining`: computed no further, freed when the transfer is closed.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ class PrefillScheduler:
         self.max_queued_tokens = max_queued_tokens
         self.queued_tokens = 0
         self._prompts: dict[SequenceId, Prompt] = {}
-        self._queue: dict[SequenceId, Prompt] = {}
+        self._queue: OrderedDict[SequenceId, Prompt] = OrderedDict()  # a dict's head is far when many have left it
         self._active: dict[SequenceId, Prompt] = {}
 
     def fits(self, num_tokens: int) -> bool:
@@ -123,8 +124,9 @@ class PrefillScheduler:
         budget = self.max_step_tokens
         chunks: list[Chunk] = []
         for prompt in self._active.values():
-            if budget:
-                budget -= self._add(chunks, prompt, budget)
+            if not budget:
+                break
+            budget -= self._add(chunks, prompt, budget)
         while budget and self._queue and len(self._active) < self.max_sequences:
             prompt = next(iter(self._queue.values()))
             if not self.cache.take(prompt.sequence):
@@ -169,6 +171,11 @@ class PrefillScheduler:
     @property
     def num_queued(self) -> int:
         return len(self._queue)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens still to be computed here."""
+        return self.queued_tokens + sum(prompt.sequence.num_uncomputed for prompt in self._active.values())
 
     @property
     def num_running(self) -> int:

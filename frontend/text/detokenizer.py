@@ -34,7 +34,10 @@ class Detokenizer:
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that is certain now and was not before."""
         pieces = self._pieces
-        data = self._partial + b"".join([pieces[token_id] for token_id in token_ids])
+        if len(token_ids) == 1:  # most often
+            data = self._partial + pieces[token_ids[0]]
+        else:
+            data = self._partial + b"".join([pieces[token_id] for token_id in token_ids])
         if self._max_lead_spaces and data:
             data = self._drop_lead(data)
         text, num_read = utf_8_decode(data, "replace", False)

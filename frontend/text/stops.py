@@ -7,12 +7,12 @@ alike the stop strings are.
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from engine.errors import InvalidRequest
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(NamedTuple):  # there is one for every token
     """Text to hand on, and the stop string that ended the answer."""
 
     text: str

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from decode.scheduler import DecodeScheduler, Prefilled, Room, State, Token
-from engine.sequence import FinishReason, SequenceId
+from engine.sequence import FinishReason, Sequence, SequenceId
 from tests.workload import prompt, sequence
 
 P = 4
@@ -148,12 +148,22 @@ def test_one_alone_that_finds_no_block_beside_promises_waits_without_spinning() 
     assert [chunk.sequence.id for chunk in scheduler.plan()] == [a]
 
 
+def check_sums(scheduler: DecodeScheduler, made: dict[SequenceId, Sequence]) -> None:
+    """What the scheduler counts along is what there is to count."""
+    of = {state: [h for h in scheduler.holders() if h.state == state] for state in State}
+    waiting = [made[SequenceId(h.id)] for h in (*of[State.PREFILLING], *of[State.PREEMPTED])]
+    assert scheduler.num_promised_blocks == sum(len(holder.blocks) for holder in of[State.RESERVED])
+    assert scheduler.waiting_tokens == sum(len(s.tokens) - s.num_computed for s in waiting)
+    assert scheduler.num_preempted == len(of[State.PREEMPTED])
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_any_history_keeps_custody_and_numbers_every_token_once(seed: int) -> None:
     rng = random.Random(seed)
     num_blocks = rng.randint(6, 24)
     scheduler = make(num_blocks, max_step_tokens=rng.choice([2, 8, 64]), max_sequences=rng.randint(1, 10))
     reserved: set[SequenceId] = set()
+    made: dict[SequenceId, Sequence] = {}
     alive: set[SequenceId] = set()
     next_index: dict[SequenceId, int] = {}
 
@@ -172,8 +182,10 @@ def test_any_history_keeps_custody_and_numbers_every_token_once(seed: int) -> No
             max_tokens = rng.randint(2, 6)
             if scheduler.fits(len(tokens) + max_tokens):
                 local = rng.random() < 0.5
-                name, room = admit(scheduler, f"s{number}", tokens, local=local, max_tokens=max_tokens)
+                asked = sequence(f"s{number}", tokens, block_tokens=P, max_tokens=max_tokens)
+                name, room = asked.id, scheduler.admit(asked, local=local)
                 if room is not None:
+                    made[name] = asked
                     alive.add(name)
                     next_index[name] = 0
                     if not local:
@@ -192,6 +204,7 @@ def test_any_history_keeps_custody_and_numbers_every_token_once(seed: int) -> No
             advance()
         scheduler.pool.check()
         assert set(states(scheduler)) == alive
+        check_sums(scheduler, made)
     for name in sorted(reserved):
         scheduler.arrive(name, 1)
         next_index[name] = 1
