@@ -29,6 +29,7 @@ from bench.model import make_model
 from decode.scheduler import DecodeScheduler
 from decode.worker import DecodeWorker, PrefillHere, TicketTemplate
 from engine.config import WorkerConfig
+from engine.cost import Costs
 from engine.device import open_model
 from engine.hashes import block_hashes
 from engine.sequence import BlockHash, SamplingParams, Sequence, SequenceId
@@ -39,6 +40,8 @@ from protos import generate_pb2_grpc, worker_pb2
 PROMPT_TOKENS = 512
 BATCH = 16
 ROOT = BlockHash(bytes(16))
+COSTS = Costs((1, 16, 64, 256, 512), (0.03, 0.04, 0.08, 0.24, 0.5), 5e-7, 0.03, 1e-3, 3e-6)
+"""As a worker of the 160m shape measures them; the router's time does not depend on the figures."""
 Row = dict[str, str | float]
 
 
@@ -145,7 +148,7 @@ def router_row() -> Row:
             max_sequences=256,
             hashes=frozenset(hashes[: rng.randrange(512)]),
             free_blocks=rng.randrange(1024, 4096),
-            prefill_tokens_per_s=1e4,
+            costs=COSTS,
         )
         for number in range(32)
     ]

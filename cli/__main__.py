@@ -5,6 +5,7 @@ import typer
 from cli.chat import chat
 from cli.custody import custody
 from cli.demo import demo
+from cli.load.command import BenchCommand, bench
 from cli.roles import add_roles
 from cli.up import up
 
@@ -19,6 +20,7 @@ app.command()(up)
 app.command()(demo)
 app.command()(chat)
 app.command()(custody)
+app.command(cls=BenchCommand)(bench)
 add_roles(app)
 
 

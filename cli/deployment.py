@@ -4,13 +4,14 @@ Knows the options of `python -m frontend | prefill | decode`. Starts nothing.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.environment import child_environment
 from cli.probes import frontend_ready, worker_serving
 from cli.process import ProcessSpec
+from engine.cpus import format_cpus, share_out
 
 PREFILL_NICENESS = 5
 """Where they share cores, a decode step (every stream waits for it) goes before a prompt's next chunk."""
@@ -29,12 +30,16 @@ class Deployment:
     prefill: int = 1
     decode: int = 1
     api_key: str | None = None
-    transport: str = "ipc"
+    transport: str = "shm"
     shared: Options = field(default_factory=dict)
     """Of every process."""
     worker: Options = field(default_factory=dict)
     """Of prefill and decode workers alike."""
     frontend: Options = field(default_factory=dict)
+    cpus: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """By role, and shared out among the role's processes; a role that is not there is pinned to none."""
+    borrowers: Container[str] = ()
+    """Roles whose workers use the CPUs of the other one's while these have no work. All workers must have their own."""
     drain_timeout_s: float = 60.0
 
     @property
@@ -60,11 +65,17 @@ class Deployment:
 
     def _worker(self, role: str, name: str, folder: Path) -> ProcessSpec:
         address = _listen(folder, name)
-        own: dict[str, object] = {"worker_id": name, "listen": address}
+        own: dict[str, object] = {"worker_id": name, "listen": address, "cpus": self._cpus(role, name)}
+        if self.borrowers:
+            own["cpu_board"] = folder / "cpus"
+            lender = "decode" if role == "prefill" else "prefill"
+            own["borrow_cpus"] = format_cpus(self.cpus[lender]) if role in self.borrowers else None
         if role == "decode":
-            own["kv_listen"] = f"ipc://{folder / name}.kv" if self.transport == "ipc" else "tcp://127.0.0.1:0"
+            own["kv_listen"] = f"ipc://{folder / name}.kv" if self.transport != "tcp" else "tcp://127.0.0.1:0"
         else:
             own["niceness"] = PREFILL_NICENESS
+        if self.transport != "shm":
+            own["shared_memory"] = "off"
         return ProcessSpec(
             name=name,
             command=self._command(role, {**self.shared, **self.worker, **own}),
@@ -75,6 +86,7 @@ class Deployment:
 
     def _frontend(self, folder: Path) -> ProcessSpec:
         own: dict[str, object] = {"host": self.host, "http_port": self.http_port, "grpc_port": self.grpc_port}
+        own["cpus"] = self._cpus("frontend", "frontend")
         for role in ("prefill", "decode"):
             own[role] = ",".join(_listen(folder, name) for name in self._workers(role)) or None
         # The key goes through the environment: a command line can be read by every user of the machine.
@@ -86,6 +98,11 @@ class Deployment:
             until_ready=frontend_ready(_reachable(self.host), self.http_port),
             drain_stage=0,
         )
+
+    def _cpus(self, role: str, name: str) -> str | None:
+        names = [name] if role == "frontend" else self._workers(role)
+        shares = dict(zip(names, share_out(self.cpus.get(role, ()), len(names)), strict=True))
+        return format_cpus(shares[name]) or None
 
     def _command(self, role: str, options: Options) -> tuple[str, ...]:
         given = {**options, "drain_timeout_s": self.drain_timeout_s}

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from cli.client import Client, Server
+from cli.cores import divide_cores
 from cli.deployment import Deployment
 from cli.launch import launch, refusals
 from cli.machine import take_ports
@@ -27,7 +28,10 @@ def up(
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of weights and activations.")
     ] = "auto",
-    quantization: Annotated[Literal["none"], typer.Option(help="Of weights.")] = "none",
+    quantization: Annotated[Literal["none", "int8"], typer.Option(help="Of weights and activations.")] = "none",
+    kv_cache_dtype: Annotated[
+        Literal["float32", "float16", "int8"], typer.Option(help="Of the KV cache, and of what moves.")
+    ] = "float32",
     served_model_name: Annotated[str | None, typer.Option(help="What requests call the model.")] = None,
     chat_template: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Jinja file, instead of the model's own.")
@@ -38,8 +42,21 @@ def up(
     max_context: Annotated[int | None, typer.Option(min=1, help="Longest sequence, in tokens.")] = None,
     max_sequences: Annotated[int | None, typer.Option(min=1, help="Requests on one worker at once.")] = None,
     max_step_tokens: Annotated[int | None, typer.Option(min=1, help="Prompt tokens per step.")] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Of each worker; 0 is one per core.")] = 0,
-    transport: Annotated[Literal["ipc", "tcp"], typer.Option(help="How KV blocks travel.")] = "ipc",
+    threads: Annotated[int, typer.Option(min=0, help="Of each worker; 0 is one per core, or per CPU it has.")] = 0,
+    prefill_cpus: Annotated[
+        str, typer.Option(help="CPUs of the prefill workers, like 0 or 0-3,6, shared out among them; default: all.")
+    ] = "",
+    decode_cpus: Annotated[str, typer.Option(help="CPUs of the decode workers, likewise.")] = "",
+    frontend_cpus: Annotated[str, typer.Option(help="CPUs of the frontend.")] = "",
+    cores: Annotated[
+        Literal["shared", "split"],
+        typer.Option(help="Split: CPUs of their own for prefill and decode workers, where there are enough."),
+    ] = "shared",
+    borrow: Annotated[
+        Literal["none", "prefill", "decode", "both"] | None,
+        typer.Option(help="Who uses the other role's CPUs while these have no work. Default: prefill, if split."),
+    ] = None,
+    transport: Annotated[Literal["shm", "ipc", "tcp"], typer.Option(help="How KV blocks travel.")] = "shm",
     api_key: Annotated[str | None, typer.Option(envvar="TANDEM_API_KEY", help="Requests must carry it.")] = None,
     otlp_endpoint: Annotated[str | None, typer.Option(help="Traces over gRPC, http://host:4317.")] = None,
     log_level: Annotated[
@@ -53,6 +70,8 @@ def up(
     """
     console = Console(stderr=True, highlight=False)
     with refusals(console):
+        lists = {"prefill": prefill_cpus, "decode": decode_cpus, "frontend": frontend_cpus}
+        divided = divide_cores(lists, num_prefill=prefill, num_decode=decode, split=cores == "split", borrow=borrow)
         ports = take_ports(host, {"--http-port": http_port, "--grpc-port": grpc_port})
         deployment = Deployment(
             host=host,
@@ -70,6 +89,8 @@ def up(
             },
             worker={
                 "dtype": dtype,
+                "quantization": quantization,
+                "kv_cache_dtype": kv_cache_dtype,
                 "block_tokens": block_tokens,
                 "kv_memory_mb": kv_memory_mb,
                 "num_blocks": num_blocks,
@@ -79,6 +100,8 @@ def up(
                 "threads": threads,
             },
             frontend={"chat_template": chat_template},
+            cpus=divided.cpus,
+            borrowers=divided.borrowers,
         )
         status = launch(deployment, console, lambda _: _announce(deployment))
     raise typer.Exit(status)

@@ -13,9 +13,13 @@ from decode.worker import Command, DecodeWorker, Event, TicketTemplate
 from engine.config import WorkerConfig
 from engine.device import OpenModel, open_model
 from engine.errors import ConfigError
+from engine.lending import lending
 from engine.process import serve, stop_signal
+from engine.shared_memory import can_share_memory
 from engine.steploop import StepLoop
 from engine.telemetry import Telemetry, setup_logging, setup_tracing
+from kvtransfer.shm_receiver import ShmReceiver
+from kvtransfer.transport import KVReceiver
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from protos import worker_pb2 as pb
 
@@ -31,15 +35,19 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         max_step_tokens=config.max_step_tokens,
         max_sequences=config.max_sequences,
     )
-    receiver = ZeroMQReceiver(config.kv_listen, model.cache, lambda arrived: service.arrived(arrived))
-    template = TicketTemplate(who.worker_id, who.incarnation, who.epoch, who.block_bytes, who.layout, (receiver,))
-    worker = DecodeWorker(scheduler, model.runner, model.sampler, model.device, template)
-    loop: StepLoop[Command, Event] = StepLoop(worker)
-    service = DecodeService(worker, loop, (receiver,), who, DecodeSpans(tracing, who.worker_id))
+    receivers: list[KVReceiver] = []  # a sender takes the first one that it reaches
+    if config.shared_memory == "auto" and can_share_memory():
+        receivers.append(ShmReceiver(model.cache, lambda arrived: service.arrived(arrived)))
+    receivers.append(ZeroMQReceiver(config.kv_listen, model.cache, lambda arrived: service.arrived(arrived)))
+    template = TicketTemplate(who.worker_id, who.incarnation, who.epoch, who.block_bytes, who.layout, tuple(receivers))
+    worker = DecodeWorker(scheduler, model.runner, model.sampler, model.device, template, model.who.costs)
+    loop: StepLoop[Command, Event] = StepLoop(lending(worker, config))
+    service = DecodeService(worker, loop, receivers, who, DecodeSpans(tracing, who.worker_id))
     try:
         await serve(service.sessions, loop, service.deliver, config, stop or stop_signal())
     finally:
-        receiver.close()
+        for receiver in receivers:
+            receiver.close()
         await tracing.aclose()
 
 

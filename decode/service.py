@@ -81,6 +81,7 @@ class DecodeService:
             waiting_tokens=load.waiting_tokens,
             prefill_tokens_per_s=load.prefill_tokens_per_s,
             decode_step_s=load.step_s,
+            slowdown=load.slowdown,
             preemptions=load.preemptions,
             fenced_writes=sum(receiver.fenced_writes for receiver in self._receivers),
         )
@@ -99,14 +100,15 @@ class DecodeService:
 
     def deliver(self, events: Sequence[Event]) -> None:
         """Take in what one step reports; called on the event loop."""
-        made_room = False
+        news = False
         for event in events:
             match event:
                 case Stepped():
                     self._send_tokens(event)
-                    made_room |= any(token.finish for token in event.tokens)
+                    news |= any(token.finish for token in event.tokens)
                 case PromptDone():
                     self._send_prefill_done(event)
+                    news = True
                 case Granted(sequence_id):
                     self._send_granted(event)
                 case Refused(sequence_id, too_large, message):
@@ -116,10 +118,10 @@ class DecodeService:
                 case Freed(sequence_id):
                     self._spans.ended(sequence_id, time.monotonic_ns(), given_up=True)
                     self.sessions.released(sequence_id)
-                    made_room = True
+                    news = True
                 case CacheChanges():
                     self.sessions.publish(event)
-        if made_room:  # frontends may have requests waiting for it
+        if news:  # frontends may have requests waiting for room, or for a shorter wait
             self.sessions.report_load()
 
     def _send_tokens(self, step: Stepped) -> None:

@@ -18,6 +18,7 @@ import torch
 from decode.scheduler import DecodeScheduler, Prefilled, Token
 from engine.batch import Batch
 from engine.blocks import CacheChanges
+from engine.cost import Costs, Slowdown, work_of
 from engine.custody import Custody, Inspect
 from engine.meter import Rate
 from engine.runner import Runner
@@ -113,6 +114,8 @@ class Load:
     waiting_tokens: int
     prefill_tokens_per_s: float
     step_s: float
+    slowdown: float
+    """Of steps against the worker's profile; 0 while unknown."""
     preemptions: int
 
 
@@ -126,6 +129,7 @@ class DecodeWorker:
         sampler: Sampler,
         device: torch.device,
         tickets: "TicketTemplate",
+        costs: Costs | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
@@ -138,6 +142,7 @@ class DecodeWorker:
         self._start_ns: dict[SequenceId, int] = {}
         self._prefill_speed = Rate()
         self._step_speed = Rate()
+        self._slowdown = Slowdown(costs)
         self.load = self._load()
         """Replaced when something happened; may be read by any thread."""
 
@@ -154,6 +159,7 @@ class DecodeWorker:
             sampled = self.sampler(self.runner(batch), batch.sampled)
             end_ns = time.monotonic_ns()
             self._measure(len(batch.token_ids), len(chunks), (end_ns - start_ns) / 1e9)
+            self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), (end_ns - start_ns) / 1e9)
             for chunk in chunks:
                 if chunk.sequence.id in self._queued_ns:
                     self._start_ns.setdefault(chunk.sequence.id, start_ns)
@@ -218,6 +224,8 @@ class DecodeWorker:
         if sequence_id is None:
             return []  # given up while the commit was on its way
         del self._tickets[sequence_id]
+        for receiver in self._template.receivers:  # it came through one of them; nothing may follow through another
+            receiver.revoke(arrived.ticket_id)
         joined = self.scheduler.arrive(sequence_id, arrived.commit.first_token)
         return [Joined(sequence_id, arrived)] if joined else []
 
@@ -254,6 +262,7 @@ class DecodeWorker:
             waiting_tokens=scheduler.waiting_tokens,
             prefill_tokens_per_s=self._prefill_speed.per_s,
             step_s=1 / steps_per_s if steps_per_s else 0.0,
+            slowdown=self._slowdown.times,
             preemptions=scheduler.num_preemptions,
         )
 

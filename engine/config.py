@@ -5,7 +5,7 @@ Every field is an option (`--kv-memory-mb 512`) and an environment variable (`TA
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -33,10 +33,22 @@ class WorkerConfig(BaseSettings):
     """Where frontends connect: host:port, or unix:PATH."""
     kv_listen: str = "tcp://127.0.0.1:0"
     """Decode: where KV blocks arrive, tcp://host:port or ipc://PATH. A host that peers can reach."""
+    shared_memory: Literal["auto", "off"] = "auto"
+    """auto: blocks go through shared memory between workers of one user on one Linux host, and else to kv_listen."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights and activations; auto is float32 on a CPU."""
+    quantization: Literal["none", "int8"] = "none"
+    """int8: weights with a scale per output, activations with one per token; from any checkpoint, as it is loaded."""
+    kv_cache_dtype: Literal["float32", "float16", "int8"] = "float32"
+    """In which keys and values are kept and moved; int8 with a scale per head and token."""
     threads: NonNegativeInt = 0
-    """Compute threads; 0 is one per core."""
+    """Compute threads; 0 is one per core, or per CPU of `cpus`."""
+    cpus: str = ""
+    """CPUs this worker is pinned to, like 0 or 0-3 or 0,2-3; empty pins it to none."""
+    borrow_cpus: str = ""
+    """CPUs of other workers, used for a step while their owners have no work; needs `cpu_board`."""
+    cpu_board: str = ""
+    """File that all workers of a machine share, where each says whether its `cpus` are at work; empty lends nothing."""
     block_tokens: PositiveInt = 16
     """Positions per KV block."""
     num_blocks: NonNegativeInt = 0
@@ -60,5 +72,7 @@ class WorkerConfig(BaseSettings):
     otlp_endpoint: str = ""
     """OTLP over gRPC, e.g. http://localhost:4317; empty exports no traces."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    profile_s: NonNegativeFloat = 1.5
+    """Seconds that measuring the worker's speed may take at its start; 0 does not measure."""
     niceness: int = Field(default=0, ge=0, le=19)
     """Added to the process's niceness; decode wins over prefill where they share cores."""

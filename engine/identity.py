@@ -5,6 +5,7 @@ import secrets
 import socket
 from dataclasses import dataclass
 
+from engine.cost import Costs
 from protos import worker_pb2 as pb
 
 
@@ -25,6 +26,9 @@ class Identity:
     lease_s: float
     incarnation: str
     epoch: int = 1
+    max_step_tokens: int = 0
+    costs: Costs | None = None
+    """None where they were not measured."""
 
     def hello(self, transports: tuple[str, ...]) -> pb.Hello:
         return pb.Hello(
@@ -42,6 +46,8 @@ class Identity:
             max_sequences=self.max_sequences,
             lease_ms=int(self.lease_s * 1000),
             transports=transports,
+            max_step_tokens=self.max_step_tokens,
+            profile=self.costs.to_proto() if self.costs else None,
         )
 
     def sign(self, report: pb.GetCustodyResponse) -> pb.GetCustodyResponse:

@@ -51,11 +51,13 @@ class Runner:
         logger.info("kernels ready in %.1f s", time.perf_counter() - began)
 
 
-def load_decoder(folder: ModelFolder, dtype: str = "auto", max_context: int | None = None) -> Decoder:
-    """Read, check and pack the model of `folder`."""
+def load_decoder(
+    folder: ModelFolder, dtype: str = "auto", max_context: int | None = None, *, quantize: bool = False
+) -> Decoder:
+    """Read, check and pack the model of `folder`, its matrices as int8 with `quantize`."""
     spec = model_spec(folder.config)
     began = time.perf_counter()
-    decoder = Decoder(spec, load_weights(folder, spec, compute_dtype(dtype)), max_context)
+    decoder = Decoder(spec, load_weights(folder, spec, compute_dtype(dtype)), max_context, quantize=quantize)
     logger.info("%s ready in %.1f s", spec.architecture, time.perf_counter() - began)
     return decoder
 

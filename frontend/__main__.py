@@ -14,6 +14,7 @@ import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from engine.cpus import pin
 from engine.errors import ConfigError
 from engine.hub import model_name, resolve_model
 from engine.process import drain, stop_signal
@@ -42,7 +43,7 @@ async def run(config: FrontendConfig, model: LoadedModel) -> None:
     attempts = Attempts(
         fleet,
         Admission(config.max_queued_requests, config.max_queued_tokens),
-        Policy(config.local_prefill_tokens, config.always_remote),
+        Policy(config.local_prefill_tokens, config.always_remote, config.itl_tolerance),
         config.queue_timeout_s,
     )
     inference = FleetInference(model, attempts, Observer(tracing, metrics), max_attempts=config.max_attempts)
@@ -115,6 +116,7 @@ def main() -> int:
     config = FrontendConfig(_cli_parse_args=True, _cli_prog_name="python -m frontend")  # type: ignore[call-arg]
     setup_logging(config.log_level, "frontend")
     try:
+        pin(config.cpus)
         if not config.decode:
             raise ConfigError("a frontend needs the address of at least one decode worker: --decode", field="decode")
         folder = resolve_model(config.model)

@@ -1,23 +1,30 @@
 """Which decode worker gets a request, and whether a prefill worker computes its prompt. Pure.
 
 Decode is chosen by room after what is promised, by how busy it is, and by the prefix it holds. Then the two ways to the
-first token are compared, each as the delay it causes to everybody:
+first token are compared, by the costs that the workers measured (`engine.cost`):
 
-    local    the request's own TTFT on the decode worker, and the same compute time once more for each stream there that
-             stalls meanwhile (one at least: the stream that may start next)
-    remote   waiting and computing on the best prefill worker, the hop, and the transfer that delays token two
+    local    the step under way, prompts that wait there, and the request's own chunks, each in one step with the tokens
+             of those who stream; to which is added what these lose: for each stream and step, the time beyond
+             `itl_tolerance` times their step
+    remote   the step under way (decode grants between steps), waiting and computing on the best prefill worker, the
+             hop, and the part of the transfer that computing does not hide
 
-All speeds are measured (`Load`). Until there is a measurement the prompt goes to a prefill worker.
+Each worker's speed counts as it is now: two roles that share cores or memory are measured while they do. Where the two
+ways are about equal the prompt goes to a prefill worker, so that decode stays free for whoever comes next. Until there
+is a measurement it goes there too.
 """
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from engine.cost import Costs, StepWork, chunks
 from engine.sequence import BlockHash
 
-DEFAULT_PREFILL_TOKENS_PER_S = 1_000.0
-"""Stands in for a speed not measured yet when prefill workers are compared with one another."""
+UNMEASURED = Costs.flat(1_000.0)
+"""Stands in for costs not measured yet when prefill workers are compared with one another."""
+ABOUT_EQUAL = 1.02
+"""How much longer than local the remote way may take and still be chosen."""
 
 
 @dataclass(slots=True)
@@ -32,16 +39,19 @@ class WorkerView:
     block_bytes: int
     max_context: int
     max_sequences: int
+    max_step_tokens: int = 512
+    costs: Costs | None = None
+    """As of now; None until something was measured."""
     hashes: AbstractSet[BlockHash] = field(default_factory=frozenset)
     draining: bool = False
     full: bool = False
     """Whether it has refused somebody since its last `Load`."""
     free_blocks: int = 0
+    promised_blocks: int = 0
     running: int = 0
     """Those that wait are among them."""
     waiting: int = 0
     waiting_tokens: int = 0
-    prefill_tokens_per_s: float = 0.0
     transfer_bytes_per_s: float = 0.0
     sent_legs: int = 0
     """Legs sent that the last `Load` does not count."""
@@ -58,13 +68,20 @@ class WorkerView:
         return count * self.block_tokens
 
     @property
-    def speed(self) -> float:
-        return self.prefill_tokens_per_s or DEFAULT_PREFILL_TOKENS_PER_S
-
-    @property
     def queue_s(self) -> float:
         """Predicted wait before a prompt sent now is computed."""
-        return (self.waiting_tokens + self.sent_tokens) / self.speed
+        costs = self.costs or UNMEASURED
+        return costs.prefill_s(self.waiting_tokens + self.sent_tokens, 0, self.max_step_tokens)
+
+    @property
+    def streams(self) -> int:
+        """Those who get a token every step, or soon will."""
+        return self.running + self.sent_legs
+
+    @property
+    def context_tokens(self) -> int:
+        """Positions that a decode step reads, about."""
+        return max(self.num_blocks - self.free_blocks - self.promised_blocks, 0) * self.block_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +104,22 @@ class Placement:
     prefill: WorkerView | None
     """None: the decode worker prefills."""
     cached_tokens: int
-    local_s: float
-    """Predicted delay to everybody, prefilled locally; 0 where it was not estimated."""
-    remote_s: float
+    local_s: float = 0.0
+    """Predicted time to the first token, prefilled locally; 0 where it was not estimated."""
+    remote_s: float = 0.0
+    stall_s: float = 0.0
+    """What local prefill takes from those who stream, beyond what is tolerated, over all of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The operator's word on local prefill, which goes before the estimate."""
+    """The operator's word on local prefill."""
 
     local_prefill_tokens: int = 0
+    """Goes before the estimate, as does `always_remote`."""
     always_remote: bool = False
+    itl_tolerance: float = 1.5
+    """A local prefill's steps may take so many times the streams' own before the excess counts against it."""
 
 
 def place(
@@ -111,17 +133,19 @@ def place(
         return None
     cached = min(decode.cached_tokens(need.hashes), need.num_tokens - 1)
     able = [view for view in prefills if _can_prefill(view, need, decode)]
-    prefill = min((view for view in able if not view.full), key=lambda view: _prefill_s(view, need), default=None)
+    usable = ((_prefill_s(view, need), view) for view in able if not view.full)
+    prefill_s, prefill = min(usable, key=lambda pair: pair[0], default=(0.0, None))
     if prefill is None:
-        return None if able and policy.always_remote else Placement(decode, None, cached, 0.0, 0.0)
+        return None if able and policy.always_remote else Placement(decode, None, cached)
     uncached = need.num_tokens - cached
     if uncached <= policy.local_prefill_tokens:
-        return Placement(decode, None, cached, 0.0, 0.0)
-    local_s = _local_s(decode, uncached)
-    remote_s = _prefill_s(prefill, need) + hop_s + _transfer_s(prefill, decode, uncached)
-    measured = decode.prefill_tokens_per_s > 0 or prefill.prefill_tokens_per_s > 0
-    remote = policy.always_remote or not measured or remote_s <= local_s
-    return Placement(decode, prefill if remote else None, cached, local_s, remote_s)
+        return Placement(decode, None, cached)
+    under_way_s = _under_way_s(decode)
+    remote_s = under_way_s + prefill_s + hop_s + _transfer_s(prefill, decode, need, cached)
+    local_s, stall_s = _local_s(decode, prefill, uncached, cached, policy.itl_tolerance)
+    measured = decode.costs is not None or prefill.costs is not None
+    remote = policy.always_remote or not measured or remote_s <= ABOUT_EQUAL * (under_way_s + local_s + stall_s)
+    return Placement(decode, prefill if remote else None, cached, under_way_s + local_s, remote_s, stall_s)
 
 
 def can_ever_serve(need: Need, decodes: Iterable[WorkerView]) -> bool:
@@ -157,16 +181,43 @@ def _can_prefill(view: WorkerView, need: Need, decode: WorkerView) -> bool:
 
 def _prefill_s(view: WorkerView, need: Need) -> float:
     cached = min(view.cached_tokens(need.hashes), need.num_tokens - 1)
-    return view.queue_s + (need.num_tokens - cached) / view.speed
+    return view.queue_s + _compute_s(view, need.num_tokens - cached, cached)
 
 
-def _local_s(decode: WorkerView, uncached: int) -> float:
-    """A decode worker that never prefilled is taken to be as fast as an average one."""
-    stall_s = uncached / decode.speed
-    return decode.queue_s + stall_s + stall_s * max(1, decode.running + decode.sent_legs)
+def _compute_s(view: WorkerView, uncached: int, cached: int) -> float:
+    return (view.costs or UNMEASURED).prefill_s(uncached, cached, view.max_step_tokens)
 
 
-def _transfer_s(prefill: WorkerView, decode: WorkerView, uncached: int) -> float:
+def _under_way_s(decode: WorkerView) -> float:
+    """What is left, on average, of the step that runs now: the worker takes nobody in before it ends."""
+    costs = decode.costs or UNMEASURED
+    return costs.decode_step_s(decode.streams, decode.context_tokens) / 2
+
+
+def _local_s(
+    decode: WorkerView, prefill: WorkerView, uncached: int, cached: int, itl_tolerance: float
+) -> tuple[float, float]:
+    """Waiting and computing on the decode worker; and what that takes from all who stream there.
+
+    A decode worker of which nothing is known is taken to be like the prefill worker.
+    """
+    costs = decode.costs or prefill.costs or UNMEASURED
+    streams, context = decode.streams, decode.context_tokens
+    tolerated_s = itl_tolerance * costs.decode_step_s(streams, context)
+    compute_s = stall_s = 0.0
+    for num_tokens, before in chunks(uncached, cached, max(decode.max_step_tokens - streams, 1)):
+        step_s = costs.step_s(StepWork(num_tokens, before, streams, context))
+        compute_s += step_s
+        stall_s += streams * max(step_s - tolerated_s, 0.0)
+    return decode.queue_s + compute_s, stall_s
+
+
+def _transfer_s(prefill: WorkerView, decode: WorkerView, need: Need, cached: int) -> float:
+    """What moving the KV that decode lacks delays token two by: blocks move while the next chunk is computed."""
     if not prefill.transfer_bytes_per_s:
         return 0.0
-    return uncached / decode.block_tokens * decode.block_bytes / prefill.transfer_bytes_per_s
+    per_token_s = decode.block_bytes / decode.block_tokens / prefill.transfer_bytes_per_s
+    missing = need.num_tokens - cached
+    last = min(missing, prefill.max_step_tokens)
+    hidden_s = _compute_s(prefill, missing, cached) - _compute_s(prefill, last, need.num_tokens - last)
+    return max(missing * per_token_s - hidden_s, last * per_token_s)

@@ -9,10 +9,13 @@ import uvloop
 from engine.config import WorkerConfig
 from engine.device import OpenModel, open_model
 from engine.errors import ConfigError
+from engine.lending import lending
 from engine.process import serve, stop_signal
 from engine.steploop import StepLoop
 from engine.telemetry import Telemetry, setup_logging, setup_tracing
 from kvtransfer.endpoints import Senders
+from kvtransfer.shm import ShmSender
+from kvtransfer.transport import KVSender
 from kvtransfer.zeromq import ZeroMQSender
 from prefill.scheduler import PrefillScheduler
 from prefill.service import PrefillService
@@ -32,9 +35,13 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         max_sequences=config.max_sequences,
         max_queued_tokens=config.max_queued_tokens,
     )
-    worker = PrefillWorker(scheduler, model.runner, model.sampler, model.device)
-    senders = Senders({"zeromq": ZeroMQSender(model.cache, stall_limit_s=config.stall_limit_s)})
-    loop: StepLoop[Command, Event] = StepLoop(worker)
+    worker = PrefillWorker(scheduler, model.runner, model.sampler, model.device, model.who.costs)
+    by_transport: dict[str, KVSender] = {}
+    if model.shared:
+        by_transport["shm"] = ShmSender(model.cache, model.shared, stall_limit_s=config.stall_limit_s)
+    by_transport["zeromq"] = ZeroMQSender(model.cache, stall_limit_s=config.stall_limit_s)
+    senders = Senders(by_transport)
+    loop: StepLoop[Command, Event] = StepLoop(lending(worker, config))
     service = PrefillService(worker, loop, senders, model.who, PrefillSpans(tracing, model.who.worker_id))
     try:
         await serve(service.sessions, loop, service.deliver, config, stop or stop_signal())

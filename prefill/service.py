@@ -98,6 +98,7 @@ class PrefillService:
             waiting=load.waiting,
             waiting_tokens=load.waiting_tokens,
             prefill_tokens_per_s=load.tokens_per_s,
+            slowdown=load.slowdown,
             transfer_bytes_per_s=self._senders.bytes_per_s,
         )
 
@@ -127,6 +128,7 @@ class PrefillService:
                         outgoing.ready.put_nowait(event)
                 case CacheChanges():
                     self.sessions.publish(event)
+        self.sessions.report_load()  # the router weighs what waits here against computing elsewhere
 
     def _first_token(self, event: FirstToken) -> None:
         """Token 1 goes to the frontend before the transfer's commit goes to decode."""

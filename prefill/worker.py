@@ -17,6 +17,7 @@ import torch
 
 from engine.batch import Batch
 from engine.blocks import CacheChanges
+from engine.cost import Costs, Slowdown, work_of
 from engine.custody import Custody, Inspect
 from engine.meter import Rate
 from engine.runner import Runner
@@ -95,17 +96,27 @@ class Load:
     waiting: int
     waiting_tokens: int
     tokens_per_s: float
+    slowdown: float
+    """Of steps against the worker's profile; 0 while unknown."""
 
 
 class PrefillWorker:
     """Owns the device: scheduler, model and sampler."""
 
-    def __init__(self, scheduler: PrefillScheduler, runner: Runner, sampler: Sampler, device: torch.device) -> None:
+    def __init__(
+        self,
+        scheduler: PrefillScheduler,
+        runner: Runner,
+        sampler: Sampler,
+        device: torch.device,
+        costs: Costs | None = None,
+    ) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self.sampler = sampler
         self.device = device
         self._speed = Rate()
+        self._slowdown = Slowdown(costs)
         self._queued_ns: dict[SequenceId, int] = {}
         self._chunks: dict[SequenceId, list[ChunkTime]] = {}
         self.load = self._load()
@@ -126,6 +137,7 @@ class PrefillWorker:
             sampled = self.sampler(self.runner(batch), batch.sampled)
             end_ns = time.monotonic_ns()
             self._speed.add(len(batch.token_ids), (end_ns - start_ns) / 1e9)
+            self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), (end_ns - start_ns) / 1e9)
             done = self.scheduler.commit(chunks, zip(batch.sampled, sampled.token_ids, strict=True))
             logprobs = {s.id: p for s, p in zip(batch.sampled, sampled.logprobs or (), strict=False)}
             events.extend(self._timed(event, logprobs, end_ns) for event in done)
@@ -187,6 +199,7 @@ class PrefillWorker:
             leaked_blocks=scheduler.pool.num_leaked_when_idle,
             running=scheduler.num_running,
             waiting=scheduler.num_queued,
-            waiting_tokens=scheduler.queued_tokens,
+            waiting_tokens=scheduler.waiting_tokens,
             tokens_per_s=self._speed.per_s,
+            slowdown=self._slowdown.times,
         )

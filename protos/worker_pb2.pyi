@@ -182,7 +182,7 @@ class WorkerEvent(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., step_output: _Optional[_Union[StepOutput, _Mapping]] = ..., prefill_done: _Optional[_Union[PrefillDone, _Mapping]] = ..., kv_arrived: _Optional[_Union[KvArrived, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., released: _Optional[_Union[Released, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks_stored: _Optional[_Union[BlocksStored, _Mapping]] = ..., blocks_evicted: _Optional[_Union[BlocksEvicted, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "epoch", "role", "model", "layout", "num_blocks", "block_tokens", "block_bytes", "max_context", "max_sequences", "lease_ms", "vocab_size", "transports", "draining")
+    __slots__ = ("worker_id", "incarnation", "epoch", "role", "model", "layout", "num_blocks", "block_tokens", "block_bytes", "max_context", "max_sequences", "lease_ms", "vocab_size", "transports", "draining", "max_step_tokens", "profile")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -198,6 +198,8 @@ class Hello(_message.Message):
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
     TRANSPORTS_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    MAX_STEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
     epoch: int
@@ -213,7 +215,25 @@ class Hello(_message.Message):
     vocab_size: int
     transports: _containers.RepeatedScalarFieldContainer[str]
     draining: bool
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[_Union[Role, str]] = ..., model: _Optional[str] = ..., layout: _Optional[str] = ..., num_blocks: _Optional[int] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., max_context: _Optional[int] = ..., max_sequences: _Optional[int] = ..., lease_ms: _Optional[int] = ..., vocab_size: _Optional[int] = ..., transports: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ...) -> None: ...
+    max_step_tokens: int
+    profile: Profile
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[_Union[Role, str]] = ..., model: _Optional[str] = ..., layout: _Optional[str] = ..., num_blocks: _Optional[int] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., max_context: _Optional[int] = ..., max_sequences: _Optional[int] = ..., lease_ms: _Optional[int] = ..., vocab_size: _Optional[int] = ..., transports: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., max_step_tokens: _Optional[int] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ...) -> None: ...
+
+class Profile(_message.Message):
+    __slots__ = ("chunk_tokens", "chunk_s", "chunk_context_s", "decode_s", "decode_sequence_s", "decode_context_s")
+    CHUNK_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_S_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_CONTEXT_S_FIELD_NUMBER: _ClassVar[int]
+    DECODE_S_FIELD_NUMBER: _ClassVar[int]
+    DECODE_SEQUENCE_S_FIELD_NUMBER: _ClassVar[int]
+    DECODE_CONTEXT_S_FIELD_NUMBER: _ClassVar[int]
+    chunk_tokens: _containers.RepeatedScalarFieldContainer[int]
+    chunk_s: _containers.RepeatedScalarFieldContainer[float]
+    chunk_context_s: float
+    decode_s: float
+    decode_sequence_s: float
+    decode_context_s: float
+    def __init__(self, chunk_tokens: _Optional[_Iterable[int]] = ..., chunk_s: _Optional[_Iterable[float]] = ..., chunk_context_s: _Optional[float] = ..., decode_s: _Optional[float] = ..., decode_sequence_s: _Optional[float] = ..., decode_context_s: _Optional[float] = ...) -> None: ...
 
 class Granted(_message.Message):
     __slots__ = ("leg", "ticket", "cached_tokens")
@@ -310,7 +330,7 @@ class Released(_message.Message):
     def __init__(self, leg: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("free_blocks", "promised_blocks", "running", "waiting", "waiting_tokens", "prefill_tokens_per_s", "decode_step_s", "transfer_bytes_per_s", "preemptions", "fenced_writes", "draining", "cached_blocks", "leaked_blocks")
+    __slots__ = ("free_blocks", "promised_blocks", "running", "waiting", "waiting_tokens", "prefill_tokens_per_s", "decode_step_s", "transfer_bytes_per_s", "preemptions", "fenced_writes", "draining", "cached_blocks", "leaked_blocks", "slowdown")
     FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     PROMISED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -324,6 +344,7 @@ class Load(_message.Message):
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     CACHED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     LEAKED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    SLOWDOWN_FIELD_NUMBER: _ClassVar[int]
     free_blocks: int
     promised_blocks: int
     running: int
@@ -337,7 +358,8 @@ class Load(_message.Message):
     draining: bool
     cached_blocks: int
     leaked_blocks: int
-    def __init__(self, free_blocks: _Optional[int] = ..., promised_blocks: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_step_s: _Optional[float] = ..., transfer_bytes_per_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., fenced_writes: _Optional[int] = ..., draining: _Optional[bool] = ..., cached_blocks: _Optional[int] = ..., leaked_blocks: _Optional[int] = ...) -> None: ...
+    slowdown: float
+    def __init__(self, free_blocks: _Optional[int] = ..., promised_blocks: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_step_s: _Optional[float] = ..., transfer_bytes_per_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., fenced_writes: _Optional[int] = ..., draining: _Optional[bool] = ..., cached_blocks: _Optional[int] = ..., leaked_blocks: _Optional[int] = ..., slowdown: _Optional[float] = ...) -> None: ...
 
 class BlocksStored(_message.Message):
     __slots__ = ("hashes",)

@@ -58,6 +58,27 @@ def test_every_process_understands_its_options() -> None:
     assert (frontend.chat_template, frontend.log_level) == ("t.jinja", "warning")
 
 
+def test_cpus_are_shared_out_among_the_workers_of_a_role() -> None:
+    cpus = {"prefill": (0, 1, 2, 5), "decode": (3,)}
+    specs = processes(Deployment(http_port=1, grpc_port=2, prefill=2, decode=2, cpus=cpus))
+    assert [worker_config(specs[f"prefill-{i}"]).cpus for i in range(2)] == ["0-1", "2,5"]
+    assert [worker_config(specs[f"decode-{i}"]).cpus for i in range(2)] == ["3", "3"]
+    assert frontend_config(specs["frontend"]).cpus == ""
+    pinned = processes(Deployment(http_port=1, grpc_port=2, cpus={"frontend": (1,)}))
+    assert frontend_config(pinned["frontend"]).cpus == "1"
+
+
+def test_who_borrows_is_told_whose_and_everybody_keeps_the_board() -> None:
+    cpus = {"prefill": (0, 1), "decode": (2,)}
+    specs = processes(Deployment(http_port=1, grpc_port=2, prefill=2, cpus=cpus, borrowers=("prefill",)))
+    prefill, decode = worker_config(specs["prefill-1"]), worker_config(specs["decode-0"])
+    assert (prefill.cpus, prefill.borrow_cpus) == ("1", "2")
+    assert (decode.cpus, decode.borrow_cpus) == ("2", "")
+    assert prefill.cpu_board == decode.cpu_board == str(FOLDER / "cpus")
+    alone = processes(Deployment(http_port=1, grpc_port=2, prefill=1, cpus=cpus))
+    assert worker_config(alone["prefill-0"]).cpu_board == ""
+
+
 def test_the_frontend_drains_before_the_workers_it_needs() -> None:
     stages = {name: spec.drain_stage for name, spec in processes(Deployment(http_port=1, grpc_port=2)).items()}
     assert stages == {"prefill-0": 1, "decode-0": 1, "frontend": 0}

@@ -29,7 +29,8 @@ finally:
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("--quantization", "int8"),
+        ("--quantization", "int4"),
+        ("--kv-cache-dtype", "fp8"),
         ("--dtype", "fp8"),
         ("--transport", "nccl"),
         ("--decode", "0"),

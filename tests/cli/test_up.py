@@ -181,6 +181,23 @@ def test_a_port_in_use_is_named_before_anything_starts(tandem: Start) -> None:
     assert running.stderr == f"tandem: {expected}\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--decode-cpus", "0-"), "--decode-cpus is '0-': '0-' is no CPU or range of CPUs; write 0 or 0-3 or 0,2-3"),
+        (("--prefill-cpus", "4095"), "--prefill-cpus is '4095': CPU 4095 is not there for this process, which has "),
+        (("--prefill-cpus", "0", "--prefill", "0"), "--prefill-cpus is given, but --prefill 0 starts no"),
+    ],
+)
+def test_cpus_that_cannot_be_had_are_named_before_anything_starts(
+    tandem: Start, arguments: tuple[str, ...], message: str
+) -> None:
+    running = up(tandem, *arguments)
+    assert running.ended() == 1
+    assert running.stderr.startswith(f"tandem: {message}")
+    assert running.stderr.count("\n") == 1
+
+
 def test_a_model_that_is_not_there_is_named_before_anything_starts(tandem: Start) -> None:
     running = up(tandem, "--model", "./nowhere")
     assert running.ended() == 1

@@ -24,6 +24,7 @@ from decode.worker import (
     TicketTemplate,
 )
 from engine.batch import Batch
+from engine.cost import Costs
 from engine.custody import Custody, Inspect
 from engine.sampler import Sampled
 from engine.sequence import FinishReason, Sequence, SequenceId, TokenLogprobs
@@ -67,11 +68,18 @@ def sample(_: torch.Tensor, sequences: Many[Sequence]) -> Sampled:
 
 
 class Scene:
-    def __init__(self, num_blocks: int = 16, *, max_sequences: int = 8, max_step_tokens: int = 8) -> None:
+    def __init__(
+        self,
+        num_blocks: int = 16,
+        *,
+        max_sequences: int = 8,
+        max_step_tokens: int = 8,
+        costs: Costs | None = None,
+    ) -> None:
         self.receiver = FakeReceiver()
         template = TicketTemplate("w", "i", 1, 10, "l", (self.receiver,))
         scheduler = DecodeScheduler(num_blocks, P, max_step_tokens=max_step_tokens, max_sequences=max_sequences)
-        self.worker = DecodeWorker(scheduler, run, sample, torch.device("cpu"), template)  # type: ignore[arg-type]
+        self.worker = DecodeWorker(scheduler, run, sample, torch.device("cpu"), template, costs)  # type: ignore[arg-type]
 
     def do(self, *commands: Command) -> list[Event]:
         """Take in commands without stepping."""
@@ -190,6 +198,15 @@ def test_giving_up_frees_at_any_moment(when: str) -> None:
 
 def stepped_ids(events: list[Event]) -> list[str]:
     return [token.id for event in events if isinstance(event, Stepped) for token in event.tokens]
+
+
+def test_steps_are_compared_with_the_profile() -> None:
+    scene = Scene(costs=Costs((1,), (1000.0,), decode_s=1000.0))
+    scene.do(PrefillHere(request("a")))
+    assert scene.worker.load.slowdown == 0
+    scene.step()
+    scene.step()
+    assert 0 < scene.worker.load.slowdown < 1
 
 
 def test_the_load_is_right_before_anybody_hears_of_it() -> None:

@@ -117,6 +117,14 @@ async def test_blocks_are_sent_as_they_are_computed_and_token_one_before_the_com
     scene.check_empty()
 
 
+async def test_after_every_step_the_router_is_told_what_waits() -> None:
+    scene = Scene()
+    scene.admit()
+    await scene.turn(4)
+    events = [scene.session.outbox.get_nowait() for _ in range(scene.session.outbox.qsize())]
+    assert [event.load.waiting_tokens for event in events if event and event.HasField("load")][:4] == [10, 6, 2, 0]
+
+
 async def test_an_answer_of_one_token_is_not_sent_to_its_end() -> None:
     scene = Scene()
     scene.sender.gate.clear()

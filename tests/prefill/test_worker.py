@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from engine.batch import Batch
+from engine.cost import Costs
 from engine.custody import Custody, Inspect
 from engine.sampler import Sampled
 from engine.sequence import Sequence, SequenceId, TokenLogprobs
@@ -27,11 +28,18 @@ def sample(_: torch.Tensor, sequences: Many[Sequence]) -> Sampled:
 
 
 class Scene:
-    def __init__(self, num_blocks: int = 16, *, max_step_tokens: int = 8, max_queued_tokens: int = 40) -> None:
+    def __init__(
+        self,
+        num_blocks: int = 16,
+        *,
+        max_step_tokens: int = 8,
+        max_queued_tokens: int = 40,
+        costs: Costs | None = None,
+    ) -> None:
         scheduler = PrefillScheduler(
             num_blocks, P, max_step_tokens=max_step_tokens, max_sequences=4, max_queued_tokens=max_queued_tokens
         )
-        self.worker = PrefillWorker(scheduler, run, sample, torch.device("cpu"))  # type: ignore[arg-type]
+        self.worker = PrefillWorker(scheduler, run, sample, torch.device("cpu"), costs)  # type: ignore[arg-type]
 
     def do(self, *commands: Command) -> list[Event]:
         return self.worker.apply(commands)
@@ -56,7 +64,9 @@ def test_a_prompt_is_queued_computed_in_chunks_and_freed_when_its_transfer_is_ov
     assert scene.do(Compute(request("a"))) == [Queued(a)]
     assert scene.worker.load.waiting_tokens == 10
     assert scene.step()[0] == BlocksReady(a, 0, (0, 1))
+    assert scene.worker.load.waiting_tokens == 2, "the rest of a prompt that was begun waits too"
     ready, first = scene.step()
+    assert scene.worker.load.waiting_tokens == 0
     assert ready == BlocksReady(a, 2, (2,))
     assert isinstance(first, FirstToken)
     assert (first.done.token, first.logprobs, [chunk.num_tokens for chunk in first.chunks]) == (9, LOGPROBS, [8, 2])
@@ -65,6 +75,15 @@ def test_a_prompt_is_queued_computed_in_chunks_and_freed_when_its_transfer_is_ov
     assert scene.do(GiveUp(a), Close(a)) == [Freed(a)]
     assert scene.worker.load.free_blocks == 16
     assert scene.do(GiveUp(a), Close(a)) == [], "twice is harmless"
+
+
+@pytest.mark.parametrize(("costs", "known"), [(None, False), (Costs((1,), (1000.0,)), True)])
+def test_steps_are_compared_with_the_profile(costs: Costs | None, known: bool) -> None:
+    scene = Scene(costs=costs)
+    scene.do(Compute(request("a")))
+    assert scene.worker.load.slowdown == 0
+    scene.step()
+    assert (0 < scene.worker.load.slowdown < 1) == known
 
 
 def test_what_never_fits_and_what_does_not_fit_now_are_told_apart() -> None:
