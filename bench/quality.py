@@ -4,8 +4,8 @@
 
 The measure is llama.cpp's: TEXT in pieces of `--context` tokens, each beginning with the model's first token; the
 second half of a piece is scored, every token given all that lie before it in the piece. Here the first half is computed
-as a prompt and the second token by token, as served text is. Beside perplexity: how often the likeliest token is float32's,
-and the mean Kullback-Leibler divergence from float32's distribution.
+as a prompt and the second token by token, as served text is. Beside perplexity: how often the likeliest token is
+float32's, and the mean Kullback-Leibler divergence from float32's distribution.
 
 With `--llama-perplexity`, the same text and pieces through llama.cpp's own program, once for each GGUF file, the first
 of which is what the others are compared with.
