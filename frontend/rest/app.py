@@ -100,7 +100,7 @@ def _json(value: object, status: int = 200) -> Response:
 
 
 def _model(served: ServedModel) -> Model:
-    return Model(id=served.name, created=served.created, max_model_len=served.max_context)
+    return Model(id=served.name, created=served.created, max_model_len=served.max_context, vocab_size=served.vocab_size)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -15,6 +15,8 @@ class Model(Struct, frozen=True, kw_only=True):
     owned_by: str = "tandem"
     max_model_len: int
     """Not OpenAI's; clients of other servers look for it."""
+    vocab_size: int
+    """Not OpenAI's; who sends token ids must know it."""
 
 
 class ModelList(Struct, frozen=True, kw_only=True):

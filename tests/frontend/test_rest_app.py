@@ -19,7 +19,7 @@ from engine.errors import (
 from frontend.api import Readiness
 from frontend.request import Delta
 from frontend.rest.app import build_app
-from tests.frontend.fake_inference import MODEL, FakeInference, Step, say
+from tests.frontend.fake_inference import MODEL, VOCAB_SIZE, FakeInference, Step, say
 
 CHAT = "/v1/chat/completions"
 QUESTION = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
@@ -62,6 +62,7 @@ async def test_models_are_listed_and_found_by_names_with_slashes(client: httpx.A
         "created": 1_700_000_000,
         "owned_by": "tandem",
         "max_model_len": 4096,
+        "vocab_size": VOCAB_SIZE,
     }
     assert listed == {"object": "list", "data": [model]}
     assert (await client.get(f"/v1/models/{MODEL}")).json() == model
