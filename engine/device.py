@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,13 @@ def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
         torch.set_num_threads(num_threads)  # and Numba's, which follows torch
     if config.niceness:
         os.nice(config.niceness)
+    # On a thread that ends, and OpenMP's threads of it with it. Were they left asleep, OpenMP would count more threads
+    # than cores, and those of the step loop would sleep, not spin, between the hundred parallel parts of a step.
+    with ThreadPoolExecutor(1, thread_name_prefix="open-model") as thread:
+        return thread.submit(_open_model, config, role).result()
+
+
+def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     folder = ModelFolder.open(resolve_model(config.model))
     spec = model_spec(folder.config)
     block_bytes = block_size_bytes(spec, config.block_tokens, config.kv_cache_dtype)
