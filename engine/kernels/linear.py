@@ -27,9 +27,10 @@ def linear_twin(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 def linear_int8_twin(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     w_scales, w_values = gemm.quantize(weight.float())
-    x_scales = x.abs().amax(1, keepdim=True) / 127
-    x_values = (x / x_scales.clamp(min=1e-30)).round()
-    y = (x_values.double() @ w_values.double().T * x_scales * w_scales).float()
+    peaks = x.abs().amax(1, keepdim=True)
+    # By the inverse, and that by one division (torch makes two roundings of 127 / peaks): then ties are the kernels'.
+    x_values = (x * torch.where(peaks > 0, torch.full_like(peaks, 127) / peaks, 0)).round()
+    y = (x_values.double() @ w_values.double().T * (peaks / 127) * w_scales).float()
     return y if bias is None else y + bias.float()
 
 

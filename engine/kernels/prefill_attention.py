@@ -50,17 +50,27 @@ class PrefillChunk:
     """[n, end] added to the scores of layers that see everything; None where plain causal masking does."""
     window_mask: torch.Tensor | None
     """[n, end] for layers that slide"""
+    dtype: torch.dtype
+    """Of queries, keys, values and masks as they are multiplied; sums are float32."""
 
     @classmethod
-    def of(cls, first_row: int, end_row: int, end: int, block_table: np.ndarray, window: int | None) -> "PrefillChunk":
+    def of(
+        cls,
+        first_row: int,
+        end_row: int,
+        end: int,
+        block_table: np.ndarray,
+        window: int | None,
+        dtype: torch.dtype = torch.float32,
+    ) -> "PrefillChunk":
         start = end - (end_row - first_row)
         distance = torch.arange(start, end)[:, None] - torch.arange(end)
-        mask = torch.zeros(distance.shape).masked_fill_(distance < 0, -torch.inf) if start else None
+        mask = torch.zeros(distance.shape, dtype=dtype).masked_fill_(distance < 0, -torch.inf) if start else None
         window_mask = None
         if window is not None:
             hidden = (distance < 0) | (distance >= window)
-            window_mask = torch.zeros(distance.shape).masked_fill_(hidden, -torch.inf)
-        return cls(first_row, end_row, end, block_table, mask, window_mask)
+            window_mask = torch.zeros(distance.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
+        return cls(first_row, end_row, end, block_table, mask, window_mask, dtype)
 
 
 @cache
@@ -84,6 +94,12 @@ def _gather(size: int) -> Callable[..., None]:
     return compiled
 
 
+def rounded_dtype() -> torch.dtype:
+    """The type for products that need not be exact: bfloat16 where the CPU has tiles for it, twice as fast."""
+    has_tiles: bool = torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_tiles else torch.float32
+
+
 def prefill_attention(
     qkv: torch.Tensor,
     pool: np.ndarray,
@@ -105,9 +121,9 @@ def prefill_attention(
         keys, values = kv.unbind()
     mask = chunk.window_mask if slides else chunk.mask
     attended = F.scaled_dot_product_attention(
-        heads[None, :num_heads],
-        keys[None],
-        values[None],
+        heads[None, :num_heads].to(chunk.dtype),
+        keys[None].to(chunk.dtype),
+        values[None].to(chunk.dtype),
         attn_mask=mask,
         is_causal=mask is None,
         enable_gqa=num_heads != num_kv_heads,

@@ -23,7 +23,7 @@ from engine.kernels.decode_attention import NO_WINDOW, decode_attention
 from engine.kernels.gemm import Panels
 from engine.kernels.linear import INT8, AnyLinear, LinearStack
 from engine.kernels.norm import rms_norm
-from engine.kernels.prefill_attention import PrefillChunk, prefill_attention
+from engine.kernels.prefill_attention import PrefillChunk, prefill_attention, rounded_dtype
 from engine.kernels.rope_cache import rope_cache
 from engine.kernels.silu_mul import silu_mul
 from engine.kernels.tile import COLUMNS
@@ -64,7 +64,7 @@ class Step:
     chunks: tuple[PrefillChunk, ...]
 
     @classmethod
-    def of(cls, batch: Batch, window: int | None) -> "Step":
+    def of(cls, batch: Batch, window: int | None, attention_dtype: torch.dtype) -> "Step":
         starts, lengths = batch.query_starts.tolist(), batch.context_lens.tolist()
         tables = batch.block_tables.numpy()
         return cls(
@@ -74,7 +74,7 @@ class Step:
             block_tables=tables[: batch.num_decode],
             context_lens=batch.context_lens.numpy()[: batch.num_decode],
             chunks=tuple(
-                PrefillChunk.of(starts[s], starts[s + 1], lengths[s], tables[s], window)
+                PrefillChunk.of(starts[s], starts[s + 1], lengths[s], tables[s], window, attention_dtype)
                 for s in range(batch.num_decode, len(lengths))
             ),
         )
@@ -97,6 +97,8 @@ class Decoder:
         self.rope = rope_table(spec.rope, spec.head_dim, max_context or spec.max_context).numpy()
         assert not weights, f"weights left over: {sorted(weights)}"
         self._native = stacks.native(self)
+        # int8 has rounded more by far already.
+        self._attention_dtype = rounded_dtype() if quantize else torch.float32
 
     @torch.inference_mode()
     def __call__(self, batch: Batch, cache: KVCache) -> torch.Tensor:
@@ -112,7 +114,7 @@ class Decoder:
             and num_rows == batch.num_decode == len(batch.sampled)
         ):
             return torch.from_numpy(self._step(batch, hidden, cache, self._native))
-        step = Step.of(batch, self.spec.sliding_window)
+        step = Step.of(batch, self.spec.sliding_window, self._attention_dtype)
         eps = self.spec.rms_eps
         delta: torch.Tensor | None = None
         for index, layer in enumerate(self.layers):
