@@ -1,0 +1,120 @@
+"""Starts one system as a real process on loopback, waits until it completes a prompt, and ends it with its children."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.rivals.install import llama_program, rivals_root
+from engine.errors import ConfigError, Unavailable
+
+START_TIMEOUT_S = 300
+STOP_TIMEOUT_S = 20
+LOG_TAIL_CHARS = 3000
+VLLM_ENV = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "0-1", "HF_HUB_OFFLINE": "1"}
+MODEL_NAME = "bench"
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """How one server is started; `{port}` in the command becomes its port."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers."""
+
+    name: str
+    base_url: str
+    pid: int
+    model_name: str = MODEL_NAME
+
+
+def vllm(model: Path, *arguments: str, name: str = "vllm") -> System:
+    """`arguments` such as `--max-num-batched-tokens 64`; a W8A8 checkpoint needs none."""
+    program = str(rivals_root() / "vllm" / "bin" / "vllm")
+    fixed = ("--dtype", "float32", "--host", "127.0.0.1", "--port", "{port}", "--served-model-name", MODEL_NAME)
+    command = (program, "serve", str(model), *fixed, "--no-enable-prefix-caching", *arguments)
+    return System(name, command, VLLM_ENV)
+
+
+def llama_cpp(gguf: Path, slots: int, slot_tokens: int, *, name: str = "llama.cpp") -> System:
+    """`slots` requests at once, `slot_tokens` of context each."""
+    fixed = ("--host", "127.0.0.1", "--port", "{port}", "--alias", MODEL_NAME, "-t", "2", "-tb", "2", "-cb")
+    size = ("--parallel", str(slots), "-c", str(slots * slot_tokens))
+    return System(name, (str(llama_program("llama-server")), "-m", str(gguf), *fixed, *size))
+
+
+def tandem(model: Path, *arguments: str, name: str = "tandem") -> System:
+    """`arguments` of `tandem up`."""
+    fixed = ("--http-port", "{port}", "--grpc-port", "0", "--served-model-name", MODEL_NAME)
+    return System(name, (sys.executable, "-m", "cli", "up", "--model", str(model), *fixed, *arguments))
+
+
+@contextmanager
+def running(system: System) -> Iterator[Server]:
+    """The server while the block runs; Unavailable, with the end of its log, where it does not start."""
+    port = _free_port()
+    command = [part.replace("{port}", str(port)) for part in system.command]
+    with tempfile.NamedTemporaryFile(prefix="rival-", suffix=".log") as log:
+        try:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, **system.environment}, start_new_session=True
+            )
+        except OSError as error:
+            raise ConfigError(f"{system.name} is not installed: {error}") from error
+        try:
+            server = Server(system.name, f"http://127.0.0.1:{port}", process.pid)
+            _await_completion(server, process, Path(log.name))
+            yield server
+        finally:
+            _stop(process)
+
+
+def _await_completion(server: Server, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    body = json.dumps({"model": server.model_name, "prompt": "a", "max_tokens": 1}).encode()
+    headers = {"Content-Type": "application/json"}
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            request = urllib.request.Request(f"{server.base_url}/v1/completions", body, headers)
+            with urllib.request.urlopen(request, timeout=30):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)  # a foreign server says in no other way that it is ready
+    tail = log.read_text(errors="replace")[-LOG_TAIL_CHARS:]
+    ended = "does not answer" if process.poll() is None else f"ended with status {process.returncode}"
+    raise Unavailable(f"{server.name} {ended}; its log ends:\n{tail}")
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End the whole group: also children that outlive the process that started them."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(STOP_TIMEOUT_S)
+        except ProcessLookupError:
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

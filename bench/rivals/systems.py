@@ -1,0 +1,45 @@
+"""The systems that are compared, each in the arrangements and with the settings that suit it best."""
+
+from bench.rivals.models import Models
+from bench.rivals.servers import System, llama_cpp, tandem, vllm
+
+KV = ("--kv-memory-mb", "1024")
+"""Of each Tandem worker: room for more than any run here needs."""
+UNIFIED = ("--prefill", "0")
+SHARED = ("--prefill", "1", "--decode", "1")
+SPLIT = (*SHARED, "--cores", "split", "--borrow", "none")
+LENT = (*SHARED, "--cores", "split", "--borrow", "prefill")
+ARRANGEMENTS = {"unified": UNIFIED, "1P1D": SHARED, "1P1D split": SPLIT, "1P1D lent": LENT}
+"""Both cores for everybody; a core for each role; or that, and an idle decode worker's core lent to prefill."""
+PRECISIONS = {
+    "f32": (),
+    "int8": ("--quantization", "int8"),
+    "int8 KV8": ("--quantization", "int8", "--kv-cache-dtype", "int8"),
+}
+CONTEXT = ("--max-model-len", "2048")
+
+
+def tandems(models: Models, precision: str, *arrangements: str) -> list[System]:
+    found = []
+    for arrangement in arrangements:
+        options = (*ARRANGEMENTS[arrangement], *PRECISIONS[precision], *KV)
+        found.append(tandem(models.float32, *options, name=f"tandem {precision} {arrangement}"))
+    return found
+
+
+def vllms(models: Models, precision: str, *chunks: int) -> list[System]:
+    """One for each `--max-num-batched-tokens`; 0 leaves vLLM its own."""
+    model, found = models.float32 if precision == "f32" else models.w8a8, []
+    for chunk in chunks:
+        tuned = ("--max-num-batched-tokens", str(chunk)) if chunk else ()
+        found.append(vllm(model, *CONTEXT, *tuned, name=f"vllm {precision}{f' chunk {chunk}' if chunk else ''}"))
+    return found
+
+
+def llamas(models: Models, slots: int, slot_tokens: int) -> list[System]:
+    files = {"f32": models.gguf_float32, "Q8_0": models.gguf_q8_0}
+    return [llama_cpp(file, slots, slot_tokens, name=f"llama.cpp {kind}") for kind, file in files.items()]
+
+
+def is_rival(system: str) -> bool:
+    return not system.startswith("tandem")

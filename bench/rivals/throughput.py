@@ -1,0 +1,212 @@
+"""Output and prefill tokens per second beside the rivals: closed loops of 1 to 32 streams, then single long prompts.
+
+    python -m bench.rivals.throughput [--rounds 5] [--client ours|vllm] [--output FILE]
+
+All servers run from beginning to end, idle but for the one that is measured; a round measures each of them once, in an
+order that is rotated, so that a noisy minute is not one system's. Prompts are random token ids, new in every
+measurement. In each round the speed of reading memory is measured too: a decode step of one float32 stream reads every
+weight but the embeddings once.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from bench.rivals.install import rivals_root
+from bench.rivals.models import Models, prepare
+from bench.rivals.results import Results, Sample, Value
+from bench.rivals.servers import Server, System, running
+from bench.rivals.systems import is_rival, llamas, tandems, vllms
+from cli.load.config import LoadConfig, TargetConfig
+from cli.load.run import run_load
+
+STREAMS = (1, 8, 16, 32)
+INPUT_LEN, OUTPUT_LEN = 128, 64
+PROMPT_LENS = (512, 1024)
+NUM_LONG = 4
+VOCAB = 32_000
+OUTPUT, PREFILL = "output tok/s", "prefill tok/s"
+MEMORY = "memory bandwidth"
+
+
+def systems(models: Models) -> list[System]:
+    ours = [*tandems(models, "f32", "unified", "1P1D"), *tandems(models, "int8", "unified", "1P1D")]
+    return [*ours, *vllms(models, "f32", 0), *vllms(models, "W8A8", 0), *llamas(models, 32, 1280)]
+
+
+def closed_loop(server: Server, streams: int, seed: int) -> dict[str, Value]:
+    config = LoadConfig(
+        target=TargetConfig(url=server.base_url, model=server.model_name),
+        num_prompts=num_prompts(streams),
+        concurrency=streams,
+        input_len=INPUT_LEN,
+        output_len=OUTPUT_LEN,
+        vocab=VOCAB,
+        seed=seed,
+    )
+    result = run_load(config)
+    return {
+        OUTPUT: result.summary["output_throughput"],
+        "median TTFT ms": result.summary["median_ttft_ms"],
+        "median TPOT ms": result.summary["median_tpot_ms"],
+        "failed": ", ".join(f"{count} {kind}" for kind, count in result.failures.items()),
+    }
+
+
+def vllm_closed_loop(server: Server, models: Models, streams: int, seed: int) -> dict[str, Value]:
+    """The same by `vllm bench serve`, which neither side wrote for this; its own work takes more of the two cores."""
+    options = {
+        "--backend": "openai",
+        "--endpoint": "/v1/completions",
+        "--base-url": server.base_url,
+        "--model": server.model_name,
+        "--tokenizer": str(models.float32),
+        "--dataset-name": "random",
+        "--random-input-len": str(INPUT_LEN),
+        "--random-output-len": str(OUTPUT_LEN),
+        "--max-concurrency": str(streams),
+        "--num-prompts": str(num_prompts(streams)),
+        "--num-warmups": "1",
+        "--seed": str(seed),
+        "--result-filename": "result.json",
+    }
+    with tempfile.TemporaryDirectory(prefix="tandem-rivals-") as folder:
+        words = [word for pair in options.items() for word in pair]
+        program = str(rivals_root() / "vllm" / "bin" / "vllm")
+        command = [program, "bench", "serve", *words, "--ignore-eos", "--disable-tqdm", "--save-result"]
+        done = subprocess.run([*command, "--result-dir", folder], capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"vllm bench serve failed: {done.stderr[-2000:]}")
+        return read_vllm((Path(folder) / "result.json").read_text())
+
+
+def read_vllm(text: str) -> dict[str, Value]:
+    """The same figures from the file that `vllm bench serve` writes."""
+    found = json.loads(text)
+    return {
+        OUTPUT: found["output_throughput"],
+        "median TTFT ms": found["median_ttft_ms"],
+        "median TPOT ms": found["median_tpot_ms"],
+        "failed": str(found["num_prompts"] - found["completed"] or ""),
+    }
+
+
+def num_prompts(streams: int) -> int:
+    """Some seconds of work: three prompts a stream, and not fewer than 6."""
+    return max(6, 3 * streams)
+
+
+def prefill(server: Server, prompt_len: int, seed: int) -> dict[str, Value]:
+    """Prompts one at a time, of which one token is asked: what TTFT makes of their tokens."""
+    config = LoadConfig(
+        target=TargetConfig(url=server.base_url, model=server.model_name),
+        num_prompts=NUM_LONG,
+        concurrency=1,
+        input_len=prompt_len,
+        output_len=1,
+        vocab=VOCAB,
+        seed=seed,
+    )
+    summary = run_load(config).summary
+    ttft_ms = summary["median_ttft_ms"]
+    return {
+        PREFILL: None if ttft_ms is None else prompt_len / float(ttft_ms) * 1e3,
+        "failed": str(summary["failed"] or ""),
+    }
+
+
+def read_speed(memory: torch.Tensor) -> float:
+    """Bytes per second with all cores: the best of several matrix-vector products, whose matrix `[rows, 1024]` is read
+    once and whose vector stays in the cache.
+    """
+    vector, best = torch.ones(memory.shape[1]), float("inf")
+    for _ in range(10):
+        began = time.perf_counter()
+        torch.mv(memory, vector)
+        best = min(best, time.perf_counter() - began)
+    return memory.nbytes / best
+
+
+def step_bytes(models: Models) -> int:
+    """What a decode step reads of a float32 checkpoint: all but the embeddings, of which it takes a row."""
+    with safe_open(models.float32 / "model.safetensors", "numpy") as file:
+        sizes = {name: int(np.prod(file.get_slice(name).get_shape())) * 4 for name in file.keys()}  # noqa: SIM118
+    return sum(size for name, size in sizes.items() if "embed_tokens" not in name)
+
+
+def measure(args: argparse.Namespace, models: Models, chosen: Sequence[System], results: Results) -> None:
+    memory = torch.ones(100 << 10, 1024)
+    weight_bytes = step_bytes(models)
+    with ExitStack() as stack:
+        servers = []
+        for system in chosen:
+            print(f"starting {system.name}", file=sys.stderr, flush=True)
+            servers.append(stack.enter_context(running(system)))
+        for number in range(args.rounds):
+            speed = read_speed(memory)
+            results.add(Sample(MEMORY, "1 stream", number, {OUTPUT: speed / weight_bytes, "GB/s": speed / 1e9}))
+            turned = servers[number % len(servers) :] + servers[: number % len(servers)]
+            for server in turned:
+                for streams in args.streams:
+                    seed = number * 1000 + streams
+                    case = f"{streams} stream{'s' if streams > 1 else ''}"
+                    if args.client == "vllm":
+                        figures = vllm_closed_loop(server, models, streams, seed)
+                    else:
+                        figures = closed_loop(server, streams, seed)
+                    results.add(Sample(server.name, case, number, figures))
+                for prompt_len in args.prompt_lens:
+                    figures = prefill(server, prompt_len, number * 1000 + 500)
+                    results.add(Sample(server.name, f"{prompt_len}-token prompts", number, figures))
+
+
+def report(results: Results) -> str:
+    found = {s.system for s in results.samples}
+    ours = [name for name in found if not is_rival(name)]
+    parts = [results.table(OUTPUT), results.table(PREFILL), results.table("median TPOT ms", 1)]
+    parts.append(results.table("median TTFT ms"))
+    float32 = [name for name in ours if " f32 " in name]
+    int8 = [name for name in ours if " int8 " in name]
+    pairs = (
+        (float32, [n for n in found if is_rival(n) and n.endswith(" f32")], "float32"),
+        (int8, ["llama.cpp Q8_0"], "int8 beside llama.cpp's Q8_0"),
+        (int8, ["vllm W8A8"], "int8 beside vLLM's W8A8"),
+        (float32, [MEMORY], "float32 beside what memory allows"),
+    )
+    for mine, theirs, title in pairs:
+        parts.append(f"{title}: {results.ratios(OUTPUT, mine, theirs)}")
+        if prefills := results.ratios(PREFILL, mine, theirs):
+            parts.append(f"{title}, prefill: {prefills}")
+    return "\n\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--client", choices=("ours", "vllm"), default="ours")
+    parser.add_argument("--streams", type=int, nargs="*", default=STREAMS)
+    parser.add_argument("--prompt-lens", type=int, nargs="*", default=PROMPT_LENS)
+    parser.add_argument("--only", nargs="*", default=[], metavar="SYSTEM", help="names of systems; default: all")
+    parser.add_argument("--output", type=Path, help="FILE.json")
+    args = parser.parse_args()
+    models = prepare()
+    chosen = [system for system in systems(models) if not args.only or system.name in args.only]
+    results = Results("output and prefill throughput", args.output)
+    try:
+        measure(args, models, chosen, results)
+    finally:
+        print(report(results))
+
+
+if __name__ == "__main__":
+    main()
