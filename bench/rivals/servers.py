@@ -65,6 +65,11 @@ def tandem(model: Path, *arguments: str, name: str = "tandem") -> System:
     return System(name, (sys.executable, "-m", "cli", "up", "--model", str(model), *fixed, *arguments))
 
 
+def end_on_sigterm() -> None:
+    """Let a SIGTERM end this process as Ctrl-C does, so that no server is left behind."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 @contextmanager
 def running(system: System) -> Iterator[Server]:
     """The server while the block runs; Unavailable, with the end of its log, where it does not start."""

@@ -25,7 +25,7 @@ from safetensors import safe_open
 from bench.rivals.install import rivals_root
 from bench.rivals.models import Models, prepare
 from bench.rivals.results import Results, Sample, Value
-from bench.rivals.servers import Server, System, running
+from bench.rivals.servers import Server, System, end_on_sigterm, running
 from bench.rivals.systems import is_rival, llamas, tandems, vllms
 from cli.load.config import LoadConfig, TargetConfig
 from cli.load.run import run_load
@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], metavar="SYSTEM", help="names of systems; default: all")
     parser.add_argument("--output", type=Path, help="FILE.json")
     args = parser.parse_args()
+    end_on_sigterm()
     models = prepare()
     chosen = [system for system in systems(models) if not args.only or system.name in args.only]
     results = Results("output and prefill throughput", args.output)

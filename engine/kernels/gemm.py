@@ -18,7 +18,7 @@ from engine.kernels.exp import FAST
 from engine.kernels.tile import COLUMNS, DEPTH_STEP, MAX_ROWS, tile, tile_int8
 
 _GROUP_BYTES = 3 << 18
-"""Rows that are multiplied with every panel before the next ones: what fits in L2 beside a panel."""
+"""Of the rows that are multiplied with every panel before the next ones."""
 _FEW_TILES = 2
 """Packing so few tiles takes less time than waking other threads for it."""
 _LARGEST = 127
@@ -80,13 +80,12 @@ def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _pack_tile(x, first, rows, packed, at):  # type: ignore[no-untyped-def]
     """The rows from `first` on, those of one k together; rows past the end of x are zero."""
     num_rows, depth = x.shape
-    for m in range(rows):
-        if first + m < num_rows:
-            for k in range(depth):
-                packed[at + k * rows + m] = x[first + m, k]
-        else:
-            for k in range(depth):
-                packed[at + k * rows + m] = np.float32(0)
+    count = min(rows, num_rows - first)
+    for k in range(depth):
+        for m in range(count):
+            packed[at + k * rows + m] = x[first + m, k]
+        for m in range(count, rows):
+            packed[at + k * rows + m] = np.float32(0)
 
 
 @njit(nogil=True, cache=True)
@@ -96,13 +95,21 @@ def tile_rows(num_rows):  # type: ignore[no-untyped-def]
     return max(1, (num_rows + num_tiles - 1) // num_tiles)
 
 
+@njit(nogil=True)
+def _group_tiles(num_tiles, tile_bytes):  # type: ignore[no-untyped-def]
+    """Tiles that meet every panel before the next ones: groups of one size, whose tiles fit in L2 beside a panel."""
+    most = max(1, _GROUP_BYTES // tile_bytes)
+    num_groups = max(1, (num_tiles + most - 1) // most)
+    return max(1, (num_tiles + num_groups - 1) // num_groups)
+
+
 @njit(parallel=True, nogil=True, cache=True)
 def _gemm(x, weight, bias, y):  # type: ignore[no-untyped-def]
     num_panels, depth, _ = weight.shape
     rows = tile_rows(x.shape[0])
     num_tiles = (x.shape[0] + rows - 1) // rows
     size = depth * rows
-    group = max(1, _GROUP_BYTES // (size * 4))
+    group = _group_tiles(num_tiles, size * 4)
     packed = np.empty(num_tiles * size, np.float32)
     if num_tiles <= _FEW_TILES:
         for t in range(num_tiles):
@@ -110,11 +117,11 @@ def _gemm(x, weight, bias, y):  # type: ignore[no-untyped-def]
     else:
         for t in prange(num_tiles):
             _pack_tile(x, t * rows, rows, packed, t * size)
-    for task in prange((num_tiles + group - 1) // group * num_panels):
-        panel, first = task % num_panels, task // num_panels * group
-        for t in range(first, min(first + group, num_tiles)):
-            y_at = t * rows * y.shape[1] + panel * COLUMNS
-            tile(rows, packed, t * size, weight, panel * depth * COLUMNS, bias, panel * COLUMNS, y, y_at)
+    for first in range(0, num_tiles, group):
+        for panel in prange(num_panels):
+            for t in range(first, min(first + group, num_tiles)):
+                y_at = t * rows * y.shape[1] + panel * COLUMNS
+                tile(rows, packed, t * size, weight, panel * depth * COLUMNS, bias, panel * COLUMNS, y, y_at)
 
 
 @njit(nogil=True, fastmath=FAST, error_model="numpy")
@@ -159,7 +166,7 @@ def _gemm_int8(x, weight, w_scales, bias, y):  # type: ignore[no-untyped-def]
     rows = tile_rows(x.shape[0])
     num_tiles = (x.shape[0] + rows - 1) // rows
     size = steps * rows
-    group = max(1, _GROUP_BYTES // (size * 4))
+    group = _group_tiles(num_tiles, size * 4)
     packed = np.empty(num_tiles * size, np.int32)
     scales = np.empty(num_tiles * rows, np.float32)
     starts = np.empty(num_tiles * rows, np.int32)
@@ -169,13 +176,13 @@ def _gemm_int8(x, weight, w_scales, bias, y):  # type: ignore[no-untyped-def]
     else:
         for t in prange(num_tiles):
             _pack_tile_int8(x, t * rows, rows, packed, t * size, scales, starts)
-    for task in prange((num_tiles + group - 1) // group * num_panels):
-        panel, first = task % num_panels, task // num_panels * group
-        w_at, column = panel * steps * COLUMNS, panel * COLUMNS
-        for t in range(first, min(first + group, num_tiles)):
-            row = t * rows
-            y_at = row * y.shape[1] + column
-            tile_int8(rows, packed, t * size, weight, w_at, w_scales, bias, column, scales, starts, row, y, y_at)
+    for first in range(0, num_tiles, group):
+        for panel in prange(num_panels):
+            w_at, column = panel * steps * COLUMNS, panel * COLUMNS
+            for t in range(first, min(first + group, num_tiles)):
+                row = t * rows
+                y_at = row * y.shape[1] + column
+                tile_int8(rows, packed, t * size, weight, w_at, w_scales, bias, column, scales, starts, row, y, y_at)
 
 
 def multiply(x: Any, weight: Any, scales: Any, bias: Any, y: Any) -> None:
