@@ -67,6 +67,14 @@ class Results:
             lines.append(f"| {system} | {' | '.join(cells)} |")
         return "\n".join(lines)
 
+    def wide_table(self, case: str, digits: dict[str, int]) -> str:
+        """Systems by figures, of one case."""
+        lines = [f"| system | {' | '.join(digits)} |", "|---" * (len(digits) + 1) + "|"]
+        for system in _in_order(s.system for s in self.samples):
+            cells = [cell(self.values(system, case, figure), places) for figure, places in digits.items()]
+            lines.append(f"| {system} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
     def ratios(self, figure: str, ours: Sequence[str], rivals: Sequence[str]) -> str:
         """A line of the table above: our best system against the best of `rivals`, by medians; more is better."""
         parts = []

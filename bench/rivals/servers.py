@@ -21,7 +21,7 @@ from engine.errors import ConfigError, Unavailable
 START_TIMEOUT_S = 300
 STOP_TIMEOUT_S = 20
 LOG_TAIL_CHARS = 3000
-VLLM_ENV = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "0-1", "HF_HUB_OFFLINE": "1"}
+VLLM_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "0-1", "HF_HUB_OFFLINE": "1"}
 MODEL_NAME = "bench"
 
 
@@ -44,12 +44,12 @@ class Server:
     model_name: str = MODEL_NAME
 
 
-def vllm(model: Path, *arguments: str, name: str = "vllm") -> System:
+def vllm(model: Path, *arguments: str, name: str = "vllm", kv_gib: int = 2) -> System:
     """`arguments` such as `--max-num-batched-tokens 64`; a W8A8 checkpoint needs none."""
     program = str(rivals_root() / "vllm" / "bin" / "vllm")
     fixed = ("--dtype", "float32", "--host", "127.0.0.1", "--port", "{port}", "--served-model-name", MODEL_NAME)
     command = (program, "serve", str(model), *fixed, "--no-enable-prefix-caching", *arguments)
-    return System(name, command, VLLM_ENV)
+    return System(name, command, {**VLLM_ENV, "VLLM_CPU_KVCACHE_SPACE": str(kv_gib)})
 
 
 def llama_cpp(gguf: Path, slots: int, slot_tokens: int, *, name: str = "llama.cpp") -> System:

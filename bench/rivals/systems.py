@@ -19,20 +19,21 @@ PRECISIONS = {
 CONTEXT = ("--max-model-len", "2048")
 
 
-def tandems(models: Models, precision: str, *arrangements: str) -> list[System]:
+def tandems(models: Models, precision: str, *arrangements: str, kv: tuple[str, ...] = KV) -> list[System]:
     found = []
     for arrangement in arrangements:
-        options = (*ARRANGEMENTS[arrangement], *PRECISIONS[precision], *KV)
+        options = (*ARRANGEMENTS[arrangement], *PRECISIONS[precision], *kv)
         found.append(tandem(models.float32, *options, name=f"tandem {precision} {arrangement}"))
     return found
 
 
-def vllms(models: Models, precision: str, *chunks: int) -> list[System]:
+def vllms(models: Models, precision: str, *chunks: int, kv_gib: int = 2) -> list[System]:
     """One for each `--max-num-batched-tokens`; 0 leaves vLLM its own."""
     model, found = models.float32 if precision == "f32" else models.w8a8, []
     for chunk in chunks:
         tuned = ("--max-num-batched-tokens", str(chunk)) if chunk else ()
-        found.append(vllm(model, *CONTEXT, *tuned, name=f"vllm {precision}{f' chunk {chunk}' if chunk else ''}"))
+        name = f"vllm {precision} chunk {chunk}" if chunk else f"vllm {precision}"
+        found.append(vllm(model, *CONTEXT, *tuned, name=name, kv_gib=kv_gib))
     return found
 
 

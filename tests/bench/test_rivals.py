@@ -9,8 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.rivals.goodput import highest
 from bench.rivals.models import quantize, write_w8a8
+from bench.rivals.results import Results, Sample
 from bench.rivals.servers import System, running
+from bench.rivals.throughput import read_vllm
 from engine.errors import ConfigError, Unavailable
 
 ANSWERS = """
@@ -62,3 +65,35 @@ def test_a_server_that_does_not_start_shows_its_log() -> None:
 def test_a_program_that_is_not_there() -> None:
     with pytest.raises(ConfigError, match="not installed"), running(System("fake", ("/nonexistent/server",))):
         pass
+
+
+@pytest.mark.parametrize(("limit", "found"), [(5.3, 5.0), (2.0, 2.0), (0.3, 0.28125), (0.0, 0.0), (1e9, 120.0)])
+def test_the_search_ends_just_below_the_highest_good_rate(limit: float, found: float) -> None:
+    tried = []
+
+    def good(rate: float) -> bool:
+        tried.append(rate)
+        return rate <= limit
+
+    assert highest(good, 2.0, 3) == pytest.approx(found)
+    assert len(tried) == len(set(tried)), "no rate is tried twice"
+
+
+def test_tables_hold_medians_spreads_and_ratios() -> None:
+    results = Results("test")
+    for number, (ours, theirs) in enumerate([(10.0, 4.0), (30.0, 6.0), (20.0, 5.0)]):
+        results.add(Sample("tandem f32", "1 stream", number, {"tok/s": ours, "failed": ""}))
+        results.add(Sample("vllm f32", "1 stream", number, {"tok/s": theirs}))
+    assert results.table("tok/s").splitlines()[2:] == ["| tandem f32 | 20 (10-30) |", "| vllm f32 | 5 (4-6) |"]
+    assert results.ratios("tok/s", ["tandem f32"], ["vllm f32"]) == "1 stream: tandem f32 4.00 x vllm f32"
+    assert results.wide_table("1 stream", {"tok/s": 1}).splitlines()[3] == "| vllm f32 | 5.0 (4.0-6.0) |"
+
+
+def test_the_file_of_vllms_client_is_read() -> None:
+    written = {"output_throughput": 7.5, "median_ttft_ms": 1.0, "median_tpot_ms": 2.0, "num_prompts": 3, "completed": 2}
+    assert read_vllm(json.dumps(written)) == {
+        "output tok/s": 7.5,
+        "median TTFT ms": 1.0,
+        "median TPOT ms": 2.0,
+        "failed": "1",
+    }

@@ -1,0 +1,113 @@
+"""Goodput: the highest request rate at which 90 % of requests meet both limits, TTFT and TPOT.
+
+    python -m bench.rivals.goodput TRACE [--ttft 1000] [--tpot 60] [--output FILE]
+
+TRACE is Azure's conversation trace; its lengths are scaled, its times replaced by Poisson arrivals of the rate that is
+tried. The search doubles the rate until it is too much, then halves the interval; every probe sends the same requests.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench.rivals.models import Models, prepare
+from bench.rivals.results import Results, Sample
+from bench.rivals.servers import Server, System, end_on_sigterm, running
+from bench.rivals.systems import tandems, vllms
+from cli.load.config import LoadConfig, TargetConfig, TraceConfig
+from cli.load.run import run_load
+
+SHARE = 0.9
+VOCAB = 32_000
+MAX_CONTEXT = 2000
+
+
+def systems(models: Models) -> list[System]:
+    kv = ("--kv-memory-mb", "1024")
+    ours = [
+        *tandems(models, "f32", "unified", "1P1D lent", kv=kv),
+        *tandems(models, "int8", "unified", "1P1D lent", kv=kv),
+    ]
+    return [*ours, *vllms(models, "f32", 0, 256)]
+
+
+def highest(good: Callable[[float], bool], start: float, steps: int, limit: float = 64.0) -> float:
+    """The highest rate found good: from `start` doubled or halved to a good and a bad one, then `steps` bisections."""
+    rate = start
+    if good(rate):
+        while rate < limit and good(2 * rate):
+            rate *= 2
+        low, high = rate, 2 * rate
+    else:
+        while rate > 1 / limit:
+            rate /= 2
+            if good(rate):
+                break
+        else:
+            return 0.0
+        low, high = rate, 2 * rate
+    for _ in range(steps):
+        middle = (low + high) / 2
+        low, high = (middle, high) if good(middle) else (low, middle)
+    return low
+
+
+def share(server: Server, args: argparse.Namespace, rate: float) -> tuple[float, dict[str, float]]:
+    config = LoadConfig(
+        target=TargetConfig(url=server.base_url, model=server.model_name),
+        num_prompts=args.requests,
+        request_rate=rate,
+        trace=TraceConfig(path=args.trace, length_scale=args.length_scale, max_context=MAX_CONTEXT),
+        vocab=VOCAB,
+        goodput={"ttft": args.ttft, "tpot": args.tpot},
+        seed=args.seed,
+    )
+    summary = run_load(config).summary
+    told = {name: float(summary[name] or 0) for name in ("p90_ttft_ms", "p90_tpot_ms", "output_throughput")}
+    return float(summary["goodput_share"] or 0), told
+
+
+def measure(args: argparse.Namespace, chosen: Sequence[System], results: Results) -> None:
+    with ExitStack() as stack:
+        servers = []
+        for system in chosen:
+            print(f"starting {system.name}", file=sys.stderr, flush=True)
+            servers.append(stack.enter_context(running(system)))
+        for server in servers:
+
+            def good(rate: float, server: Server = server) -> bool:
+                met, told = share(server, args, rate)
+                shown = ", ".join(f"{name} {value:.0f}" for name, value in told.items())
+                print(f"{server.name} at {rate:.2f}/s: {met:.0%} good, {shown}", file=sys.stderr, flush=True)
+                return met >= SHARE
+
+            rate = highest(good, args.start, args.steps)
+            results.add(Sample(server.name, f"TTFT {args.ttft:g}, TPOT {args.tpot:g} ms", 0, {"goodput req/s": rate}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trace", type=Path)
+    parser.add_argument("--ttft", type=float, default=1000.0, help="ms")
+    parser.add_argument("--tpot", type=float, default=60.0, help="ms")
+    parser.add_argument("--length-scale", type=float, default=0.25)
+    parser.add_argument("--requests", type=int, default=60, help="of each probe")
+    parser.add_argument("--start", type=float, default=2.0, help="requests per second tried first")
+    parser.add_argument("--steps", type=int, default=3, help="bisections")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=[], metavar="SYSTEM", help="names of systems; default: all")
+    parser.add_argument("--output", type=Path, help="FILE.json")
+    args = parser.parse_args()
+    end_on_sigterm()
+    chosen = [system for system in systems(prepare()) if not args.only or system.name in args.only]
+    results = Results("goodput", args.output)
+    try:
+        measure(args, chosen, results)
+    finally:
+        print(results.table("goodput req/s", 2))
+
+
+if __name__ == "__main__":
+    main()

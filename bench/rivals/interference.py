@@ -1,0 +1,92 @@
+"""Running streams against arriving long prompts: what each system lets the one do to the other.
+
+    python -m bench.rivals.interference [--rounds 3] [--output FILE]
+
+Six streams of 128 tokens in, undisturbed for a while; then a prompt of 1,024 tokens every 4 seconds. All servers run
+from beginning to end, idle but for the one that is measured. Streams that end ask again, and the prompts of those are
+short enough to disturb nobody for long; fast systems end theirs more often.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from bench.rivals.models import Models, prepare
+from bench.rivals.results import Results, Sample
+from bench.rivals.servers import System, end_on_sigterm, running
+from bench.rivals.systems import llamas, tandems, vllms
+from cli.load.config import InterferenceConfig, TargetConfig
+from cli.load.interference import run_interference
+
+CASE = "6 streams"
+VOCAB = 32_000
+FIGURES = {
+    "quiet p50 ms": "quiet_p50_itl_ms",
+    "busy p99 ms": "busy_p99_itl_ms",
+    "worst gap ms": "busy_max_itl_ms",
+    "p99 / quiet p50": "busy_p99_over_quiet_p50",
+    "worst / quiet p50": "busy_max_over_quiet_p50",
+    "busy tok/s": "busy_tokens_per_s",
+    "quiet tok/s": "quiet_tokens_per_s",
+    "long TTFT ms": "longs_median_ttft_ms",
+    "failed": "longs_failed",
+}
+"""The name in the table, and in the summary of `tandem bench --interference`."""
+
+
+def systems(models: Models) -> list[System]:
+    kv = ("--kv-memory-mb", "384")
+    ours = [
+        *tandems(models, "f32", "unified", "1P1D", "1P1D split", "1P1D lent", kv=kv),
+        *tandems(models, "int8", "1P1D split", "1P1D lent", kv=kv),
+    ]
+    return [*ours, *vllms(models, "f32", 0, 64, 256, kv_gib=1), *llamas(models, 8, 2048)]
+
+
+def measure(args: argparse.Namespace, chosen: Sequence[System], results: Results) -> None:
+    with ExitStack() as stack:
+        servers = []
+        for system in chosen:
+            print(f"starting {system.name}", file=sys.stderr, flush=True)
+            servers.append(stack.enter_context(running(system)))
+        for number in range(args.rounds):
+            for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
+                config = InterferenceConfig(
+                    target=TargetConfig(url=server.base_url, model=server.model_name),
+                    output_len=1500,
+                    quiet_s=args.quiet,
+                    duration_s=args.busy,
+                    vocab=VOCAB,
+                    seed=number,
+                )
+                summary = run_interference(config).summary
+                results.add(Sample(server.name, CASE, number, {name: summary[key] for name, key in FIGURES.items()}))
+
+
+def report(results: Results) -> str:
+    """One row a system, medians with their spread."""
+    digits = {name: 2 if "/ quiet" in name else 0 for name in FIGURES if name != "failed"}
+    return results.wide_table(CASE, digits)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quiet", type=float, default=6.0, help="seconds without long prompts")
+    parser.add_argument("--busy", type=float, default=20.0, help="seconds with them")
+    parser.add_argument("--only", nargs="*", default=[], metavar="SYSTEM", help="names of systems; default: all")
+    parser.add_argument("--output", type=Path, help="FILE.json")
+    args = parser.parse_args()
+    end_on_sigterm()
+    chosen = [system for system in systems(prepare()) if not args.only or system.name in args.only]
+    results = Results("interference of long prompts with running streams", args.output)
+    try:
+        measure(args, chosen, results)
+    finally:
+        print(report(results))
+
+
+if __name__ == "__main__":
+    main()
