@@ -4,7 +4,8 @@
 #   make demo     one question, its streamed answer and where the time went
 #   make test     the quick tests         make test-all   the slow ones too
 #   make check    lint, types, imports, generated code
-#   make bench    what separation costs, and what moving KV does
+#   make bench    what separation, a step, moving KV, the frontend and the schedulers cost (minutes)
+#   make bench-rivals   installs vLLM and llama.cpp, and measures them beside us (about an hour, and 5 GB)
 #   make protos   regenerate the code of protos/*.proto
 #
 # On Linux the default index's torch may bring several GB of CUDA packages. For a CPU build, point pip at PyTorch's
@@ -25,7 +26,7 @@ BUF_VERSION := 1.75.0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: up demo test test-all bench check check-style check-types check-imports check-protos protos install install-dev clean
+.PHONY: up demo test test-all bench bench-rivals check check-style check-types check-imports check-protos protos install install-dev clean
 
 up: install
 	@$(BIN)/tandem up $(ARGS)
@@ -38,6 +39,21 @@ test: install-dev
 
 test-all: install-dev
 	$(PYTEST) -m "not gpu" $(ARGS)
+
+bench: install-dev
+	$(BIN)/python -m bench.step
+	$(BIN)/python -m bench.foundation
+	$(BIN)/python -m bench.transfer
+	$(BIN)/python -m bench.frontend
+	$(BIN)/python -m bench.scheduler
+
+# TRACE: Azure's conversation trace of 2023, for lengths.
+TRACE ?= ../shared/data/traces/azure2023_conv.csv.gz
+bench-rivals: install-dev
+	$(BIN)/python -m bench.rivals.install
+	$(BIN)/python -m bench.rivals.throughput
+	$(BIN)/python -m bench.rivals.interference
+	$(BIN)/python -m bench.rivals.goodput $(TRACE)
 
 check: check-style check-types check-imports check-protos
 

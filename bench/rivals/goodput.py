@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.rivals.models import Models, prepare
 from bench.rivals.results import Results, Sample
-from bench.rivals.servers import Server, System, end_on_sigterm, running
+from bench.rivals.servers import Server, System, end_on_sigterm, start_all
 from bench.rivals.systems import tandems, vllms
 from cli.load.config import LoadConfig, TargetConfig, TraceConfig
 from cli.load.run import run_load
@@ -71,10 +71,7 @@ def share(server: Server, args: argparse.Namespace, rate: float) -> tuple[float,
 
 def measure(args: argparse.Namespace, chosen: Sequence[System], results: Results) -> None:
     with ExitStack() as stack:
-        servers = []
-        for system in chosen:
-            print(f"starting {system.name}", file=sys.stderr, flush=True)
-            servers.append(stack.enter_context(running(system)))
+        servers = start_all(chosen, stack)
         for server in servers:
 
             def good(rate: float, server: Server = server) -> bool:

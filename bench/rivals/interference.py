@@ -8,14 +8,13 @@ short enough to disturb nobody for long; fast systems end theirs more often.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from bench.rivals.models import Models, prepare
 from bench.rivals.results import Results, Sample
-from bench.rivals.servers import System, end_on_sigterm, running
+from bench.rivals.servers import System, end_on_sigterm, start_all
 from bench.rivals.systems import llamas, tandems, vllms
 from cli.load.config import InterferenceConfig, TargetConfig
 from cli.load.interference import run_interference
@@ -47,10 +46,7 @@ def systems(models: Models) -> list[System]:
 
 def measure(args: argparse.Namespace, chosen: Sequence[System], results: Results) -> None:
     with ExitStack() as stack:
-        servers = []
-        for system in chosen:
-            print(f"starting {system.name}", file=sys.stderr, flush=True)
-            servers.append(stack.enter_context(running(system)))
+        servers = start_all(chosen, stack)
         for number in range(args.rounds):
             for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
                 config = InterferenceConfig(

@@ -10,8 +10,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,10 +44,10 @@ class Server:
     model_name: str = MODEL_NAME
 
 
-def vllm(model: Path, *arguments: str, name: str = "vllm", kv_gib: int = 2) -> System:
-    """`arguments` such as `--max-num-batched-tokens 64`; a W8A8 checkpoint needs none."""
+def vllm(model: Path, *arguments: str, name: str = "vllm", kv_gib: int = 2, dtype: str = "float32") -> System:
+    """`arguments` such as `--max-num-batched-tokens 64`; a W8A8 checkpoint needs bfloat16 for all that is not int8."""
     program = str(rivals_root() / "vllm" / "bin" / "vllm")
-    fixed = ("--dtype", "float32", "--host", "127.0.0.1", "--port", "{port}", "--served-model-name", MODEL_NAME)
+    fixed = ("--dtype", dtype, "--host", "127.0.0.1", "--port", "{port}", "--served-model-name", MODEL_NAME)
     command = (program, "serve", str(model), *fixed, "--no-enable-prefix-caching", *arguments)
     return System(name, command, {**VLLM_ENV, "VLLM_CPU_KVCACHE_SPACE": str(kv_gib)})
 
@@ -88,6 +88,18 @@ def running(system: System) -> Iterator[Server]:
             yield server
         finally:
             _stop(process)
+
+
+def start_all(systems: Sequence[System], stack: ExitStack) -> list[Server]:
+    """All servers, until `stack` closes; one that does not start is left out, and why is printed."""
+    servers = []
+    for system in systems:
+        try:
+            servers.append(stack.enter_context(running(system)))
+            print(f"{system.name} answers", file=sys.stderr, flush=True)
+        except (ConfigError, Unavailable) as error:
+            print(f"left out: {error.message}", file=sys.stderr, flush=True)
+    return servers
 
 
 def _await_completion(server: Server, process: "subprocess.Popen[bytes]", log: Path) -> None:

@@ -29,11 +29,13 @@ def tandems(models: Models, precision: str, *arrangements: str, kv: tuple[str, .
 
 def vllms(models: Models, precision: str, *chunks: int, kv_gib: int = 2) -> list[System]:
     """One for each `--max-num-batched-tokens`; 0 leaves vLLM its own."""
-    model, found = models.float32 if precision == "f32" else models.w8a8, []
+    is_float = precision == "f32"
+    model, dtype = (models.float32, "float32") if is_float else (models.w8a8, "bfloat16")
+    found = []
     for chunk in chunks:
         tuned = ("--max-num-batched-tokens", str(chunk)) if chunk else ()
         name = f"vllm {precision} chunk {chunk}" if chunk else f"vllm {precision}"
-        found.append(vllm(model, *CONTEXT, *tuned, name=name, kv_gib=kv_gib))
+        found.append(vllm(model, *CONTEXT, *tuned, name=name, kv_gib=kv_gib, dtype=dtype))
     return found
 
 

@@ -11,7 +11,6 @@ weight but the embeddings once.
 import argparse
 import json
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from safetensors import safe_open
 from bench.rivals.install import rivals_root
 from bench.rivals.models import Models, prepare
 from bench.rivals.results import Results, Sample, Value
-from bench.rivals.servers import Server, System, end_on_sigterm, running
+from bench.rivals.servers import Server, System, end_on_sigterm, start_all
 from bench.rivals.systems import is_rival, llamas, tandems, vllms
 from cli.load.config import LoadConfig, TargetConfig
 from cli.load.run import run_load
@@ -148,10 +147,7 @@ def measure(args: argparse.Namespace, models: Models, chosen: Sequence[System], 
     memory = torch.ones(100 << 10, 1024)
     weight_bytes = step_bytes(models)
     with ExitStack() as stack:
-        servers = []
-        for system in chosen:
-            print(f"starting {system.name}", file=sys.stderr, flush=True)
-            servers.append(stack.enter_context(running(system)))
+        servers = start_all(chosen, stack)
         for number in range(args.rounds):
             speed = read_speed(memory)
             results.add(Sample(MEMORY, "1 stream", number, {OUTPUT: speed / weight_bytes, "GB/s": speed / 1e9}))
