@@ -1,6 +1,6 @@
 """Running streams against arriving long prompts: what each system lets the one do to the other.
 
-    python -m bench.rivals.interference [--rounds 3] [--output FILE]
+    python -m bench.rivals.interference [--rounds 5] [--output FILE]
 
 Six streams of 128 tokens in, undisturbed for a while; then a prompt of 1,024 tokens every 4 seconds. All servers run
 from beginning to end, idle but for the one that is measured. Streams that end ask again, and the prompts of those are
@@ -10,11 +10,12 @@ short enough to disturb nobody for long; fast systems end theirs more often.
 import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from bench.rivals.models import Models, prepare
-from bench.rivals.results import Results, Sample
-from bench.rivals.servers import System, end_on_sigterm, start_all
+from bench.rivals.results import Results, Value
+from bench.rivals.servers import Server, System, awake, end_on_sigterm, start_all
 from bench.rivals.systems import llamas, tandems, vllms
 from cli.load.config import InterferenceConfig, TargetConfig
 from cli.load.interference import run_interference
@@ -30,7 +31,6 @@ FIGURES = {
     "busy tok/s": "busy_tokens_per_s",
     "quiet tok/s": "quiet_tokens_per_s",
     "long TTFT ms": "longs_median_ttft_ms",
-    "failed": "longs_failed",
 }
 """The name in the table, and in the summary of `tandem bench --interference`."""
 
@@ -39,9 +39,9 @@ def systems(models: Models) -> list[System]:
     kv = ("--kv-memory-mb", "384")
     ours = [
         *tandems(models, "f32", "unified", "1P1D", "1P1D split", "1P1D lent", kv=kv),
-        *tandems(models, "int8", "1P1D split", "1P1D lent", kv=kv),
+        *tandems(models, "int8", "unified", "1P1D split", "1P1D lent", kv=kv),
     ]
-    return [*ours, *vllms(models, "f32", 0, 64, 256, kv_gib=1), *llamas(models, 8, 2048)]
+    return [*ours, *vllms(models, "f32", 0, 64, 128, 256, kv_gib=1), *llamas(models, 8, 2048)]
 
 
 def measure(args: argparse.Namespace, chosen: Sequence[System], results: Results) -> None:
@@ -49,22 +49,28 @@ def measure(args: argparse.Namespace, chosen: Sequence[System], results: Results
         servers = start_all(chosen, stack)
         for number in range(args.rounds):
             for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
-                config = InterferenceConfig(
-                    target=TargetConfig(url=server.base_url, model=server.model_name),
-                    output_len=1500,
-                    quiet_s=args.quiet,
-                    duration_s=args.busy,
-                    vocab=VOCAB,
-                    seed=number,
-                )
-                summary = run_interference(config).summary
-                results.add(Sample(server.name, CASE, number, {name: summary[key] for name, key in FIGURES.items()}))
+                with awake(server):
+                    results.measure(server.name, CASE, number, partial(one, args, server, number))
+
+
+def one(args: argparse.Namespace, server: Server, number: int) -> dict[str, Value]:
+    config = InterferenceConfig(
+        target=TargetConfig(url=server.base_url, model=server.model_name),
+        output_len=1500,
+        quiet_s=args.quiet,
+        duration_s=args.busy,
+        vocab=VOCAB,
+        seed=number,
+    )
+    result = run_interference(config)
+    figures: dict[str, Value] = {name: result.summary[key] for name, key in FIGURES.items()}
+    return figures | {"failed": ", ".join(f"{count} {kind}" for kind, count in result.failures.items())}
 
 
 def report(results: Results) -> str:
     """One row a system, medians with their spread."""
-    digits = {name: 2 if "/ quiet" in name else 0 for name in FIGURES if name != "failed"}
-    return results.wide_table(CASE, digits)
+    digits = {name: 2 if "/ quiet" in name else 0 for name in FIGURES}
+    return f"{results.wide_table(CASE, digits)}\n\n{results.failures()}"
 
 
 def main() -> None:

@@ -7,13 +7,14 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench.rivals.install import LLAMA_CPP, TRANSFORMERS, VLLM
+from engine.errors import TandemError
 
 Value = float | int | str | None
 
@@ -44,6 +45,19 @@ class Results:
         print(f"round {sample.round}, {sample.system}, {sample.case}: {shown}", file=sys.stderr, flush=True)
         if self.path is not None:
             self.path.write_text(json.dumps(self.to_json(), indent=1))
+
+    def measure(self, system: str, case: str, number: int, how: Callable[[], dict[str, Value]]) -> None:
+        """Add what `how` finds; a system that does not get through is told, and the others are measured still."""
+        try:
+            self.add(Sample(system, case, number, how()))
+        except TandemError as error:
+            self.add(Sample(system, case, number, {"failed": f"all: {error.message}"}))
+
+    def failures(self) -> str:
+        """Every measurement in which a request failed."""
+        failed = [s for s in self.samples if s.figures.get("failed")]
+        told = [f"{s.system}, {s.case}, round {s.round}: {s.figures['failed']}" for s in failed]
+        return "failed requests: " + ("; ".join(told) or "none")
 
     def to_json(self) -> dict[str, Any]:
         samples = [{"system": s.system, "case": s.case, "round": s.round, **s.figures} for s in self.samples]

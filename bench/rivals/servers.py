@@ -32,6 +32,7 @@ class System:
     name: str
     command: tuple[str, ...]
     environment: dict[str, str] = field(default_factory=dict)
+    can_sleep: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,8 @@ class Server:
     base_url: str
     pid: int
     model_name: str = MODEL_NAME
+    can_sleep: bool = False
+    """Whether it bears to be stopped for minutes: ours takes that for the death of its workers."""
 
 
 def vllm(model: Path, *arguments: str, name: str = "vllm", kv_gib: int = 2, dtype: str = "float32") -> System:
@@ -54,7 +57,9 @@ def vllm(model: Path, *arguments: str, name: str = "vllm", kv_gib: int = 2, dtyp
 
 def llama_cpp(gguf: Path, slots: int, slot_tokens: int, *, name: str = "llama.cpp") -> System:
     """`slots` requests at once, `slot_tokens` of context each."""
-    fixed = ("--host", "127.0.0.1", "--port", "{port}", "--alias", MODEL_NAME, "-t", "2", "-tb", "2", "-cb")
+    cores = ("-t", "2", "-tb", "2", "-cb")
+    # Without the last, it keeps gigabytes of prompts that never come again.
+    fixed = ("--host", "127.0.0.1", "--port", "{port}", "--alias", MODEL_NAME, *cores, "--cache-ram", "0")
     size = ("--parallel", str(slots), "-c", str(slots * slot_tokens))
     return System(name, (str(llama_program("llama-server")), "-m", str(gguf), *fixed, *size))
 
@@ -62,7 +67,7 @@ def llama_cpp(gguf: Path, slots: int, slot_tokens: int, *, name: str = "llama.cp
 def tandem(model: Path, *arguments: str, name: str = "tandem") -> System:
     """`arguments` of `tandem up`."""
     fixed = ("--http-port", "{port}", "--grpc-port", "0", "--served-model-name", MODEL_NAME)
-    return System(name, (sys.executable, "-m", "cli", "up", "--model", str(model), *fixed, *arguments))
+    return System(name, (sys.executable, "-m", "cli", "up", "--model", str(model), *fixed, *arguments), can_sleep=False)
 
 
 def end_on_sigterm() -> None:
@@ -83,7 +88,7 @@ def running(system: System) -> Iterator[Server]:
         except OSError as error:
             raise ConfigError(f"{system.name} is not installed: {error}") from error
         try:
-            server = Server(system.name, f"http://127.0.0.1:{port}", process.pid)
+            server = Server(system.name, f"http://127.0.0.1:{port}", process.pid, can_sleep=system.can_sleep)
             _await_completion(server, process, Path(log.name))
             yield server
         finally:
@@ -95,11 +100,29 @@ def start_all(systems: Sequence[System], stack: ExitStack) -> list[Server]:
     servers = []
     for system in systems:
         try:
-            servers.append(stack.enter_context(running(system)))
+            server = stack.enter_context(running(system))
             print(f"{system.name} answers", file=sys.stderr, flush=True)
+            sleep(server)
+            servers.append(server)
         except (ConfigError, Unavailable) as error:
             print(f"left out: {error.message}", file=sys.stderr, flush=True)
     return servers
+
+
+def sleep(server: Server) -> None:
+    """Stop a server that others may not feel: some look for work without end."""
+    if server.can_sleep:
+        os.killpg(server.pid, signal.SIGSTOP)
+
+
+@contextmanager
+def awake(server: Server) -> Iterator[None]:
+    """Let a server run that sleeps."""
+    os.killpg(server.pid, signal.SIGCONT)
+    try:
+        yield
+    finally:
+        sleep(server)
 
 
 def _await_completion(server: Server, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -122,6 +145,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
     """End the whole group: also children that outlive the process that started them."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         try:
+            os.killpg(process.pid, signal.SIGCONT)
             os.killpg(process.pid, number)
             process.wait(STOP_TIMEOUT_S)
         except ProcessLookupError:

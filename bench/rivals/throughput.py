@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from safetensors import safe_open
 from bench.rivals.install import rivals_root
 from bench.rivals.models import Models, prepare
 from bench.rivals.results import Results, Sample, Value
-from bench.rivals.servers import Server, System, end_on_sigterm, start_all
+from bench.rivals.servers import Server, System, awake, end_on_sigterm, start_all
 from bench.rivals.systems import is_rival, llamas, tandems, vllms
 from cli.load.config import LoadConfig, TargetConfig
 from cli.load.run import run_load
+from engine.errors import Unavailable
 
 STREAMS = (1, 8, 16, 32)
 INPUT_LEN, OUTPUT_LEN = 128, 64
@@ -39,8 +41,9 @@ MEMORY = "memory bandwidth"
 
 
 def systems(models: Models) -> list[System]:
-    ours = [*tandems(models, "f32", "unified", "1P1D"), *tandems(models, "int8", "unified", "1P1D")]
-    return [*ours, *vllms(models, "f32", 0), *vllms(models, "W8A8", 0), *llamas(models, 32, 1280)]
+    ours = [*tandems(models, "f32", "unified", "1P1D lent"), *tandems(models, "int8", "unified", "1P1D lent")]
+    theirs = [*vllms(models, "f32", 0, kv_gib=1), *vllms(models, "W8A8", 0, kv_gib=1), *llamas(models, 32, 1280)]
+    return [*ours, *theirs]
 
 
 def closed_loop(server: Server, streams: int, seed: int) -> dict[str, Value]:
@@ -85,7 +88,7 @@ def vllm_closed_loop(server: Server, models: Models, streams: int, seed: int) ->
         command = [program, "bench", "serve", *words, "--ignore-eos", "--disable-tqdm", "--save-result"]
         done = subprocess.run([*command, "--result-dir", folder], capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"vllm bench serve failed: {done.stderr[-2000:]}")
+            raise Unavailable(f"vllm bench serve failed: {done.stderr[-2000:]}")
         return read_vllm((Path(folder) / "result.json").read_text())
 
 
@@ -153,24 +156,27 @@ def measure(args: argparse.Namespace, models: Models, chosen: Sequence[System], 
             results.add(Sample(MEMORY, "1 stream", number, {OUTPUT: speed / weight_bytes, "GB/s": speed / 1e9}))
             turned = servers[number % len(servers) :] + servers[: number % len(servers)]
             for server in turned:
-                for streams in args.streams:
-                    seed = number * 1000 + streams
-                    case = f"{streams} stream{'s' if streams > 1 else ''}"
-                    if args.client == "vllm":
-                        figures = vllm_closed_loop(server, models, streams, seed)
-                    else:
-                        figures = closed_loop(server, streams, seed)
-                    results.add(Sample(server.name, case, number, figures))
-                for prompt_len in args.prompt_lens:
-                    figures = prefill(server, prompt_len, number * 1000 + 500)
-                    results.add(Sample(server.name, f"{prompt_len}-token prompts", number, figures))
+                with awake(server):
+                    measure_one(args, models, server, number, results)
+
+
+def measure_one(args: argparse.Namespace, models: Models, server: Server, number: int, results: Results) -> None:
+    """All cases of one round. Every measurement has prompts of its own, or caches would know them."""
+    for streams in args.streams:
+        seed = number * 10_000 + streams
+        loop = partial(vllm_closed_loop, server, models) if args.client == "vllm" else partial(closed_loop, server)
+        case = f"{streams} stream{'s' if streams > 1 else ''}"
+        results.measure(server.name, case, number, partial(loop, streams, seed))
+    for prompt_len in args.prompt_lens:
+        how = partial(prefill, server, prompt_len, number * 10_000 + prompt_len)
+        results.measure(server.name, f"{prompt_len}-token prompts", number, how)
 
 
 def report(results: Results) -> str:
     found = {s.system for s in results.samples}
     ours = [name for name in found if not is_rival(name)]
     parts = [results.table(OUTPUT), results.table(PREFILL), results.table("median TPOT ms", 1)]
-    parts.append(results.table("median TTFT ms"))
+    parts += [results.table("median TTFT ms"), results.failures()]
     float32 = [name for name in ours if " f32 " in name]
     int8 = [name for name in ours if " int8 " in name]
     pairs = (
