@@ -21,6 +21,9 @@ from engine.sequence import SamplingParams, Sequence, SequenceId
 
 logger = logging.getLogger(__name__)
 
+_WARM_UP_TOKENS = 35
+"""Enough rows for the products that only long prompts use."""
+
 
 class Runner:
     """The device's half of a step: `batch` in, logits `[R, V]` out."""
@@ -43,10 +46,13 @@ class Runner:
         """Compile every kernel on a few made-up tokens; touches only block 0, which must not be in use."""
         logger.info("compiling kernels; the first start on a machine takes about half a minute")
         began = time.perf_counter()
-        sequence = Sequence.of(SequenceId("warm-up"), [0] * 5, SamplingParams(max_tokens=1, seed=0))
-        sequence.blocks = array("i", [0] * 5)
-        for start, end in ((0, 2), (2, 4), (4, 5)):  # a first chunk, a later one, a decode step
-            self(Batch.build([Chunk(sequence, start, end)], self.cache.block_tokens, self.device))
+        end = min(_WARM_UP_TOKENS, len(self.decoder.rope))
+        sequence = Sequence.of(SequenceId("warm-up"), [0] * end, SamplingParams(max_tokens=1, seed=0))
+        sequence.blocks = array("i", [0] * end)
+        spans = (0, max(1, end - 3)), (max(0, end - 3), max(1, end - 1)), (end - 1, end)
+        first, later, decode = (Chunk(sequence, *span) for span in spans)
+        for chunks in ([first], [later], [decode], [later, decode]):
+            self(Batch.build(chunks, self.cache.block_tokens, self.device))
         self.cache.array[0] = 0
         logger.info("kernels ready in %.1f s", time.perf_counter() - began)
 
