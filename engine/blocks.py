@@ -99,9 +99,19 @@ class BlockPool(Generic[Owner]):
                 self._free.append(block)
 
     def store(self, block: int, block_hash: BlockHash) -> None:
-        """Make an owned, full block findable. The first block stored under a hash keeps it."""
+        """Make an owned, full block findable. The first block stored under a hash keeps it while somebody owns it.
+
+        One that is only cached gives way: what was just computed again was just used, and must not be evicted as if
+        it had not been.
+        """
         assert self._ref_counts[block], f"block {block} is owned by nobody"
-        if block in self._hash_of or block_hash in self._block_of:
+        known = self._block_of.get(block_hash)
+        if block in self._hash_of or (known is not None and known not in self._cached):
+            return
+        if known is not None:
+            del self._cached[known], self._hash_of[known]
+            self._free.append(known)
+            self._hash_of[block], self._block_of[block_hash] = block_hash, block
             return
         self._hash_of[block] = block_hash
         self._block_of[block_hash] = block

@@ -86,6 +86,33 @@ def test_of_what_was_evicted_and_stored_again_the_last_is_told() -> None:
     assert (changes.stored, changes.evicted) == ((name(1),), ())
 
 
+def test_what_is_computed_again_counts_as_used_again() -> None:
+    pool = BlockPool[str](3)
+    for number in (1, 2, 1):  # as a prompt of whole blocks does, whose last token is always computed
+        (block,) = pool.take("a", 1) or ()
+        pool.store(block, name(number))
+        pool.release("a")
+        pool.check()
+    pool.take("b", 2)
+
+    assert len(pool.match([name(1)])) == 1
+    assert pool.match([name(2)]) == [], "the least recently used one was evicted"
+
+
+def test_a_block_that_somebody_owns_keeps_its_name() -> None:
+    pool = BlockPool[str](2)
+    (first,) = pool.take("a", 1) or ()
+    (second,) = pool.take("b", 1) or ()
+    pool.store(first, name(1))
+    pool.store(second, name(1))
+
+    assert pool.match([name(1)]) == [first]
+    pool.release("b")
+    pool.release("a")
+    assert (pool.num_cached, pool.num_available) == (1, 2)
+    pool.check()
+
+
 def test_a_leak_is_counted() -> None:
     pool = BlockPool[str](3)
     pool.take("a", 2)
