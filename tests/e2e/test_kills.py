@@ -92,7 +92,7 @@ async def test_a_decode_worker_mid_stream(server: Tandem) -> None:
 async def test_a_prefill_worker_at_work(server: Tandem) -> None:
     rng = random.Random(0)
     # Each prompt is a new one, so that no prefix cache spares the work, and long, so that many wait for it.
-    asks: list[Ask] = [([1, *(rng.randrange(3, 500) for _ in range(400))], {"max_tokens": 60}) for _ in range(48)]
+    asks: list[Ask] = [([1, *(rng.randrange(3, 500) for _ in range(400))], {"max_tokens": 60}) for _ in range(160)]
     progress: asyncio.Queue[int] = asyncio.Queue()
     retries = sum(await metric(server, "tandem_retries_total"))
     streams = asyncio.create_task(answers(server, asks, progress))
