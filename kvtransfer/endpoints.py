@@ -5,7 +5,7 @@ Knows endpoints and layouts by name. Does not know how any transport works.
 
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from engine.errors import ProtocolError
@@ -70,24 +70,22 @@ class Senders:
         return max((sender.bytes_per_s for sender in self._by_transport.values()), default=0.0)
 
     async def send(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> None:
-        for sender in self._reaching(ticket):
-            try:
-                return await sender.send(ticket, first, source_blocks)
-            except Unreachable as error:
-                unreachable = error
-        raise unreachable
+        await self._first_reaching(ticket, lambda sender: sender.send(ticket, first, source_blocks))
 
     async def commit(self, ticket: Ticket, commit: Commit) -> None:
-        for sender in self._reaching(ticket):
-            try:
-                return await sender.commit(ticket, commit)
-            except Unreachable as error:
-                unreachable = error
-        raise unreachable
+        await self._first_reaching(ticket, lambda sender: sender.commit(ticket, commit))
 
     async def aclose(self) -> None:
         for sender in self._by_transport.values():
             await sender.aclose()
+
+    async def _first_reaching(self, ticket: Ticket, call: Callable[[KVSender], Awaitable[None]]) -> None:
+        for sender in self._reaching(ticket):
+            try:
+                return await call(sender)
+            except Unreachable as error:
+                unreachable = error
+        raise unreachable
 
     def _reaching(self, ticket: Ticket) -> Iterator[KVSender]:
         """The senders that may reach the ticket's receiver, best first; at least one."""

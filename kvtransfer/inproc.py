@@ -11,9 +11,10 @@ from functools import partial
 
 from engine.errors import TransferFailed
 from kvtransfer.endpoints import choose
-from kvtransfer.open_tickets import OpenTickets, Refused
+from kvtransfer.open_tickets import Refused
+from kvtransfer.receiver import TicketReceiver
 from kvtransfer.speed import Speed
-from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Ticket, TicketId
+from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Ticket
 from kvtransfer.wire import check_span, pieces
 
 TRANSPORT = "inproc"
@@ -40,37 +41,17 @@ class Hub:
         return receiver
 
 
-class InprocReceiver:
+class InprocReceiver(TicketReceiver):
     """Decode's side; its writes happen on the sender's thread, completed tickets are delivered on another."""
 
     def __init__(self, hub: Hub, store: BlockStore, deliver: Deliver) -> None:
-        self.tickets = OpenTickets(store)
-        self.deliver = deliver
+        super().__init__(store, deliver)
         self._hub = hub
         self._endpoint = Endpoint(TRANSPORT, hub.add(self))
-
-    @property
-    def endpoint(self) -> Endpoint:
-        return self._endpoint
-
-    @property
-    def fenced_writes(self) -> int:
-        return self.tickets.fenced_writes
-
-    def open(self, ticket: Ticket, slots: Sequence[int]) -> None:
-        self.tickets.open(ticket, slots)
-
-    def revoke(self, ticket_id: TicketId) -> None:
-        self.tickets.revoke(ticket_id)
 
     def close(self) -> None:
         self._hub.remove(self._endpoint.address)
         self.tickets.revoke_all()
-
-    def take_commit(self, ticket: Ticket, commit: Commit) -> None:
-        """Close a complete ticket and deliver it; raises Refused."""
-        if arrived := self.tickets.complete(ticket.fence, commit, ticket.num_blocks, None):
-            self.deliver(arrived)
 
 
 class InprocSender:
@@ -96,7 +77,7 @@ class InprocSender:
     async def commit(self, ticket: Ticket, commit: Commit) -> None:
         receiver = self._receiver(ticket)
         try:
-            await asyncio.to_thread(receiver.take_commit, ticket, commit)
+            await asyncio.to_thread(receiver.complete, ticket.fence, commit, ticket.num_blocks, None)
         except Refused as refused:
             raise TransferFailed(f"commit refused: {refused}") from refused
 

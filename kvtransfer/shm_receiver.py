@@ -21,11 +21,12 @@ from google.protobuf.message import DecodeError
 
 from engine.errors import ConfigError
 from kvtransfer.endpoints import SHM, shm_address, shm_name
-from kvtransfer.open_tickets import OpenTickets, Refused
+from kvtransfer.open_tickets import Refused
+from kvtransfer.receiver import TicketReceiver
 from kvtransfer.shm import max_sources
 from kvtransfer.shm_channel import same_user
 from kvtransfer.shm_peer import Peer
-from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence, Ticket, TicketId
+from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence
 from kvtransfer.wire import fence_from_proto
 from protos import kvtransfer_pb2 as pb
 
@@ -36,14 +37,12 @@ LOCKED_BYTES = 256 << 10
 """Copied before `revoke` gets its turn, or one block."""
 
 
-class ShmReceiver:
+class ShmReceiver(TicketReceiver):
     """Listens on a socket of its own making, under a name nobody can guess."""
 
     def __init__(self, store: BlockStore, deliver: Deliver) -> None:
-        self._tickets = OpenTickets(store)
-        self._deliver = deliver
+        super().__init__(store, deliver)
         self._block_bytes = store.block_bytes
-        self._malformed_frames = 0
         self._endpoint = Endpoint(SHM, shm_address(f"tandem-kv-{secrets.token_hex(16)}"))
         self._listener = _listen(self._endpoint.address)
         self._waker, self._wakened = socket.socketpair()
@@ -54,27 +53,8 @@ class ShmReceiver:
         self._thread = threading.Thread(target=self._run, name="kv-receiver-shm", daemon=True)
         self._thread.start()
 
-    @property
-    def endpoint(self) -> Endpoint:
-        return self._endpoint
-
-    @property
-    def fenced_writes(self) -> int:
-        return self._tickets.fenced_writes
-
-    @property
-    def malformed_frames(self) -> int:
-        """Frames that broke the wire contract."""
-        return self._malformed_frames
-
-    def open(self, ticket: Ticket, slots: Sequence[int]) -> None:
-        self._tickets.open(ticket, slots)
-
-    def revoke(self, ticket_id: TicketId) -> None:
-        self._tickets.revoke(ticket_id)
-
     def close(self) -> None:
-        self._tickets.revoke_all()
+        self.tickets.revoke_all()
         self._waker.close()
         self._thread.join()
 
@@ -132,15 +112,9 @@ class ShmReceiver:
             if not (frame.HasField("fence") or frame.HasField("attach")):
                 self._malformed_frames += 1
                 return
-            answer = pb.ReceiverFrame(fence=frame.fence, number=frame.number)
-            try:
-                self._take(peer, frame, [descriptor.fileno for descriptor in descriptors])
-                answer.ack.SetInParent()
-            except Refused as refused:
-                self._malformed_frames += refused.nack == pb.NACK_REASON_MALFORMED
-                answer.nack.reason, answer.nack.message = refused.nack, refused.message
-                logger.debug("refused a frame: %s", refused)
-        peer.answer(answer.SerializeToString())
+            filenos = [descriptor.fileno for descriptor in descriptors]
+            answer = self._answer(frame, partial(self._take, peer, frame, filenos))
+        peer.answer(answer)
 
     def _take(self, peer: Peer, frame: pb.SenderFrame, descriptors: Sequence[int]) -> None:
         match frame.WhichOneof("frame"):
@@ -157,17 +131,16 @@ class ShmReceiver:
         if not 0 < len(copy.source_blocks) <= max_sources(self._block_bytes):
             raise Refused(pb.NACK_REASON_MALFORMED, f"{len(copy.source_blocks)} blocks in one frame")
         sources = [peer.block(block) for block in copy.source_blocks]
-        self._tickets.check_blocks(fence, range(copy.first, copy.first + len(sources)))
+        self.tickets.check_blocks(fence, range(copy.first, copy.first + len(sources)))
         at_once = max(1, LOCKED_BYTES // self._block_bytes)
         for i in range(0, len(sources), at_once):
             some = sources[i : i + at_once]
             blocks = range(copy.first + i, copy.first + i + len(some))
-            self._tickets.fill_blocks(fence, blocks, partial(peer.copy, some))
+            self.tickets.fill_blocks(fence, blocks, partial(peer.copy, some))
 
     def _take_commit(self, fence: Fence, message: pb.Commit) -> None:
         commit = Commit(message.first_token, message.traceparent)
-        if arrived := self._tickets.complete(fence, commit, message.num_blocks, None):
-            self._deliver(arrived)
+        self.complete(fence, commit, message.num_blocks, None)
 
 
 def _listen(address: str) -> socket.socket:

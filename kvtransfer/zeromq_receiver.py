@@ -21,8 +21,9 @@ from google.protobuf.message import DecodeError
 from engine.errors import ConfigError
 from kvtransfer.endpoints import IPC
 from kvtransfer.malloc import keep_freed_memory
-from kvtransfer.open_tickets import OpenTickets, Refused
-from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence, Ticket, TicketId
+from kvtransfer.open_tickets import Refused
+from kvtransfer.receiver import TicketReceiver
+from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence
 from kvtransfer.wire import MAX_HEADER_BYTES, MAX_PIECES, PIECE_BYTES, Piece, checksum, fence_from_proto
 from protos import kvtransfer_pb2 as pb
 
@@ -37,13 +38,11 @@ LINGER_MS = 100
 """For the last answers when closing."""
 
 
-class ZeroMQReceiver:
+class ZeroMQReceiver(TicketReceiver):
     """Listens at `address`: tcp://host:port (port 0 picks one) or ipc://path."""
 
     def __init__(self, address: str, store: BlockStore, deliver: Deliver) -> None:
-        self._tickets = OpenTickets(store)
-        self._deliver = deliver
-        self._malformed_frames = 0
+        super().__init__(store, deliver)
         self._header = bytearray(MAX_HEADER_BYTES)
         keep_freed_memory()
         self._context = zmq.Context()
@@ -52,27 +51,8 @@ class ZeroMQReceiver:
         self._thread = threading.Thread(target=self._run, name="kv-receiver", daemon=True)
         self._thread.start()
 
-    @property
-    def endpoint(self) -> Endpoint:
-        return self._endpoint
-
-    @property
-    def fenced_writes(self) -> int:
-        return self._tickets.fenced_writes
-
-    @property
-    def malformed_frames(self) -> int:
-        """Frames that broke the wire contract."""
-        return self._malformed_frames
-
-    def open(self, ticket: Ticket, slots: Sequence[int]) -> None:
-        self._tickets.open(ticket, slots)
-
-    def revoke(self, ticket_id: TicketId) -> None:
-        self._tickets.revoke(ticket_id)
-
     def close(self) -> None:
-        self._tickets.revoke_all()
+        self.tickets.revoke_all()
         self._context.term()  # the thread's next call on the socket raises; it then closes the socket
         self._thread.join()
         if self._endpoint.address.startswith(IPC):
@@ -102,17 +82,10 @@ class ZeroMQReceiver:
             self._malformed_frames += 1
             self._drain()
             return
-        answer = pb.ReceiverFrame(fence=frame.fence, number=frame.number)
-        try:
-            self._take(frame)
-            answer.ack.SetInParent()
-        except Refused as refused:
-            self._malformed_frames += refused.nack == pb.NACK_REASON_MALFORMED
-            answer.nack.reason, answer.nack.message = refused.nack, refused.message
-            logger.debug("refused a frame: %s", refused)
+        answer = self._answer(frame, partial(self._take, frame))
         self._drain()
         with contextlib.suppress(zmq.Again):  # the peer does not read its answers; it will stall
-            self._socket.send_multipart((peer, answer.SerializeToString()), zmq.NOBLOCK)
+            self._socket.send_multipart((peer, answer), zmq.NOBLOCK)
 
     def _read_header(self) -> pb.SenderFrame | None:
         """None for what is not a header, or names no fence that an answer could carry."""
@@ -138,11 +111,11 @@ class ZeroMQReceiver:
         if not 0 < len(segments) <= MAX_PIECES:
             raise Refused(pb.NACK_REASON_MALFORMED, f"{len(segments)} segments in one frame")
         pieces = [Piece(segment.block, segment.offset, segment.size) for segment in segments]
-        self._tickets.check(fence, pieces)
+        self.tickets.check(fence, pieces)
         for piece, segment in zip(pieces, segments, strict=True):
             if not self._more():
                 raise Refused(pb.NACK_REASON_MALFORMED, "fewer parts than segments")
-            self._tickets.fill(fence, piece, partial(self._read_piece, segment.checksum))
+            self.tickets.fill(fence, piece, partial(self._read_piece, segment.checksum))
         if self._more():
             raise Refused(pb.NACK_REASON_MALFORMED, "more parts than segments")
 
@@ -158,8 +131,7 @@ class ZeroMQReceiver:
         if self._more():
             raise Refused(pb.NACK_REASON_MALFORMED, "a commit has no further parts")
         commit = Commit(message.first_token, message.traceparent)
-        if arrived := self._tickets.complete(fence, commit, message.num_blocks, message.digest):
-            self._deliver(arrived)
+        self.complete(fence, commit, message.num_blocks, message.digest)
 
     def _more(self) -> bool:
         return bool(self._socket.getsockopt(zmq.RCVMORE))
