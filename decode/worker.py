@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from decode.scheduler import DecodeScheduler, Prefilled, Token
-from engine.batch import Batch
+from engine.batch import Batch, Chunk
 from engine.blocks import CacheChanges
 from engine.cost import Costs, Slowdown, work_of
 from engine.custody import Custody, Inspect
@@ -158,8 +158,7 @@ class DecodeWorker:
             batch = Batch.build(chunks, self.scheduler.cache.block_tokens, self.device)
             sampled = self.sampler(self.runner(batch), batch.sampled)
             end_ns = time.monotonic_ns()
-            self._measure(len(batch.token_ids), len(chunks), (end_ns - start_ns) / 1e9)
-            self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), (end_ns - start_ns) / 1e9)
+            self._measure(chunks, len(batch.token_ids), (end_ns - start_ns) / 1e9)
             for chunk in chunks:
                 if chunk.sequence.id in self._queued_ns:
                     self._start_ns.setdefault(chunk.sequence.id, start_ns)
@@ -243,8 +242,9 @@ class DecodeWorker:
         queued_ns = self._queued_ns.pop(prefilled.id)
         return PromptDone(prefilled, queued_ns, self._start_ns.pop(prefilled.id), end_ns)
 
-    def _measure(self, num_tokens: int, num_sequences: int, seconds: float) -> None:
-        if num_tokens > num_sequences:
+    def _measure(self, chunks: Sequence[Chunk], num_tokens: int, seconds: float) -> None:
+        self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), seconds)
+        if num_tokens > len(chunks):
             self._prefill_speed.add(num_tokens, seconds)
         else:
             self._step_speed.add(1, seconds)

@@ -108,14 +108,13 @@ class BlockPool(Generic[Owner]):
         known = self._block_of.get(block_hash)
         if block in self._hash_of or (known is not None and known not in self._cached):
             return
-        if known is not None:
+        if known is None:
+            self._changes[block_hash] = True
+        else:
             del self._cached[known], self._hash_of[known]
             self._free.append(known)
-            self._hash_of[block], self._block_of[block_hash] = block_hash, block
-            return
         self._hash_of[block] = block_hash
         self._block_of[block_hash] = block
-        self._changes[block_hash] = True
 
     def take_changes(self) -> CacheChanges:
         """What was stored and evicted since the last call; of what was both, the last."""

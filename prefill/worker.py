@@ -136,8 +136,9 @@ class PrefillWorker:
             batch = Batch.build(chunks, self.scheduler.cache.block_tokens, self.device)
             sampled = self.sampler(self.runner(batch), batch.sampled)
             end_ns = time.monotonic_ns()
-            self._speed.add(len(batch.token_ids), (end_ns - start_ns) / 1e9)
-            self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), (end_ns - start_ns) / 1e9)
+            seconds = (end_ns - start_ns) / 1e9
+            self._speed.add(len(batch.token_ids), seconds)
+            self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), seconds)
             done = self.scheduler.commit(chunks, zip(batch.sampled, sampled.token_ids, strict=True))
             logprobs = {s.id: p for s, p in zip(batch.sampled, sampled.logprobs or (), strict=False)}
             events.extend(self._timed(event, logprobs, end_ns) for event in done)

@@ -10,16 +10,12 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 
-from engine.kernels.kv_row import Row, broadcast, call, pointer_to, reduce
+from engine.kernels.kv_row import Row, broadcast, call, constant, pointer_to, reduce
 from engine.kernels.native import native
 
 _INT64 = ir.IntType(64)
 _MAX_SUMS = 24
 """Vectors of sums that stay in AVX-512's 32 registers beside what they are made of."""
-
-
-def _whole(value: int) -> ir.Constant:
-    return ir.Constant(_INT64, value)
 
 
 class _Loop:
@@ -33,7 +29,7 @@ class _Loop:
         builder.branch(self._head)
         builder.position_at_end(self._head)
         self.position = builder.phi(_INT64)
-        self.position.add_incoming(_whole(0), before)
+        self.position.add_incoming(constant(0), before)
         self.carried = []
         for value in initial:
             phi = builder.phi(value.type)
@@ -42,7 +38,7 @@ class _Loop:
 
     def close(self, carried: list[Any]) -> None:
         builder = self._builder
-        following = builder.add(self.position, _whole(1))
+        following = builder.add(self.position, constant(1))
         self.position.add_incoming(following, builder.block)
         for phi, value in zip(self.carried, carried, strict=True):
             phi.add_incoming(value, builder.block)
@@ -59,24 +55,21 @@ def block_scores(_context, query, query_at, pool, pool_at, count, scores, scores
         q = pointer_to(context, builder, signature.args[0], args[0], args[1])
         keys = pointer_to(context, builder, signature.args[2], args[2], args[3])
         out = pointer_to(context, builder, signature.args[5], args[5], args[6])
-        heads, row, of_query = (
-            group.literal_value,
-            Row(pool.dtype, size.literal_value),
-            Row(types.float32, size.literal_value),
-        )
+        heads, head_dim = group.literal_value, size.literal_value
+        row, of_query = Row(pool.dtype, head_dim), Row(types.float32, head_dim)
         loop = _Loop(builder, args[4], [])
-        at = builder.gep(keys, [builder.mul(loop.position, _whole(row.pitch))])
+        at = builder.gep(keys, [builder.mul(loop.position, constant(row.pitch))])
         key = [row.load(builder, at, vector) for vector in range(row.vectors)]
         scale = row.scale(builder, at)
         for g in range(heads):
-            head = builder.gep(q, [_whole(g * row.size)])
+            head = builder.gep(q, [constant(g * row.size)])
             total = builder.fmul(of_query.load(builder, head, 0), key[0])
             for vector in range(1, row.vectors):
                 total = call(builder, "fma", row.type, of_query.load(builder, head, vector), key[vector], total)
             score = reduce(builder, "fadd", total)
             if scale is not None:
                 score = builder.fmul(score, scale)
-            builder.store(score, builder.gep(out, [builder.add(builder.mul(args[7], _whole(g)), loop.position)]))
+            builder.store(score, builder.gep(out, [builder.add(builder.mul(args[7], constant(g)), loop.position)]))
         loop.close([])
         return context.get_dummy_value()
 
@@ -93,23 +86,20 @@ def block_totals(_context, weights, weights_at, stride, pool, pool_at, count, to
         w = pointer_to(context, builder, signature.args[0], args[0], args[1])
         values = pointer_to(context, builder, signature.args[3], args[3], args[4])
         out = pointer_to(context, builder, signature.args[6], args[6], args[7])
-        heads, row, of_total = (
-            group.literal_value,
-            Row(pool.dtype, size.literal_value),
-            Row(types.float32, size.literal_value),
-        )
+        heads, head_dim = group.literal_value, size.literal_value
+        row, of_total = Row(pool.dtype, head_dim), Row(types.float32, head_dim)
         at_once = max(1, _MAX_SUMS // row.vectors)
         for first in range(0, heads, at_once):
             some = range(first, min(first + at_once, heads))
-            rows = {g: builder.gep(out, [_whole(g * row.size)]) for g in some}
+            rows = {g: builder.gep(out, [constant(g * row.size)]) for g in some}
             initial = [of_total.load(builder, rows[g], vector) for g in some for vector in range(row.vectors)]
             loop = _Loop(builder, args[5], initial)
-            at = builder.gep(values, [builder.mul(loop.position, _whole(row.pitch))])
+            at = builder.gep(values, [builder.mul(loop.position, constant(row.pitch))])
             value = [row.load(builder, at, vector) for vector in range(row.vectors)]
             scale = row.scale(builder, at)
             sums = []
             for index, g in enumerate(some):
-                of_head = builder.add(builder.mul(args[2], _whole(g)), loop.position)
+                of_head = builder.add(builder.mul(args[2], constant(g)), loop.position)
                 weight = builder.load(builder.gep(w, [of_head]))
                 spread = broadcast(builder, weight if scale is None else builder.fmul(weight, scale), row.lanes)
                 for vector in range(row.vectors):

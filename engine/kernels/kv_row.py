@@ -60,7 +60,7 @@ class Row:
 
     def load(self, builder: Any, pointer: Any, vector: int) -> Any:
         """Numbers `vector * lanes` and following of the row at `pointer`; those of int8 still without their scale."""
-        at = builder.gep(pointer, [ir.Constant(_INT64, vector * self.lanes)])
+        at = builder.gep(pointer, [constant(vector * self.lanes)])
         if self.item == types.float32:
             return builder.load(builder.bitcast(at, self.type.as_pointer()), align=4)
         if self.item == types.uint16:
@@ -73,7 +73,7 @@ class Row:
         """What the loaded numbers must be multiplied by; None where that is 1."""
         if self.item != types.int8:
             return None
-        at = builder.gep(pointer, [ir.Constant(_INT64, self.size)])
+        at = builder.gep(pointer, [constant(self.size)])
         return builder.load(builder.bitcast(at, _FLOAT.as_pointer()), align=1)
 
     def store(self, builder: Any, numbers: list[Any], pointer: Any) -> None:
@@ -81,7 +81,7 @@ class Row:
         if self.item == types.int8:
             numbers = self._quantize(builder, numbers, pointer)
         for vector, value in enumerate(numbers):
-            at = builder.gep(pointer, [ir.Constant(_INT64, vector * self.lanes)])
+            at = builder.gep(pointer, [constant(vector * self.lanes)])
             if self.item == types.uint16:
                 value = builder.fptrunc(value, ir.VectorType(ir.HalfType(), self.lanes))
             align = 4 if self.item == types.float32 else 2 if self.item == types.uint16 else 1
@@ -95,7 +95,7 @@ class Row:
             largest = call(builder, "maxnum", self.type, largest, value)
         top = reduce(builder, "fmax", largest)
         scale = builder.fdiv(top, ir.Constant(_FLOAT, _LARGEST))
-        at = builder.gep(pointer, [ir.Constant(_INT64, self.size)])
+        at = builder.gep(pointer, [constant(self.size)])
         builder.store(scale, builder.bitcast(at, _FLOAT.as_pointer()), align=1)
         is_zero = builder.fcmp_ordered("==", top, ir.Constant(_FLOAT, 0.0))
         inverse = builder.select(is_zero, ir.Constant(_FLOAT, 0.0), builder.fdiv(ir.Constant(_FLOAT, _LARGEST), top))
@@ -124,11 +124,16 @@ def reduce(builder: Any, operation: str, vector: Any) -> Any:
 
 
 def broadcast(builder: Any, number: Any, lanes: int) -> Any:
-    """One number in all lanes."""
-    vector = ir.VectorType(_FLOAT, lanes)
+    """One number in all lanes, of its own type."""
+    vector = ir.VectorType(number.type, lanes)
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(_INT, 0))
     mask = ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes)
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
+
+
+def constant(value: int) -> ir.Constant:
+    """A constant index."""
+    return ir.Constant(_INT64, value)
 
 
 def pointer_to(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:

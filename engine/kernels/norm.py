@@ -54,11 +54,11 @@ def norm_rows(hidden, delta, weight, eps, out):  # type: ignore[no-untyped-def]
         _many(hidden, delta, weight, eps, out)
 
 
-NO_DELTA = np.empty((0, 1), np.float32)
+_NO_DELTA = np.empty((0, 1), np.float32)
 
 
 def rms_norm(hidden: torch.Tensor, delta: torch.Tensor | None, weight: np.ndarray, eps: float) -> torch.Tensor:
     """Add `delta` to `hidden` `[T, hidden size]` in place; return the normalised rows."""
     out = torch.empty_like(hidden)
-    norm_rows(hidden.numpy(), NO_DELTA if delta is None else delta.numpy(), weight, eps, out.numpy())
+    norm_rows(hidden.numpy(), _NO_DELTA if delta is None else delta.numpy(), weight, eps, out.numpy())
     return out

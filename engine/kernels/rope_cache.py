@@ -96,7 +96,7 @@ def _kernel(size: int) -> Callable[..., None]:
     return compiled
 
 
-NO_NORMS = np.empty((0, 1), np.float32)
+_NO_NORMS = np.empty((0, 1), np.float32)
 
 
 def rope_cache(
@@ -114,5 +114,5 @@ def rope_cache(
     `table` `[max context, D]` holds the cosines of each position, then its sines; `head_norms` `[2, D]` the weights of
     the query norm and of the key norm.
     """
-    norms = NO_NORMS if head_norms is None else head_norms
+    norms = _NO_NORMS if head_norms is None else head_norms
     _kernel(table.shape[1])(qkv, table, positions, slots, pool, layer, norms, eps)

@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from engine.kernels.kv_row import broadcast, call, pointer_to
+from engine.kernels.kv_row import broadcast, call, constant, pointer_to
 from engine.kernels.native import native
 from engine.kernels.prefetch import emit_prefetch
 
@@ -35,17 +35,13 @@ Step = Callable[[Any, Any, Any, Any], Any]
 """(builder, sum, vector of w, number of x) -> sum"""
 
 
-def _whole(value: int) -> ir.Constant:
-    return ir.Constant(_INT64, value)
-
-
 def _load(builder: Any, pointer: Any, offset: int, vector: Any) -> Any:
-    at = builder.bitcast(builder.gep(pointer, [_whole(offset)]), vector.as_pointer())
+    at = builder.bitcast(builder.gep(pointer, [constant(offset)]), vector.as_pointer())
     return builder.load(at, align=4)
 
 
 def _store(builder: Any, value: Any, pointer: Any, offset: int) -> None:
-    at = builder.bitcast(builder.gep(pointer, [_whole(offset)]), value.type.as_pointer())
+    at = builder.bitcast(builder.gep(pointer, [constant(offset)]), value.type.as_pointer())
     builder.store(value, at, align=4)
 
 
@@ -58,22 +54,22 @@ def _emit(builder: Any, x: Any, w: Any, steps: Any, start: Sums, multiply: Step)
     builder.branch(loop)
     builder.position_at_end(loop)
     k = builder.phi(_INT64)
-    k.add_incoming(_whole(0), before)
+    k.add_incoming(constant(0), before)
     sums = [[builder.phi(value.type) for value in row] for row in start]
     for row, initial in zip(sums, start, strict=True):
         for phi, value in zip(row, initial, strict=True):
             phi.add_incoming(value, before)
     new = [list(row) for row in sums]
-    w_here = builder.gep(w, [builder.mul(k, _whole(COLUMNS))])
-    x_here = builder.gep(x, [builder.mul(k, _whole(rows))])
+    w_here = builder.gep(w, [builder.mul(k, constant(COLUMNS))])
+    x_here = builder.gep(x, [builder.mul(k, constant(rows))])
     loaded = [_load(builder, w_here, LANES * v, start[0][0].type) for v in _VECTORS]
     for v in _VECTORS:
-        emit_prefetch(builder, builder.gep(w_here, [_whole(LANES * v + AHEAD_BYTES // 4)]))
+        emit_prefetch(builder, builder.gep(w_here, [constant(LANES * v + AHEAD_BYTES // 4)]))
     for m in range(rows):
-        number = builder.load(builder.gep(x_here, [_whole(m)]))
+        number = builder.load(builder.gep(x_here, [constant(m)]))
         for v in _VECTORS:
             new[m][v] = multiply(builder, new[m][v], loaded[v], number)
-    following = builder.add(k, _whole(1))
+    following = builder.add(k, constant(1))
     k.add_incoming(following, loop)
     for row, updated in zip(sums, new, strict=True):
         for phi, value in zip(row, updated, strict=True):
@@ -115,7 +111,7 @@ def tile(_context, rows, x, x_at, w, w_at, bias, bias_at, y, y_at):  # type: ign
         def emit(count: int) -> None:
             start = [[_load(builder, bias_to, LANES * v, _FLOATS) for v in _VECTORS] for _ in range(count)]
             for m, row in enumerate(_emit(builder, x_to, w_to, depth, start, _fma)):
-                at = builder.gep(y_to, [builder.mul(stride, _whole(m))])
+                at = builder.gep(y_to, [builder.mul(stride, constant(m))])
                 for v in _VECTORS:
                     _store(builder, row[v], at, LANES * v)
 
@@ -127,12 +123,10 @@ def tile(_context, rows, x, x_at, w, w_at, bias, bias_at, y, y_at):  # type: ign
 
 def _dot(builder: Any, total: Any, weights: Any, number: Any) -> Any:
     """Four unsigned bytes of w times four signed ones of x, summed, in every lane (VNNI's vpdpbusd)."""
-    one = builder.insert_element(ir.Constant(_INTS, ir.Undefined), number, ir.Constant(_INT, 0))
-    spread = builder.shuffle_vector(one, ir.Constant(_INTS, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
     dot = cgutils.get_or_insert_function(
         builder.module, ir.FunctionType(_INTS, [_INTS] * 3), "llvm.x86.avx512.vpdpbusd.512"
     )
-    return builder.call(dot, [total, weights, spread])
+    return builder.call(dot, [total, weights, broadcast(builder, number, LANES)])
 
 
 @native
@@ -151,18 +145,14 @@ def tile_int8(_context, rows, x, x_at, w, w_at, scales, bias, columns_at, x_scal
         stride = cgutils.unpack_tuple(builder, context.make_array(y)(context, builder, args[11]).shape)[1]
 
         def emit(count: int) -> None:
-            start = []
-            for m in range(count):
-                number = builder.load(builder.gep(starts_to, [_whole(m)]))
-                one = builder.insert_element(ir.Constant(_INTS, ir.Undefined), number, ir.Constant(_INT, 0))
-                mask = ir.Constant(_INTS, [0] * LANES)
-                start.append([builder.shuffle_vector(one, ir.Constant(_INTS, ir.Undefined), mask)] * len(_VECTORS))
+            numbers = [builder.load(builder.gep(starts_to, [constant(m)])) for m in range(count)]
+            start = [[broadcast(builder, number, LANES)] * len(_VECTORS) for number in numbers]
             sums = _emit(builder, x_to, w_to, steps, start, _dot)
             factors = [_load(builder, scales_to, LANES * v, _FLOATS) for v in _VECTORS]
             added = [_load(builder, bias_to, LANES * v, _FLOATS) for v in _VECTORS]
             for m, row in enumerate(sums):
-                y_row = builder.gep(y_to, [builder.mul(stride, _whole(m))])
-                of_row = broadcast(builder, builder.load(builder.gep(x_scales_to, [_whole(m)])), LANES)
+                y_row = builder.gep(y_to, [builder.mul(stride, constant(m))])
+                of_row = broadcast(builder, builder.load(builder.gep(x_scales_to, [constant(m)])), LANES)
                 for v in _VECTORS:
                     scaled = builder.fmul(builder.sitofp(row[v], _FLOATS), of_row)
                     _store(builder, call(builder, "fma", _FLOATS, scaled, factors[v], added[v]), y_row, LANES * v)
