@@ -13,5 +13,6 @@ measure.py      the metrics of `vllm bench serve`           pure
 overview.py     a result in words                           pure
 report.py       terminal and JSON                           pure
 plot.py, figures.py, svg.py                                 one HTML page; pure
-options.py, command.py                                      what may be typed, and the command
+show.py         one run: its progress, its report, its files
+options.py, command.py                                      what may be typed, and the command; no numpy before a run
 """

@@ -1,4 +1,4 @@
-"""`tandem bench`: load on an OpenAI-compatible server or on Tandem's gRPC, and what its clients saw."""
+"""`tandem bench` as it is typed: load on an OpenAI-compatible server or on Tandem's gRPC. show.py does it."""
 
 import re
 from pathlib import Path
@@ -6,17 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeElapsedColumn
 from typer.core import TyperCommand
 
 from cli.load.config import InterferenceConfig, LoadConfig, TargetConfig, TraceConfig
-from cli.load.interference import InterferenceResult, run_interference
-from cli.load.measure import parse_goodput
-from cli.load.options import check_finite, check_suffix, json_object, refusals, refuse_idle_options, write
-from cli.load.overview import overview
-from cli.load.plot import page
-from cli.load.report import render, to_json
-from cli.load.run import Result, run_load
+from cli.load.options import check_finite, check_suffix, json_object, parse_goodput, refusals, refuse_idle_options
 
 PANEL = "Interference"
 LIMIT = re.compile(r"\w+:\S*")
@@ -94,7 +87,8 @@ def bench(
     allow_failures: Annotated[bool, typer.Option("--allow-failures", help="Exit with 0 all the same.")] = False,
 ) -> None:
     """Put load on a server; report TTFT, TPOT, ITL, latency, throughput and goodput as `vllm bench serve` does."""
-    console, terminal = Console(highlight=False), Console(stderr=True, highlight=False)
+    terminal = Console(stderr=True, highlight=False)
+    config: LoadConfig | InterferenceConfig
     with refusals(terminal):
         refuse_idle_options(ctx)
         check_finite(ctx)
@@ -110,23 +104,19 @@ def bench(
             extra_body=json_object(extra_body),
             timeout_s=timeout,
         )
-        result: Result | InterferenceResult
         if interference:
-            result = _watch_phases(
-                InterferenceConfig(
-                    target=target,
-                    streams=streams,
-                    input_len=input_len,
-                    output_len=1024 if output_len is None else output_len,
-                    quiet_s=quiet,
-                    long_input_len=long_input_len,
-                    long_output_len=long_output_len,
-                    long_every_s=long_every,
-                    duration_s=duration,
-                    vocab=vocab,
-                    seed=seed,
-                ),
-                terminal,
+            config = InterferenceConfig(
+                target=target,
+                streams=streams,
+                input_len=input_len,
+                output_len=1024 if output_len is None else output_len,
+                quiet_s=quiet,
+                long_input_len=long_input_len,
+                long_output_len=long_output_len,
+                long_every_s=long_every,
+                duration_s=duration,
+                vocab=vocab,
+                seed=seed,
             )
         else:
             replay = (
@@ -140,57 +130,25 @@ def bench(
                     max_context=max_context,
                 )
             )
-            result = _watch_requests(
-                LoadConfig(
-                    target=target,
-                    num_prompts=num_prompts,
-                    request_rate=request_rate,
-                    burstiness=burstiness,
-                    concurrency=concurrency,
-                    input_len=input_len,
-                    output_len=32 if output_len is None else output_len,
-                    range_ratio=range_ratio,
-                    prefix_len=prefix_len,
-                    trace=replay,
-                    prompts=prompts,
-                    vocab=vocab,
-                    num_warmups=num_warmups,
-                    goodput=parse_goodput(goodput or []),
-                    seed=seed,
-                ),
-                terminal,
+            config = LoadConfig(
+                target=target,
+                num_prompts=num_prompts,
+                request_rate=request_rate,
+                burstiness=burstiness,
+                concurrency=concurrency,
+                input_len=input_len,
+                output_len=32 if output_len is None else output_len,
+                range_ratio=range_ratio,
+                prefix_len=prefix_len,
+                trace=replay,
+                prompts=prompts,
+                vocab=vocab,
+                num_warmups=num_warmups,
+                goodput=parse_goodput(goodput or []),
+                seed=seed,
             )
-    console.print(render(overview(result)))
-    with refusals(terminal):
-        if output is not None:
-            write(output, to_json(result), "--output")
-        if plot is not None:
-            write(plot, page(result), "--plot")
+    from cli.load.show import run_and_show  # numpy and uvloop, a tenth of a second that no other command needs
+
+    result = run_and_show(config, terminal, output, plot)
     if result.failures and not allow_failures:
         raise typer.Exit(1)
-
-
-def _progress(terminal: Console, *columns: ProgressColumn) -> Progress:
-    """A bar that leaves nothing behind, and is not drawn into files."""
-    # Four times a second: what the bar costs is taken from the server on a small machine.
-    return Progress(*columns, console=terminal, transient=True, refresh_per_second=4, disable=not terminal.is_terminal)
-
-
-def _watch_requests(config: LoadConfig, terminal: Console) -> Result:
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with _progress(terminal, *columns) as progress:
-        task = progress.add_task("warm-up", total=None)
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, description="requests", completed=done, total=total)
-
-        return run_load(config, show)
-
-
-def _watch_phases(config: InterferenceConfig, terminal: Console) -> InterferenceResult:
-    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    with _progress(terminal, *columns) as progress:
-        task = progress.add_task("connecting", total=None)
-        return run_interference(
-            config, lambda phase, seconds: progress.update(task, description=f"{phase} {seconds:g} s")
-        )

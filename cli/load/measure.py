@@ -5,10 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.errors import ConfigError
-
 PERCENTILES = (90, 95, 99)
-GOODPUT_METRICS = ("ttft", "tpot", "e2el")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,25 +75,11 @@ class Record:
         return [(b - a) * 1e3 for a, b in zip(times, times[1:], strict=False)]
 
     def value(self, metric: str) -> float:
-        """Of GOODPUT_METRICS; the TPOT of an answer of one token is 0, as vLLM has it."""
+        """Of a metric that goodput may limit; the TPOT of an answer of one token is 0, as vLLM has it."""
         return {"ttft": self.ttft_ms, "tpot": self.tpot_ms or 0.0, "e2el": self.e2el_ms}[metric]
 
 
 Summary = dict[str, float | int | None]
-
-
-def parse_goodput(words: Sequence[str]) -> dict[str, float]:
-    """`ttft:200 tpot:50` as limits in milliseconds. Raises ConfigError."""
-    limits: dict[str, float] = {}
-    for word in (part for text in words for part in text.split()):
-        metric, _, limit = word.partition(":")
-        try:
-            limits[metric] = float(limit)
-        except ValueError:
-            limits[metric] = -1.0
-        if metric not in GOODPUT_METRICS or not limits[metric] > 0:
-            raise ConfigError(f"{word!r} is not ttft:MS, tpot:MS or e2el:MS", field="--goodput")
-    return limits
 
 
 def summarize(records: Sequence[Record], duration_s: float, goodput: Mapping[str, float]) -> Summary:

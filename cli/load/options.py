@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from engine.errors import ConfigError, TandemError
 
 TRACE_ONLY = ("length_scale", "block_tokens", "time_scale", "max_context")
 INTERFERENCE_ONLY = ("streams", "quiet", "long_input_len", "long_output_len", "long_every", "duration")
+GOODPUT_METRICS = ("ttft", "tpot", "e2el")
 FINITE = ("temperature", "timeout", "quiet", "long_every", "duration")
 LOAD_ONLY = (
     "num_prompts",
@@ -86,12 +87,18 @@ def _no_number(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-def write(path: Path, text: str, option: str) -> None:
-    """Raises ConfigError where it cannot be written."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{option}: cannot write {path}: {error.strerror}", field=option) from error
+def parse_goodput(words: Sequence[str]) -> dict[str, float]:
+    """`ttft:200 tpot:50` as limits in milliseconds. Raises ConfigError."""
+    limits: dict[str, float] = {}
+    for word in (part for text in words for part in text.split()):
+        metric, _, limit = word.partition(":")
+        try:
+            limits[metric] = float(limit)
+        except ValueError:
+            limits[metric] = -1.0
+        if metric not in GOODPUT_METRICS or not limits[metric] > 0:
+            raise ConfigError(f"{word!r} is not ttft:MS, tpot:MS or e2el:MS", field="--goodput")
+    return limits
 
 
 @contextmanager

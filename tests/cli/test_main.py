@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from cli.__main__ import app
 from tests.cli.test_supervisor import ROOT
 
-HEAVY = {"torch", "transformers", "numba", "triton", "huggingface_hub"}
+HEAVY = {"torch", "transformers", "numba", "triton", "huggingface_hub", "numpy", "uvloop"}
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -22,7 +22,7 @@ finally:
     assert not {HEAVY!r} & set(sys.modules), sorted(sys.modules)
 """
     shown = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for command in ("up", "demo", "chat", "custody", "frontend", "prefill", "decode"):
+    for command in ("up", "demo", "chat", "custody", "bench", "frontend", "prefill", "decode"):
         assert f" {command} " in shown
 
 

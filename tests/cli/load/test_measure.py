@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.load.measure import Summary, parse_goodput, peak_concurrency, summarize
-from engine.errors import ConfigError
+from cli.load.measure import Summary, peak_concurrency, summarize
 from tests.cli.load.records import record
 
 BY_HAND = [
@@ -99,13 +98,3 @@ def test_the_peak_is_that_of_counting_at_every_instant(spans: list[tuple[int, in
     records = [record(0, float(sent), (), end_s=float(sent + took)) for sent, took in spans]
     brute = max((sum(sent <= at < sent + took for sent, took in spans) for at in range(31)), default=0)
     assert peak_concurrency(records) == brute
-
-
-def test_limits_are_read_from_one_word_or_several() -> None:
-    assert parse_goodput(["ttft:200 tpot:50", "e2el:1e3"]) == {"ttft": 200, "tpot": 50, "e2el": 1000}
-
-
-@pytest.mark.parametrize("word", ["ttft", "ttft:", "ttft:-1", "ttft:nan", "itl:5", "ttft=5"])
-def test_other_limits_are_refused_by_name(word: str) -> None:
-    with pytest.raises(ConfigError, match=word):
-        parse_goodput([word])
