@@ -12,7 +12,6 @@ of which is what the others are compared with.
 """
 
 import argparse
-import gzip
 import json
 import re
 import subprocess
@@ -25,6 +24,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from cli.load.prompts import open_text
 from engine.batch import Batch, Chunk
 from engine.cache import KVCache
 from engine.checkpoint import ModelFolder
@@ -114,7 +114,7 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 def read_text(path: Path, num_characters: int) -> str:
     """Plain letters and single spaces only, so that every tokenizer, and llama.cpp's, knows each character."""
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+    with open_text(path) as file:
         text = file.read(2 * num_characters)
     text = text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2014: "-"})
     return re.sub(r"\s+", " ", re.sub(r"[^A-Za-z ,.!?'\"-]", " ", text)).strip()[:num_characters]

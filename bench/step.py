@@ -4,7 +4,7 @@
 
 For every type of weights and of KV cache. `products` are the same matrix products one after another through the same
 kernels, with nothing between them. `memory` is the bytes of weights and of KV that the step reads, by how fast both
-cores read: no step is faster. Medians; the parts are interleaved with the step.
+cores read: no step is faster. Medians; the parts are interleaved with the step. The whole pool is written beforehand.
 """
 
 import argparse
@@ -12,22 +12,22 @@ import json
 import statistics
 import tempfile
 import time
-from array import array
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 
+from bench.memory import read_speed, weight_bytes
 from bench.model import make_model
 from engine.batch import Batch, Chunk
 from engine.cache import KVCache
 from engine.checkpoint import ModelFolder
+from engine.kernels.kv_row import SCALE_BYTES
 from engine.kernels.threads import share_cores
 from engine.models.decoder import Decoder
-from engine.models.spec import ModelSpec
+from engine.profile import Kind, made_up
 from engine.runner import Runner, load_decoder
-from engine.sequence import SamplingParams, Sequence, SequenceId
 
 BLOCK_TOKENS = 16
 SETTINGS = ((False, "float32"), (False, "float16"), (False, "int8"), (True, "float32"), (True, "int8"))
@@ -35,37 +35,54 @@ SETTINGS = ((False, "float32"), (False, "float16"), (False, "int8"), (True, "flo
 Row = dict[str, str | float]
 
 
-def step_rows(model: Path, *, quantize: bool, kv: str, cases: list[tuple[int, int]], runs: int) -> list[Row]:
-    """One row for each `(batch, context)`. Times in ms."""
-    decoder = load_decoder(ModelFolder.open(model), quantize=quantize)
-    spec = decoder.spec
-    num_blocks = max(batch * -(-context // BLOCK_TOKENS) for batch, context in cases)
-    cache = KVCache(spec, num_blocks, BLOCK_TOKENS, dtype=kv)
-    runner = Runner(decoder, cache)
-    runner.warm_up()
-    share_cores()
-    weight_bytes = _weight_bytes(spec, quantize=quantize)
+def step_rows(model: Path, *, quantize: bool, kv: str, kinds: list[Kind], runs: int) -> list[Row]:
+    """One row for each kind, all of them of one token a sequence. Times in ms."""
+    runner = _runner(model, quantize=quantize, kv=kv, num_blocks=max(_num_blocks(kind) for kind in kinds))
+    step_bytes = weight_bytes(runner.decoder.spec, bytes_per_weight=1 if quantize else 4)
+    position_bytes = runner.cache.block_bytes / BLOCK_TOKENS
+    memory = torch.ones(1 << 16, 1024)  # 256 MiB
     rows: list[Row] = []
-    for batch, context in cases:
-        sequences = _sequences(batch, context)
-        chunks = [Chunk(sequence, context - 1, context) for sequence in sequences]
-        whole, parts = _interleaved(partial(_step, runner, chunks), partial(_products, decoder, batch), runs)
-        kv_bytes = batch * context * cache.size_bytes / (num_blocks * BLOCK_TOKENS)
-        memory = (weight_bytes + kv_bytes) / _read_speed() * 1e3
+    for kind in kinds:
+        batch, context = kind.num_sequences, kind.context + 1
+        step = partial(_step, runner, made_up(kind, BLOCK_TOKENS))
+        whole_ms, products_ms = _interleaved(step, partial(_products, runner.decoder, batch), runs)
+        memory_ms = (step_bytes + batch * context * position_bytes) / read_speed(memory) * 1e3
         rows.append(
             {
                 "weights": "int8" if quantize else "float32",
                 "KV": kv,
                 "batch": batch,
                 "context": context,
-                "step ms": whole,
-                "products ms": parts,
-                "step / products": whole / parts,
-                "memory ms": memory,
-                "step / memory": whole / memory,
+                "step ms": whole_ms,
+                "products ms": products_ms,
+                "step / products": whole_ms / products_ms,
+                "memory ms": memory_ms,
+                "step / memory": whole_ms / memory_ms,
             }
         )
     return rows
+
+
+def write_pool(cache: KVCache) -> None:
+    """Make every number 1: memory never written is one page of zeros, which costs nothing to read."""
+    cache.pool.fill_(1)
+    if cache.pool.dtype == torch.int8:
+        cache.pool[..., -SCALE_BYTES:] = torch.ones(1).view(torch.int8)  # the scale behind each row, a float32
+
+
+def _runner(model: Path, *, quantize: bool, kv: str, num_blocks: int) -> Runner:
+    """Compiled, with a pool that was written, and with the machine's cores."""
+    decoder = load_decoder(ModelFolder.open(model), quantize=quantize)
+    runner = Runner(decoder, KVCache(decoder.spec, num_blocks, BLOCK_TOKENS, dtype=kv))
+    runner.warm_up()
+    share_cores()
+    write_pool(runner.cache)
+    return runner
+
+
+def _num_blocks(kind: Kind) -> int:
+    """Of all its sequences."""
+    return kind.num_sequences * kind.num_blocks(BLOCK_TOKENS)
 
 
 def _step(runner: Runner, chunks: list[Chunk]) -> None:
@@ -83,24 +100,6 @@ def _products(decoder: Decoder, batch: int) -> None:
     decoder.head(hidden)
 
 
-def _sequences(batch: int, context: int) -> list[Sequence]:
-    per_sequence = -(-context // BLOCK_TOKENS)
-    found = []
-    for number in range(batch):
-        ids = [(number * 7 + i) % 30_000 for i in range(context)]
-        sequence = Sequence.of(SequenceId(str(number)), ids, SamplingParams(max_tokens=1, seed=0))
-        sequence.blocks = array("i", range(number * per_sequence, (number + 1) * per_sequence))
-        found.append(sequence)
-    return found
-
-
-def _weight_bytes(spec: ModelSpec, *, quantize: bool) -> int:
-    """Of everything that is multiplied with."""
-    hidden, query, kv, mlp = spec.hidden_size, spec.query_size, spec.kv_size, spec.mlp_size
-    layer = (query + 2 * kv) * hidden + hidden * query + 3 * mlp * hidden
-    return (spec.num_layers * layer + spec.vocab_size * hidden) * (1 if quantize else 4)
-
-
 def _interleaved(first: Callable[[], None], second: Callable[[], None], runs: int) -> tuple[float, float]:
     """Median times in ms."""
     times: tuple[list[float], list[float]] = ([], [])
@@ -113,16 +112,6 @@ def _interleaved(first: Callable[[], None], second: Callable[[], None], runs: in
     return statistics.median(times[0]), statistics.median(times[1])
 
 
-def _read_speed() -> float:
-    """Bytes per second: the best of several matrix-vector products over 256 MiB."""
-    memory, vector, best = torch.ones(1 << 16, 1024), torch.ones(1024), float("inf")
-    for _ in range(6):
-        began = time.perf_counter()
-        torch.mv(memory, vector)
-        best = min(best, time.perf_counter() - began)
-    return memory.nbytes / best
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a folder; default: random weights of the 160m shape")
@@ -131,12 +120,12 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=15)
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     args = parser.parse_args()
-    cases = [(batch, context) for batch in args.batch for context in args.context]
+    kinds = [Kind(1, context - 1, batch) for batch in args.batch for context in args.context]
     with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
         model = args.model or make_model(Path(folder) / "160m", "160m")
         rows: list[Row] = []
         for quantize, kv in SETTINGS:
-            found = step_rows(model, quantize=quantize, kv=kv, cases=cases, runs=args.runs)
+            found = step_rows(model, quantize=quantize, kv=kv, kinds=kinds, runs=args.runs)
             if not rows:
                 print(f"| {' | '.join(found[0])} |\n{'|---' * len(found[0])}|")
             for row in found:

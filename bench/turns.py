@@ -1,16 +1,17 @@
 """Requests of Mooncake's conversation trace, scaled to a small model: a block of 512 tokens becomes one of 16."""
 
-import gzip
-import json
 import random
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-TRACE_BLOCK_TOKENS = 512
+from cli.load.config import MOONCAKE_BLOCK_TOKENS
+from cli.load.prompts import read_lines
+from cli.load.traces import Row, mooncake_rows
+
 BLOCK_TOKENS = 16
-SCALE = TRACE_BLOCK_TOKENS // BLOCK_TOKENS
+SCALE = MOONCAKE_BLOCK_TOKENS // BLOCK_TOKENS
 FIRST_TOKEN, END_TOKEN = 2, 2000
 """Token ids that prompts are made of; every vocabulary that is measured has them."""
 
@@ -40,10 +41,9 @@ class Turn:
 
 
 def read_turns(trace: Path, num_requests: int, max_prompt: int) -> list[Turn]:
-    """The trace's first requests, scaled down, and cut to `max_prompt` tokens."""
-    with gzip.open(trace, "rt") if trace.suffix == ".gz" else trace.open() as lines:
-        rows = [json.loads(line) for _, line in zip(range(num_requests), lines, strict=False)]
-    return [_scaled(row["hash_ids"], row["input_length"], row["output_length"], max_prompt) for row in rows]
+    """The trace's first requests, scaled down, and cut to `max_prompt` tokens. Raises ConfigError."""
+    lines = read_lines(trace, "TRACE")[:num_requests]
+    return [_scaled(row, max_prompt) for row in mooncake_rows(lines)]
 
 
 def conversations(turns: list[Turn], num_turns: int, min_turns: int = 3) -> list[Turn]:
@@ -61,11 +61,10 @@ def conversations(turns: list[Turn], num_turns: int, min_turns: int = 3) -> list
     return [turn for turn in turns if len(turn.blocks) > 1 and turn.blocks[1] in chosen]
 
 
-def _scaled(blocks: list[int], num_input: int, num_output: int, max_prompt: int) -> Turn:
-    num_tokens = min(-(-num_input // SCALE), max_prompt)
+def _scaled(row: Row, max_prompt: int) -> Turn:
+    num_tokens = min(-(-row.input_len // SCALE), max_prompt)
     num_blocks = -(-num_tokens // BLOCK_TOKENS)
-    assert len(blocks) >= num_blocks, f"{len(blocks)} blocks cannot hold {num_input} tokens"
-    return Turn(tuple(blocks[:num_blocks]), num_tokens, max(num_output // SCALE, 1))
+    return Turn(row.hash_ids[:num_blocks], num_tokens, max(row.output_len // SCALE, 1))
 
 
 @lru_cache(maxsize=1 << 17)

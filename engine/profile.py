@@ -181,14 +181,15 @@ def _expected_s(kind: Kind, times: Times) -> float:
 
 def _step_s(runner: Runner, sampler: Sampler, kind: Kind) -> float:
     """Run one such step; seconds from chunks to tokens."""
-    chunks = _made_up(kind, runner.cache.block_tokens)
+    chunks = made_up(kind, runner.cache.block_tokens)
     began = time.perf_counter()
     batch = Batch.build(chunks, runner.cache.block_tokens, runner.device)
     sampler(runner(batch), batch.sampled)
     return time.perf_counter() - began
 
 
-def _made_up(kind: Kind, block_tokens: int) -> list[Chunk]:
+def made_up(kind: Kind, block_tokens: int) -> list[Chunk]:
+    """One such step; its sequences hold the pool's first blocks, one after the other, none shared."""
     length = kind.context + kind.num_tokens
     num_blocks = kind.num_blocks(block_tokens)
     params = SamplingParams(max_tokens=1, seed=0, temperature=0.0)

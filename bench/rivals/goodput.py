@@ -8,14 +8,14 @@ is good at TTFT <= 1 s and TPOT <= 60 ms: somebody who waits for a page and read
 """
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
-from bench.rivals.models import Models, prepare
+from bench.rivals.models import Models
 from bench.rivals.results import Results, Sample
-from bench.rivals.servers import Server, System, awake, end_on_sigterm, start_all
+from bench.rivals.servers import Server, System
+from bench.rivals.session import Session, in_turn, session, session_parser
 from bench.rivals.systems import tandems, vllms
 from cli.load.config import LoadConfig, TargetConfig, TraceConfig
 from cli.load.run import run_load
@@ -70,24 +70,26 @@ def share(server: Server, args: argparse.Namespace, rate: float, seed: int) -> t
     return float(summary["goodput_share"] or 0), told
 
 
-def measure(args: argparse.Namespace, chosen: Sequence[System], results: Results) -> None:
-    with ExitStack() as stack:
-        servers = start_all(chosen, stack)
-        for server in servers:
-            seeds = count(args.seed)  # a new one for every probe: a cache would know the prompts of the last
+def measure(run: Session) -> None:
+    args = run.args
+    for server in in_turn(run.servers):
+        seeds = count(args.seed)  # a new one for every probe: a cache would know the prompts of the last
 
-            def good(rate: float, server: Server = server, seeds: Iterator[int] = seeds) -> bool:
-                met, told = share(server, args, rate, next(seeds))
-                results.add(Sample(server.name, f"{rate:.3g}/s", 0, {"good": met, **told}))
-                return met >= SHARE
+        def good(rate: float, server: Server = server, seeds: Iterator[int] = seeds) -> bool:
+            met, told = share(server, args, rate, next(seeds))
+            run.results.add(Sample(server.name, f"{rate:.3g}/s", 0, {"good": met, **told}))
+            return met >= SHARE
 
-            with awake(server):
-                rate = highest(good, args.start, args.steps)
-            results.add(Sample(server.name, f"TTFT {args.ttft:g}, TPOT {args.tpot:g} ms", 0, {"goodput req/s": rate}))
+        rate = highest(good, args.start, args.steps)
+        run.results.add(Sample(server.name, f"TTFT {args.ttft:g}, TPOT {args.tpot:g} ms", 0, {"goodput req/s": rate}))
+
+
+def report(results: Results) -> str:
+    return results.table("goodput req/s", 2)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = session_parser(__doc__)
     parser.add_argument("trace", type=Path)
     parser.add_argument("--ttft", type=float, default=1000.0, help="ms")
     parser.add_argument("--tpot", type=float, default=60.0, help="ms")
@@ -96,16 +98,8 @@ def main() -> None:
     parser.add_argument("--start", type=float, default=2.0, help="requests per second tried first")
     parser.add_argument("--steps", type=int, default=3, help="bisections")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", default=[], metavar="SYSTEM", help="names of systems; default: all")
-    parser.add_argument("--output", type=Path, help="FILE.json")
-    args = parser.parse_args()
-    end_on_sigterm()
-    chosen = [system for system in systems(prepare()) if not args.only or system.name in args.only]
-    results = Results("goodput", args.output)
-    try:
-        measure(args, chosen, results)
-    finally:
-        print(results.table("goodput req/s", 2))
+    with session(parser.parse_args(), "goodput", systems, report) as run:
+        measure(run)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,12 @@ short enough to disturb nobody for long; fast systems end theirs more often.
 """
 
 import argparse
-from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 
-from bench.rivals.models import Models, prepare
+from bench.rivals.models import Models
 from bench.rivals.results import Results, Value
-from bench.rivals.servers import Server, System, awake, end_on_sigterm, start_all
+from bench.rivals.servers import Server, System
+from bench.rivals.session import Session, in_turn, session, session_parser
 from bench.rivals.systems import llamas, tandems, vllms
 from cli.load.config import InterferenceConfig, TargetConfig
 from cli.load.interference import run_interference
@@ -44,13 +42,10 @@ def systems(models: Models) -> list[System]:
     return [*ours, *vllms(models, "f32", 0, 64, 128, 256, kv_gib=1), *llamas(models, 8, 2048)]
 
 
-def measure(args: argparse.Namespace, chosen: Sequence[System], results: Results) -> None:
-    with ExitStack() as stack:
-        servers = start_all(chosen, stack)
-        for number in range(args.rounds):
-            for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
-                with awake(server):
-                    results.measure(server.name, CASE, number, partial(one, args, server, number))
+def measure(run: Session) -> None:
+    for number in range(run.args.rounds):
+        for server in in_turn(run.servers, number):
+            run.results.measure(server.name, CASE, number, partial(one, run.args, server, number))
 
 
 def one(args: argparse.Namespace, server: Server, number: int) -> dict[str, Value]:
@@ -74,20 +69,11 @@ def report(results: Results) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = session_parser(__doc__, rounds=5)
     parser.add_argument("--quiet", type=float, default=6.0, help="seconds without long prompts")
     parser.add_argument("--busy", type=float, default=20.0, help="seconds with them")
-    parser.add_argument("--only", nargs="*", default=[], metavar="SYSTEM", help="names of systems; default: all")
-    parser.add_argument("--output", type=Path, help="FILE.json")
-    args = parser.parse_args()
-    end_on_sigterm()
-    chosen = [system for system in systems(prepare()) if not args.only or system.name in args.only]
-    results = Results("interference of long prompts with running streams", args.output)
-    try:
-        measure(args, chosen, results)
-    finally:
-        print(report(results))
+    with session(parser.parse_args(), "interference of long prompts with running streams", systems, report) as run:
+        measure(run)
 
 
 if __name__ == "__main__":

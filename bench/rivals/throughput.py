@@ -8,28 +8,26 @@ measurement. In each round the speed of reading memory is measured too: a decode
 weight but the embeddings once.
 """
 
-import argparse
 import json
 import subprocess
 import tempfile
-import time
-from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors import safe_open
 
+from bench.memory import read_speed, weight_bytes
 from bench.rivals.install import rivals_root
-from bench.rivals.models import Models, prepare
+from bench.rivals.models import Models
 from bench.rivals.results import Results, Sample, Value
-from bench.rivals.servers import Server, System, awake, end_on_sigterm, start_all
+from bench.rivals.servers import Server, System
+from bench.rivals.session import Session, in_turn, session, session_parser
 from bench.rivals.systems import is_rival, llamas, tandems, vllms
 from cli.load.config import LoadConfig, TargetConfig
 from cli.load.run import run_load
+from engine.checkpoint import ModelFolder
 from engine.errors import Unavailable
+from engine.models.families import model_spec
 
 STREAMS = (1, 8, 16, 32)
 INPUT_LEN, OUTPUT_LEN = 128, 64
@@ -127,49 +125,26 @@ def prefill(server: Server, prompt_len: int, seed: int) -> dict[str, Value]:
     }
 
 
-def read_speed(memory: torch.Tensor) -> float:
-    """Bytes per second with all cores: the best of several matrix-vector products, whose matrix `[rows, 1024]` is read
-    once and whose vector stays in the cache.
-    """
-    vector, best = torch.ones(memory.shape[1]), float("inf")
-    for _ in range(10):
-        began = time.perf_counter()
-        torch.mv(memory, vector)
-        best = min(best, time.perf_counter() - began)
-    return memory.nbytes / best
+def measure(run: Session) -> None:
+    memory = torch.ones(100 << 10, 1024)  # 400 MiB
+    step_bytes = weight_bytes(model_spec(ModelFolder.open(run.models.float32).config), bytes_per_weight=4)
+    for number in range(run.args.rounds):
+        speed = read_speed(memory)
+        run.results.add(Sample(MEMORY, "1 stream", number, {OUTPUT: speed / step_bytes, "GB/s": speed / 1e9}))
+        for server in in_turn(run.servers, number):
+            measure_one(run, server, number)
 
 
-def step_bytes(models: Models) -> int:
-    """What a decode step reads of a float32 checkpoint: all but the embeddings, of which it takes a row."""
-    with safe_open(models.float32 / "model.safetensors", "numpy") as file:
-        sizes = {name: int(np.prod(file.get_slice(name).get_shape())) * 4 for name in file.keys()}  # noqa: SIM118
-    return sum(size for name, size in sizes.items() if "embed_tokens" not in name)
-
-
-def measure(args: argparse.Namespace, models: Models, chosen: Sequence[System], results: Results) -> None:
-    memory = torch.ones(100 << 10, 1024)
-    weight_bytes = step_bytes(models)
-    with ExitStack() as stack:
-        servers = start_all(chosen, stack)
-        for number in range(args.rounds):
-            speed = read_speed(memory)
-            results.add(Sample(MEMORY, "1 stream", number, {OUTPUT: speed / weight_bytes, "GB/s": speed / 1e9}))
-            turned = servers[number % len(servers) :] + servers[: number % len(servers)]
-            for server in turned:
-                with awake(server):
-                    measure_one(args, models, server, number, results)
-
-
-def measure_one(args: argparse.Namespace, models: Models, server: Server, number: int, results: Results) -> None:
+def measure_one(run: Session, server: Server, number: int) -> None:
     """All cases of one round. Every measurement has prompts of its own, or caches would know them."""
-    for streams in args.streams:
-        seed = number * 10_000 + streams
-        loop = partial(vllm_closed_loop, server, models) if args.client == "vllm" else partial(closed_loop, server)
+    vllms_client = partial(vllm_closed_loop, server, run.models)
+    loop = vllms_client if run.args.client == "vllm" else partial(closed_loop, server)
+    for streams in run.args.streams:
         case = f"{streams} stream{'s' if streams > 1 else ''}"
-        results.measure(server.name, case, number, partial(loop, streams, seed))
-    for prompt_len in args.prompt_lens:
+        run.results.measure(server.name, case, number, partial(loop, streams, number * 10_000 + streams))
+    for prompt_len in run.args.prompt_lens:
         how = partial(prefill, server, prompt_len, number * 10_000 + prompt_len)
-        results.measure(server.name, f"{prompt_len}-token prompts", number, how)
+        run.results.measure(server.name, f"{prompt_len}-token prompts", number, how)
 
 
 def report(results: Results) -> str:
@@ -193,22 +168,12 @@ def report(results: Results) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = session_parser(__doc__, rounds=5)
     parser.add_argument("--client", choices=("ours", "vllm"), default="ours")
     parser.add_argument("--streams", type=int, nargs="*", default=STREAMS)
     parser.add_argument("--prompt-lens", type=int, nargs="*", default=PROMPT_LENS)
-    parser.add_argument("--only", nargs="*", default=[], metavar="SYSTEM", help="names of systems; default: all")
-    parser.add_argument("--output", type=Path, help="FILE.json")
-    args = parser.parse_args()
-    end_on_sigterm()
-    models = prepare()
-    chosen = [system for system in systems(models) if not args.only or system.name in args.only]
-    results = Results("output and prefill throughput", args.output)
-    try:
-        measure(args, models, chosen, results)
-    finally:
-        print(report(results))
+    with session(parser.parse_args(), "output and prefill throughput", systems, report) as run:
+        measure(run)
 
 
 if __name__ == "__main__":

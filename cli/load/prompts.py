@@ -5,6 +5,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -89,7 +90,12 @@ def _json_text(line: str, where: str) -> str:
 def read_lines(path: Path, option: str) -> list[tuple[int, str]]:
     """Lines that are not blank, with their numbers from 1. Raises ConfigError for a file that cannot be read."""
     try:
-        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+        with open_text(path) as file:
             return [(number, line.rstrip("\n")) for number, line in enumerate(file, 1) if line.strip()]
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}", field=option) from error
+
+
+def open_text(path: Path) -> TextIO:
+    """For reading: UTF-8, plain or, by its name, .gz."""
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")

@@ -34,9 +34,9 @@ def traces(draw: st.DrawFn) -> list[Turn]:
 
 def test_a_trace_is_scaled_and_cut(tmp_path: Path) -> None:
     rows = [
-        {"input_length": 1025, "output_length": 64, "hash_ids": [0, 1, 2]},
-        {"input_length": 512 * 4, "output_length": 5, "hash_ids": [0, 1, 5, 6]},
-        {"input_length": 1, "output_length": 5, "hash_ids": [9]},
+        {"timestamp": 0, "input_length": 1025, "output_length": 64, "hash_ids": [0, 1, 2]},
+        {"timestamp": 1, "input_length": 512 * 4, "output_length": 5, "hash_ids": [0, 1, 5, 6]},
+        {"timestamp": 2, "input_length": 1, "output_length": 5, "hash_ids": [9]},
     ]
     (tmp_path / "trace.jsonl").write_text("\n".join(map(json.dumps, rows)))
     first, second = read_turns(tmp_path / "trace.jsonl", 2, 50)

@@ -1,7 +1,8 @@
-"""What needs no rival: the int8 checkpoint, and starting and ending a server."""
+"""What needs no rival: the int8 checkpoint, starting and ending a server, choosing systems and taking turns."""
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from bench.rivals.goodput import highest
 from bench.rivals.models import quantize, write_w8a8
 from bench.rivals.results import Results, Sample
-from bench.rivals.servers import System, running
+from bench.rivals.servers import Server, System, running
+from bench.rivals.session import choose, in_turn
 from bench.rivals.throughput import read_vllm
 from engine.errors import ConfigError, Unavailable
 
@@ -97,3 +99,24 @@ def test_the_file_of_vllms_client_is_read() -> None:
         "median TPOT ms": 2.0,
         "failed": "1",
     }
+
+
+def test_systems_keep_their_order_whatever_is_asked_for() -> None:
+    systems = [System(name, ()) for name in ("tandem f32 unified", "vllm f32", "llama.cpp f32")]
+    assert choose(systems, []) == systems
+    assert choose(systems, ["llama.cpp f32", "tandem f32 unified"]) == [systems[0], systems[2]]
+
+
+def test_a_system_that_is_unknown_is_told_with_those_that_are_known() -> None:
+    systems = [System("tandem f32 unified", ()), System("vllm f32", ())]
+    with pytest.raises(ConfigError, match="named vllm f23; there are: tandem f32 unified, vllm f32$"):
+        choose(systems, ["vllm f32", "vllm f23"])
+
+
+def test_each_round_begins_with_another_server() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True) as process:
+        servers = [Server(name, "", process.pid) for name in "abc"]
+        orders = ["".join(server.name for server in in_turn(servers, number)) for number in range(4)]
+        process.kill()
+    assert orders == ["abc", "bca", "cab", "abc"]
+    assert list(in_turn([], 1)) == []
