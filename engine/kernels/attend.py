@@ -7,43 +7,14 @@ Each key and value is read once for all G heads of a group, in whatever form the
 
 from typing import Any
 
-from llvmlite import ir
 from numba.core import types
 
-from engine.kernels.kv_row import Row, broadcast, call, constant, pointer_to, reduce
+from engine.kernels.kv_row import Row
 from engine.kernels.native import native
+from engine.kernels.vectors import Loop, broadcast, call, constant, pointer_to, reduce
 
-_INT64 = ir.IntType(64)
 _MAX_SUMS = 24
 """Vectors of sums that stay in AVX-512's 32 registers beside what they are made of."""
-
-
-class _Loop:
-    """A loop over positions `0 <= p < count`, count > 0, that carries vectors from one to the next."""
-
-    def __init__(self, builder: Any, count: Any, initial: list[Any]) -> None:
-        self._builder, self._count = builder, count
-        before = builder.block
-        self._head = builder.append_basic_block("positions")
-        self._after = builder.append_basic_block("after")
-        builder.branch(self._head)
-        builder.position_at_end(self._head)
-        self.position = builder.phi(_INT64)
-        self.position.add_incoming(constant(0), before)
-        self.carried = []
-        for value in initial:
-            phi = builder.phi(value.type)
-            phi.add_incoming(value, before)
-            self.carried.append(phi)
-
-    def close(self, carried: list[Any]) -> None:
-        builder = self._builder
-        following = builder.add(self.position, constant(1))
-        self.position.add_incoming(following, builder.block)
-        for phi, value in zip(self.carried, carried, strict=True):
-            phi.add_incoming(value, builder.block)
-        builder.cbranch(builder.icmp_signed("<", following, self._count), self._head, self._after)
-        builder.position_at_end(self._after)
 
 
 @native
@@ -57,8 +28,8 @@ def block_scores(_context, query, query_at, pool, pool_at, count, scores, scores
         out = pointer_to(context, builder, signature.args[5], args[5], args[6])
         heads, head_dim = group.literal_value, size.literal_value
         row, of_query = Row(pool.dtype, head_dim), Row(types.float32, head_dim)
-        loop = _Loop(builder, args[4], [])
-        at = builder.gep(keys, [builder.mul(loop.position, constant(row.pitch))])
+        loop = Loop(builder, args[4], [])
+        at = builder.gep(keys, [builder.mul(loop.step, constant(row.pitch))])
         key = [row.load(builder, at, vector) for vector in range(row.vectors)]
         scale = row.scale(builder, at)
         for g in range(heads):
@@ -69,7 +40,7 @@ def block_scores(_context, query, query_at, pool, pool_at, count, scores, scores
             score = reduce(builder, "fadd", total)
             if scale is not None:
                 score = builder.fmul(score, scale)
-            builder.store(score, builder.gep(out, [builder.add(builder.mul(args[7], constant(g)), loop.position)]))
+            builder.store(score, builder.gep(out, [builder.add(builder.mul(args[7], constant(g)), loop.step)]))
         loop.close([])
         return context.get_dummy_value()
 
@@ -93,13 +64,13 @@ def block_totals(_context, weights, weights_at, stride, pool, pool_at, count, to
             some = range(first, min(first + at_once, heads))
             rows = {g: builder.gep(out, [constant(g * row.size)]) for g in some}
             initial = [of_total.load(builder, rows[g], vector) for g in some for vector in range(row.vectors)]
-            loop = _Loop(builder, args[5], initial)
-            at = builder.gep(values, [builder.mul(loop.position, constant(row.pitch))])
+            loop = Loop(builder, args[5], initial)
+            at = builder.gep(values, [builder.mul(loop.step, constant(row.pitch))])
             value = [row.load(builder, at, vector) for vector in range(row.vectors)]
             scale = row.scale(builder, at)
             sums = []
             for index, g in enumerate(some):
-                of_head = builder.add(builder.mul(args[2], constant(g)), loop.position)
+                of_head = builder.add(builder.mul(args[2], constant(g)), loop.step)
                 weight = builder.load(builder.gep(w, [of_head]))
                 spread = broadcast(builder, weight if scale is None else builder.fmul(weight, scale), row.lanes)
                 for vector in range(row.vectors):

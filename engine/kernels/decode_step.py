@@ -13,10 +13,11 @@ from numba import njit, prange  # noqa: F401 - the bodies that are inlined here 
 
 from engine.kernels.decode_attention import attend_all
 from engine.kernels.exp import FAST
-from engine.kernels.gemm import Panels, multiply, tile_rows
+from engine.kernels.gemm import Panels, multiply
 from engine.kernels.norm import norm_rows
 from engine.kernels.rope_cache import rotate_all
 from engine.kernels.silu_mul import silu_mul_rows
+from engine.kernels.vector_gemm import tile_rows
 
 
 class Weights(NamedTuple):
@@ -59,20 +60,21 @@ def _kernel(size: int, group: int) -> Callable[..., None]:
         for layer in range(weights.windows.shape[0]):
             norm_rows(hidden, delta, weights.input_norms[layer], weights.eps, normed)
             of = weights.qkv
-            multiply(normed, of.weight[layer], of.scales[layer], of.bias[layer], qkv)
+            multiply(normed, of.weight[layer], of.scales[layer], of.bias[layer], of.tiles, qkv)
             head_norms, window = weights.head_norms[layer], weights.windows[layer]
             rotate_all(qkv, weights.rope, positions, slots, pool, layer, head_norms, weights.eps, size)
             attend_all(qkv, pool, layer, block_tables, context_lens, window, attended, group, size)
             of = weights.output
-            multiply(attended, of.weight[layer], of.scales[layer], of.bias[layer], delta)
+            multiply(attended, of.weight[layer], of.scales[layer], of.bias[layer], of.tiles, delta)
             norm_rows(hidden, delta, weights.post_norms[layer], weights.eps, normed)
             of = weights.gate_up
-            multiply(normed, of.weight[layer], of.scales[layer], of.bias[layer], gate_up)
+            multiply(normed, of.weight[layer], of.scales[layer], of.bias[layer], of.tiles, gate_up)
             silu_mul_rows(gate_up, gated)
             of = weights.down
-            multiply(gated, of.weight[layer], of.scales[layer], of.bias[layer], delta)
+            multiply(gated, of.weight[layer], of.scales[layer], of.bias[layer], of.tiles, delta)
         norm_rows(hidden, delta, weights.norm, weights.eps, normed)
-        multiply(normed, weights.head.weight, weights.head.scales, weights.head.bias, logits)
+        of_head = weights.head
+        multiply(normed, of_head.weight, of_head.scales, of_head.bias, of_head.tiles, logits)
 
     compiled: Callable[..., None] = step
     return compiled

@@ -6,8 +6,13 @@
 2^-126 become 2^-126, those above 2^126 become 2^126.
 """
 
+from typing import Any
+
 import numpy as np
+from llvmlite import ir
 from numba import njit
+
+from engine.kernels.vectors import call, splat
 
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 """What LLVM may do to float arithmetic in the kernels; infinities keep their meaning."""
@@ -38,3 +43,18 @@ def exp(x):  # type: ignore[no-untyped-def]
     power = power * f + _C1
     power = power * f + np.float32(1)
     return power * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+def emit_exp(builder: Any, x: Any) -> Any:
+    """The same for a vector, in code that is being generated."""
+    kind = x.type
+    integers = ir.VectorType(ir.IntType(32), kind.count)
+    scaled = builder.fmul(x, splat(kind, float(_LOG2_E)))
+    scaled = call(builder, "minnum", kind, call(builder, "maxnum", kind, scaled, splat(kind, -126)), splat(kind, 126))
+    whole = call(builder, "rint", kind, scaled)
+    f = builder.fsub(scaled, whole)
+    power = splat(kind, float(_C7))
+    for coefficient in (_C6, _C5, _C4, _C3, _C2, _C1, 1):
+        power = call(builder, "fma", kind, power, f, splat(kind, float(coefficient)))
+    exponent = builder.add(builder.fptosi(whole, integers), splat(integers, 127))
+    return builder.fmul(power, builder.bitcast(builder.shl(exponent, splat(integers, 23)), kind))

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 
 from engine.kernels.native import native
+from engine.kernels.vectors import broadcast, call, constant, pointer_to, reduce
 
 _INT, _INT64 = ir.IntType(32), ir.IntType(64)
 _FLOAT = ir.FloatType()
@@ -103,42 +104,6 @@ class Row:
         rounded = [call(builder, "rint", self.type, builder.fmul(value, spread)) for value in numbers]
         whole = [builder.fptosi(value, ir.VectorType(_INT, self.lanes)) for value in rounded]
         return [builder.trunc(value, ir.VectorType(ir.IntType(8), self.lanes)) for value in whole]
-
-
-def call(builder: Any, name: str, vector: Any, *args: Any) -> Any:
-    """An LLVM intrinsic on vectors of one type."""
-    signature = ir.FunctionType(vector, [vector] * len(args))
-    function = cgutils.get_or_insert_function(builder.module, signature, f"llvm.{name}.v{vector.count}f32")
-    return builder.call(function, args)
-
-
-def reduce(builder: Any, operation: str, vector: Any) -> Any:
-    """All lanes into one number."""
-    name = f"llvm.vector.reduce.{operation}.v{vector.type.count}f32"
-    if operation == "fadd":
-        signature = ir.FunctionType(_FLOAT, [_FLOAT, vector.type])
-        function = cgutils.get_or_insert_function(builder.module, signature, name)
-        return builder.call(function, [ir.Constant(_FLOAT, -0.0), vector], fastmath=("reassoc", "nsz"))
-    function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_FLOAT, [vector.type]), name)
-    return builder.call(function, [vector], fastmath=("nnan",))
-
-
-def broadcast(builder: Any, number: Any, lanes: int) -> Any:
-    """One number in all lanes, of its own type."""
-    vector = ir.VectorType(number.type, lanes)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), number, ir.Constant(_INT, 0))
-    mask = ir.Constant(ir.VectorType(_INT, lanes), [0] * lanes)
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), mask)
-
-
-def constant(value: int) -> ir.Constant:
-    """A constant index."""
-    return ir.Constant(_INT64, value)
-
-
-def pointer_to(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
-    """The address of a contiguous array's item by its flat index."""
-    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
 
 
 @native

@@ -14,6 +14,7 @@ from numba import njit, prange
 
 from engine.kernels import gemm
 from engine.kernels.exp import FAST, WORTH_SHARING
+from engine.kernels.quantize import quantize, quantize_row
 
 INT8 = torch.int8
 _WORTH_PACKING = 1 << 18
@@ -26,7 +27,7 @@ def linear_twin(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 
 def linear_int8_twin(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    w_scales, w_values = gemm.quantize(weight.float())
+    w_scales, w_values = quantize(weight.float())
     peaks = x.abs().amax(1, keepdim=True)
     # By the inverse, and that by one division (torch makes two roundings of 127 / peaks): then ties are the kernels'.
     x_values = (x * torch.where(peaks > 0, torch.full_like(peaks, 127) / peaks, 0)).round()
@@ -61,7 +62,7 @@ class Linear:
 
 
 class PanelLinear:
-    """One weight in panels, float32; outputs past its own are left out."""
+    """One weight in panels; outputs past its own are left out."""
 
     __slots__ = ("_num_outputs", "_panels")
 
@@ -74,12 +75,12 @@ class PanelLinear:
 
 
 class Int8Linear:
-    """One weight in int8: for many rows packed by oneDNN, for few in panels where there are any."""
+    """One weight in int8, packed by oneDNN for many rows, and for few in panels where there are any."""
 
     __slots__ = ("_bias", "_panels", "_scales", "_weight", "_zeros")
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, panels: gemm.Panels | None) -> None:
-        self._scales, values = gemm.quantize(weight.float())
+        self._scales, values = quantize(weight.float())
         self._weight = torch.ops.onednn.qlinear_prepack(values, None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
         self._bias = np.zeros(0, np.float32) if bias is None else bias.float().numpy()
@@ -114,10 +115,10 @@ class LinearStack:
         """Pack the weight of one layer."""
         panels = None
         if self.panels is not None:
-            panels = gemm.Panels(*(part[index] for part in self.panels))
+            panels = self.panels.layer(index)
             missing = panels.bias.shape[0] - len(weight)
             gemm.pack(F.pad(weight.float(), (0, 0, 0, missing)) if missing else weight.float(), bias, panels)
-        if self._dtype is INT8:
+        if self._dtype is INT8 and (panels is None or not panels.tiles):
             return Int8Linear(weight, bias, panels)
         return Linear(weight, bias) if panels is None else PanelLinear(panels, len(weight))
 
@@ -125,7 +126,7 @@ class LinearStack:
 @njit(parallel=True, nogil=True, cache=True)
 def _quantize_rows(x, values, scales):  # type: ignore[no-untyped-def]
     for row in prange(x.shape[0]):
-        scales[row], _ = gemm.quantize_row(x[row], values[row])
+        scales[row], _ = quantize_row(x[row], values[row])
 
 
 @njit(nogil=True, fastmath=FAST)

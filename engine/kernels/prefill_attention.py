@@ -2,19 +2,21 @@
 
     a_tp = (q_t . k_p) / sqrt(D) for positions t - window < p <= t,   out_t = sum_p softmax(a_t)_p * v_p
 
-Keys and values of the sequence are gathered from the paged pool into one run, a memory copy; the rest is torch's
-blocked attention, whose matrix products are faster than what a kernel of our own would reach.
+On AMX that is `amx_attention.py`. Elsewhere keys and values of the sequence are gathered from the paged pool into one
+run, a memory copy; the rest is torch's blocked attention.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numba import njit, prange
 
+from engine.kernels import amx, amx_attention
+from engine.kernels.decode_attention import NO_WINDOW
 from engine.kernels.kv_row import head_dim_of, load_row
 
 
@@ -37,40 +39,38 @@ def prefill_attention_twin(
     return torch.einsum("hnp,hpd->nhd", scores.masked_fill(~visible, -torch.inf).softmax(-1), values)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PrefillChunk:
     """One chunk of more than one token; the same for every layer, so made once per step."""
 
     first_row: int
     end_row: int
     end: int
-    """Positions gathered: those before the chunk and its own."""
+    """Positions attended to: those before the chunk and its own."""
     block_table: np.ndarray
-    mask: torch.Tensor | None
-    """[n, end] added to the scores of layers that see everything; None where plain causal masking does."""
-    window_mask: torch.Tensor | None
-    """[n, end] for layers that slide"""
-    dtype: torch.dtype
-    """Of queries, keys, values and masks as they are multiplied; sums are float32."""
+    window: int | None = None
+    """Positions visible to layers that slide."""
+    dtype: torch.dtype = torch.float32
+    """Of queries, keys and values as they are multiplied; sums are float32."""
 
-    @classmethod
-    def of(
-        cls,
-        first_row: int,
-        end_row: int,
-        end: int,
-        block_table: np.ndarray,
-        window: int | None,
-        dtype: torch.dtype = torch.float32,
-    ) -> "PrefillChunk":
-        start = end - (end_row - first_row)
-        distance = torch.arange(start, end)[:, None] - torch.arange(end)
-        mask = torch.zeros(distance.shape, dtype=dtype).masked_fill_(distance < 0, -torch.inf) if start else None
-        window_mask = None
-        if window is not None:
-            hidden = (distance < 0) | (distance >= window)
-            window_mask = torch.zeros(distance.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
-        return cls(first_row, end_row, end, block_table, mask, window_mask, dtype)
+    @cached_property
+    def mask(self) -> torch.Tensor | None:
+        """[n, end] added to the scores of layers that see everything; None where plain causal masking does."""
+        distance = self._distance()
+        return self._hide(distance < 0) if len(distance) < self.end else None
+
+    @cached_property
+    def window_mask(self) -> torch.Tensor | None:
+        """[n, end] for layers that slide."""
+        distance = self._distance()
+        return None if self.window is None else self._hide((distance < 0) | (distance >= self.window))
+
+    def _distance(self) -> torch.Tensor:
+        start = self.end - (self.end_row - self.first_row)
+        return torch.arange(start, self.end)[:, None] - torch.arange(self.end)
+
+    def _hide(self, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(hidden.shape, dtype=self.dtype).masked_fill_(hidden, -torch.inf)
 
 
 @cache
@@ -110,6 +110,12 @@ def prefill_attention(
 ) -> None:
     """Attend with the chunk's rows of `qkv` `[T, (H + 2K) * D]` and write the same rows of `out` `[T, H * D]`."""
     num_kv_heads, head_dim = pool.shape[3], head_dim_of(pool)
+    window = chunk.window if slides else None
+    if amx.runs_here() and amx_attention.takes(head_dim):
+        kernel = amx_attention.kernel(head_dim, is_exact=chunk.dtype is torch.float32)
+        span, table = (chunk.first_row, chunk.end_row), chunk.block_table
+        kernel(qkv.numpy(), *span, pool, layer, table, chunk.end, window or NO_WINDOW, out.numpy())
+        return
     rows = slice(chunk.first_row, chunk.end_row)
     heads = qkv[rows].view(chunk.end_row - chunk.first_row, -1, head_dim).transpose(0, 1)  # [H + 2K, n, D]
     num_heads = len(heads) - 2 * num_kv_heads

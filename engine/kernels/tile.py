@@ -13,9 +13,9 @@ from typing import Any
 from llvmlite import ir
 from numba.core import cgutils, types
 
-from engine.kernels.kv_row import broadcast, call, constant, pointer_to
 from engine.kernels.native import native
 from engine.kernels.prefetch import emit_prefetch
+from engine.kernels.vectors import broadcast, call, constant, load, pointer_to, store
 
 LANES = 16
 COLUMNS = 2 * LANES
@@ -35,16 +35,6 @@ Step = Callable[[Any, Any, Any, Any], Any]
 """(builder, sum, vector of w, number of x) -> sum"""
 
 
-def _load(builder: Any, pointer: Any, offset: int, vector: Any) -> Any:
-    at = builder.bitcast(builder.gep(pointer, [constant(offset)]), vector.as_pointer())
-    return builder.load(at, align=4)
-
-
-def _store(builder: Any, value: Any, pointer: Any, offset: int) -> None:
-    at = builder.bitcast(builder.gep(pointer, [constant(offset)]), value.type.as_pointer())
-    builder.store(value, at, align=4)
-
-
 def _emit(builder: Any, x: Any, w: Any, steps: Any, start: Sums, multiply: Step) -> Sums:
     """The loop over k, from the builder's block to a new one. `x` and `w` are pointers to 32-bit items, `steps` how
     often a row of w is loaded."""
@@ -62,7 +52,7 @@ def _emit(builder: Any, x: Any, w: Any, steps: Any, start: Sums, multiply: Step)
     new = [list(row) for row in sums]
     w_here = builder.gep(w, [builder.mul(k, constant(COLUMNS))])
     x_here = builder.gep(x, [builder.mul(k, constant(rows))])
-    loaded = [_load(builder, w_here, LANES * v, start[0][0].type) for v in _VECTORS]
+    loaded = [load(builder, w_here, LANES * v, start[0][0].type) for v in _VECTORS]
     for v in _VECTORS:
         emit_prefetch(builder, builder.gep(w_here, [constant(LANES * v + AHEAD_BYTES // 4)]))
     for m in range(rows):
@@ -109,11 +99,11 @@ def tile(_context, rows, x, x_at, w, w_at, bias, bias_at, y, y_at):  # type: ign
         stride = cgutils.unpack_tuple(builder, context.make_array(y)(context, builder, args[7]).shape)[1]
 
         def emit(count: int) -> None:
-            start = [[_load(builder, bias_to, LANES * v, _FLOATS) for v in _VECTORS] for _ in range(count)]
+            start = [[load(builder, bias_to, LANES * v, _FLOATS) for v in _VECTORS] for _ in range(count)]
             for m, row in enumerate(_emit(builder, x_to, w_to, depth, start, _fma)):
                 at = builder.gep(y_to, [builder.mul(stride, constant(m))])
                 for v in _VECTORS:
-                    _store(builder, row[v], at, LANES * v)
+                    store(builder, row[v], at, LANES * v)
 
         _for_each_count(builder, args[0], emit)
         return context.get_dummy_value()
@@ -148,14 +138,14 @@ def tile_int8(_context, rows, x, x_at, w, w_at, scales, bias, columns_at, x_scal
             numbers = [builder.load(builder.gep(starts_to, [constant(m)])) for m in range(count)]
             start = [[broadcast(builder, number, LANES)] * len(_VECTORS) for number in numbers]
             sums = _emit(builder, x_to, w_to, steps, start, _dot)
-            factors = [_load(builder, scales_to, LANES * v, _FLOATS) for v in _VECTORS]
-            added = [_load(builder, bias_to, LANES * v, _FLOATS) for v in _VECTORS]
+            factors = [load(builder, scales_to, LANES * v, _FLOATS) for v in _VECTORS]
+            added = [load(builder, bias_to, LANES * v, _FLOATS) for v in _VECTORS]
             for m, row in enumerate(sums):
                 y_row = builder.gep(y_to, [builder.mul(stride, constant(m))])
                 of_row = broadcast(builder, builder.load(builder.gep(x_scales_to, [constant(m)])), LANES)
                 for v in _VECTORS:
                     scaled = builder.fmul(builder.sitofp(row[v], _FLOATS), of_row)
-                    _store(builder, call(builder, "fma", _FLOATS, scaled, factors[v], added[v]), y_row, LANES * v)
+                    store(builder, call(builder, "fma", _FLOATS, scaled, factors[v], added[v]), y_row, LANES * v)
 
         _for_each_count(builder, args[0], emit)
         return context.get_dummy_value()

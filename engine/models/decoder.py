@@ -20,7 +20,6 @@ from engine.batch import Batch
 from engine.cache import KVCache
 from engine.kernels import decode_step
 from engine.kernels.decode_attention import NO_WINDOW, decode_attention
-from engine.kernels.gemm import Panels
 from engine.kernels.linear import INT8, AnyLinear, LinearStack
 from engine.kernels.norm import rms_norm
 from engine.kernels.prefill_attention import PrefillChunk, prefill_attention, rounded_dtype
@@ -74,7 +73,7 @@ class Step:
             block_tables=tables[: batch.num_decode],
             context_lens=batch.context_lens.numpy()[: batch.num_decode],
             chunks=tuple(
-                PrefillChunk.of(starts[s], starts[s + 1], lengths[s], tables[s], window, attention_dtype)
+                PrefillChunk(starts[s], starts[s + 1], lengths[s], tables[s], window, attention_dtype)
                 for s in range(batch.num_decode, len(lengths))
             ),
         )
@@ -170,7 +169,7 @@ class _Stacks:
             output=output,
             gate_up=gate_up,
             down=down,
-            head=Panels(head.weight[0], head.scales[0], head.bias[0]),
+            head=head.layer(0),
             input_norms=np.stack([layer.input_norm for layer in layers]),
             post_norms=np.stack([layer.post_norm for layer in layers]),
             norm=decoder.norm,

@@ -46,7 +46,7 @@ def test_every_number_of_a_written_pool_is_one(spec: ModelSpec, dtype: str) -> N
     cache = KVCache(spec, NUM_BLOCKS, BLOCK_TOKENS, dtype=dtype)
     write_pool(cache)
     end = NUM_BLOCKS * BLOCK_TOKENS
-    chunk = PrefillChunk.of(0, 1, end, np.arange(NUM_BLOCKS, dtype=np.int32), None)
+    chunk = PrefillChunk(0, 1, end, np.arange(NUM_BLOCKS, dtype=np.int32), None)
     out = torch.empty(1, spec.query_size)
     for layer in range(spec.num_layers):
         prefill_attention(torch.ones(1, spec.query_size + 2 * spec.kv_size), cache.array, layer, chunk, out.fill_(0))

@@ -1,6 +1,7 @@
 """Every kernel against its twin, on shapes that models have and on awkward ones."""
 
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import patch
 
 import numba
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.kernels import amx
 from engine.kernels.decode_attention import SPLIT, decode_attention, decode_attention_twin
 from engine.kernels.linear import Linear, linear_twin
 from engine.kernels.logprobs import logprobs, logprobs_twin
@@ -26,6 +28,7 @@ def _threads() -> None:
 
 
 quick = settings(max_examples=40, deadline=None)
+_HAS_TILES = amx.runs_here()
 seeds = st.integers(0, 1 << 30)
 
 
@@ -193,12 +196,13 @@ def test_decode_attention_does_not_depend_on_the_rest_of_the_batch() -> None:
 @quick
 @given(
     seed=seeds,
-    start=st.integers(0, 40),
-    num_rows=st.integers(2, 30),
+    start=st.one_of(st.integers(0, 40), st.integers(60, 200)),
+    num_rows=st.one_of(st.integers(2, 30), st.integers(60, 140)),
     heads=st.sampled_from([(1, 1), (4, 4), (6, 2), (5, 1)]),
-    head_dim=st.sampled_from([8, 20, 64]),
+    head_dim=st.sampled_from([8, 20, 64, 96]),
     block_tokens=st.sampled_from([1, 4, 16]),
-    window=st.sampled_from([None, 1, 5, 32, 1000]),
+    window=st.sampled_from([None, 1, 5, 32, 100, 1000]),
+    tiles=st.booleans(),
 )
 def test_prefill_attention(
     seed: int,
@@ -208,6 +212,7 @@ def test_prefill_attention(
     head_dim: int,
     block_tokens: int,
     window: int | None,
+    tiles: bool,
 ) -> None:
     torch.manual_seed(seed)
     num_heads, num_kv_heads = heads
@@ -218,13 +223,33 @@ def test_prefill_attention(
         kv = heads_of_rows[row, num_heads:].view(2, num_kv_heads, head_dim)
         pool[tables[0, position // block_tokens], 1, :, :, position % block_tokens] = kv
     out = torch.zeros(num_rows + 1, num_heads * head_dim)
-    chunk = PrefillChunk.of(1, num_rows + 1, end, tables[0].numpy(), window)
+    chunk = PrefillChunk(1, num_rows + 1, end, tables[0].numpy(), window)
 
-    prefill_attention(heads_of_rows.flatten(1), pool.numpy(), 1, chunk, out, slides=window is not None)
+    with patch.object(amx, "runs_here", lambda: tiles and _HAS_TILES):
+        prefill_attention(heads_of_rows.flatten(1), pool.numpy(), 1, chunk, out, slides=window is not None)
 
     expected = prefill_attention_twin(heads_of_rows[1:, :num_heads], pool, 1, tables[0], start, window)
     close(out[1:], expected.flatten(1))
     assert not out[0].any()
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+def test_rounded_prefill_attention_is_near(tiles: bool) -> None:
+    if tiles and not _HAS_TILES:
+        pytest.skip("needs AMX")
+    torch.manual_seed(0)
+    pool, tables = paged(1, 10, (2, 2, 16, 64))
+    qkv = torch.randn(100, (4 + 2 * 2) * 64)
+    for row, position in enumerate(range(60, 160)):
+        pool[tables[0, position // 16], 1, :, :, position % 16] = qkv[row, 4 * 64 :].view(2, 2, 64)
+    out = torch.empty(100, 4 * 64)
+
+    with patch.object(amx, "runs_here", lambda: tiles):
+        chunk = PrefillChunk(0, 100, 160, tables[0].numpy(), dtype=torch.bfloat16)
+        prefill_attention(qkv, pool.numpy(), 1, chunk, out)
+
+    expected = prefill_attention_twin(qkv[:, : 4 * 64].view(100, 4, 64), pool, 1, tables[0], 60).flatten(1)
+    assert 0 < (out - expected).norm() / expected.norm() < 0.01
 
 
 @pytest.mark.parametrize("penalty", [0.7, 1.3])

@@ -1,0 +1,106 @@
+"""Matrix products on AVX-512's vectors; `tile.py` has the inner loops.
+
+x is cut into tiles of up to `MAX_ROWS` rows. A panel stays in the cache while it meets one tile after another, and a
+group of tiles while it meets all panels. Each sum is over the whole depth, front to back, so a row's result does not
+depend on what else is in the batch.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+from engine.kernels.quantize import quantize_row
+from engine.kernels.tile import COLUMNS, MAX_ROWS, tile, tile_int8
+
+_GROUP_BYTES = 3 << 18
+"""Of the rows that are multiplied with every panel before the next ones."""
+_FEW_TILES = 2
+"""Packing so few tiles takes less time than waking other threads for it."""
+
+
+@njit(nogil=True)
+def _pack_tile(x, first, rows, packed, at):  # type: ignore[no-untyped-def]
+    """The rows from `first` on, those of one k together; rows past the end of x are zero."""
+    num_rows, depth = x.shape
+    count = min(rows, num_rows - first)
+    for k in range(depth):
+        for m in range(count):
+            packed[at + k * rows + m] = x[first + m, k]
+        for m in range(count, rows):
+            packed[at + k * rows + m] = np.float32(0)
+
+
+@njit(nogil=True, cache=True)
+def tile_rows(num_rows):  # type: ignore[no-untyped-def]
+    """Rows of each tile: all tiles have the same, so as few as can be are empty."""
+    num_tiles = max(1, (num_rows + MAX_ROWS - 1) // MAX_ROWS)
+    return max(1, (num_rows + num_tiles - 1) // num_tiles)
+
+
+@njit(nogil=True)
+def _group_tiles(num_tiles, tile_bytes):  # type: ignore[no-untyped-def]
+    """Tiles that meet every panel before the next ones: groups of one size, whose tiles fit in L2 beside a panel."""
+    most = max(1, _GROUP_BYTES // tile_bytes)
+    num_groups = max(1, (num_tiles + most - 1) // most)
+    return max(1, (num_tiles + num_groups - 1) // num_groups)
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def gemm_float(x, weight, bias, y):  # type: ignore[no-untyped-def]
+    num_panels, depth, _ = weight.shape
+    rows = tile_rows(x.shape[0])
+    num_tiles = (x.shape[0] + rows - 1) // rows
+    size = depth * rows
+    group = _group_tiles(num_tiles, size * 4)
+    packed = np.empty(num_tiles * size, np.float32)
+    if num_tiles <= _FEW_TILES:
+        for t in range(num_tiles):
+            _pack_tile(x, t * rows, rows, packed, t * size)
+    else:
+        for t in prange(num_tiles):
+            _pack_tile(x, t * rows, rows, packed, t * size)
+    for first in range(0, num_tiles, group):
+        for panel in prange(num_panels):
+            for t in range(first, min(first + group, num_tiles)):
+                y_at = t * rows * y.shape[1] + panel * COLUMNS
+                tile(rows, packed, t * size, weight, panel * depth * COLUMNS, bias, panel * COLUMNS, y, y_at)
+
+
+@njit(nogil=True)
+def _pack_tile_int8(x, first, rows, packed, at, scales, starts):  # type: ignore[no-untyped-def]
+    num_rows, depth = x.shape
+    values = np.zeros(depth, np.int8)
+    items = values.view(np.int32)
+    for m in range(rows):
+        if first + m < num_rows:
+            scales[first + m], total = quantize_row(x[first + m], values)
+        else:
+            values[:] = 0
+            scales[first + m], total = np.float32(0), np.int32(0)
+        starts[first + m] = np.int32(-128) * total
+        for k in range(items.shape[0]):
+            packed[at + k * rows + m] = items[k]
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def gemm_int8(x, weight, w_scales, bias, y):  # type: ignore[no-untyped-def]
+    num_panels, steps, _ = weight.shape
+    rows = tile_rows(x.shape[0])
+    num_tiles = (x.shape[0] + rows - 1) // rows
+    size = steps * rows
+    group = _group_tiles(num_tiles, size * 4)
+    packed = np.empty(num_tiles * size, np.int32)
+    scales = np.empty(num_tiles * rows, np.float32)
+    starts = np.empty(num_tiles * rows, np.int32)
+    if num_tiles <= _FEW_TILES:
+        for t in range(num_tiles):
+            _pack_tile_int8(x, t * rows, rows, packed, t * size, scales, starts)
+    else:
+        for t in prange(num_tiles):
+            _pack_tile_int8(x, t * rows, rows, packed, t * size, scales, starts)
+    for first in range(0, num_tiles, group):
+        for panel in prange(num_panels):
+            w_at, column = panel * steps * COLUMNS, panel * COLUMNS
+            for t in range(first, min(first + group, num_tiles)):
+                row = t * rows
+                y_at = row * y.shape[1] + column
+                tile_int8(rows, packed, t * size, weight, w_at, w_scales, bias, column, scales, starts, row, y, y_at)
