@@ -74,6 +74,14 @@ def _join(totals, maxima, sums, row, size):  # type: ignore[no-untyped-def]
             row[i] += totals[run, i] * share
 
 
+@njit(nogil=True, fastmath=FAST)
+def _join_all(totals, maxima, sums, first, last, out, size):  # type: ignore[no-untyped-def]
+    """The same for all heads of one sequence, whose runs are `first` to `last`."""
+    for head in range(totals.shape[1]):
+        row = out[head * size : (head + 1) * size]
+        _join(totals[first:last, head], maxima[first:last, head], sums[first:last, head], row, size)
+
+
 @njit(inline="always", nogil=True)
 def _attend(query, pool, layer, table, begin, end, totals, maxima, sums, group, size):  # type: ignore[no-untyped-def]
     """One task: positions `begin` to `end` of one sequence, every head of `query` `[H * D]`."""
@@ -136,11 +144,11 @@ def attend_all(qkv, pool, layer, block_tables, context_lens, window, out, group,
         begin, end = max(nominal, hidden), min(nominal + SPLIT, context_lens[s])
         query, table = qkv[s], block_tables[s]
         _attend(query, pool, layer, table, begin, end, totals[run], maxima[run], sums[run], group, size)
+        if first_runs[s + 1] - first_runs[s] == 1:
+            _join_all(totals, maxima, sums, run, run + 1, out[s], size)
     for s in range(num_sequences):
-        runs = slice(first_runs[s], first_runs[s + 1])
-        for head in range(num_heads):
-            row = out[s, head * size : (head + 1) * size]
-            _join(totals[runs, head], maxima[runs, head], sums[runs, head], row, size)
+        if first_runs[s + 1] - first_runs[s] > 1:
+            _join_all(totals, maxima, sums, first_runs[s], first_runs[s + 1], out[s], size)
 
 
 @cache

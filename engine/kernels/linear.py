@@ -1,7 +1,7 @@
 """Linear layers:  y = x W^T + b,  x and y float32, W packed once in the form that is fastest here.
 
     panels    float32 or int8, for our own kernels (`gemm.py`): what a decode step reads at the speed of memory
-    oneDNN    any type torch computes in; int8 rows by the hundred, where AMX tiles beat our vectors
+    oneDNN    any type torch computes in; without AMX, int8 rows by the hundred
     plain     small weights: a call into oneDNN costs 10 us more than it saves
 
 int8 weights have a scale per output, their inputs one per row, taken as they come.

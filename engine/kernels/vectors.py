@@ -27,6 +27,22 @@ def reduce(builder: Any, operation: str, vector: Any) -> Any:
     return builder.call(function, [vector], fastmath=("nnan",))
 
 
+def sums_of_each(builder: Any, vectors: Sequence[Any]) -> Any:
+    """As many vectors as they have lanes into one, of the sum of each: a third of what `reduce` takes for them all.
+
+    Two vectors are added half to half into one, until one is left; the order of sums is that of `reduce`.
+    """
+    width = lanes = vectors[0].type.count
+    while len(vectors) > 1:
+        half = width // 2
+        firsts = [start + lane for start in range(0, 2 * lanes, width) for lane in range(half)]
+        lower, upper = (ir.Constant(ir.VectorType(_INT, lanes), [at + by for at in firsts]) for by in (0, half))
+        pairs = zip(vectors[::2], vectors[1::2], strict=True)
+        vectors = [builder.fadd(*(builder.shuffle_vector(*pair, mask) for mask in (lower, upper))) for pair in pairs]
+        width = half
+    return vectors[0]
+
+
 def broadcast(builder: Any, number: Any, lanes: int) -> Any:
     """One number in all lanes, of its own type."""
     vector = ir.VectorType(number.type, lanes)
