@@ -23,7 +23,6 @@ from bench.model import make_model
 from engine.batch import Batch, Chunk
 from engine.cache import KVCache
 from engine.checkpoint import ModelFolder
-from engine.kernels.kv_row import SCALE_BYTES
 from engine.kernels.threads import share_cores
 from engine.models.decoder import Decoder
 from engine.profile import Kind, made_up
@@ -63,20 +62,13 @@ def step_rows(model: Path, *, quantize: bool, kv: str, kinds: list[Kind], runs: 
     return rows
 
 
-def write_pool(cache: KVCache) -> None:
-    """Make every number 1: memory never written is one page of zeros, which costs nothing to read."""
-    cache.pool.fill_(1)
-    if cache.pool.dtype == torch.int8:
-        cache.pool[..., -SCALE_BYTES:] = torch.ones(1).view(torch.int8)  # the scale behind each row, a float32
-
-
 def _runner(model: Path, *, quantize: bool, kv: str, num_blocks: int) -> Runner:
     """Compiled, with a pool that was written, and with the machine's cores."""
     decoder = load_decoder(ModelFolder.open(model), quantize=quantize)
     runner = Runner(decoder, KVCache(decoder.spec, num_blocks, BLOCK_TOKENS, dtype=kv))
     runner.warm_up()
     share_cores()
-    write_pool(runner.cache)
+    runner.cache.write_ones(num_blocks)
     return runner
 
 

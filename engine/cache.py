@@ -66,6 +66,13 @@ class KVCache:
         assert 0 <= block < self.num_blocks
         return self._bytes[block * self.block_bytes : (block + 1) * self.block_bytes]
 
+    def write_ones(self, num_blocks: int) -> None:
+        """Make every number of the first blocks 1, for measuring: memory never written is one page of zeros, which
+        costs nothing to read, and other bytes may be numbers that are slow to compute with."""
+        self.pool[:num_blocks] = 1
+        if self.pool.dtype == torch.int8:
+            self.pool[:num_blocks, ..., -SCALE_BYTES:] = torch.ones(1).view(torch.int8)  # behind each row, a float32
+
     def layer(self, layer: int) -> torch.Tensor:
         """Keys and values of one layer, `[N, 2, K, P, row]`, strided into the pool."""
         return self.pool[:, layer]

@@ -68,7 +68,7 @@ def measure(runner: Runner, sampler: Sampler, limits: Limits, budget_s: float) -
     kinds = plan(limits, cache.num_blocks * cache.block_tokens, cache.block_tokens)
     touched = max(kind.num_sequences * kind.num_blocks(cache.block_tokens) for kind in kinds)
     began = time.perf_counter()
-    cache.array[:touched] = 1
+    cache.write_ones(touched)
     try:
         times = time_kinds(kinds, lambda kind: _step_s(runner, sampler, kind), began + budget_s)
     finally:

@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from bench.memory import read_speed, weight_bytes
 from bench.model import make_model
-from bench.step import write_pool
 from engine.cache import DTYPES, KVCache
 from engine.checkpoint import ModelFolder
 from engine.kernels.prefill_attention import PrefillChunk, prefill_attention
@@ -44,7 +43,7 @@ def test_memory_is_read_at_some_speed() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_number_of_a_written_pool_is_one(spec: ModelSpec, dtype: str) -> None:
     cache = KVCache(spec, NUM_BLOCKS, BLOCK_TOKENS, dtype=dtype)
-    write_pool(cache)
+    cache.write_ones(NUM_BLOCKS)
     end = NUM_BLOCKS * BLOCK_TOKENS
     chunk = PrefillChunk(0, 1, end, np.arange(NUM_BLOCKS, dtype=np.int32), None)
     out = torch.empty(1, spec.query_size)
