@@ -233,6 +233,23 @@ def test_prefill_attention(
     assert not out[0].any()
 
 
+@pytest.mark.skipif(not _HAS_TILES, reason="needs AMX")
+@pytest.mark.parametrize("cut", [1, 32, 45, 64, 99])
+def test_how_a_prompt_is_cut_does_not_change_its_attention(cut: int) -> None:
+    torch.manual_seed(0)
+    pool, tables = paged(1, 7, (2, 2, 16, 64))
+    qkv = torch.randn(100, (4 + 2 * 2) * 64)
+    for position in range(100):
+        pool[tables[0, position // 16], 1, :, :, position % 16] = qkv[position, 4 * 64 :].view(2, 2, 64)
+    whole, cut_up = torch.empty(100, 4 * 64), torch.empty(100, 4 * 64)
+
+    prefill_attention(qkv, pool.numpy(), 1, PrefillChunk(0, 100, 100, tables[0].numpy()), whole)
+    for first, end in ((0, cut), (cut, 100)):
+        prefill_attention(qkv, pool.numpy(), 1, PrefillChunk(first, end, end, tables[0].numpy()), cut_up)
+
+    assert torch.equal(whole, cut_up)
+
+
 @pytest.mark.parametrize("tiles", [False, True])
 def test_rounded_prefill_attention_is_near(tiles: bool) -> None:
     if tiles and not _HAS_TILES:
