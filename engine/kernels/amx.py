@@ -4,12 +4,12 @@
 
 A block is up to 32 rows of x by the 32 columns of a panel: four tiles of sums, two of x, two of w.
 
-float32 has no tiles, but every float32 is a sum of three bfloat16 exactly, x = x0 + x1 + x2, each 2^-8 of the one
-before. Of the nine products of parts six are computed; those left out are below 2^-23 of the whole, and the sums are
-float32. A product so made is as exact as one by float32 instructions, and less than half as long. (Henry, Tang and
-Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations", 2019.) Weights
-stay float32 in memory and are split on the way: six bytes are more than four, and a
-decode step is as fast as memory.
+float32 has no tiles, but every float32 is a sum of three bfloat16 exactly, x = x0 + x1 + x2, each less than 2^-7 of the
+one before. Of the nine products of parts six are computed; those left out are below 2^-21 of the whole at worst, and
+the sums are float32. A product of many rows is so as exact as by float32 instructions, in about half the time
+(Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations",
+2019). Weights stay float32 in memory and are split on the way: six bytes are more than four, and a decode step is as
+fast as memory.
 
 int8 weights are multiplied as they lie in their panels.
 
@@ -35,6 +35,8 @@ from engine.kernels.vectors import Loop, broadcast, call, constant, load, pointe
 TILE_ROWS = 16
 TILE_WORDS = 256
 """32-bit items of a tile."""
+LINE_WORDS = 16
+"""Of a cache line, and of a row of a tile."""
 TALL = 2
 """Tiles of rows in a block, at most."""
 PARTS = 3
@@ -77,7 +79,7 @@ def runs_here() -> bool:
     return granted == 0
 
 
-def shapes() -> np.ndarray:
+def _shapes() -> np.ndarray:
     """How tiles are configured for blocks of 0 to 32 rows, `[33, 64]`: palette 1, the bytes of a row, then the rows.
 
     Time and traffic go with the rows; those of w are always all there.
@@ -92,6 +94,9 @@ def shapes() -> np.ndarray:
         for registers, rows in (((0, 1, _FIRST_X), upper), ((2, 3, _FIRST_X + 1), lower)):
             found[num_rows, [48 + register for register in registers]] = rows
     return found
+
+
+SHAPES = _shapes()
 
 
 @native

@@ -15,7 +15,9 @@ from numba import njit, prange
 
 from engine.kernels.amx import (
     FLOAT_DEPTH,
+    LINE_WORDS,
     PARTS,
+    SHAPES,
     TALL,
     TILE_ROWS,
     TILE_WORDS,
@@ -23,7 +25,6 @@ from engine.kernels.amx import (
     end_tiles,
     float_block,
     offset_to_line,
-    shapes,
     split_pair,
     split_row,
     transpose_tile,
@@ -32,12 +33,10 @@ from engine.kernels.kv_row import load_row
 from engine.kernels.soften import HIDDEN, hide, rows_of_queries, scale_rows, soften
 from engine.kernels.tile import COLUMNS, LANES
 
-_SHAPES = shapes()
 _QUERIES = COLUMNS
 _STEPS = 2
 _POSITIONS = _STEPS * FLOAT_DEPTH
 """That a softmax is made of at a time."""
-_LINE_WORDS = 16
 _MOST_WORDS = 1 << 24
 """Of packed keys and values at a time: of a long context, those of some heads after those of others."""
 
@@ -77,7 +76,7 @@ def kernel(size: int, *, is_exact: bool) -> Callable[..., None]:
                 load_row(pool, source, rows, (part * _POSITIONS + p) * size, size)
         for p in range(_POSITIONS):
             for step in range(depth):
-                to = at + (p // _QUERIES * depth + step) * step_words + p % _QUERIES * _LINE_WORDS
+                to = at + (p // _QUERIES * depth + step) * step_words + p % _QUERIES * LINE_WORDS
                 split_row(num_parts, rows, p * size + step * FLOAT_DEPTH, keys, to)
         for group in range(depth):
             for step in range(_STEPS):
@@ -86,7 +85,7 @@ def kernel(size: int, *, is_exact: bool) -> Callable[..., None]:
                     source = (_POSITIONS + step * FLOAT_DEPTH + 2 * row) * size + group * FLOAT_DEPTH
                     for half in range(TALL):
                         even = source + half * LANES
-                        tile_row = to + half * TILE_WORDS + row * _LINE_WORDS
+                        tile_row = to + half * TILE_WORDS + row * LINE_WORDS
                         split_pair(num_parts, rows, even, even + size, values, tile_row)
                 transpose_step(values, to)
 
@@ -96,7 +95,7 @@ def kernel(size: int, *, is_exact: bool) -> Callable[..., None]:
         zeros = np.zeros(FLOAT_DEPTH, np.float32)
         for q in range(_QUERIES):
             for step in range(depth):
-                to = at + step * step_words + q * _LINE_WORDS
+                to = at + step * step_words + q * LINE_WORDS
                 if first_row + q < end_row:
                     source = (first_row + q) * qkv.shape[1] + head * size + step * FLOAT_DEPTH
                     split_row(num_parts, qkv, source, packed, to)
@@ -109,16 +108,16 @@ def kernel(size: int, *, is_exact: bool) -> Callable[..., None]:
     def attend(qkv, first_row, end_row, query, head, keys, values, at, begin, window, out):  # type: ignore[no-untyped-def]
         """One head of up to `_QUERIES` rows, the first of which is at position `query`. What is packed of its keys and
         values lies at `at`, from position `begin` on."""
-        queries = np.empty(depth * step_words + _LINE_WORDS, np.int32)
-        weights = np.empty(_STEPS * step_words + _LINE_WORDS, np.int32)
+        queries = np.empty(depth * step_words + LINE_WORDS, np.int32)
+        weights = np.empty(_STEPS * step_words + LINE_WORDS, np.int32)
         queries_at, weights_at = offset_to_line(queries), offset_to_line(weights)
-        scores = np.empty(_QUERIES * _POSITIONS + _LINE_WORDS, np.float32)
-        totals = np.zeros(_QUERIES * size + _LINE_WORDS, np.float32)
+        scores = np.empty(_QUERIES * _POSITIONS + LINE_WORDS, np.float32)
+        totals = np.zeros(_QUERIES * size + LINE_WORDS, np.float32)
         scores_at, totals_at = offset_to_line(scores), offset_to_line(totals)
         maxima, sums = np.full(_QUERIES, np.float32(HIDDEN)), np.zeros(_QUERIES, np.float32)
         shrink = np.empty(_QUERIES, np.float32)
         pack_queries(qkv, first_row, end_row, head, queries, queries_at)
-        begin_tiles(_SHAPES, _QUERIES)
+        begin_tiles(SHAPES, _QUERIES)
         last = query + min(_QUERIES, end_row - first_row)
         first = (max(query - window + 1, begin) - begin) // _POSITIONS
         for block in range(first, (last - begin - 1) // _POSITIONS + 1):
@@ -147,7 +146,7 @@ def kernel(size: int, *, is_exact: bool) -> Callable[..., None]:
         num_blocks = (end - begin + _POSITIONS - 1) // _POSITIONS
         num_tiles = (end_row - first_row + _QUERIES - 1) // _QUERIES
         at_once = min(num_kv_heads, max(1, _MOST_WORDS // (num_blocks * words)))
-        keys = np.empty(at_once * num_blocks * words + _LINE_WORDS, np.int32)
+        keys = np.empty(at_once * num_blocks * words + LINE_WORDS, np.int32)
         values = np.empty(keys.shape[0], np.int32)
         keys_at, values_at = offset_to_line(keys), offset_to_line(values)
         keys, values = keys[keys_at:], values[values_at:]

@@ -12,7 +12,9 @@ from numba import config, njit, prange
 from engine.kernels.amx import (
     FLOAT_DEPTH,
     INT8_DEPTH,
+    LINE_WORDS,
     PARTS,
+    SHAPES,
     SLOTS,
     STEP_WORDS,
     TALL,
@@ -26,17 +28,14 @@ from engine.kernels.amx import (
     int8_block,
     offset_to_line,
     scale_row,
-    shapes,
     split_row,
 )
 from engine.kernels.quantize import quantize_row
 from engine.kernels.tile import COLUMNS
 
-_SHAPES = shapes()
 _BLOCK_ROWS = TALL * TILE_ROWS
 _BLOCK_WORDS = _BLOCK_ROWS * COLUMNS
 _CHUNK_WORDS = SLOTS * STEP_WORDS
-_LINE_WORDS = 16
 _GROUP_BLOCKS = 8
 _GROUP_WORDS = 5 << 16
 """Of the rows that meet every panel before the next ones: they stay in the second cache."""
@@ -64,7 +63,7 @@ def _pack_floats(x, block, num_blocks, packed, packed_at):  # type: ignore[no-un
     for step in range(depth // FLOAT_DEPTH):
         at = packed_at + _step_at(step, block, num_blocks)
         for row in range(min(_BLOCK_ROWS, x.shape[0] - first)):
-            split_row(PARTS, x, (first + row) * depth + step * FLOAT_DEPTH, packed, at + row * _LINE_WORDS)
+            split_row(PARTS, x, (first + row) * depth + step * FLOAT_DEPTH, packed, at + row * LINE_WORDS)
 
 
 @njit(nogil=True)
@@ -72,13 +71,13 @@ def _float_panels(num_rows, packed, packed_at, blocks, span, panels, weight, bia
     """The sums of some blocks with a span of steps of some panels, added to those of earlier steps in `y`."""
     steps, width = weight.shape[1] // FLOAT_DEPTH, y.shape[1]
     num_blocks = (num_rows + _BLOCK_ROWS - 1) // _BLOCK_ROWS
-    parts = np.empty(_CHUNK_WORDS + _LINE_WORDS, np.int32)
-    sums = np.empty((blocks[1] - blocks[0]) * _BLOCK_WORDS + _LINE_WORDS, np.float32)
+    parts = np.empty(_CHUNK_WORDS + LINE_WORDS, np.int32)
+    sums = np.empty((blocks[1] - blocks[0]) * _BLOCK_WORDS + LINE_WORDS, np.float32)
     parts_at, sums_at = offset_to_line(parts), offset_to_line(sums)
     first, last = blocks[0] * _BLOCK_ROWS, min(blocks[1] * _BLOCK_ROWS, num_rows)
     # A block alone keeps its sums in their tiles from the first step to the last.
     chunk = span[1] - span[0] if num_blocks == 1 else SLOTS
-    begin_tiles(_SHAPES, min(num_rows, _BLOCK_ROWS))
+    begin_tiles(SHAPES, min(num_rows, _BLOCK_ROWS))
     for panel in range(panels[0], panels[1]):
         y_at = panel * COLUMNS
         for row in range(first, last):
@@ -117,7 +116,7 @@ def gemm_float(x, weight, bias, y):  # type: ignore[no-untyped-def]
     num_rows, num_panels = x.shape[0], weight.shape[0]
     steps = weight.shape[1] // FLOAT_DEPTH
     num_blocks = (num_rows + _BLOCK_ROWS - 1) // _BLOCK_ROWS
-    packed = np.empty((steps + SLOTS - 1) // SLOTS * num_blocks * _CHUNK_WORDS + _LINE_WORDS, np.int32)
+    packed = np.empty((steps + SLOTS - 1) // SLOTS * num_blocks * _CHUNK_WORDS + LINE_WORDS, np.int32)
     packed_at = offset_to_line(packed)
     if num_blocks == 1:
         _pack_floats(x, 0, 1, packed, packed_at)
@@ -138,10 +137,10 @@ def gemm_float(x, weight, bias, y):  # type: ignore[no-untyped-def]
 
 @njit(nogil=True)
 def _int8_panels(num_rows, packed, packed_at, x_scales, starts, blocks, panels, weight, scales, bias, y):  # type: ignore[no-untyped-def]
-    sums = np.empty(_BLOCK_WORDS + _LINE_WORDS, np.int32)
+    sums = np.empty(_BLOCK_WORDS + LINE_WORDS, np.int32)
     sums_at = offset_to_line(sums)
     steps = weight.shape[1] // TILE_ROWS
-    begin_tiles(_SHAPES, min(num_rows, _BLOCK_ROWS))
+    begin_tiles(SHAPES, min(num_rows, _BLOCK_ROWS))
     for panel in range(panels[0], panels[1]):
         column, weight_at = panel * COLUMNS, panel * weight.shape[1] * COLUMNS
         for block in range(blocks[0], blocks[1]):
@@ -164,10 +163,10 @@ def _pack_int8(x, first, last, steps, packed, at, x_scales, starts):  # type: ig
     for row in range(first, last):
         x_scales[row], total = quantize_row(x[row], values)
         starts[row] = np.int32(-128) * total
-        to = at + (row // TILE_ROWS) * steps * TILE_WORDS + (row % TILE_ROWS) * _LINE_WORDS
+        to = at + (row // TILE_ROWS) * steps * TILE_WORDS + (row % TILE_ROWS) * LINE_WORDS
         for step in range(steps):
-            for word in range(_LINE_WORDS):
-                packed[to + step * TILE_WORDS + word] = words[step * _LINE_WORDS + word]
+            for word in range(LINE_WORDS):
+                packed[to + step * TILE_WORDS + word] = words[step * LINE_WORDS + word]
 
 
 @njit(parallel=True, nogil=True, cache=True)
@@ -176,7 +175,7 @@ def gemm_int8(x, weight, scales, bias, y):  # type: ignore[no-untyped-def]
     num_rows, num_panels = x.shape[0], weight.shape[0]
     steps = x.shape[1] // INT8_DEPTH
     num_blocks = (num_rows + _BLOCK_ROWS - 1) // _BLOCK_ROWS
-    packed = np.empty(num_blocks * TALL * steps * TILE_WORDS + _LINE_WORDS, np.int32)
+    packed = np.empty(num_blocks * TALL * steps * TILE_WORDS + LINE_WORDS, np.int32)
     packed_at = offset_to_line(packed)
     x_scales, starts = np.empty(num_rows, np.float32), np.empty(num_rows, np.int32)
     if num_blocks == 1:

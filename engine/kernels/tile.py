@@ -15,7 +15,7 @@ from numba.core import cgutils, types
 
 from engine.kernels.native import native
 from engine.kernels.prefetch import emit_prefetch
-from engine.kernels.vectors import broadcast, call, constant, load, pointer_to, store
+from engine.kernels.vectors import Loop, broadcast, call, constant, load, pointer_to, store
 
 LANES = 16
 COLUMNS = 2 * LANES
@@ -25,7 +25,7 @@ DEPTH_STEP = 4
 """A depth is a multiple of this: the float loop is unrolled so, the int8 instruction multiplies so many at once."""
 AHEAD_BYTES = 4096
 
-_INT, _INT64, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_INT, _FLOAT = ir.IntType(32), ir.FloatType()
 _FLOATS = ir.VectorType(_FLOAT, LANES)
 _INTS = ir.VectorType(_INT, LANES)
 _VECTORS = range(COLUMNS // LANES)
@@ -39,34 +39,19 @@ def _emit(builder: Any, x: Any, w: Any, steps: Any, start: Sums, multiply: Step)
     """The loop over k, from the builder's block to a new one. `x` and `w` are pointers to 32-bit items, `steps` how
     often a row of w is loaded."""
     rows = len(start)
-    before, loop = builder.block, builder.append_basic_block("depth")
-    after = builder.append_basic_block("sums")
-    builder.branch(loop)
-    builder.position_at_end(loop)
-    k = builder.phi(_INT64)
-    k.add_incoming(constant(0), before)
-    sums = [[builder.phi(value.type) for value in row] for row in start]
-    for row, initial in zip(sums, start, strict=True):
-        for phi, value in zip(row, initial, strict=True):
-            phi.add_incoming(value, before)
-    new = [list(row) for row in sums]
-    w_here = builder.gep(w, [builder.mul(k, constant(COLUMNS))])
-    x_here = builder.gep(x, [builder.mul(k, constant(rows))])
+    loop = Loop(builder, steps, [value for row in start for value in row])
+    w_here = builder.gep(w, [builder.mul(loop.step, constant(COLUMNS))])
+    x_here = builder.gep(x, [builder.mul(loop.step, constant(rows))])
     loaded = [load(builder, w_here, LANES * v, start[0][0].type) for v in _VECTORS]
     for v in _VECTORS:
         emit_prefetch(builder, builder.gep(w_here, [constant(LANES * v + AHEAD_BYTES // 4)]))
+    totals = iter(loop.carried)
+    sums = []
     for m in range(rows):
         number = builder.load(builder.gep(x_here, [constant(m)]))
-        for v in _VECTORS:
-            new[m][v] = multiply(builder, new[m][v], loaded[v], number)
-    following = builder.add(k, constant(1))
-    k.add_incoming(following, loop)
-    for row, updated in zip(sums, new, strict=True):
-        for phi, value in zip(row, updated, strict=True):
-            phi.add_incoming(value, loop)
-    builder.cbranch(builder.icmp_signed("<", following, steps), loop, after)
-    builder.position_at_end(after)
-    return new
+        sums.append([multiply(builder, next(totals), loaded[v], number) for v in _VECTORS])
+    loop.close([value for row in sums for value in row])
+    return sums
 
 
 def _for_each_count(builder: Any, rows: Any, emit: Callable[[int], None]) -> None:
