@@ -4,7 +4,7 @@
 
 Every round moves the same blocks once over each path, so that a busy machine disturbs all of them alike; all memory is
 of the same kind and every page of it touched. The plain socket and memcpy (one thread, from pool to pool) only copy;
-the transports also check fences and have every piece acknowledged, and ZeroMQ checksums on both sides.
+the transports also check fences and have every frame acknowledged, and ZeroMQ checksums on both sides.
 """
 
 import argparse
@@ -55,15 +55,15 @@ class Pool:
     def __init__(self, case: Case, fill: bytes) -> None:
         self._block_bytes = case.block_bytes
         self.shared = SharedMemory(case.size_bytes)
-        self._memory = self.shared.buffer
-        self._memory[:] = (fill * (case.size_bytes // len(fill) + 1))[: case.size_bytes]
+        self.memory = self.shared.buffer
+        self.memory[:] = (fill * (case.size_bytes // len(fill) + 1))[: case.size_bytes]
 
     @property
     def block_bytes(self) -> int:
         return self._block_bytes
 
     def block_view(self, block: int) -> memoryview:
-        return self._memory[block * self._block_bytes : (block + 1) * self._block_bytes]
+        return self.memory[block * self._block_bytes : (block + 1) * self._block_bytes]
 
 
 def serve(case: Case, directory: str, control: Connection) -> None:

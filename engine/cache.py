@@ -61,6 +61,11 @@ class KVCache:
     def size_bytes(self) -> int:
         return self.num_blocks * self.block_bytes
 
+    @property
+    def memory(self) -> memoryview:
+        """The bytes of all blocks, writable, without a copy: block i lies at i times `block_bytes`."""
+        return self._bytes
+
     def block_view(self, block: int) -> memoryview:
         """The bytes of one block, writable, without a copy."""
         assert 0 <= block < self.num_blocks

@@ -7,15 +7,15 @@ import asyncio
 import itertools
 import time
 from collections.abc import Sequence
-from functools import partial
 
 from engine.errors import TransferFailed
 from kvtransfer.endpoints import choose
 from kvtransfer.open_tickets import Refused
+from kvtransfer.pieces import Numbers
 from kvtransfer.receiver import TicketReceiver
 from kvtransfer.speed import Speed
-from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Ticket
-from kvtransfer.wire import check_span, pieces
+from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence, Ticket
+from kvtransfer.wire import check_span
 
 TRANSPORT = "inproc"
 
@@ -47,7 +47,16 @@ class InprocReceiver(TicketReceiver):
     def __init__(self, hub: Hub, store: BlockStore, deliver: Deliver) -> None:
         super().__init__(store, deliver)
         self._hub = hub
+        self._store = store
         self._endpoint = Endpoint(TRANSPORT, hub.add(self))
+
+    def take(self, fence: Fence, block: int, data: memoryview) -> None:
+        """Copy one block; raises Refused."""
+
+        def write(slots: Numbers) -> None:
+            self._store.block_view(int(slots[0]))[:] = data
+
+        self.tickets.fill_blocks(fence, range(block, block + 1), write)
 
     def close(self) -> None:
         self._hub.remove(self._endpoint.address)
@@ -88,16 +97,9 @@ class InprocSender:
         receiver = self._receiver(ticket)
         source = self._store.block_view(source_block)
         try:
-            for piece in pieces(block, ticket.block_bytes):
-                data = source[piece.offset : piece.offset + piece.size]
-                receiver.tickets.fill(ticket.fence, piece, partial(_copy_bytes, data))
+            receiver.take(ticket.fence, block, source)
         except Refused as refused:
             raise TransferFailed(f"block {block} refused: {refused}") from refused
 
     def _receiver(self, ticket: Ticket) -> InprocReceiver:
         return self._hub.find(choose(ticket.endpoints, (TRANSPORT,)).address)
-
-
-def _copy_bytes(source: memoryview, target: memoryview) -> int:
-    target[:] = source
-    return 0

@@ -7,22 +7,32 @@ carries them: that is a `Channel`.
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-import zmq
 from google.protobuf.message import DecodeError
 
 from engine.errors import TransferFailed
 from kvtransfer.call import Call
 from kvtransfer.credit import Credit
+from kvtransfer.frame_buffers import FrameBuffer
+from kvtransfer.pieces import FRAME_BYTES
 from kvtransfer.speed import Speed
 from kvtransfer.transport import Fence
-from kvtransfer.wire import FRAME_BYTES, fence_from_proto
+from kvtransfer.wire import fence_from_proto
 from protos import kvtransfer_pb2 as pb
 
 MIN_COST = 64 << 10
 """Credit that a frame takes at least: bounds the number of frames under way as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What travels: a header and, where the receiver has no other way to the bytes, the first of a buffer's."""
+
+    header: bytes
+    payload: FrameBuffer | None = None
+    payload_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +41,8 @@ class Frame:
 
     fence: Fence
     number: int
-    header: bytes
-    parts: Sequence[memoryview] = ()
+    message: Callable[[], Message]
+    """Called once there is credit: what waits for its turn holds no memory."""
     size_bytes: int = 0
     """Of the pool's bytes that it moves."""
 
@@ -56,11 +66,11 @@ class Channel(Protocol):
         """Become readable when there is an answer to receive, or the connection is lost."""
 
     @property
-    def closing_releases(self) -> bool:
-        """Whether nobody reads a frame's bytes once the channel is closed and its trackers are done."""
+    def reads_blocks(self) -> bool:
+        """Whether the receiver reads the pool's blocks itself, until it answers."""
 
-    def send(self, frame: Frame, trackers: list[zmq.MessageTracker]) -> None:
-        """Never waits; adds to `trackers` what tells that the parts were let go of. Raises TransferFailed."""
+    def send(self, message: Message) -> None:
+        """Never waits. Raises TransferFailed."""
 
     def receive(self) -> bytes | None:
         """The next answer, if one has come."""
@@ -79,7 +89,7 @@ class _Sent:
     call: Call
     size_bytes: int
     cost: int
-    trackers: list[zmq.MessageTracker] = field(default_factory=list)
+    payload: FrameBuffer | None
 
 
 class Link:
@@ -115,19 +125,15 @@ class Link:
         return not self._calls
 
     async def run(self, frames: Iterable[Frame]) -> None:
-        """Send `frames` and return when all are acknowledged; however it ends, their parts are no longer read."""
+        """Send `frames` and return when all are acknowledged; however it ends, their blocks are no longer read."""
         call = Call()
         self._calls.add(call)
         try:
             await self._run(frames, call)
-        except asyncio.CancelledError:
-            alone = self._calls == {call}  # nobody else's frames are under way
-            if call.pending and alone and self._channel.closing_releases:  # the quickest end
-                self.close(TransferFailed(f"the transfer to {self.address} was cancelled"))
-            raise
         finally:
             try:
-                await call.released()
+                if self._channel.reads_blocks:
+                    await call.settled_whatever_comes()
             finally:
                 self._calls.discard(call)
 
@@ -139,7 +145,10 @@ class Link:
         call.check()
 
     def close(self, error: TransferFailed) -> None:
-        """End the link; every call on it fails with `error`. libzmq drops what it did not send."""
+        """End the link; every call on it fails with `error`.
+
+        Libzmq drops what it did not send. It may still be reading a frame for a moment, whose buffer is not used again.
+        """
         if self._error:
             return
         self._error = error
@@ -149,21 +158,22 @@ class Link:
         self._channel.close()
         sent, self._sent = self._sent, {}
         for frame in sent.values():
-            frame.call.answered(frame.trackers, error)
+            frame.call.answered(error)
         self._credit.close()
         self._on_closed(self)
 
     async def _send(self, frame: Frame, call: Call) -> None:
-        sent = _Sent(call, frame.size_bytes, max(self._limits.min_cost, frame.size_bytes))
-        await self._credit.take(sent.cost)
+        cost = max(self._limits.min_cost, frame.size_bytes)
+        await self._credit.take(cost)
         if self._error:
             raise self._error
+        message = frame.message()
         if not self._sent:
             self._progress_s = self._loop.time()
-        self._sent[frame.fence, frame.number] = sent
+        self._sent[frame.fence, frame.number] = _Sent(call, frame.size_bytes, cost, message.payload)
         call.sent()
         try:
-            self._channel.send(frame, sent.trackers)
+            self._channel.send(message)
         except TransferFailed as error:
             self.close(error)
         self._receive()  # sending may have consumed the wake-up that announced an answer
@@ -193,7 +203,9 @@ class Link:
                 self._total_speed.add(sent.size_bytes, now - self._progress_s)
             self._progress_s = now
         self._credit.give(sent.cost)
-        sent.call.answered(sent.trackers, _refusal(self.address, answer))
+        if sent.payload:
+            sent.payload.release()
+        sent.call.answered(_refusal(self.address, answer))
 
     def _check_stall(self) -> None:
         self._receive()  # the loop may have been busy for long itself

@@ -8,20 +8,21 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from engine.errors import ProtocolError
+from kvtransfer.pieces import Bytes, Checksums, Cut, Numbers, Pieces, digest
 from kvtransfer.transport import Arrived, BlockStore, Commit, Fence, Ticket, TicketId
-from kvtransfer.wire import PIECE_BYTES, Piece, digest, is_piece, pieces
 from protos import kvtransfer_pb2 as pb
 
 MAX_COMPLETED = 4096
 """Completed fences remembered, so that a commit whose answer was lost can be answered again."""
 
-Write = Callable[[memoryview], int]
-"""Fills the bytes given and returns their checksum, or raises Refused."""
-WriteBlocks = Callable[[Sequence[memoryview]], None]
-"""Fills each of the blocks given, or raises Refused."""
+Write = Callable[[Numbers], None]
+"""Fills each of the pool's blocks given, or raises Refused."""
 
 
 class Refused(ProtocolError):
@@ -34,22 +35,32 @@ class Refused(ProtocolError):
 
 @dataclass(slots=True)
 class _Filling:
-    """One open ticket on its way to completion."""
+    """One open ticket on its way to completion; its pieces are numbered from `first_block` on."""
 
     ticket: Ticket
-    slots: tuple[int, ...]
-    checksums: dict[tuple[int, int], int] = field(default_factory=dict)
-    """Of the pieces that have come, by block and offset."""
+    cut: Cut
+    slots: Numbers
+    pieces: Pieces
+    came: npt.NDArray[np.bool_]
+    """Which pieces have."""
+    checksums: Checksums
+    """Of the pieces that have come; 0 where nobody computes any."""
     first_frame_ns: int | None = None
 
-    def slot(self, piece: Piece) -> int:
-        """The pool's block that `piece` belongs to."""
-        ticket = self.ticket
-        if not ticket.first_block <= piece.block < ticket.num_blocks:
-            raise Refused(pb.NACK_REASON_MALFORMED, f"block {piece.block} is not the ticket's")
-        if not is_piece(piece, ticket.block_bytes):
-            raise Refused(pb.NACK_REASON_MALFORMED, f"{piece.size} bytes at {piece.offset} are no piece of a block")
-        return self.slots[piece.block - ticket.first_block]
+    @classmethod
+    def start(cls, ticket: Ticket, slots: Sequence[int]) -> "_Filling":
+        cut, numbers = Cut(ticket.block_bytes), np.array(slots, np.int64)
+        pieces = Pieces(cut, numbers)
+        return cls(ticket, cut, numbers, pieces, np.zeros(len(pieces), np.bool_), np.zeros(len(pieces), np.uint64))
+
+    def find(self, block: int, offset: int, count: int) -> range:
+        """Consecutive ones; refuses what is not entirely the ticket's."""
+        first = self.cut.number(block - self.ticket.first_block, offset)
+        if first is None:
+            raise Refused(pb.NACK_REASON_MALFORMED, f"no piece of a block begins at {offset}")
+        if not 0 <= first < first + count <= len(self.came):
+            raise Refused(pb.NACK_REASON_MALFORMED, f"{count} pieces from block {block} on are not the ticket's")
+        return range(first, first + count)
 
     def check_blocks(self, blocks: range) -> None:
         """Refuse what is not entirely the ticket's."""
@@ -57,10 +68,13 @@ class _Filling:
             message = f"blocks {blocks.start} to {blocks.stop} are not the ticket's"
             raise Refused(pb.NACK_REASON_MALFORMED, message)
 
+    def begin(self) -> None:
+        """Something is written for the first time, or again."""
+        self.first_frame_ns = self.first_frame_ns or time.monotonic_ns()
+
     def missing(self) -> int:
         """Pieces that have not come."""
-        per_block = sum(1 for _ in pieces(0, self.ticket.block_bytes))
-        return len(self.slots) * per_block - len(self.checksums)
+        return len(self.came) - int(np.count_nonzero(self.came))
 
 
 class OpenTickets:
@@ -83,7 +97,7 @@ class OpenTickets:
         assert ticket.block_bytes == self._store.block_bytes, "a ticket's blocks are the pool's"
         with self._lock:
             self._completed.pop(ticket.fence, None)
-            self._open[ticket.fence.ticket_id] = _Filling(ticket, tuple(slots))
+            self._open[ticket.fence.ticket_id] = _Filling.start(ticket, slots)
 
     def revoke(self, ticket_id: TicketId) -> None:
         with self._lock:
@@ -93,36 +107,37 @@ class OpenTickets:
         with self._lock:
             self._open.clear()
 
-    def check(self, fence: Fence, frame: Sequence[Piece]) -> None:
-        """Refuse a frame as a whole, before anything of it is written."""
+    def fill_pieces(self, fence: Fence, block: int, offset: int, expected: Checksums, payload: Bytes) -> None:
+        """Copy consecutive pieces, the first of which begins there, out of `payload`; what is not as `expected` counts
+        as not come. Holds the lock while the bytes are copied."""
         with self._lock:
             filling = self._filling(fence)
-            for piece in frame:
-                filling.slot(piece)
+            pieces = filling.find(block, offset, len(expected))
+            if len(payload) != (size_bytes := filling.pieces.size_bytes(pieces)):
+                raise Refused(pb.NACK_REASON_MALFORMED, f"{len(payload)} bytes for pieces of {size_bytes}")
+            filling.begin()
+            some = slice(pieces.start, pieces.stop)
+            filling.came[some] = False
+            memory = np.frombuffer(self._store.memory, np.uint8)
+            filling.checksums[some] = found = filling.pieces.scatter(pieces, payload, memory)
+            filling.came[some] = agree = found == expected
+        if not agree.all():
+            at = int(np.argmin(agree))
+            why = f"checksum {int(found[at]):016x}, the sender's is {int(expected[at]):016x}"
+            raise Refused(pb.NACK_REASON_CORRUPT, why)
 
-    def fill(self, fence: Fence, piece: Piece, write: Write) -> None:
-        """Let `write` fill one piece; what it refuses counts as not come. Holds the lock while the bytes are copied."""
-        with self._lock:
-            filling = self._filling(fence)
-            slot = filling.slot(piece)
-            key = (piece.block, piece.offset)
-            filling.checksums.pop(key, None)
-            filling.first_frame_ns = filling.first_frame_ns or time.monotonic_ns()
-            view = self._store.block_view(slot)[piece.offset : piece.offset + piece.size]
-            filling.checksums[key] = write(view)
-
-    def fill_blocks(self, fence: Fence, blocks: range, write: WriteBlocks) -> None:
+    def fill_blocks(self, fence: Fence, blocks: range, write: Write) -> None:
         """Let `write` fill whole blocks; if it refuses, none of them has come. Holds the lock meanwhile."""
         with self._lock:
             filling = self._filling(fence)
             filling.check_blocks(blocks)
-            first = filling.ticket.first_block
-            keys = [(block, offset) for block in blocks for offset in range(0, self._store.block_bytes, PIECE_BYTES)]
-            for key in keys:
-                filling.checksums.pop(key, None)
-            filling.first_frame_ns = filling.first_frame_ns or time.monotonic_ns()
-            write([self._store.block_view(filling.slots[block - first]) for block in blocks])
-            filling.checksums.update(dict.fromkeys(keys, 0))
+            filling.begin()
+            first, per_block = filling.ticket.first_block, filling.cut.per_block
+            some = slice((blocks.start - first) * per_block, (blocks.stop - first) * per_block)
+            filling.came[some] = False
+            write(filling.slots[blocks.start - first : blocks.stop - first])
+            filling.checksums[some] = 0
+            filling.came[some] = True
 
     def check_blocks(self, fence: Fence, blocks: range) -> None:
         """Refuse a frame as a whole, before anything of it is written."""

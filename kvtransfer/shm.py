@@ -15,7 +15,7 @@ from itertools import count
 
 from engine.shared_memory import SharedMemory
 from kvtransfer.endpoints import SHM, choose
-from kvtransfer.link import Frame, Limits, Link
+from kvtransfer.link import Frame, Limits, Link, Message
 from kvtransfer.links import Links
 from kvtransfer.shm_channel import ShmChannel
 from kvtransfer.transport import BlockStore, Commit, Ticket, Unreachable
@@ -64,7 +64,7 @@ class ShmSender:
         )
         number = next(self._numbers)
         header = pb.SenderFrame(fence=fence_to_proto(ticket.fence), number=number, commit=message)
-        await self._link(ticket).run([Frame(ticket.fence, number, header.SerializeToString())])
+        await self._link(ticket).run([_frame(ticket, number, header)])
 
     async def aclose(self) -> None:
         self._links.close()
@@ -74,12 +74,11 @@ class ShmSender:
         per_frame = max_sources(ticket.block_bytes)
         for start in range(0, len(source_blocks), per_frame):
             sources = source_blocks[start : start + per_frame]
-            for block in sources:
-                self._store.block_view(block)  # asserts that there is such a block
+            assert 0 <= min(sources) <= max(sources) < len(self._store.memory) // ticket.block_bytes
             number = next(self._numbers)
             copy = pb.Copy(first=first + start, source_blocks=sources)
-            header = pb.SenderFrame(fence=fence, number=number, copy=copy).SerializeToString()
-            yield Frame(ticket.fence, number, header, size_bytes=len(sources) * ticket.block_bytes)
+            header = pb.SenderFrame(fence=fence, number=number, copy=copy)
+            yield _frame(ticket, number, header, size_bytes=len(sources) * ticket.block_bytes)
 
     def _link(self, ticket: Ticket) -> Link:
         return self._links.to(choose(ticket.endpoints, (SHM,)).address)
@@ -94,6 +93,10 @@ class ShmSender:
         self._refused[address] = why
         if len(self._refused) > MAX_REFUSED:
             self._refused.popitem(last=False)
+
+
+def _frame(ticket: Ticket, number: int, header: pb.SenderFrame, size_bytes: int = 0) -> Frame:
+    return Frame(ticket.fence, number, lambda: Message(header.SerializeToString()), size_bytes)
 
 
 def max_sources(block_bytes: int) -> int:

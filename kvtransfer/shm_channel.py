@@ -11,13 +11,12 @@ import struct
 from collections import deque
 from collections.abc import Callable
 
-import zmq
 from google.protobuf.message import DecodeError
 
 from engine.errors import TransferFailed
 from engine.shared_memory import SharedMemory
 from kvtransfer.endpoints import shm_name
-from kvtransfer.link import Frame
+from kvtransfer.link import Message
 from kvtransfer.transport import Unreachable
 from kvtransfer.wire import MAX_HEADER_BYTES
 from protos import kvtransfer_pb2 as pb
@@ -29,7 +28,7 @@ CREDENTIALS = struct.Struct("iII")
 class ShmChannel:
     """Hands over the memory, then carries frames; `on_refused` is told why the receiver cannot use the memory."""
 
-    closing_releases = False
+    reads_blocks = True
 
     def __init__(self, address: str, memory: SharedMemory, block_bytes: int, on_refused: Callable[[str], None]) -> None:
         self._address = address
@@ -46,8 +45,8 @@ class ShmChannel:
             self._socket.close()
             raise Unreachable(f"{address} does not take this pool's memory: {error.strerror}") from error
 
-    def send(self, frame: Frame, trackers: list[zmq.MessageTracker]) -> None:  # noqa: ARG002 — nothing is read later
-        self._unsent.append(frame.header)
+    def send(self, message: Message) -> None:
+        self._unsent.append(message.header)
         self._flush()
 
     def receive(self) -> bytes | None:

@@ -9,16 +9,15 @@ import socket
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from engine.kernels.copy_blocks import copy_blocks
 from kvtransfer.open_tickets import Refused
+from kvtransfer.pieces import Bytes, Numbers
 from kvtransfer.wire import MAX_HEADER_BYTES
 from protos import kvtransfer_pb2 as pb
 
 MAX_DESCRIPTORS = 4
 STAT_BLOCK_BYTES = 512
-
-Bytes = npt.NDArray[np.uint8]
 
 
 class Descriptor:
@@ -81,19 +80,18 @@ class Peer:
         blocks: Bytes = np.frombuffer(mapping, np.uint8, count=num_blocks * block_bytes)
         self._blocks = blocks.reshape(num_blocks, block_bytes)
 
-    def block(self, block: int) -> Bytes:
-        """The bytes of one block of the sender's pool."""
+    def check(self, sources: Numbers) -> None:
+        """Refuse blocks that the sender's pool does not have."""
         if self._blocks is None:
             raise Refused(pb.NACK_REASON_MALFORMED, "no memory is attached")
-        if block >= len(self._blocks):
-            raise Refused(pb.NACK_REASON_MALFORMED, f"block {block} of a pool of {len(self._blocks)}")
-        found: Bytes = self._blocks[block]
-        return found
+        if (largest := sources.max()) >= len(self._blocks):
+            raise Refused(pb.NACK_REASON_MALFORMED, f"block {largest} of a pool of {len(self._blocks)}")
 
-    def copy(self, sources: Sequence[Bytes], targets: Sequence[memoryview]) -> None:
-        """Without the interpreter's lock: the step's thread goes on meanwhile."""
-        for source, target in zip(sources, targets, strict=True):
-            np.copyto(np.frombuffer(target, np.uint8), source)
+    def copy(self, sources: Numbers, target: memoryview, slots: Numbers) -> None:
+        """Copy what was checked, without the interpreter's lock: the step's thread goes on meanwhile."""
+        assert self._blocks is not None
+        blocks = np.frombuffer(target, np.uint8).reshape(-1, self._blocks.shape[1])
+        copy_blocks(self._blocks, sources, blocks, slots)
         if self._hangup.poll(0):
             raise Refused(pb.NACK_REASON_STALE, "the sender left while its blocks were read")
 

@@ -77,6 +77,10 @@ class BlockStore(Protocol):
     @property
     def block_bytes(self) -> int: ...
 
+    @property
+    def memory(self) -> memoryview:
+        """The writable bytes of all blocks, without a copy: block i lies at i times `block_bytes`."""
+
     def block_view(self, block: int) -> memoryview:
         """The writable bytes of one block, without a copy."""
 

@@ -1,52 +1,18 @@
-"""Between values and frames: tickets and fences as protobuf, blocks cut into pieces, checksums.
+"""Between values and frames: tickets and fences as protobuf.
 
 Knows the limits that both sides of the wire keep. Does not know sockets.
 """
-
-import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-
-import xxhash
 
 from engine.errors import ProtocolError
 from kvtransfer.transport import Endpoint, Fence, Ticket, TicketId
 from protos import kvtransfer_pb2 as pb
 
-PIECE_BYTES = 256 << 10
-"""A block travels in pieces of this size, the last one shorter: large enough to amortise a part, small enough to stay
-in a core's cache between copy and checksum. Part of the wire contract: both sides cut alike."""
-FRAME_BYTES = 512 << 10
-"""A frame carries this much at most, so that both ends work at the same time."""
-MAX_PIECES = 256
-"""Pieces in one frame."""
 MAX_HEADER_BYTES = 64 << 10
 """A frame's protobuf part."""
 MAX_ENDPOINTS = 16
 MAX_BLOCK_BYTES = 1 << 32
 MAX_NUM_BLOCKS = 1 << 24
 MAX_NAME_LENGTH = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A run of bytes within one block of a ticket."""
-
-    block: int
-    offset: int
-    size: int
-
-
-def pieces(block: int, block_bytes: int) -> Iterator[Piece]:
-    """Cut one block of a ticket the way the wire wants it."""
-    for offset in range(0, block_bytes, PIECE_BYTES):
-        yield Piece(block, offset, min(PIECE_BYTES, block_bytes - offset))
-
-
-def is_piece(piece: Piece, block_bytes: int) -> bool:
-    """Whether `pieces` could have made it."""
-    aligned = piece.offset % PIECE_BYTES == 0 and piece.offset < block_bytes
-    return aligned and piece.size == min(PIECE_BYTES, block_bytes - piece.offset)
 
 
 def check_span(ticket: Ticket, first: int, num_blocks: int, block_bytes: int) -> None:
@@ -56,17 +22,6 @@ def check_span(ticket: Ticket, first: int, num_blocks: int, block_bytes: int) ->
     if not ticket.first_block <= first <= first + num_blocks <= ticket.num_blocks:
         last = first + num_blocks
         raise ProtocolError(f"blocks {first} to {last} of a ticket for {ticket.first_block} to {ticket.num_blocks}")
-
-
-def checksum(data: memoryview) -> int:
-    """XXH3-64 of `data`."""
-    return xxhash.xxh3_64_intdigest(data)
-
-
-def digest(checksums: Mapping[tuple[int, int], int]) -> int:
-    """XXH3-64 over the pieces' checksums, keyed by block and offset, in that order."""
-    ordered = [checksums[key] for key in sorted(checksums)]
-    return xxhash.xxh3_64_intdigest(struct.pack(f"<{len(ordered)}Q", *ordered))
 
 
 def fence_to_proto(fence: Fence) -> pb.Fence:

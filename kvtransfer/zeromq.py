@@ -1,8 +1,10 @@
 """Prefill's side of KV transfer over ZeroMQ (tcp and ipc).
 
-1. `send` cuts blocks into pieces, checksums them and hands them, without a copy, to the link of the ticket's address.
-2. The link keeps a bounded number of bytes under way; every frame is answered.
-3. `commit` sends the digest of all that was sent; its answer ends the ticket.
+1. `send` cuts blocks into pieces and hands frames of them to the link of the ticket's address.
+2. The link keeps a bounded number of bytes under way. When it is a frame's turn, its pieces are copied into a buffer
+   and checksummed on the way; from then on nobody reads the blocks for it.
+3. Every frame is answered. Its receiver has then read all of it, and its buffer is used again.
+4. `commit` sends the digest of all that was sent; its answer ends the ticket.
 
 Knows tickets and what was sent for each. Does not know sockets: that is `link`.
 """
@@ -10,34 +12,25 @@ Knows tickets and what was sent for each. Does not know sockets: that is `link`.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 
+import numpy as np
 import zmq
 
 from kvtransfer.endpoints import choose
-from kvtransfer.link import Frame, Limits, Link
+from kvtransfer.frame_buffers import FrameBuffers
+from kvtransfer.link import Frame, Limits, Link, Message
 from kvtransfer.links import Links
-from kvtransfer.transport import BlockStore, Commit, Fence, Ticket
-from kvtransfer.wire import FRAME_BYTES, MAX_PIECES, Piece, check_span, checksum, digest, fence_to_proto, pieces
+from kvtransfer.pieces import FRAME_BYTES, Checksums, Cut, Pieces, digest
+from kvtransfer.transport import BlockStore, Commit, Ticket
+from kvtransfer.wire import check_span, fence_to_proto
 from kvtransfer.zeromq_channel import ZeroMQChannel
 from protos import kvtransfer_pb2 as pb
 
 TRANSPORT = "zeromq"
 MAX_TICKETS = 1024
 """Tickets remembered; the one longest unused is given up first, as it is most likely abandoned."""
-
-
-@dataclass(slots=True)
-class _Progress:
-    """What was sent for one fence."""
-
-    num_frames: int = 0
-    checksums: dict[tuple[int, int], int] = field(default_factory=dict)
-
-    def next_number(self) -> int:
-        self.num_frames += 1
-        return self.num_frames - 1
 
 
 class ZeroMQSender:
@@ -47,9 +40,12 @@ class ZeroMQSender:
         self, store: BlockStore, *, stall_limit_s: float = 10.0, max_inflight_bytes: int = 16 << 20, max_links: int = 64
     ) -> None:
         self._store = store
+        self._cut = Cut(store.block_bytes)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._links = Links(partial(ZeroMQChannel, self._context), Limits(stall_limit_s, max_inflight_bytes), max_links)
-        self._tickets: OrderedDict[Fence, _Progress] = OrderedDict()
+        self._buffers = FrameBuffers(max(1, max_inflight_bytes // FRAME_BYTES))
+        self._numbers = count()
+        self._tickets: OrderedDict[Ticket, Checksums] = OrderedDict()
 
     @property
     def bytes_per_s(self) -> float:
@@ -65,55 +61,52 @@ class ZeroMQSender:
         await self._link(ticket).run(self._frames(ticket, first, source_blocks))
 
     async def commit(self, ticket: Ticket, commit: Commit) -> None:
-        progress = self._progress(ticket.fence)
         message = pb.Commit(
             num_blocks=ticket.num_blocks,
-            digest=digest(progress.checksums),
+            digest=digest(self._checksums(ticket)),
             first_token=commit.first_token,
             traceparent=commit.traceparent,
         )
-        number = progress.next_number()
+        number = next(self._numbers)
         header = pb.SenderFrame(fence=fence_to_proto(ticket.fence), number=number, commit=message)
-        await self._link(ticket).run([Frame(ticket.fence, number, header.SerializeToString())])
-        self._tickets.pop(ticket.fence, None)
+        await self._link(ticket).run([Frame(ticket.fence, number, lambda: Message(header.SerializeToString()))])
+        self._tickets.pop(ticket, None)
 
     async def aclose(self) -> None:
         self._links.close()
         await asyncio.to_thread(self._context.term)
 
     def _frames(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> Iterator[Frame]:
-        """Cut and checksum block by block, as the link asks for more."""
-        progress = self._progress(ticket.fence)
-        batch: list[tuple[Piece, memoryview]] = []
-        size_bytes = 0
-        for block, source_block in enumerate(source_blocks, first):
-            view = self._store.block_view(source_block)
-            for piece in pieces(block, ticket.block_bytes):
-                if batch and (size_bytes + piece.size > FRAME_BYTES or len(batch) == MAX_PIECES):
-                    yield _frame(ticket.fence, progress, batch)
-                    batch, size_bytes = [], 0
-                batch.append((piece, view[piece.offset : piece.offset + piece.size]))
-                size_bytes += piece.size
-        if batch:
-            yield _frame(ticket.fence, progress, batch)
+        blocks = np.array(source_blocks, np.int64)
+        num_blocks = len(self._store.memory) // self._store.block_bytes
+        assert ((blocks >= 0) & (blocks < num_blocks)).all(), "there are such blocks"
+        pieces = Pieces(self._cut, blocks)
+        for some in pieces.frames():
+            number = next(self._numbers)
+            message = partial(self._gather, ticket, number, first, pieces, some)
+            yield Frame(ticket.fence, number, message, pieces.size_bytes(some))
 
-    def _progress(self, fence: Fence) -> _Progress:
-        progress = self._tickets.setdefault(fence, _Progress())
-        self._tickets.move_to_end(fence)
+    def _gather(self, ticket: Ticket, number: int, first: int, pieces: Pieces, some: range) -> Message:
+        """Copy and checksum some of the pieces, the first of which begins the ticket's block `first`."""
+        size_bytes = pieces.size_bytes(some)
+        buffer = self._buffers.take(size_bytes)
+        checksums = pieces.gather(some, np.frombuffer(self._store.memory, np.uint8), buffer.bytes)
+        start = (first - ticket.first_block) * self._cut.per_block + some.start
+        self._checksums(ticket)[start : start + len(some)] = checksums
+        block, offset = self._cut.place(some.start)
+        blocks = pb.Blocks(block=first + block, offset=offset, checksums=checksums.tolist())
+        header = pb.SenderFrame(fence=fence_to_proto(ticket.fence), number=number, blocks=blocks)
+        return Message(header.SerializeToString(), buffer, size_bytes)
+
+    def _checksums(self, ticket: Ticket) -> Checksums:
+        """Of the ticket's pieces, as they were sent last."""
+        if (checksums := self._tickets.get(ticket)) is None:
+            num_pieces = (ticket.num_blocks - ticket.first_block) * self._cut.per_block
+            checksums = self._tickets[ticket] = np.zeros(num_pieces, np.uint64)
+        self._tickets.move_to_end(ticket)
         if len(self._tickets) > MAX_TICKETS:
             self._tickets.popitem(last=False)
-        return progress
+        return checksums
 
     def _link(self, ticket: Ticket) -> Link:
         return self._links.to(choose(ticket.endpoints, (TRANSPORT,)).address)
-
-
-def _frame(fence: Fence, progress: _Progress, batch: Sequence[tuple[Piece, memoryview]]) -> Frame:
-    segments = []
-    for piece, data in batch:
-        found = progress.checksums[piece.block, piece.offset] = checksum(data)
-        segments.append(pb.Segment(block=piece.block, offset=piece.offset, size=piece.size, checksum=found))
-    number = progress.next_number()
-    header = pb.SenderFrame(fence=fence_to_proto(fence), number=number, blocks=pb.Blocks(segments=segments))
-    parts = [data for _, data in batch]
-    return Frame(fence, number, header.SerializeToString(), parts, sum(len(part) for part in parts))

@@ -1,8 +1,8 @@
 """Decode's side of KV transfer over ZeroMQ (tcp and ipc): a ROUTER socket on a thread of its own.
 
-1. A message is a header part (SenderFrame) and, for `blocks`, one part per piece.
-2. The header is read into a fixed buffer, parsed and checked: fence, pieces, number of parts.
-3. Each payload part is received straight into its slot, under the lock that `revoke` takes, and checksummed there.
+1. A message is a header part (SenderFrame) and, for `blocks`, a payload part: their pieces, one after the other.
+2. The header is read into a fixed buffer, parsed and checked: number of parts, fence, pieces.
+3. The payload is copied into the slots, under the lock that `revoke` takes, and checksummed on the way.
 4. A commit closes a ticket that is complete, delivers it, and only then is answered.
 
 Whatever a peer sends is answered with an Ack or a Nack, or dropped and counted; nothing of it ends the thread.
@@ -11,10 +11,10 @@ Whatever a peer sends is answered with an Ack or a Nack, or dropped and counted;
 import contextlib
 import logging
 import threading
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import zmq
 from google.protobuf.message import DecodeError
 
@@ -22,15 +22,16 @@ from engine.errors import ConfigError
 from kvtransfer.endpoints import IPC
 from kvtransfer.malloc import keep_freed_memory
 from kvtransfer.open_tickets import Refused
+from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES
 from kvtransfer.receiver import TicketReceiver
 from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence
-from kvtransfer.wire import MAX_HEADER_BYTES, MAX_PIECES, PIECE_BYTES, Piece, checksum, fence_from_proto
+from kvtransfer.wire import MAX_HEADER_BYTES, fence_from_proto
 from protos import kvtransfer_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
 TRANSPORT = "zeromq"
-MAX_WAITING = 32
+MAX_WAITING = 8
 """Messages that libzmq holds per peer before the peer has to wait."""
 KEEPALIVE_S = 15
 ANY_HOST = ("tcp://*", "tcp://0.0.0.0:", "tcp://[::]:")
@@ -101,31 +102,23 @@ class ZeroMQReceiver(TicketReceiver):
         fence = fence_from_proto(frame.fence)
         match frame.WhichOneof("frame"):
             case "blocks":
-                self._take_blocks(fence, frame.blocks.segments)
+                self._take_blocks(fence, frame.blocks)
             case "commit":
                 self._take_commit(fence, frame.commit)
             case _:
                 raise Refused(pb.NACK_REASON_MALFORMED, "neither blocks nor a commit")
 
-    def _take_blocks(self, fence: Fence, segments: Sequence[pb.Segment]) -> None:
-        if not 0 < len(segments) <= MAX_PIECES:
-            raise Refused(pb.NACK_REASON_MALFORMED, f"{len(segments)} segments in one frame")
-        pieces = [Piece(segment.block, segment.offset, segment.size) for segment in segments]
-        self.tickets.check(fence, pieces)
-        for piece, segment in zip(pieces, segments, strict=True):
-            if not self._more():
-                raise Refused(pb.NACK_REASON_MALFORMED, "fewer parts than segments")
-            self.tickets.fill(fence, piece, partial(self._read_piece, segment.checksum))
-        if self._more():
-            raise Refused(pb.NACK_REASON_MALFORMED, "more parts than segments")
-
-    def _read_piece(self, expected: int, view: memoryview) -> int:
-        """Receive a part into `view`. A message's parts are all here once its first is: this never waits."""
-        if (size := self._socket.recv_into(view)) != len(view):
-            raise Refused(pb.NACK_REASON_MALFORMED, f"a part of {size} bytes for a segment of {len(view)}")
-        if (found := checksum(view)) != expected:
-            raise Refused(pb.NACK_REASON_CORRUPT, f"checksum {found:016x}, the sender's is {expected:016x}")
-        return found
+    def _take_blocks(self, fence: Fence, blocks: pb.Blocks) -> None:
+        if not 0 < (num_pieces := len(blocks.checksums)) <= MAX_PIECES:
+            raise Refused(pb.NACK_REASON_MALFORMED, f"{num_pieces} pieces in one frame")
+        if not self._more():
+            raise Refused(pb.NACK_REASON_MALFORMED, "blocks without their bytes")
+        payload = self._socket.recv(copy=False)  # a message's parts are all here once its first is: this never waits
+        if payload.more:
+            raise Refused(pb.NACK_REASON_MALFORMED, "more than one part of bytes")
+        expected = np.array(blocks.checksums, np.uint64)
+        data = np.frombuffer(payload.buffer, np.uint8)
+        self.tickets.fill_pieces(fence, blocks.block, blocks.offset, expected, data)
 
     def _take_commit(self, fence: Fence, message: pb.Commit) -> None:
         if self._more():
@@ -146,7 +139,7 @@ def _listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket
     if address.startswith(ANY_HOST):
         raise ConfigError(f"peers cannot connect to {address}: name the address under which they reach this host")
     socket = context.socket(zmq.ROUTER)
-    socket.setsockopt(zmq.MAXMSGSIZE, PIECE_BYTES)
+    socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES)
     socket.setsockopt(zmq.RCVHWM, MAX_WAITING)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)

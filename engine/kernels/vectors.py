@@ -103,3 +103,8 @@ class Loop:
             phi.add_incoming(value, builder.block)
         builder.cbranch(self.is_last, self._after, self._head)
         builder.position_at_end(self._after)
+
+
+def past_cache(builder: Any, stored: Any) -> None:
+    """Let a store of a whole, aligned line go to memory at once: what it overwrites need not be read for it."""
+    stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_INT, 1)]))

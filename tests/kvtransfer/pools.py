@@ -27,32 +27,36 @@ PERIOD_BYTES = 1_000_003
 
 
 class Pool:
-    """Blocks filled with random bytes; `on_view` is told how many views were taken before each new one."""
+    """Blocks filled with random bytes; `on_view` is told how often a transport asked for them before each new time."""
 
     def __init__(self, num_blocks: int, block_bytes: int, seed: int = 0) -> None:
         self.block_bytes = block_bytes
         self.num_blocks = num_blocks
         size_bytes = num_blocks * block_bytes
         tile = random.Random(seed).randbytes(min(size_bytes, PERIOD_BYTES))
-        self.memory: bytearray | memoryview = bytearray(tile * (size_bytes // len(tile) + 1))[:size_bytes]
+        self.content: bytearray | memoryview = bytearray(tile * (size_bytes // len(tile) + 1))[:size_bytes]
         self.on_view: Callable[[int], None] = lambda _: None
         self._num_views = 0
 
     def share(self) -> SharedMemory:
         """Move the bytes to where another process can map them."""
-        shared = SharedMemory(len(self.memory))
-        shared.buffer[:] = self.memory
-        self.memory = shared.buffer
+        shared = SharedMemory(len(self.content))
+        shared.buffer[:] = self.content
+        self.content = shared.buffer
         return shared
+
+    @property
+    def memory(self) -> memoryview:
+        self.on_view(self._num_views)
+        self._num_views += 1
+        return memoryview(self.content)
 
     def block_view(self, block: int) -> memoryview:
         assert 0 <= block < self.num_blocks
-        self.on_view(self._num_views)
-        self._num_views += 1
-        return memoryview(self.memory)[block * self.block_bytes : (block + 1) * self.block_bytes]
+        return self.memory[block * self.block_bytes : (block + 1) * self.block_bytes]
 
     def block(self, block: int) -> bytes:
-        return bytes(self.memory[block * self.block_bytes : (block + 1) * self.block_bytes])
+        return bytes(self.content[block * self.block_bytes : (block + 1) * self.block_bytes])
 
     def blocks(self, blocks: Sequence[int]) -> list[bytes]:
         return [self.block(block) for block in blocks]
@@ -60,7 +64,7 @@ class Pool:
     def overwrite(self, blocks: Sequence[int], byte: int) -> None:
         for block in blocks:
             start = block * self.block_bytes
-            self.memory[start : start + self.block_bytes] = bytes([byte]) * self.block_bytes
+            self.content[start : start + self.block_bytes] = bytes([byte]) * self.block_bytes
 
 
 def make_ticket(

@@ -59,5 +59,5 @@ async def test_senders_take_the_way_that_each_ticket_names() -> None:
     far.close()
     near.close()
 
-    assert target.memory == source.memory
+    assert target.content == source.content
     assert [one.ticket_id for one in arrived] == ["inproc", "zeromq"]

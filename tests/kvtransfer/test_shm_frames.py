@@ -22,6 +22,7 @@ from tests.kvtransfer.pools import Pool, make_ticket, refenced
 
 NUM_BLOCKS = 3
 BLOCK_BYTES = 70_001
+RUDE = f"rude-{os.getpid()}"
 
 
 class Rig:
@@ -89,10 +90,10 @@ async def test_blocks_that_are_not_there_are_malformed_and_write_nothing(
     rig: Rig, sources: tuple[int, ...], first: int
 ) -> None:
     rig.attach(rig.memory.fd)
-    before = bytes(rig.pool.memory)
+    before = bytes(rig.pool.content)
 
     assert rig.copy(*sources, first=first).nack.reason == pb.NACK_REASON_MALFORMED
-    assert bytes(rig.pool.memory) == before
+    assert bytes(rig.pool.content) == before
     assert rig.receiver.malformed_frames == 1
     await rig.transfers_still_work()
 
@@ -164,7 +165,7 @@ class Listener:
 
 @pytest.fixture
 async def listener() -> AsyncIterator[Listener]:
-    listener = Listener(shm_address("rude"))
+    listener = Listener(shm_address(RUDE))
     yield listener
     listener.close()
 
@@ -184,7 +185,25 @@ async def test_a_receiver_that_answers_nonsense_or_nothing_fails_the_transfer(
     sender = ShmSender(pool, pool.share(), stall_limit_s=0.2)
     answering = asyncio.create_task(listener.answer(data))
     with pytest.raises(TransferFailed, match=words):
-        await sender.send(make_ticket(Endpoint("shm", shm_address("rude")), pool, 2), 0, [0, 1])
+        await sender.send(make_ticket(Endpoint("shm", shm_address(RUDE)), pool, 2), 0, [0, 1])
+    answering.cancel()
+    await sender.aclose()
+
+
+async def test_cancelled_twice_it_still_waits_for_the_blocks(listener: Listener) -> None:
+    pool = Pool(2, 1000)
+    sender = ShmSender(pool, pool.share(), stall_limit_s=0.3)
+    answering = asyncio.create_task(listener.answer(pb.ReceiverFrame(ack=pb.Ack()).SerializeToString()))
+    ticket = make_ticket(Endpoint("shm", shm_address(RUDE)), pool, 2)
+    sending = asyncio.create_task(sender.send(ticket, 0, [0, 1]))
+    for _ in range(2):
+        await asyncio.sleep(0.02)
+        sending.cancel()
+    await asyncio.sleep(0.02)
+    assert not sending.done()  # the receiver may still read them
+
+    with pytest.raises(asyncio.CancelledError):
+        await sending
     answering.cancel()
     await sender.aclose()
 
@@ -207,7 +226,7 @@ async def test_who_does_not_reach_shared_memory_takes_the_next_way() -> None:
     await senders.commit(offered, Commit(1))
     await senders.aclose()
     receiver.close()
-    assert target.memory == source.memory
+    assert target.content == source.content
 
 
 def test_shared_memory_of_another_host_comes_last() -> None:

@@ -1,18 +1,11 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from engine.errors import ProtocolError
 from kvtransfer.transport import Endpoint, Fence, Ticket, TicketId
 from kvtransfer.wire import (
     MAX_ENDPOINTS,
-    PIECE_BYTES,
-    Piece,
-    digest,
     fence_from_proto,
     fence_to_proto,
-    is_piece,
-    pieces,
     ticket_from_proto,
     ticket_to_proto,
 )
@@ -63,18 +56,3 @@ def test_a_ticket_has_some_endpoints(count: int) -> None:
     message.endpoints.extend([pb.Endpoint(transport="zeromq", address="a")] * count)
     with pytest.raises(ProtocolError):
         ticket_from_proto(message)
-
-
-@given(block_bytes=st.integers(1, 5 * PIECE_BYTES))
-def test_pieces_cover_a_block_once(block_bytes: int) -> None:
-    cut = list(pieces(4, block_bytes))
-
-    ends = [0, *(piece.offset + piece.size for piece in cut)]
-    assert [piece.offset for piece in cut] == ends[:-1]
-    assert ends[-1] == block_bytes
-    assert all(is_piece(piece, block_bytes) for piece in cut)
-    assert not is_piece(Piece(4, block_bytes, 0), block_bytes)
-
-
-def test_a_digest_depends_on_order_of_blocks_not_of_arrival() -> None:
-    assert digest({(0, 0): 1, (1, 0): 2}) == digest({(1, 0): 2, (0, 0): 1}) != digest({(0, 0): 2, (1, 0): 1})

@@ -1,16 +1,20 @@
 """What a receiver does with frames that no honest sender makes, sent over a plain DEALER socket."""
 
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pytest
+import xxhash
 import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError
+from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES, PIECE_BYTES, digest
 from kvtransfer.transport import Arrived, Commit, Ticket
-from kvtransfer.wire import MAX_HEADER_BYTES, MAX_PIECES, PIECE_BYTES, checksum, digest, fence_to_proto
+from kvtransfer.wire import MAX_HEADER_BYTES, fence_to_proto
 from kvtransfer.zeromq import ZeroMQSender
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from protos import kvtransfer_pb2 as pb
@@ -18,7 +22,6 @@ from tests.kvtransfer.pools import Pool, make_ticket, refenced
 
 NUM_BLOCKS = 3
 BLOCK_BYTES = PIECE_BYTES + 100
-SIZES = (PIECE_BYTES, 100)
 
 
 class Rig:
@@ -80,34 +83,28 @@ def rig() -> Iterator[Rig]:
     rig.close()
 
 
-def segments_of(data: bytes, block: int) -> list[pb.Segment]:
-    head, tail = memoryview(data)[:PIECE_BYTES], memoryview(data)[PIECE_BYTES:]
-    return [
-        pb.Segment(block=block, offset=0, size=len(head), checksum=checksum(head)),
-        pb.Segment(block=block, offset=len(head), size=len(tail), checksum=checksum(tail)),
-    ]
+def checksums_of(data: bytes) -> list[int]:
+    return [xxhash.xxh3_64_intdigest(piece) for piece in (data[:PIECE_BYTES], data[PIECE_BYTES:])]
 
 
-def blocks_frame(ticket: Ticket, segments: Sequence[pb.Segment], number: int = 0) -> pb.SenderFrame:
-    return pb.SenderFrame(fence=fence_to_proto(ticket.fence), number=number, blocks=pb.Blocks(segments=segments))
+def blocks_frame(
+    ticket: Ticket, block: int, checksums: Sequence[int], *, offset: int = 0, number: int = 0
+) -> pb.SenderFrame:
+    blocks = pb.Blocks(block=block, offset=offset, checksums=checksums)
+    return pb.SenderFrame(fence=fence_to_proto(ticket.fence), number=number, blocks=blocks)
 
 
 def commit_frame(ticket: Ticket, source: Pool, **changes: int) -> pb.SenderFrame:
     """The right commit of all of `source`, but for `changes`."""
-    sums = {
-        (block, segment.offset): segment.checksum
-        for block in range(NUM_BLOCKS)
-        for segment in segments_of(source.block(block), block)
-    }
-    fields = {"num_blocks": NUM_BLOCKS, "digest": digest(sums), "first_token": 5, **changes}
+    sums = [checksum for block in range(NUM_BLOCKS) for checksum in checksums_of(source.block(block))]
+    fields = {"num_blocks": NUM_BLOCKS, "digest": digest(np.array(sums, np.uint64)), "first_token": 5, **changes}
     return pb.SenderFrame(fence=fence_to_proto(ticket.fence), number=77, commit=pb.Commit(**fields))  # type: ignore[arg-type]
 
 
 def send_all(rig: Rig) -> None:
     for block in range(NUM_BLOCKS):
         data = rig.source.block(block)
-        frame = blocks_frame(rig.ticket, segments_of(data, block), number=block)
-        assert rig.ask(frame, data[:PIECE_BYTES], data[PIECE_BYTES:]).HasField("ack")
+        assert rig.ask(blocks_frame(rig.ticket, block, checksums_of(data), number=block), data).HasField("ack")
 
 
 def test_frames_by_the_book_are_acknowledged_and_commit_is_answered_again(rig: Rig) -> None:
@@ -133,56 +130,115 @@ async def test_a_wrong_checksum_is_corrupt_and_the_piece_counts_as_missing(rig: 
     data = rig.source.block(0)
     bad = data[:-1] + bytes([data[-1] ^ 1])
 
-    frame = blocks_frame(rig.ticket, segments_of(data, 0))
-    assert rig.refuses(frame, bad[:PIECE_BYTES], bad[PIECE_BYTES:]) == pb.NACK_REASON_CORRUPT
+    frame = blocks_frame(rig.ticket, 0, checksums_of(data))
+    assert rig.refuses(frame, bad) == pb.NACK_REASON_CORRUPT
     assert rig.refuses(commit_frame(rig.ticket, rig.source)) == pb.NACK_REASON_CORRUPT
-    assert rig.ask(frame, data[:PIECE_BYTES], data[PIECE_BYTES:]).HasField("ack")
+    assert rig.ask(frame, data).HasField("ack")
     assert rig.ask(commit_frame(rig.ticket, rig.source)).HasField("ack")
 
 
+async def test_only_the_piece_that_is_wrong_counts_as_missing(rig: Rig) -> None:
+    data = rig.source.block(1) + rig.source.block(2)
+    send_all(rig)
+    first, *others = checksums_of(rig.source.block(1)) + checksums_of(rig.source.block(2))
+
+    assert rig.refuses(blocks_frame(rig.ticket, 1, [first ^ 1, *others]), data) == pb.NACK_REASON_CORRUPT
+    answer = rig.ask(commit_frame(rig.ticket, rig.source))
+    assert answer.nack.message == "1 pieces never came"
+    again = blocks_frame(rig.ticket, 1, [first])
+    assert rig.ask(again, data[:PIECE_BYTES]).HasField("ack")
+    assert rig.ask(commit_frame(rig.ticket, rig.source)).HasField("ack")
+
+
+async def test_a_frame_may_begin_and_end_within_blocks(rig: Rig) -> None:
+    data = [rig.source.block(block) for block in range(NUM_BLOCKS)]
+    sums = [checksums_of(block) for block in data]
+
+    assert rig.ask(blocks_frame(rig.ticket, 0, sums[0][:1]), data[0][:PIECE_BYTES]).HasField("ack")
+    middle = blocks_frame(rig.ticket, 0, [sums[0][1], *sums[1], sums[2][0]], offset=PIECE_BYTES)
+    assert rig.ask(middle, data[0][PIECE_BYTES:] + data[1] + data[2][:PIECE_BYTES]).HasField("ack")
+    last = blocks_frame(rig.ticket, 2, sums[2][1:], offset=PIECE_BYTES)
+    assert rig.ask(last, data[2][PIECE_BYTES:]).HasField("ack")
+    assert rig.ask(commit_frame(rig.ticket, rig.source)).HasField("ack")
+    assert rig.pool.blocks(range(NUM_BLOCKS)) == data
+
+
 @pytest.mark.parametrize(
-    "segment",
+    ("block", "offset", "num_pieces"),
     [
-        pb.Segment(block=NUM_BLOCKS, size=PIECE_BYTES),
-        pb.Segment(block=2**32 - 1, size=PIECE_BYTES),
-        pb.Segment(block=0, offset=BLOCK_BYTES, size=0),
-        pb.Segment(block=0, offset=0, size=PIECE_BYTES - 1),
-        pb.Segment(block=0, offset=0, size=2**64 - 1),
-        pb.Segment(block=0, offset=1, size=100),
-        pb.Segment(block=0, offset=PIECE_BYTES, size=101),
-        pb.Segment(block=0, offset=2**64 - PIECE_BYTES, size=PIECE_BYTES),
-        pb.Segment(block=0, offset=0, size=0),
+        (NUM_BLOCKS, 0, 1),
+        (2**32 - 1, 0, 1),
+        (0, BLOCK_BYTES, 1),
+        (0, 1, 1),
+        (0, PIECE_BYTES - 1, 1),
+        (0, 2 * PIECE_BYTES, 1),
+        (0, 2**64 - PIECE_BYTES, 1),
+        (0, 2**64 - 1, 1),
+        (2, PIECE_BYTES, 2),
+        (2, 0, 3),
+        (0, 0, 2 * NUM_BLOCKS + 1),
     ],
 )
-async def test_a_segment_outside_its_block_is_malformed_and_writes_nothing(rig: Rig, segment: pb.Segment) -> None:
-    good, before = segments_of(rig.source.block(1), 1)[:1], bytes(rig.pool.memory)
-    part = rig.source.block(1)[:PIECE_BYTES]
+async def test_pieces_that_are_not_the_tickets_are_malformed_and_write_nothing(
+    rig: Rig, block: int, offset: int, num_pieces: int
+) -> None:
+    before = bytes(rig.pool.content)
+    frame = blocks_frame(rig.ticket, block, [1] * num_pieces, offset=offset)
 
-    reason = rig.refuses(blocks_frame(rig.ticket, [*good, segment]), part, b"x" * min(segment.size, 200))
-
-    assert reason == pb.NACK_REASON_MALFORMED
-    assert bytes(rig.pool.memory) == before
+    assert rig.refuses(frame, b"x" * PIECE_BYTES) == pb.NACK_REASON_MALFORMED
+    assert bytes(rig.pool.content) == before
     assert rig.receiver.malformed_frames == 1
     await rig.transfers_still_work()
 
 
-@pytest.mark.parametrize("sizes", [(), SIZES[:1], (*SIZES, 1), (0, 100), (PIECE_BYTES, 0), (100, PIECE_BYTES)])
-async def test_parts_that_do_not_fit_their_segments_are_malformed(rig: Rig, sizes: tuple[int, ...]) -> None:
+async def test_the_first_block_of_a_ticket_is_where_its_pieces_begin(rig: Rig) -> None:
+    ticket = make_ticket(rig.receiver, rig.pool, 5, name="later", first_block=3)
+    rig.receiver.open(ticket, [6, 4])
     data = rig.source.block(0)
-    others = rig.pool.blocks(range(1, 8))
 
-    frame = blocks_frame(rig.ticket, segments_of(data, 0))
-    assert rig.refuses(frame, *(data[:size] for size in sizes)) in (pb.NACK_REASON_MALFORMED, pb.NACK_REASON_CORRUPT)
+    assert rig.refuses(blocks_frame(ticket, 2, checksums_of(data)), data) == pb.NACK_REASON_MALFORMED
+    assert rig.ask(blocks_frame(ticket, 4, checksums_of(data)), data).HasField("ack")
+    assert rig.pool.block(4) == data
 
-    assert rig.pool.blocks(range(1, 8)) == others
+
+@pytest.mark.parametrize(
+    "sizes",
+    [(), (0,), (PIECE_BYTES,), (BLOCK_BYTES - 1,), (BLOCK_BYTES + 1,), (BLOCK_BYTES, 0), (PIECE_BYTES, 100)],
+)
+async def test_bytes_that_do_not_fit_their_pieces_are_malformed(rig: Rig, sizes: tuple[int, ...]) -> None:
+    data = rig.source.block(0)
+    before = bytes(rig.pool.content)
+
+    frame = blocks_frame(rig.ticket, 0, checksums_of(data))
+    assert rig.refuses(frame, *((data + b"x")[:size] for size in sizes)) == pb.NACK_REASON_MALFORMED
+
+    assert bytes(rig.pool.content) == before
     await rig.transfers_still_work()
 
 
-async def test_numbers_of_segments_are_bounded(rig: Rig) -> None:
-    segment = segments_of(rig.source.block(0), 0)[1]
+async def test_numbers_of_pieces_are_bounded(rig: Rig) -> None:
+    assert rig.refuses(blocks_frame(rig.ticket, 0, [])) == pb.NACK_REASON_MALFORMED
+    assert rig.refuses(blocks_frame(rig.ticket, 0, []), b"") == pb.NACK_REASON_MALFORMED
+    frame = blocks_frame(rig.ticket, 0, [1] * (MAX_PIECES + 1))
+    assert rig.ask(frame, b"x").nack.message == f"{MAX_PIECES + 1} pieces in one frame"
 
-    assert rig.refuses(blocks_frame(rig.ticket, [])) == pb.NACK_REASON_MALFORMED
-    assert rig.refuses(blocks_frame(rig.ticket, [segment] * (MAX_PIECES + 1))) == pb.NACK_REASON_MALFORMED
+
+async def test_revoke_in_the_middle_of_a_frame_waits_for_it_and_nothing_lands_later(rig: Rig) -> None:
+    data = rig.source.block(0)
+    revoking = threading.Thread(target=rig.receiver.revoke, args=(rig.ticket.fence.ticket_id,))
+
+    def revoke(_: int) -> None:
+        rig.pool.on_view = lambda _: None
+        revoking.start()
+        revoking.join(0.05)
+        assert revoking.is_alive()  # the receiver's thread is about to write
+
+    rig.pool.on_view = revoke
+    assert rig.ask(blocks_frame(rig.ticket, 0, checksums_of(data)), data).HasField("ack")
+    revoking.join()
+    before = bytes(rig.pool.content)
+    assert rig.refuses(blocks_frame(rig.ticket, 1, checksums_of(data)), data) == pb.NACK_REASON_STALE
+    assert bytes(rig.pool.content) == before
 
 
 async def test_a_commit_has_no_payload(rig: Rig) -> None:
@@ -219,7 +275,7 @@ async def test_what_is_not_a_frame_is_dropped_and_counted(rig: Rig, parts: tuple
 
 async def test_a_part_too_large_ends_only_its_own_connection(rig: Rig) -> None:
     peer = rig.connect()
-    peer.send_multipart([commit_frame(rig.ticket, rig.source).SerializeToString(), b"x" * (PIECE_BYTES + 1)])
+    peer.send_multipart([commit_frame(rig.ticket, rig.source).SerializeToString(), b"x" * (FRAME_BYTES + 1)])
 
     await rig.transfers_still_work()
     assert not peer.poll(100)
@@ -259,12 +315,11 @@ def test_an_address_nobody_could_use_is_a_configuration_error(address: str) -> N
         ZeroMQReceiver(address, Pool(1, 1), lambda _: None)
 
 
-segments = st.builds(
-    pb.Segment,
+blocks = st.builds(
+    pb.Blocks,
     block=st.integers(0, 4) | st.integers(0, 2**32 - 1),
     offset=st.sampled_from([0, PIECE_BYTES]) | st.integers(0, 2**64 - 1),
-    size=st.sampled_from([*SIZES, 0]) | st.integers(0, 2**64 - 1),
-    checksum=st.integers(0, 2**64 - 1),
+    checksums=st.lists(st.integers(0, 2**64 - 1), max_size=7),
 )
 fences = st.builds(
     pb.Fence, ticket_id=st.sampled_from(["t", ""]), incarnation=st.just("i"), epoch=st.just(3), attempt=st.just(1)
@@ -273,9 +328,13 @@ frames = st.builds(
     pb.SenderFrame,
     fence=fences,
     number=st.integers(0, 2**64 - 1),
-    blocks=st.builds(pb.Blocks, segments=st.lists(segments)),
+    blocks=blocks,
 ) | st.builds(pb.SenderFrame, fence=fences, commit=st.builds(pb.Commit, num_blocks=st.integers(0, 2**32 - 1)))
-payloads = st.lists(st.binary(max_size=200) | st.sampled_from([b"x" * PIECE_BYTES, b"y" * 100]), max_size=5)
+payloads = st.lists(
+    st.binary(max_size=200)
+    | st.sampled_from([b"x" * PIECE_BYTES, b"y" * 100, b"z" * BLOCK_BYTES, b"w" * 2 * BLOCK_BYTES]),
+    max_size=5,
+)
 messages = st.lists(
     st.tuples(st.binary(max_size=300) | frames.map(lambda f: f.SerializeToString()), payloads), max_size=8
 )

@@ -8,6 +8,8 @@ import zmq
 import zmq.asyncio
 
 from engine.errors import TransferFailed
+from kvtransfer.frame_buffers import FrameBuffer, FrameBuffers
+from kvtransfer.pieces import FRAME_BYTES
 from kvtransfer.transport import Commit, Endpoint, Ticket
 from kvtransfer.zeromq import ZeroMQSender
 from protos import kvtransfer_pb2 as pb
@@ -111,20 +113,85 @@ async def test_what_a_cancelled_send_left_behind_is_never_the_altered_bytes(
     assert set(peer.payload) <= {0x11, 0xEE}
 
 
-async def test_cancelled_twice_it_still_waits_for_the_blocks(sender: ZeroMQSender, pool: Pool, ticket: Ticket) -> None:
-    others = asyncio.create_task(sender.send(ticket, 0, range(8)))  # keeps the link from being closed at once
-    sending = asyncio.create_task(sender.send(ticket, 8, range(8, 16)))
-    await turns(50)
+async def test_a_cancelled_send_ends_at_once_and_asks_for_no_block_again(
+    sender: ZeroMQSender, pool: Pool, ticket: Ticket
+) -> None:
+    sending = asyncio.create_task(sender.send(ticket, 0, range(NUM_BLOCKS)))
+    await turns(50)  # nobody answers, all credit is used
+    views: list[int] = []
+    pool.on_view = views.append
     sending.cancel()
-    await turns(5)
-    sending.cancel()
-    await turns(5)
-    assert not sending.done()  # the peer may still be given its frames
+    await turns(2)
 
-    with pytest.raises(TransferFailed):
-        await others
+    assert sending.done()
     with pytest.raises(asyncio.CancelledError):
         await sending
+    await turns(50)
+    assert not views
+
+
+async def test_what_waits_for_its_turn_was_not_read_yet(sender: ZeroMQSender, pool: Pool, ticket: Ticket) -> None:
+    views: list[int] = []
+    pool.on_view = views.append
+    sending = [asyncio.create_task(sender.send(ticket, 0, range(NUM_BLOCKS))) for _ in range(20)]
+    await turns(200)
+    assert len(views) == (16 << 20) // FRAME_BYTES + len(sending)  # and once for each to see that there are such blocks
+
+    for task in sending:
+        task.cancel()
+    await asyncio.wait(sending)
+
+
+async def test_buffers_are_used_again_and_bounded(
+    sender: ZeroMQSender, peer: Peer, ticket: Ticket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[FrameBuffer] = []
+
+    def make(owner: FrameBuffers, size_bytes: int) -> FrameBuffer:
+        made.append(FrameBuffer(owner, size_bytes))
+        return made[-1]
+
+    monkeypatch.setattr("kvtransfer.frame_buffers.FrameBuffer", make)
+    serving = asyncio.create_task(peer.serve(ack))
+    for _ in range(4):
+        await sender.send(ticket, 0, range(NUM_BLOCKS))
+    serving.cancel()
+
+    assert 0 < len(made) <= (16 << 20) // FRAME_BYTES
+
+
+def test_small_payloads_take_no_more_memory_than_they_are() -> None:
+    buffers = FrameBuffers(max_free=1)
+    small, large, larger = (buffers.take(size) for size in (1000, FRAME_BYTES // 2, FRAME_BYTES))
+    for buffer in (small, large, larger):
+        buffer.release()
+
+    assert (len(small.bytes), len(large.bytes)) == (1000, FRAME_BYTES)
+    assert buffers.take(FRAME_BYTES) is large
+    assert buffers.take(FRAME_BYTES) is not larger
+    assert buffers.take(1000) is not small
+
+
+def test_a_buffers_part_is_made_once_for_each_size() -> None:
+    buffer = FrameBuffers(max_free=1).take(FRAME_BYTES)
+
+    assert buffer.part(5) is buffer.part(5)
+    assert [len(buffer.part(size)) for size in range(1, 40)] == list(range(1, 40))
+
+
+async def test_buffers_of_frames_without_an_answer_are_not_used_again(
+    sender: ZeroMQSender, pool: Pool, peer: Peer, ticket: Ticket
+) -> None:
+    pool.overwrite(range(NUM_BLOCKS), 0x11)
+    with pytest.raises(TransferFailed, match="took nothing"):
+        await sender.send(ticket, 0, range(NUM_BLOCKS))
+    pool.overwrite(range(NUM_BLOCKS), 0xEE)
+    serving = asyncio.create_task(peer.serve(ack))  # it may still find what its socket holds of the first link
+    await sender.send(ticket, 0, range(4))
+    serving.cancel()
+
+    assert peer.payload.count(0xEE) == 4 * BLOCK_BYTES
+    assert set(peer.payload) <= {0x11, 0xEE}
 
 
 @pytest.mark.parametrize("answer", [b"", b"\xff\xff garbage", b"\x0a"])
