@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.rivals.install import llama_program, rivals_root
+from bench.rivals.install import llama_program, python_of, rivals_root
 from engine.errors import ConfigError, Unavailable
 
 START_TIMEOUT_S = 300
@@ -23,6 +23,46 @@ STOP_TIMEOUT_S = 20
 LOG_TAIL_CHARS = 3000
 VLLM_ENV = {"VLLM_CPU_OMP_THREADS_BIND": "0-1", "HF_HUB_OFFLINE": "1"}
 MODEL_NAME = "bench"
+TRANSFORMERS_SERVE = '''
+import json
+from transformers.cli.serving import completion, model_manager
+from transformers.cli.transformers import main
+
+class Ids:
+    """The tokenizer, for prompts that are ids in JSON."""
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer._tokenizer  # turns answers into text
+    def __call__(self, prompt, **options):
+        return {"input_ids": json.loads(prompt)}
+
+class Handler(completion.CompletionHandler):
+    async def handle_request(self, body, request_id):
+        del body["model"]  # it knows one model, by its folder
+        if body.pop("ignore_eos", False):
+            body["generation_config"] = json.dumps({"eos_token_id": -1})
+        if isinstance(body["prompt"], list):
+            body["prompt"] = json.dumps(body["prompt"])
+        answer = await super().handle_request(body, request_id)
+        if body.get("stream"):
+            answer.body_iterator = self._ended(answer.body_iterator)
+        return answer
+
+    def _resolve_model(self, body):
+        name, model, tokenizer = super()._resolve_model(body)
+        return name, model, Ids(tokenizer) if body["prompt"].startswith("[") else tokenizer
+
+    async def _ended(self, events):
+        async for event in events:
+            yield event
+        yield "data: [DONE]\\n\\n"
+
+completion.CompletionHandler = Handler
+model_manager.ModelManager.get_gen_models = staticmethod(lambda: [{"id": "bench", "object": "model"}])
+main()
+'''
+"""`transformers serve`, and what our client needs of any server: its own answers 422 to `ignore_eos` and 400 to prompts
+of token ids, does not list the model of a local folder, and ends no stream with `[DONE]`. All else of it is its own.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +102,15 @@ def llama_cpp(gguf: Path, slots: int, slot_tokens: int, *, name: str = "llama.cp
     fixed = ("--host", "127.0.0.1", "--port", "{port}", "--alias", MODEL_NAME, *cores, "--cache-ram", "0")
     size = ("--parallel", str(slots), "-c", str(slots * slot_tokens))
     return System(name, (str(llama_program("llama-server")), "-m", str(gguf), *fixed, *size))
+
+
+def transformers(model: Path, num_blocks: int, *, name: str = "transformers") -> System:
+    """Its continuous batching in float32, with `num_blocks` blocks of KV, 256 positions each."""
+    program = (str(python_of("transformers")), "-c", TRANSFORMERS_SERVE, "serve", str(model))
+    # Without a number of blocks, it takes six tenths of the machine's memory.
+    batching = ("--continuous-batching", "--cb-num-blocks", str(num_blocks))
+    fixed = ("--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", "{port}")
+    return System(name, (*program, *fixed, *batching), {"HF_HUB_OFFLINE": "1"})
 
 
 def tandem(model: Path, *arguments: str, name: str = "tandem") -> System:

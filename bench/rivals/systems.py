@@ -1,7 +1,7 @@
 """The systems that are compared, each in the arrangements and with the settings that suit it best."""
 
 from bench.rivals.models import Models
-from bench.rivals.servers import System, llama_cpp, tandem, vllm
+from bench.rivals.servers import System, llama_cpp, tandem, transformers, vllm
 
 KV = ("--kv-memory-mb", "512")
 """Of each Tandem worker: room for more than any run here needs."""
@@ -42,6 +42,11 @@ def vllms(models: Models, precision: str, *chunks: int, kv_gib: int = 2) -> list
 def llamas(models: Models, slots: int, slot_tokens: int) -> list[System]:
     files = {"f32": models.gguf_float32, "Q8_0": models.gguf_q8_0}
     return [llama_cpp(file, slots, slot_tokens, name=f"llama.cpp {kind}") for kind, file in files.items()]
+
+
+def transformers_f32(models: Models) -> System:
+    """Room for 32 requests of 1,280 positions, as llama.cpp has it."""
+    return transformers(models.float32, 160, name="transformers f32")
 
 
 def is_rival(system: str) -> bool:

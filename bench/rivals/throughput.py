@@ -22,7 +22,7 @@ from bench.rivals.models import Models
 from bench.rivals.results import Results, Sample, Value
 from bench.rivals.servers import Server, System
 from bench.rivals.session import Session, in_turn, session, session_parser
-from bench.rivals.systems import is_rival, llamas, tandems, vllms
+from bench.rivals.systems import is_rival, llamas, tandems, transformers_f32, vllms
 from cli.load.config import LoadConfig, TargetConfig
 from cli.load.run import run_load
 from engine.checkpoint import ModelFolder
@@ -41,7 +41,7 @@ MEMORY = "memory bandwidth"
 def systems(models: Models) -> list[System]:
     ours = [*tandems(models, "f32", "unified", "1P1D lent"), *tandems(models, "int8", "unified", "1P1D lent")]
     theirs = [*vllms(models, "f32", 0, kv_gib=1), *vllms(models, "W8A8", 0, kv_gib=1), *llamas(models, 32, 1280)]
-    return [*ours, *theirs]
+    return [*ours, *theirs, transformers_f32(models)]
 
 
 def closed_loop(server: Server, streams: int, seed: int) -> dict[str, Value]:

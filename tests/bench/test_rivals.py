@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from bench.rivals.goodput import highest
 from bench.rivals.models import quantize, write_w8a8
 from bench.rivals.results import Results, Sample
-from bench.rivals.servers import Server, System, running
+from bench.rivals.servers import TRANSFORMERS_SERVE, Server, System, running, transformers
 from bench.rivals.session import choose, in_turn
 from bench.rivals.throughput import read_vllm
 from engine.errors import ConfigError, Unavailable
@@ -120,3 +123,66 @@ def test_each_round_begins_with_another_server() -> None:
         process.kill()
     assert orders == ["abc", "bca", "cab", "abc"]
     assert list(in_turn([], 1)) == []
+
+
+class Completions:
+    """As much of transformers' handler as ours calls: it keeps what it is asked, and answers with one event."""
+
+    async def handle_request(self, body: dict[str, Any], request_id: str) -> SimpleNamespace:
+        _, _, tokenizer = self._resolve_model(body)
+        return SimpleNamespace(asked=body, ids=tokenizer(body["prompt"])["input_ids"], body_iterator=self._events())
+
+    def _resolve_model(self, body: dict[str, Any]) -> tuple[str, None, Any]:
+        class Words:
+            _tokenizer = None
+
+            def __call__(self, text: str) -> dict[str, list[str]]:
+                return {"input_ids": text.split()}
+
+        return "folder", None, Words()
+
+    async def _events(self) -> AsyncIterator[str]:
+        yield "data: {}\n\n"
+
+
+@pytest.fixture
+def handler(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What stands in for transformers' handler once our program has run."""
+    names = ("transformers", "transformers.cli", "transformers.cli.serving", "transformers.cli.transformers")
+    modules = {name: ModuleType(name) for name in names}
+    completion = SimpleNamespace(CompletionHandler=Completions)
+    manager = SimpleNamespace(ModelManager=SimpleNamespace())
+    vars(modules["transformers.cli.serving"]).update(completion=completion, model_manager=manager)
+    vars(modules["transformers.cli.transformers"]).update(main=lambda: None)
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    exec(TRANSFORMERS_SERVE, {})
+    assert [model["id"] for model in manager.ModelManager.get_gen_models()] == ["bench"]
+    return completion.CompletionHandler()
+
+
+async def test_transformers_is_asked_for_token_ids_and_a_length_and_ends_its_streams(handler: Any) -> None:
+    body = {"model": "bench", "prompt": [3, 4], "max_tokens": 5, "ignore_eos": True, "stream": True}
+    answer = await handler.handle_request(body, "id")
+    assert answer.asked == {
+        "prompt": "[3, 4]",
+        "max_tokens": 5,
+        "stream": True,
+        "generation_config": '{"eos_token_id": -1}',
+    }
+    assert answer.ids == [3, 4]
+    assert [event async for event in answer.body_iterator] == ["data: {}\n\n", "data: [DONE]\n\n"]
+
+
+async def test_transformers_is_asked_for_text_as_it_is(handler: Any) -> None:
+    answer = await handler.handle_request({"model": "bench", "prompt": "a b"}, "id")
+    assert answer.ids == ["a", "b"]
+    assert [event async for event in answer.body_iterator] == ["data: {}\n\n"]
+
+
+def test_transformers_batches_on_the_cpu_in_float32_without_a_network() -> None:
+    system = transformers(Path("/model"), 7)
+    options = " ".join(system.command[3:])
+    assert options.startswith("serve /model --device cpu --dtype float32")
+    assert "--continuous-batching --cb-num-blocks 7" in options
+    assert system.environment["HF_HUB_OFFLINE"] == "1"
