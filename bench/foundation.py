@@ -173,7 +173,7 @@ def step_row(model: Path, measure: str, *, whole: bool, threads: int = 0) -> Row
     scheduler = DecodeScheduler(opened.who.num_blocks, 16, max_step_tokens=512, max_sequences=64)
     tickets = TicketTemplate("bench", "", 1, opened.who.block_bytes, "", ())
     timed = _Timed(opened.runner, opened.sampler)
-    worker = DecodeWorker(scheduler, timed.run, timed.sample, opened.device, tickets)  # type: ignore[arg-type]
+    worker = DecodeWorker(scheduler, timed.run, timed.sample, tickets)  # type: ignore[arg-type]
     params = SamplingParams(max_tokens=10_000, seed=0, temperature=0.0)
     commands = [
         PrefillHere(Sequence(SequenceId(str(n)), array("i", [n % 30 + 1] * 256), 256, params)) for n in range(BATCH)

@@ -89,7 +89,7 @@ def forced_logits(folder: Path, setting: Setting, pieces: list[list[int]], first
             sequences.append(sequence)
         chunks = [Chunk(sequence, 0, first) for sequence in sequences]
         for position in range(first, length):
-            logits = runner(Batch.build(chunks, BLOCK_TOKENS, runner.device))
+            logits = runner(Batch.build(chunks, BLOCK_TOKENS))
             found[begin : begin + len(some), position - first] = logits.numpy()
             for sequence, piece in zip(sequences, some, strict=True):
                 sequence.tokens.append(piece[position])

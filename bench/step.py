@@ -78,7 +78,7 @@ def _num_blocks(kind: Kind) -> int:
 
 
 def _step(runner: Runner, chunks: list[Chunk]) -> None:
-    runner(Batch.build(chunks, BLOCK_TOKENS, runner.device))
+    runner(Batch.build(chunks, BLOCK_TOKENS))
 
 
 def _products(decoder: Decoder, batch: int) -> None:

@@ -40,7 +40,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         receivers.append(ShmReceiver(model.cache, lambda arrived: service.arrived(arrived)))
     receivers.append(ZeroMQReceiver(config.kv_listen, model.cache, lambda arrived: service.arrived(arrived)))
     template = TicketTemplate(who.worker_id, who.incarnation, who.epoch, who.block_bytes, who.layout, tuple(receivers))
-    worker = DecodeWorker(scheduler, model.runner, model.sampler, model.device, template, model.who.costs)
+    worker = DecodeWorker(scheduler, model.runner, model.sampler, template, model.who.costs)
     loop: StepLoop[Command, Event] = StepLoop(lending(worker, config))
     service = DecodeService(worker, loop, receivers, who, DecodeSpans(tracing, who.worker_id))
     try:

@@ -13,8 +13,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from decode.scheduler import DecodeScheduler, Prefilled, Token
 from engine.batch import Batch, Chunk
 from engine.blocks import CacheChanges
@@ -127,14 +125,12 @@ class DecodeWorker:
         scheduler: DecodeScheduler,
         runner: Runner,
         sampler: Sampler,
-        device: torch.device,
         tickets: "TicketTemplate",
         costs: Costs | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self.sampler = sampler
-        self.device = device
         self._template = tickets
         self._tickets: dict[SequenceId, TicketId] = {}
         self._reserved: dict[TicketId, SequenceId] = {}
@@ -155,7 +151,7 @@ class DecodeWorker:
         events: list[Event] = []
         if chunks := self.scheduler.plan():
             start_ns = time.monotonic_ns()
-            batch = Batch.build(chunks, self.scheduler.cache.block_tokens, self.device)
+            batch = Batch.build(chunks, self.scheduler.cache.block_tokens)
             sampled = self.sampler(self.runner(batch), batch.sampled)
             end_ns = time.monotonic_ns()
             self._measure(chunks, len(batch.token_ids), (end_ns - start_ns) / 1e9)

@@ -1,13 +1,13 @@
-"""The tensors of one step, made from the chunks that a scheduler planned.
+"""The arrays of one step, made from the chunks that a scheduler planned.
 
 Knows how sequences are laid out for the runner and the sampler. Does not know why these sequences run.
 """
 
 from collections.abc import Sequence as Chunks
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
-import torch
 
 from engine.sequence import Sequence
 
@@ -34,21 +34,25 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one step computes. T tokens of S sequences; R of the sequences sample a token. All tensors on one device."""
+    """What one step computes. T tokens of S sequences; R of the sequences sample a token.
 
-    token_ids: torch.Tensor
+    In host memory: torch lets go of the interpreter on every call, and a step that so gives way to the event loop
+    begins later by all that the loop has to do.
+    """
+
+    token_ids: np.ndarray
     """[T] int64"""
-    positions: torch.Tensor
+    positions: np.ndarray
     """[T] int64, position of each token in its sequence"""
-    slots: torch.Tensor
+    slots: np.ndarray
     """[T] int64, where each token's key and value go: block id * P + offset in the block"""
-    query_starts: torch.Tensor
+    query_starts: np.ndarray
     """[S + 1] int32, sequence s owns rows query_starts[s] to query_starts[s + 1]"""
-    context_lens: torch.Tensor
+    context_lens: np.ndarray
     """[S] int32, positions that the last query row of a sequence attends to, itself included"""
-    block_tables: torch.Tensor
+    block_tables: np.ndarray
     """[S, max blocks] int32; entries past a sequence's last block are 0 and never read"""
-    sample_rows: torch.Tensor
+    sample_rows: np.ndarray
     """[R] int64, the rows whose logits are needed"""
     sampled: tuple[Sequence, ...]
     """The R sequences that sample, in the order of `sample_rows`"""
@@ -56,45 +60,47 @@ class Batch:
     """The first `num_decode` sequences have exactly one row each"""
 
     @classmethod
-    def build(cls, chunks: Chunks[Chunk], block_tokens: int, device: torch.device) -> "Batch":
+    def build(cls, chunks: Chunks[Chunk], block_tokens: int) -> "Batch":
         """Lay out `chunks`; those of a single token come first, so that decode rows are contiguous."""
-        ordered = sorted(chunks, key=lambda chunk: chunk.num_tokens > 1)  # stable
-        lengths = np.fromiter((c.num_tokens for c in ordered), np.int64, len(ordered))
-        starts = np.zeros(len(ordered) + 1, np.int64)
-        np.cumsum(lengths, out=starts[1:])
-        num_tokens = int(starts[-1])
-        token_ids = np.empty(num_tokens, np.int64)
-        positions = np.empty(num_tokens, np.int64)
-        slots = np.empty(num_tokens, np.int64)
-        context_lens = np.fromiter((c.end for c in ordered), np.int32, len(ordered))
-        num_blocks = [-(-c.end // block_tokens) for c in ordered]
-        tables = np.zeros((len(ordered), max(num_blocks, default=0)), np.int32)
-        for row, (chunk, begin, blocks) in enumerate(zip(ordered, starts.tolist(), num_blocks, strict=False)):
-            tables[row, :blocks] = chunk.sequence.blocks[:blocks]
-            if chunk.num_tokens == 1:
-                position = chunk.start
-                token_ids[begin] = chunk.sequence.tokens[position]
-                positions[begin] = position
-                slots[begin] = chunk.sequence.blocks[position // block_tokens] * block_tokens + position % block_tokens
-                continue
-            rows = slice(begin, begin + chunk.num_tokens)
-            token_ids[rows] = chunk.sequence.tokens[chunk.start : chunk.end]
-            span = np.arange(chunk.start, chunk.end)
-            positions[rows] = span
-            slots[rows] = tables[row, span // block_tokens].astype(np.int64) * block_tokens + span % block_tokens
-        sampled = [row for row, chunk in enumerate(ordered) if chunk.samples]
-
-        def to_device(values: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(values).to(device, non_blocking=True)
-
+        singles = [chunk for chunk in chunks if chunk.num_tokens == 1]
+        ordered = [*singles, *(chunk for chunk in chunks if chunk.num_tokens != 1)]
+        query_starts = [0, *accumulate(chunk.num_tokens for chunk in ordered)]
+        num_blocks = [-(-chunk.end // block_tokens) for chunk in ordered]
+        block_tables = np.zeros((len(ordered), max(num_blocks, default=0)), np.int32)
+        for row, (chunk, blocks) in enumerate(zip(ordered, num_blocks, strict=True)):
+            block_tables[row, :blocks] = chunk.sequence.blocks[:blocks]
+        token_ids, positions, slots = _rows_of_singles(singles, block_tokens)
+        if len(singles) < len(ordered):
+            parts = [_rows(chunk, block_tokens) for chunk in ordered[len(singles) :]]
+            token_ids, positions, slots = np.concatenate(((token_ids, positions, slots), *parts), axis=1)
+        sampling = [row for row, chunk in enumerate(ordered) if chunk.samples]
         return cls(
-            token_ids=to_device(token_ids),
-            positions=to_device(positions),
-            slots=to_device(slots),
-            query_starts=to_device(starts.astype(np.int32)),
-            context_lens=to_device(context_lens),
-            block_tables=to_device(tables),
-            sample_rows=to_device(starts[1:][sampled] - 1),
-            sampled=tuple(ordered[row].sequence for row in sampled),
-            num_decode=int((lengths == 1).sum()),
+            token_ids=token_ids,
+            positions=positions,
+            slots=slots,
+            query_starts=np.array(query_starts, np.int32),
+            context_lens=np.array([chunk.end for chunk in ordered], np.int32),
+            block_tables=block_tables,
+            sample_rows=np.array([query_starts[row + 1] - 1 for row in sampling], np.int64),
+            sampled=tuple(ordered[row].sequence for row in sampling),
+            num_decode=len(singles),
         )
+
+
+def _rows_of_singles(chunks: Chunks[Chunk], block_tokens: int) -> np.ndarray:
+    """[3, chunks]: token id, position and slot of each, in one array: this is done between steps that empty the cache,
+    and then every call costs its memory's way back."""
+    token_ids, slots = [], []
+    positions = [chunk.start for chunk in chunks]
+    for chunk, position in zip(chunks, positions, strict=True):
+        token_ids.append(chunk.sequence.tokens[position])
+        slots.append(chunk.sequence.blocks[position // block_tokens] * block_tokens + position % block_tokens)
+    return np.array((token_ids, positions, slots), np.int64)
+
+
+def _rows(chunk: Chunk, block_tokens: int) -> np.ndarray:
+    """[3, tokens] of one chunk."""
+    positions = np.arange(chunk.start, chunk.end)
+    blocks = np.array(chunk.sequence.blocks, np.int64)
+    slots = blocks[positions // block_tokens] * block_tokens + positions % block_tokens
+    return np.array((chunk.sequence.tokens[chunk.start : chunk.end], positions, slots), np.int64)

@@ -36,7 +36,6 @@ class OpenModel:
     runner: Runner
     sampler: Sampler
     cache: KVCache
-    device: torch.device
     who: Identity
     shared: SharedMemory | None = None
     """What the pool lives in, if another process may map it."""
@@ -103,7 +102,7 @@ def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
         max_step_tokens=config.max_step_tokens,
         costs=costs,
     )
-    return OpenModel(runner, sampler, cache, runner.device, who, shared)
+    return OpenModel(runner, sampler, cache, who, shared)
 
 
 def _share(config: WorkerConfig, role: "pb.Role", size_bytes: int) -> SharedMemory | None:

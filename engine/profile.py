@@ -183,7 +183,7 @@ def _step_s(runner: Runner, sampler: Sampler, kind: Kind) -> float:
     """Run one such step; seconds from chunks to tokens."""
     chunks = made_up(kind, runner.cache.block_tokens)
     began = time.perf_counter()
-    batch = Batch.build(chunks, runner.cache.block_tokens, runner.device)
+    batch = Batch.build(chunks, runner.cache.block_tokens)
     sampler(runner(batch), batch.sampled)
     return time.perf_counter() - began
 

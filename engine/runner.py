@@ -31,7 +31,6 @@ class Runner:
     def __init__(self, decoder: Decoder, cache: KVCache) -> None:
         self.decoder = decoder
         self.cache = cache
-        self.device = torch.device("cpu")
 
     @property
     def spec(self) -> ModelSpec:
@@ -52,7 +51,7 @@ class Runner:
         spans = (0, max(1, end - 3)), (max(0, end - 3), max(1, end - 1)), (end - 1, end)
         first, later, decode = (Chunk(sequence, *span) for span in spans)
         for chunks in ([first], [later], [decode], [later, decode]):
-            self(Batch.build(chunks, self.cache.block_tokens, self.device))
+            self(Batch.build(chunks, self.cache.block_tokens))
         self.cache.array[0] = 0
         logger.info("kernels ready in %.1f s", time.perf_counter() - began)
 

@@ -35,7 +35,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         max_sequences=config.max_sequences,
         max_queued_tokens=config.max_queued_tokens,
     )
-    worker = PrefillWorker(scheduler, model.runner, model.sampler, model.device, model.who.costs)
+    worker = PrefillWorker(scheduler, model.runner, model.sampler, model.who.costs)
     by_transport: dict[str, KVSender] = {}
     if model.shared:
         by_transport["shm"] = ShmSender(model.cache, model.shared, stall_limit_s=config.stall_limit_s)

@@ -13,8 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from engine.batch import Batch
 from engine.blocks import CacheChanges
 from engine.cost import Costs, Slowdown, work_of
@@ -108,13 +106,11 @@ class PrefillWorker:
         scheduler: PrefillScheduler,
         runner: Runner,
         sampler: Sampler,
-        device: torch.device,
         costs: Costs | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self.sampler = sampler
-        self.device = device
         self._speed = Rate()
         self._slowdown = Slowdown(costs)
         self._queued_ns: dict[SequenceId, int] = {}
@@ -133,7 +129,7 @@ class PrefillWorker:
             start_ns = time.monotonic_ns()
             for chunk in chunks:
                 self._chunks[chunk.sequence.id].append(ChunkTime(start_ns, chunk.num_tokens))
-            batch = Batch.build(chunks, self.scheduler.cache.block_tokens, self.device)
+            batch = Batch.build(chunks, self.scheduler.cache.block_tokens)
             sampled = self.sampler(self.runner(batch), batch.sampled)
             end_ns = time.monotonic_ns()
             seconds = (end_ns - start_ns) / 1e9

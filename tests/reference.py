@@ -92,7 +92,7 @@ def step(runner: Runner, blocks: Blocks, chunks: Rows[tuple[Sequence, int]]) -> 
         blocks.grow(sequence, end)
         planned.append(Chunk(sequence, sequence.num_computed, end))
         sequence.num_computed = end
-    batch = Batch.build(planned, runner.cache.block_tokens, runner.device)
+    batch = Batch.build(planned, runner.cache.block_tokens)
     return {s.id: row for s, row in zip(batch.sampled, runner(batch), strict=True)}
 
 

@@ -7,7 +7,7 @@ else is in the batch.
 """
 
 import numpy as np
-from numba import config, njit, prange
+from numba import njit, prange
 
 from engine.kernels.amx import (
     FLOAT_DEPTH,
@@ -31,6 +31,7 @@ from engine.kernels.amx import (
     split_row,
 )
 from engine.kernels.quantize import quantize_row
+from engine.kernels.sharing import num_parts, share_out, take
 from engine.kernels.tile import COLUMNS
 
 _BLOCK_ROWS = TALL * TILE_ROWS
@@ -39,8 +40,6 @@ _CHUNK_WORDS = SLOTS * STEP_WORDS
 _GROUP_BLOCKS = 8
 _GROUP_WORDS = 5 << 16
 """Of the rows that meet every panel before the next ones: they stay in the second cache."""
-_MOST_SHARES: int = 4 * config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-"""Runs of panels that threads take: few, as each begins with room of its own, and so many that no thread waits long."""
 _ZEROS = np.zeros(COLUMNS, np.float32)
 
 
@@ -67,8 +66,11 @@ def _pack_floats(x, block, num_blocks, packed, packed_at):  # type: ignore[no-un
 
 
 @njit(nogil=True)
-def _float_panels(num_rows, packed, packed_at, blocks, span, panels, weight, bias, y):  # type: ignore[no-untyped-def]
-    """The sums of some blocks with a span of steps of some panels, added to those of earlier steps in `y`."""
+def _float_panels(num_rows, packed, packed_at, blocks, span, work, weight, bias, y):  # type: ignore[no-untyped-def]
+    """The sums of some blocks with a span of steps of panels that are left, added to those of earlier steps in `y`."""
+    begin, end = take(work)
+    if begin == end:
+        return
     steps, width = weight.shape[1] // FLOAT_DEPTH, y.shape[1]
     num_blocks = (num_rows + _BLOCK_ROWS - 1) // _BLOCK_ROWS
     parts = np.empty(_CHUNK_WORDS + LINE_WORDS, np.int32)
@@ -78,35 +80,37 @@ def _float_panels(num_rows, packed, packed_at, blocks, span, panels, weight, bia
     # A block alone keeps its sums in their tiles from the first step to the last.
     chunk = span[1] - span[0] if num_blocks == 1 else SLOTS
     begin_tiles(SHAPES, min(num_rows, _BLOCK_ROWS))
-    for panel in range(panels[0], panels[1]):
-        y_at = panel * COLUMNS
-        for row in range(first, last):
-            to = sums_at + (row - first) * COLUMNS
-            if span[0]:
-                add_row(y, row * width + y_at, _ZEROS, 0, sums, to)
-            else:
-                add_row(_ZEROS, 0, _ZEROS, 0, sums, to)
-        for step in range(span[0], span[1], chunk):
-            count = min(chunk, span[1] - step)
-            weight_at = (panel * steps + step) * FLOAT_DEPTH * COLUMNS
-            for block in range(blocks[0], blocks[1]):
-                x_at = packed_at + _step_at(step, block, num_blocks)
-                to = sums_at + (block - blocks[0]) * _BLOCK_WORDS
-                tall = _tall(num_rows, block)
-                if block == blocks[0] and tall == 1:
-                    float_block_of_weights(1, count, packed, x_at, weight, weight_at, parts, parts_at, sums, to)
-                elif block == blocks[0]:
-                    float_block_of_weights(2, count, packed, x_at, weight, weight_at, parts, parts_at, sums, to)
-                elif tall == 1:
-                    float_block(PARTS, 1, 0, count, packed, x_at, parts, parts_at, sums, to)
+    while begin < end:
+        for panel in range(begin, end):
+            y_at = panel * COLUMNS
+            for row in range(first, last):
+                to = sums_at + (row - first) * COLUMNS
+                if span[0]:
+                    add_row(y, row * width + y_at, _ZEROS, 0, sums, to)
                 else:
-                    float_block(PARTS, 2, 0, count, packed, x_at, parts, parts_at, sums, to)
-        for row in range(first, last):
-            source = sums_at + (row - first) * COLUMNS
-            if span[1] == steps:
-                add_row(sums, source, bias, y_at, y, row * width + y_at)
-            else:
-                add_row(sums, source, _ZEROS, 0, y, row * width + y_at)
+                    add_row(_ZEROS, 0, _ZEROS, 0, sums, to)
+            for step in range(span[0], span[1], chunk):
+                count = min(chunk, span[1] - step)
+                weight_at = (panel * steps + step) * FLOAT_DEPTH * COLUMNS
+                for block in range(blocks[0], blocks[1]):
+                    x_at = packed_at + _step_at(step, block, num_blocks)
+                    to = sums_at + (block - blocks[0]) * _BLOCK_WORDS
+                    tall = _tall(num_rows, block)
+                    if block == blocks[0] and tall == 1:
+                        float_block_of_weights(1, count, packed, x_at, weight, weight_at, parts, parts_at, sums, to)
+                    elif block == blocks[0]:
+                        float_block_of_weights(2, count, packed, x_at, weight, weight_at, parts, parts_at, sums, to)
+                    elif tall == 1:
+                        float_block(PARTS, 1, 0, count, packed, x_at, parts, parts_at, sums, to)
+                    else:
+                        float_block(PARTS, 2, 0, count, packed, x_at, parts, parts_at, sums, to)
+            for row in range(first, last):
+                source = sums_at + (row - first) * COLUMNS
+                if span[1] == steps:
+                    add_row(sums, source, bias, y_at, y, row * width + y_at)
+                else:
+                    add_row(sums, source, _ZEROS, 0, y, row * width + y_at)
+        begin, end = take(work)
     end_tiles()
 
 
@@ -125,34 +129,38 @@ def gemm_float(x, weight, bias, y):  # type: ignore[no-untyped-def]
             _pack_floats(x, block, num_blocks, packed, packed_at)
     group = max(1, min(num_blocks, _GROUP_BLOCKS))
     chunks = max(1, _GROUP_WORDS // (group * _CHUNK_WORDS))
-    num_shares = min(num_panels, _MOST_SHARES)
     for begin in range(0, steps, chunks * SLOTS):
         for first in range(0, num_blocks, group):
-            for share in prange(num_shares):
-                panels = num_panels * share // num_shares, num_panels * (share + 1) // num_shares
+            work = share_out(num_panels)
+            for _ in prange(num_parts(work)):
                 blocks = first, min(first + group, num_blocks)
                 span = begin, min(begin + chunks * SLOTS, steps)
-                _float_panels(num_rows, packed, packed_at, blocks, span, panels, weight, bias, y)
+                _float_panels(num_rows, packed, packed_at, blocks, span, work, weight, bias, y)
 
 
 @njit(nogil=True)
-def _int8_panels(num_rows, packed, packed_at, x_scales, starts, blocks, panels, weight, scales, bias, y):  # type: ignore[no-untyped-def]
+def _int8_panels(num_rows, packed, packed_at, x_scales, starts, blocks, work, weight, scales, bias, y):  # type: ignore[no-untyped-def]
+    begin, end = take(work)
+    if begin == end:
+        return
     sums = np.empty(_BLOCK_WORDS + LINE_WORDS, np.int32)
     sums_at = offset_to_line(sums)
     steps = weight.shape[1] // TILE_ROWS
     begin_tiles(SHAPES, min(num_rows, _BLOCK_ROWS))
-    for panel in range(panels[0], panels[1]):
-        column, weight_at = panel * COLUMNS, panel * weight.shape[1] * COLUMNS
-        for block in range(blocks[0], blocks[1]):
-            first = block * _BLOCK_ROWS
-            x_at = packed_at + block * TALL * steps * TILE_WORDS
-            if _tall(num_rows, block) == 1:
-                int8_block(1, steps, packed, x_at, weight, weight_at, sums, sums_at)
-            else:
-                int8_block(2, steps, packed, x_at, weight, weight_at, sums, sums_at)
-            for row in range(first, min(first + _BLOCK_ROWS, num_rows)):
-                source, to = sums_at + (row - first) * COLUMNS, row * y.shape[1] + column
-                scale_row(sums, source, starts[row], x_scales[row], scales, bias, column, y, to)
+    while begin < end:
+        for panel in range(begin, end):
+            column, weight_at = panel * COLUMNS, panel * weight.shape[1] * COLUMNS
+            for block in range(blocks[0], blocks[1]):
+                first = block * _BLOCK_ROWS
+                x_at = packed_at + block * TALL * steps * TILE_WORDS
+                if _tall(num_rows, block) == 1:
+                    int8_block(1, steps, packed, x_at, weight, weight_at, sums, sums_at)
+                else:
+                    int8_block(2, steps, packed, x_at, weight, weight_at, sums, sums_at)
+                for row in range(first, min(first + _BLOCK_ROWS, num_rows)):
+                    source, to = sums_at + (row - first) * COLUMNS, row * y.shape[1] + column
+                    scale_row(sums, source, starts[row], x_scales[row], scales, bias, column, y, to)
+        begin, end = take(work)
     end_tiles()
 
 
@@ -186,9 +194,8 @@ def gemm_int8(x, weight, scales, bias, y):  # type: ignore[no-untyped-def]
             last = min(first + _BLOCK_ROWS, num_rows)
             _pack_int8(x, first, last, steps, packed, packed_at, x_scales, starts)
     group = max(1, min(num_blocks, _GROUP_WORDS // (TALL * steps * TILE_WORDS)))
-    num_shares = min(num_panels, _MOST_SHARES)
     for first in range(0, num_blocks, group):
-        for share in prange(num_shares):
-            panels = num_panels * share // num_shares, num_panels * (share + 1) // num_shares
+        work = share_out(num_panels)
+        for _ in prange(num_parts(work)):
             blocks = first, min(first + group, num_blocks)
-            _int8_panels(num_rows, packed, packed_at, x_scales, starts, blocks, panels, weight, scales, bias, y)
+            _int8_panels(num_rows, packed, packed_at, x_scales, starts, blocks, work, weight, scales, bias, y)

@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit, prange
 
 from engine.kernels.quantize import quantize_row
+from engine.kernels.sharing import num_parts, share_out, take
 from engine.kernels.tile import COLUMNS, MAX_ROWS, tile, tile_int8
 
 _GROUP_BYTES = 3 << 18
@@ -59,10 +60,15 @@ def gemm_float(x, weight, bias, y):  # type: ignore[no-untyped-def]
         for t in prange(num_tiles):
             _pack_tile(x, t * rows, rows, packed, t * size)
     for first in range(0, num_tiles, group):
-        for panel in prange(num_panels):
-            for t in range(first, min(first + group, num_tiles)):
-                y_at = t * rows * y.shape[1] + panel * COLUMNS
-                tile(rows, packed, t * size, weight, panel * depth * COLUMNS, bias, panel * COLUMNS, y, y_at)
+        work = share_out(num_panels)
+        for _ in prange(num_parts(work)):
+            begin, end = take(work)
+            while begin < end:
+                for panel in range(begin, end):
+                    for t in range(first, min(first + group, num_tiles)):
+                        y_at = t * rows * y.shape[1] + panel * COLUMNS
+                        tile(rows, packed, t * size, weight, panel * depth * COLUMNS, bias, panel * COLUMNS, y, y_at)
+                begin, end = take(work)
 
 
 @njit(nogil=True)
@@ -98,9 +104,16 @@ def gemm_int8(x, weight, w_scales, bias, y):  # type: ignore[no-untyped-def]
         for t in prange(num_tiles):
             _pack_tile_int8(x, t * rows, rows, packed, t * size, scales, starts)
     for first in range(0, num_tiles, group):
-        for panel in prange(num_panels):
-            w_at, column = panel * steps * COLUMNS, panel * COLUMNS
-            for t in range(first, min(first + group, num_tiles)):
-                row = t * rows
-                y_at = row * y.shape[1] + column
-                tile_int8(rows, packed, t * size, weight, w_at, w_scales, bias, column, scales, starts, row, y, y_at)
+        work = share_out(num_panels)
+        for _ in prange(num_parts(work)):
+            begin, end = take(work)
+            while begin < end:
+                for panel in range(begin, end):
+                    w_at, column = panel * steps * COLUMNS, panel * COLUMNS
+                    for t in range(first, min(first + group, num_tiles)):
+                        row, x_at = t * rows, t * size
+                        y_at = row * y.shape[1] + column
+                        tile_int8(
+                            rows, packed, x_at, weight, w_at, w_scales, bias, column, scales, starts, row, y, y_at
+                        )
+                begin, end = take(work)

@@ -65,13 +65,13 @@ class Step:
     @classmethod
     def of(cls, batch: Batch, window: int | None, attention_dtype: torch.dtype) -> "Step":
         starts, lengths = batch.query_starts.tolist(), batch.context_lens.tolist()
-        tables = batch.block_tables.numpy()
+        tables = batch.block_tables
         return cls(
-            positions=batch.positions.numpy(),
-            slots=batch.slots.numpy(),
+            positions=batch.positions,
+            slots=batch.slots,
             num_decode=batch.num_decode,
             block_tables=tables[: batch.num_decode],
-            context_lens=batch.context_lens.numpy()[: batch.num_decode],
+            context_lens=batch.context_lens[: batch.num_decode],
             chunks=tuple(
                 PrefillChunk(starts[s], starts[s + 1], lengths[s], tables[s], window, attention_dtype)
                 for s in range(batch.num_decode, len(lengths))
@@ -99,20 +99,24 @@ class Decoder:
         # int8 has rounded more by far already.
         self._attention_dtype = rounded_dtype() if quantize else torch.float32
 
-    @torch.inference_mode()
     def __call__(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Compute `batch` against `cache`; the logits of its sample rows, `[R, V]` float32."""
         # Kernels do not check bounds.
         assert int(batch.positions.max()) < len(self.rope), "a position lies past the context"
         assert int(batch.slots.max()) < cache.num_blocks * cache.block_tokens, "a slot lies past the pool"
-        hidden = self.embedding.index_select(0, batch.token_ids).float()  # [T, hidden size]
-        num_rows = len(hidden)
+        num_rows = len(batch.token_ids)
         if (
             self._native is not None
             and num_rows <= _MOST_NATIVE_ROWS
             and num_rows == batch.num_decode == len(batch.sampled)
         ):
-            return torch.from_numpy(self._step(batch, hidden, cache, self._native))
+            return torch.from_numpy(self._step(batch, cache, self._native))
+        return self._layer_by_layer(batch, cache)
+
+    @torch.inference_mode()
+    def _layer_by_layer(self, batch: Batch, cache: KVCache) -> torch.Tensor:
+        hidden = self.embedding.index_select(0, torch.from_numpy(batch.token_ids)).float()  # [T, hidden size]
+        sample_rows = torch.from_numpy(batch.sample_rows)
         step = Step.of(batch, self.spec.sliding_window, self._attention_dtype)
         eps = self.spec.rms_eps
         delta: torch.Tensor | None = None
@@ -120,18 +124,26 @@ class Decoder:
             qkv = layer.qkv(rms_norm(hidden, delta, layer.input_norm, eps))  # [T, (H + 2K) * D]
             attended = self._attend(qkv, step, layer, index, cache)  # [T, H * D]
             if index + 1 == len(self.layers):  # from here on only rows that sample matter
-                attended = attended.index_select(0, batch.sample_rows)
-                hidden = hidden.index_select(0, batch.sample_rows)
+                attended = attended.index_select(0, sample_rows)
+                hidden = hidden.index_select(0, sample_rows)
             normed = rms_norm(hidden, layer.output(attended), layer.post_norm, eps)
             delta = layer.down(silu_mul(layer.gate_up(normed)))
         return self.head(rms_norm(hidden, delta, self.norm, eps))
 
-    def _step(self, batch: Batch, hidden: torch.Tensor, cache: KVCache, weights: decode_step.Weights) -> np.ndarray:
-        """What `__call__` computes, for one token of each sequence."""
-        positions, slots = batch.positions.numpy(), batch.slots.numpy()
-        tables, lengths = batch.block_tables.numpy(), batch.context_lens.numpy()
-        logits = decode_step.decode_step(weights, hidden.numpy(), positions, slots, tables, lengths, cache.array)
+    def _step(self, batch: Batch, cache: KVCache, weights: decode_step.Weights) -> np.ndarray:
+        """What `__call__` computes, for one token of each sequence; without torch, for the reason that `Batch` has."""
+        hidden = self._embed(batch.token_ids)
+        positions, slots = batch.positions, batch.slots
+        tables, lengths = batch.block_tables, batch.context_lens
+        logits = decode_step.decode_step(weights, hidden, positions, slots, tables, lengths, cache.array)
         return np.ascontiguousarray(logits[:, : self.spec.vocab_size])
+
+    def _embed(self, token_ids: np.ndarray) -> np.ndarray:
+        """A row `[hidden size]` float32 of its own for each token."""
+        if self.embedding.dtype is torch.float32:
+            rows: np.ndarray = self.embedding.numpy()[token_ids]
+            return rows
+        return self.embedding[torch.from_numpy(token_ids)].float().numpy()
 
     def _attend(self, qkv: torch.Tensor, step: Step, layer: Layer, index: int, cache: KVCache) -> torch.Tensor:
         spec, pool, array = self.spec, cache.array, qkv.numpy()

@@ -79,7 +79,7 @@ class Scene:
         self.receiver = FakeReceiver()
         template = TicketTemplate("w", "i", 1, 10, "l", (self.receiver,))
         scheduler = DecodeScheduler(num_blocks, P, max_step_tokens=max_step_tokens, max_sequences=max_sequences)
-        self.worker = DecodeWorker(scheduler, run, sample, torch.device("cpu"), template, costs)  # type: ignore[arg-type]
+        self.worker = DecodeWorker(scheduler, run, sample, template, costs)  # type: ignore[arg-type]
 
     def do(self, *commands: Command) -> list[Event]:
         """Take in commands without stepping."""

@@ -4,13 +4,11 @@ import random
 from array import array
 
 import pytest
-import torch
 
 from engine.batch import Batch, Chunk
 from engine.sequence import SamplingParams, Sequence, SequenceId
 
 P = 4
-CPU = torch.device("cpu")
 
 
 def sequence(name: str, num_tokens: int, blocks: list[int]) -> Sequence:
@@ -22,7 +20,7 @@ def sequence(name: str, num_tokens: int, blocks: list[int]) -> Sequence:
 
 def test_a_chunk_and_a_decode_step() -> None:
     long, short = sequence("long", 10, [5, 6, 7]), sequence("short", 3, [2])
-    batch = Batch.build([Chunk(long, 2, 7), Chunk(short, 2, 3)], P, CPU)
+    batch = Batch.build([Chunk(long, 2, 7), Chunk(short, 2, 3)], P)
 
     assert batch.num_decode == 1
     assert batch.token_ids.tolist() == [short.tokens[2], *long.tokens[2:7]]
@@ -35,7 +33,7 @@ def test_a_chunk_and_a_decode_step() -> None:
 
 
 def test_an_empty_batch() -> None:
-    batch = Batch.build([], P, CPU)
+    batch = Batch.build([], P)
     assert (len(batch.token_ids), batch.num_decode, batch.sampled) == (0, 0, ())
 
 
@@ -50,7 +48,7 @@ def test_every_token_has_its_position_and_slot(seed: int) -> None:
         start = rng.randrange(num_tokens)
         made = sequence(str(number), num_tokens, [ids.pop() for _ in range(-(-num_tokens // P))])
         chunks.append(Chunk(made, start, rng.randint(start + 1, num_tokens)))
-    batch = Batch.build(chunks, P, CPU)
+    batch = Batch.build(chunks, P)
 
     ordered = sorted(chunks, key=lambda chunk: chunk.num_tokens > 1)
     rows = [(chunk.sequence, position) for chunk in ordered for position in range(chunk.start, chunk.end)]

@@ -78,7 +78,7 @@ def test_warm_up_leaves_an_empty_cache(runner: Runner) -> None:
 def test_a_batch_where_nobody_samples_gives_no_rows(runner: Runner) -> None:
     sequence, blocks = sequence_of("a", PROMPT), Blocks(runner)
     blocks.grow(sequence, 4)
-    batch = Batch.build([Chunk(sequence, 0, 4)], 4, runner.device)
+    batch = Batch.build([Chunk(sequence, 0, 4)], 4)
 
     assert runner(batch).shape == (0, runner.spec.vocab_size)
     assert runner.cache.pool[sequence.blocks[0]].all()

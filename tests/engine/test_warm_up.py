@@ -39,7 +39,7 @@ def step(*spans, temperature=0.0):
         sequence = Sequence.of(SequenceId(str(index)), [0] * end, params)
         sequence.blocks = array("i", [0] * 9)
         chunks.append(Chunk(sequence, start, end))
-    batch = Batch.build(chunks, 16, runner.device)
+    batch = Batch.build(chunks, 16)
     sampler(runner(batch), batch.sampled)
 
 step((0, 5))

@@ -5,7 +5,6 @@ from collections.abc import Sequence as Many
 from dataclasses import dataclass, field, replace
 
 import pytest
-import torch
 
 from engine.errors import TransferFailed
 from engine.session import FrontendSession
@@ -64,7 +63,7 @@ class FakeLoop:
 class Scene:
     def __init__(self, max_queued_tokens: int = 100) -> None:
         scheduler = PrefillScheduler(16, P, max_step_tokens=4, max_sequences=4, max_queued_tokens=max_queued_tokens)
-        self.worker = PrefillWorker(scheduler, run, sample, torch.device("cpu"))  # type: ignore[arg-type]
+        self.worker = PrefillWorker(scheduler, run, sample)  # type: ignore[arg-type]
         self.loop, self.sender = FakeLoop(), FakeSender()
         self.sender.gate.set()
         who = replace(WHO, role=pb.ROLE_PREFILL)

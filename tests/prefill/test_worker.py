@@ -39,7 +39,7 @@ class Scene:
         scheduler = PrefillScheduler(
             num_blocks, P, max_step_tokens=max_step_tokens, max_sequences=4, max_queued_tokens=max_queued_tokens
         )
-        self.worker = PrefillWorker(scheduler, run, sample, torch.device("cpu"), costs)  # type: ignore[arg-type]
+        self.worker = PrefillWorker(scheduler, run, sample, costs)  # type: ignore[arg-type]
 
     def do(self, *commands: Command) -> list[Event]:
         return self.worker.apply(commands)
