@@ -5,7 +5,7 @@
 #   make test     the quick tests         make test-all   the slow ones too
 #   make check    lint, types, imports, generated code
 #   make bench    what separation, a step, moving KV, the frontend and the schedulers cost (minutes)
-#   make bench-rivals   installs vLLM and llama.cpp, and measures them beside us (about an hour, and 5 GB)
+#   make bench-rivals   installs vLLM, llama.cpp and transformers, and measures them beside us (about an hour, and 5 GB)
 #   make protos   regenerate the code of protos/*.proto
 #
 # On Linux the default index's torch may bring several GB of CUDA packages. For a CPU build, point pip at PyTorch's
@@ -49,11 +49,14 @@ bench: install-dev
 
 # TRACE: Azure's conversation trace of 2023, for lengths.
 TRACE ?= ../shared/data/traces/azure2023_conv.csv.gz
+FOUND := build/bench
 bench-rivals: install-dev
 	$(BIN)/python -m bench.rivals.install
-	$(BIN)/python -m bench.rivals.throughput
-	$(BIN)/python -m bench.rivals.interference
-	$(BIN)/python -m bench.rivals.goodput $(TRACE)
+	mkdir -p $(FOUND)
+	$(BIN)/python -m bench.rivals.throughput --output $(FOUND)/throughput.json
+	$(BIN)/python -m bench.rivals.interference --output $(FOUND)/interference.json
+	$(BIN)/python -m bench.rivals.goodput $(TRACE) --output $(FOUND)/goodput.json
+	$(BIN)/python -m bench.rivals.plots $(FOUND)/*.json --out $(FOUND)
 
 check: check-style check-types check-imports check-protos
 

@@ -28,10 +28,10 @@ MAX_CONTEXT = 2000
 def systems(models: Models) -> list[System]:
     kv = ("--kv-memory-mb", "768")
     ours = [
-        *tandems(models, "f32", "unified", "1P1D lent", kv=kv),
-        *tandems(models, "int8", "unified", "1P1D lent", kv=kv),
+        *tandems(models, "f32", "unified", "1P1D lent", "1P1D lent both", kv=kv),
+        *tandems(models, "int8", "unified", "1P1D lent", "1P1D lent both", kv=kv),
     ]
-    return [*ours, *vllms(models, "f32", 0, 128, 256, kv_gib=1)]
+    return [*ours, *vllms(models, "f32", 0, 128, 256, kv_gib=1), *vllms(models, "W8A8", 0, kv_gib=1)]
 
 
 def highest(good: Callable[[float], bool], start: float, steps: int, limit: float = 64.0) -> float:

@@ -36,10 +36,11 @@ FIGURES = {
 def systems(models: Models) -> list[System]:
     kv = ("--kv-memory-mb", "384")
     ours = [
-        *tandems(models, "f32", "unified", "1P1D", "1P1D split", "1P1D lent", kv=kv),
-        *tandems(models, "int8", "unified", "1P1D split", "1P1D lent", kv=kv),
+        *tandems(models, "f32", "unified", "1P1D", "1P1D split", "1P1D lent", "1P1D lent both", kv=kv),
+        *tandems(models, "int8", "unified", "1P1D split", "1P1D lent", "1P1D lent both", kv=kv),
     ]
-    return [*ours, *vllms(models, "f32", 0, 64, 128, 256, kv_gib=1), *llamas(models, 8, 2048)]
+    theirs = [*vllms(models, "f32", 0, 64, 128, 256, kv_gib=1), *vllms(models, "W8A8", 0, 256, kv_gib=1)]
+    return [*ours, *theirs, *llamas(models, 8, 2048)]
 
 
 def measure(run: Session) -> None:

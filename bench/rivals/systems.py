@@ -9,8 +9,16 @@ UNIFIED = ("--prefill", "0")
 SHARED = ("--prefill", "1", "--decode", "1")
 SPLIT = (*SHARED, "--cores", "split", "--borrow", "none")
 LENT = (*SHARED, "--cores", "split", "--borrow", "prefill")
-ARRANGEMENTS = {"unified": UNIFIED, "1P1D": SHARED, "1P1D split": SPLIT, "1P1D lent": LENT}
-"""Both cores for everybody; a core for each role; or that, and an idle decode worker's core lent to prefill."""
+LENT_BOTH = (*SHARED, "--cores", "split", "--borrow", "both")
+ARRANGEMENTS = {
+    "unified": UNIFIED,
+    "1P1D": SHARED,
+    "1P1D split": SPLIT,
+    "1P1D lent": LENT,
+    "1P1D lent both": LENT_BOTH,
+}
+"""Both cores for everybody; a core for each role; or that, and a core whose role has no work lent to the other: to
+prefill, or to either."""
 PRECISIONS = {
     "f32": (),
     "int8": ("--quantization", "int8", "--kv-cache-dtype", "float16"),

@@ -39,7 +39,8 @@ MEMORY = "memory bandwidth"
 
 
 def systems(models: Models) -> list[System]:
-    ours = [*tandems(models, "f32", "unified", "1P1D lent"), *tandems(models, "int8", "unified", "1P1D lent")]
+    arrangements = "unified", "1P1D lent", "1P1D lent both"
+    ours = [*tandems(models, "f32", *arrangements), *tandems(models, "int8", *arrangements)]
     theirs = [*vllms(models, "f32", 0, kv_gib=1), *vllms(models, "W8A8", 0, kv_gib=1), *llamas(models, 32, 1280)]
     return [*ours, *theirs, transformers_f32(models)]
 
