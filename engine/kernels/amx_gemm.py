@@ -31,7 +31,7 @@ from engine.kernels.amx import (
     split_row,
 )
 from engine.kernels.quantize import quantize_row
-from engine.kernels.sharing import num_parts, share_out, take
+from engine.kernels.sharing import num_shares, share_out, take
 from engine.kernels.tile import COLUMNS
 
 _BLOCK_ROWS = TALL * TILE_ROWS
@@ -66,9 +66,9 @@ def _pack_floats(x, block, num_blocks, packed, packed_at):  # type: ignore[no-un
 
 
 @njit(nogil=True)
-def _float_panels(num_rows, packed, packed_at, blocks, span, work, weight, bias, y):  # type: ignore[no-untyped-def]
+def _float_panels(num_rows, packed, packed_at, blocks, span, work, thread, weight, bias, y):  # type: ignore[no-untyped-def]
     """The sums of some blocks with a span of steps of panels that are left, added to those of earlier steps in `y`."""
-    begin, end = take(work)
+    begin, end = take(work, thread)
     if begin == end:
         return
     steps, width = weight.shape[1] // FLOAT_DEPTH, y.shape[1]
@@ -110,7 +110,7 @@ def _float_panels(num_rows, packed, packed_at, blocks, span, work, weight, bias,
                     add_row(sums, source, bias, y_at, y, row * width + y_at)
                 else:
                     add_row(sums, source, _ZEROS, 0, y, row * width + y_at)
-        begin, end = take(work)
+        begin, end = take(work, thread)
     end_tiles()
 
 
@@ -132,15 +132,15 @@ def gemm_float(x, weight, bias, y):  # type: ignore[no-untyped-def]
     for begin in range(0, steps, chunks * SLOTS):
         for first in range(0, num_blocks, group):
             work = share_out(num_panels)
-            for _ in prange(num_parts(work)):
+            for thread in prange(num_shares(work)):
                 blocks = first, min(first + group, num_blocks)
                 span = begin, min(begin + chunks * SLOTS, steps)
-                _float_panels(num_rows, packed, packed_at, blocks, span, work, weight, bias, y)
+                _float_panels(num_rows, packed, packed_at, blocks, span, work, thread, weight, bias, y)
 
 
 @njit(nogil=True)
-def _int8_panels(num_rows, packed, packed_at, x_scales, starts, blocks, work, weight, scales, bias, y):  # type: ignore[no-untyped-def]
-    begin, end = take(work)
+def _int8_panels(num_rows, packed, packed_at, x_scales, starts, blocks, work, thread, weight, scales, bias, y):  # type: ignore[no-untyped-def]
+    begin, end = take(work, thread)
     if begin == end:
         return
     sums = np.empty(_BLOCK_WORDS + LINE_WORDS, np.int32)
@@ -160,7 +160,7 @@ def _int8_panels(num_rows, packed, packed_at, x_scales, starts, blocks, work, we
                 for row in range(first, min(first + _BLOCK_ROWS, num_rows)):
                     source, to = sums_at + (row - first) * COLUMNS, row * y.shape[1] + column
                     scale_row(sums, source, starts[row], x_scales[row], scales, bias, column, y, to)
-        begin, end = take(work)
+        begin, end = take(work, thread)
     end_tiles()
 
 
@@ -196,6 +196,6 @@ def gemm_int8(x, weight, scales, bias, y):  # type: ignore[no-untyped-def]
     group = max(1, min(num_blocks, _GROUP_WORDS // (TALL * steps * TILE_WORDS)))
     for first in range(0, num_blocks, group):
         work = share_out(num_panels)
-        for _ in prange(num_parts(work)):
+        for thread in prange(num_shares(work)):
             blocks = first, min(first + group, num_blocks)
-            _int8_panels(num_rows, packed, packed_at, x_scales, starts, blocks, work, weight, scales, bias, y)
+            _int8_panels(num_rows, packed, packed_at, x_scales, starts, blocks, work, thread, weight, scales, bias, y)

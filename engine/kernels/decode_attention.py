@@ -19,7 +19,7 @@ from engine.kernels.attend import block_scores, block_totals
 from engine.kernels.exp import FAST, exp
 from engine.kernels.kv_row import head_dim_of
 from engine.kernels.prefetch import prefetch
-from engine.kernels.sharing import num_parts, share_out, take
+from engine.kernels.sharing import num_shares, share_out, take
 
 SPLIT = 512
 """Positions in one task: enough to hide its start, few enough to fill many cores with one long sequence."""
@@ -139,8 +139,8 @@ def attend_all(qkv, pool, layer, block_tables, context_lens, window, out, group,
     maxima = np.empty((num_runs, num_heads), np.float32)
     sums = np.empty((num_runs, num_heads), np.float32)
     work = share_out(num_runs)
-    for _ in prange(num_parts(work)):
-        run, last = take(work)
+    for thread in prange(num_shares(work)):
+        run, last = take(work, thread)
         while run < last:
             s = owners[run]
             hidden = max(0, context_lens[s] - window)
@@ -152,7 +152,7 @@ def attend_all(qkv, pool, layer, block_tables, context_lens, window, out, group,
                 _join_all(totals, maxima, sums, run, run + 1, out[s], size)
             run += 1
             if run == last:
-                run, last = take(work)
+                run, last = take(work, thread)
     for s in range(num_sequences):
         if first_runs[s + 1] - first_runs[s] > 1:
             _join_all(totals, maxima, sums, first_runs[s], first_runs[s + 1], out[s], size)

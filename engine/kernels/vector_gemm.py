@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit, prange
 
 from engine.kernels.quantize import quantize_row
-from engine.kernels.sharing import num_parts, share_out, take
+from engine.kernels.sharing import num_shares, share_out, take
 from engine.kernels.tile import COLUMNS, MAX_ROWS, tile, tile_int8
 
 _GROUP_BYTES = 3 << 18
@@ -61,14 +61,14 @@ def gemm_float(x, weight, bias, y):  # type: ignore[no-untyped-def]
             _pack_tile(x, t * rows, rows, packed, t * size)
     for first in range(0, num_tiles, group):
         work = share_out(num_panels)
-        for _ in prange(num_parts(work)):
-            begin, end = take(work)
+        for thread in prange(num_shares(work)):
+            begin, end = take(work, thread)
             while begin < end:
                 for panel in range(begin, end):
                     for t in range(first, min(first + group, num_tiles)):
                         y_at = t * rows * y.shape[1] + panel * COLUMNS
                         tile(rows, packed, t * size, weight, panel * depth * COLUMNS, bias, panel * COLUMNS, y, y_at)
-                begin, end = take(work)
+                begin, end = take(work, thread)
 
 
 @njit(nogil=True)
@@ -105,8 +105,8 @@ def gemm_int8(x, weight, w_scales, bias, y):  # type: ignore[no-untyped-def]
             _pack_tile_int8(x, t * rows, rows, packed, t * size, scales, starts)
     for first in range(0, num_tiles, group):
         work = share_out(num_panels)
-        for _ in prange(num_parts(work)):
-            begin, end = take(work)
+        for thread in prange(num_shares(work)):
+            begin, end = take(work, thread)
             while begin < end:
                 for panel in range(begin, end):
                     w_at, column = panel * steps * COLUMNS, panel * COLUMNS
@@ -116,4 +116,4 @@ def gemm_int8(x, weight, w_scales, bias, y):  # type: ignore[no-untyped-def]
                         tile_int8(
                             rows, packed, x_at, weight, w_at, w_scales, bias, column, scales, starts, row, y, y_at
                         )
-                begin, end = take(work)
+                begin, end = take(work, thread)
