@@ -54,7 +54,7 @@ def up(
     ] = "shared",
     borrow: Annotated[
         Literal["none", "prefill", "decode", "both"] | None,
-        typer.Option(help="Who uses the other role's CPUs while these have no work. Default: prefill, if split."),
+        typer.Option(help="Who uses the other role's CPUs while these have no work. Default: both, if split."),
     ] = None,
     transport: Annotated[Literal["shm", "ipc", "tcp"], typer.Option(help="How KV blocks travel.")] = "shm",
     api_key: Annotated[str | None, typer.Option(envvar="TANDEM_API_KEY", help="Requests must carry it.")] = None,
