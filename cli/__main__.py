@@ -5,6 +5,7 @@ import typer
 from cli.chat import chat
 from cli.custody import custody
 from cli.demo import demo
+from cli.keys import keys
 from cli.load.command import BenchCommand, bench
 from cli.roles import add_roles
 from cli.up import up
@@ -20,6 +21,7 @@ app.command()(up)
 app.command()(demo)
 app.command()(chat)
 app.command()(custody)
+app.add_typer(keys, name="keys")
 app.command(cls=BenchCommand)(bench)
 add_roles(app)
 

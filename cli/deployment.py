@@ -43,6 +43,10 @@ class Deployment:
     drain_timeout_s: float = 60.0
 
     @property
+    def needs_key(self) -> bool:
+        return self.api_key is not None or self.frontend.get("api_keys") is not None
+
+    @property
     def http_url(self) -> str:
         return f"http://{_in_url(self.host)}:{self.http_port}"
 
@@ -110,7 +114,7 @@ class Deployment:
             part
             for name, value in given.items()
             if value is not None
-            for part in (f"--{name.replace('_', '-')}", str(value))
+            for part in (f"--{name.replace('_', '-')}", *(() if value is True else (str(value),)))
         ]
         return (*role_command(role), *arguments)
 

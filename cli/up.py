@@ -1,6 +1,5 @@
 """`tandem up`: every process on this machine, started, supervised and drained."""
 
-import asyncio
 import json
 import shlex
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from cli.client import Client, Server
 from cli.cores import divide_cores
 from cli.deployment import Deployment
 from cli.launch import launch, refusals
 from cli.machine import take_ports
+from engine.exposure import check_guarded
 
 QUESTION = "What is a KV cache?"
 
@@ -58,6 +57,12 @@ def up(
     ] = None,
     transport: Annotated[Literal["shm", "ipc", "tcp"], typer.Option(help="How KV blocks travel.")] = "shm",
     api_key: Annotated[str | None, typer.Option(envvar="TANDEM_API_KEY", help="Requests must carry it.")] = None,
+    api_keys: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="File of keys, made by tandem keys api.")
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Serve other machines without asking for a key.")
+    ] = False,
     otlp_endpoint: Annotated[str | None, typer.Option(help="Traces over gRPC, http://host:4317.")] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Of every process.")
@@ -72,6 +77,8 @@ def up(
     with refusals(console):
         lists = {"prefill": prefill_cpus, "decode": decode_cpus, "frontend": frontend_cpus}
         divided = divide_cores(lists, num_prefill=prefill, num_decode=decode, split=cores == "split", borrow=borrow)
+        guarded = api_key is not None or api_keys is not None
+        check_guarded(f"{host}:{http_port}", guarded=guarded, insecure=insecure, how="--api-key or --api-keys")
         ports = take_ports(host, {"--http-port": http_port, "--grpc-port": grpc_port})
         deployment = Deployment(
             host=host,
@@ -99,7 +106,11 @@ def up(
                 "max_step_tokens": max_step_tokens,
                 "threads": threads,
             },
-            frontend={"chat_template": chat_template},
+            frontend={
+                "chat_template": chat_template,
+                "api_keys": api_keys and api_keys.resolve(),
+                "insecure": insecure or None,
+            },
             cpus=divided.cpus,
             borrowers=divided.borrowers,
         )
@@ -117,28 +128,22 @@ def _model_options(model: str, served_model_name: str | None) -> dict[str, str]:
 
 async def _announce(deployment: Deployment) -> None:
     """Say that requests are served, for a person and for a program that waits for the line."""
-    server = Server(deployment.grpc_address, deployment.api_key)
-    name = await asyncio.to_thread(_served_name, server)
+    name = str(deployment.shared["served_model_name"])
     print(f"ready {deployment.http_url} grpc://{deployment.grpc_address}")
     print(_curl(deployment, name))
     print(_python(deployment, name), flush=True)
 
 
-def _served_name(server: Server) -> str:
-    with Client(server) as client:
-        return client.models()[0]
-
-
 def _curl(deployment: Deployment, name: str) -> str:
     body = {"model": name, "stream": True, "messages": [{"role": "user", "content": QUESTION}]}
-    key = ' -H "Authorization: Bearer $TANDEM_API_KEY"' if deployment.api_key else ""
+    key = ' -H "Authorization: Bearer $TANDEM_API_KEY"' if deployment.needs_key else ""
     url = f"{deployment.http_url}/v1/chat/completions"
     return f"curl -N {url}{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
 
 
 def _python(deployment: Deployment, name: str) -> str:
-    key = 'os.environ["TANDEM_API_KEY"]' if deployment.api_key else '"none"'
-    imports = "import os; from openai import OpenAI" if deployment.api_key else "from openai import OpenAI"
+    key = 'os.environ["TANDEM_API_KEY"]' if deployment.needs_key else '"none"'
+    imports = "import os; from openai import OpenAI" if deployment.needs_key else "from openai import OpenAI"
     client = f'OpenAI(base_url="{deployment.http_url}/v1", api_key={key})'
     arguments = f"model={json.dumps(name)}, messages={json.dumps([{'role': 'user', 'content': QUESTION}])}"
     return f"{imports}; print({client}.chat.completions.create({arguments}).choices[0].message.content)"

@@ -14,10 +14,11 @@ from engine.config import WorkerConfig
 from engine.device import OpenModel, open_model
 from engine.errors import ConfigError
 from engine.lending import lending
-from engine.process import serve, stop_signal
+from engine.process import check_exposure, serve, stop_signal
 from engine.shared_memory import can_share_memory
 from engine.steploop import StepLoop
 from engine.telemetry import Telemetry, setup_logging, setup_tracing
+from kvtransfer.curve import Curve
 from kvtransfer.shm_receiver import ShmReceiver
 from kvtransfer.transport import KVReceiver
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
@@ -38,7 +39,8 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     receivers: list[KVReceiver] = []  # a sender takes the first one that it reaches
     if config.shared_memory == "auto" and can_share_memory():
         receivers.append(ShmReceiver(model.cache, lambda arrived: service.arrived(arrived)))
-    receivers.append(ZeroMQReceiver(config.kv_listen, model.cache, lambda arrived: service.arrived(arrived)))
+    curve = Curve.of(config.kv_key, config.kv_peers)
+    receivers.append(ZeroMQReceiver(config.kv_listen, model.cache, lambda arrived: service.arrived(arrived), curve))
     template = TicketTemplate(who.worker_id, who.incarnation, who.epoch, who.block_bytes, who.layout, tuple(receivers))
     worker = DecodeWorker(scheduler, model.runner, model.sampler, template, model.who.costs)
     loop: StepLoop[Command, Event] = StepLoop(lending(worker, config))
@@ -55,6 +57,7 @@ def main() -> int:
     config = WorkerConfig(_cli_parse_args=True, _cli_prog_name="python -m decode")  # type: ignore[call-arg]
     setup_logging(config.log_level, "decode")
     try:
+        check_exposure(config)
         tracing = setup_tracing("tandem-decode", config.otlp_endpoint)
         model = open_model(config, pb.ROLE_DECODE)
         uvloop.run(run(config, model, tracing))

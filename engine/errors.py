@@ -6,6 +6,7 @@
     ├── UnknownModel           no worker serves the model that the request names
     ├── Unsupported            a well-formed request for something this server does not do
     ├── Unauthenticated        the key is missing or wrong
+    ├── PermissionDenied       the key is right, but not for this
     ├── Overloaded             no room now; retry after `retry_after_s`
     ├── Unavailable            draining, or the workers that the request needs are gone
     ├── DeadlineExceeded       the caller's deadline passed
@@ -52,6 +53,10 @@ class Unauthenticated(TandemError):
     reason = "UNAUTHENTICATED"
 
 
+class PermissionDenied(TandemError):
+    reason = "PERMISSION_DENIED"
+
+
 class Overloaded(TandemError):
     reason = "OVERLOADED"
 
@@ -94,6 +99,7 @@ CODES: dict[type[TandemError], Codes] = {
     UnknownModel: Codes(grpc=5, http=404),
     Unsupported: Codes(grpc=12, http=501),
     Unauthenticated: Codes(grpc=16, http=401),
+    PermissionDenied: Codes(grpc=7, http=403),
     Overloaded: Codes(grpc=8, http=429),
     Unavailable: Codes(grpc=14, http=503),
     DeadlineExceeded: Codes(grpc=4, http=504),

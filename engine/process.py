@@ -18,8 +18,10 @@ from grpc_health.v1._async import HealthServicer
 
 from engine.config import WorkerConfig
 from engine.errors import ConfigError
+from engine.exposure import check_guarded
 from engine.session import Sessions
 from engine.steploop import StepLoop
+from engine.tls import Tls
 from engine.wire import MAX_MESSAGE_BYTES
 from protos import worker_pb2_grpc
 
@@ -34,6 +36,14 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 Command = TypeVar("Command")
 Event = TypeVar("Event")
 Deliver = Callable[[list[Event]], None]
+
+
+def check_exposure(config: WorkerConfig) -> None:
+    """Raise ConfigError where other machines could reach a worker that does not ask who they are."""
+    guards = "--tls-cert, --tls-key and --tls-ca"
+    check_guarded(config.listen, guarded=bool(config.tls_ca), insecure=config.insecure, how=guards)
+    curve = "--kv-key and --kv-peers"
+    check_guarded(config.kv_listen, guarded=bool(config.kv_peers), insecure=config.insecure, how=curve)
 
 
 async def serve(
@@ -91,8 +101,9 @@ async def _start(sessions: Sessions, config: WorkerConfig) -> tuple[grpc.aio.Ser
     health = HealthServicer()
     worker_pb2_grpc.add_WorkerServicer_to_server(sessions, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    tls = None if config.listen.startswith("unix:") else Tls.of(config.tls_cert, config.tls_key, config.tls_ca)
     try:
-        port = server.add_insecure_port(config.listen)
+        port = server.add_secure_port(config.listen, tls.listens()) if tls else server.add_insecure_port(config.listen)
     except RuntimeError as error:
         raise ConfigError(f"cannot listen on {config.listen}: {error}", field="listen") from error
     await server.start()

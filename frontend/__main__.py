@@ -13,15 +13,19 @@ import grpc.aio
 import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
 
 from engine.cpus import pin
 from engine.errors import ConfigError
+from engine.exposure import check_guarded
 from engine.hub import model_name, resolve_model
 from engine.process import drain, stop_signal
 from engine.telemetry import setup_logging, setup_tracing
+from engine.tls import Tls
 from engine.version import VERSION
 from frontend.admission import Admission
 from frontend.attempt import Attempts
+from frontend.callers import KeyRing
 from frontend.config import FrontendConfig
 from frontend.fleet import Fleet
 from frontend.inference import FleetInference
@@ -35,11 +39,12 @@ from frontend.service import Health, build_server
 log = logging.getLogger("frontend")
 
 
-async def run(config: FrontendConfig, model: LoadedModel) -> None:
+async def run(config: FrontendConfig, model: LoadedModel, keys: KeyRing) -> None:
     """Serve gRPC and REST until told to stop; then refuse new requests, finish those there are, and return."""
     tracing = setup_tracing("tandem-frontend", config.otlp_endpoint)
     metrics = FrontendMetrics(CollectorRegistry())
-    fleet = Fleet(config.prefill, config.decode)
+    workers = Tls.of(config.worker_cert, config.worker_key, config.worker_ca, prefix="worker")
+    fleet = Fleet(config.prefill, config.decode, workers)
     attempts = Attempts(
         fleet,
         Admission(config.max_queued_requests, config.max_queued_tokens),
@@ -48,14 +53,11 @@ async def run(config: FrontendConfig, model: LoadedModel) -> None:
     )
     inference = FleetInference(model, attempts, Observer(tracing, metrics), max_attempts=config.max_attempts)
     metrics.watch(inference)
-    grpc_server, health = build_server(
-        inference, api_key=config.api_key, max_message_bytes=config.max_body_bytes, version=VERSION
-    )
-    app = build_app(inference, api_key=config.api_key, max_body_bytes=config.max_body_bytes, metrics=metrics.exposition)
-    rest = RestServer(
-        uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5)
-    )
-    with bound(config, grpc_server) as rest_socket:
+    grpc_server, health = build_server(inference, keys=keys, max_message_bytes=config.max_body_bytes, version=VERSION)
+    app = build_app(inference, keys=keys, max_body_bytes=config.max_body_bytes, metrics=metrics.exposition)
+    tls = Tls.of(config.tls_cert, config.tls_key, config.tls_ca)
+    rest = RestServer(rest_config(app, tls))
+    with bound(config, grpc_server, tls) as rest_socket:
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(fleet.run()), tasks.create_task(_tell_health(inference, fleet, health))]
             serving = tasks.create_task(rest.serve(sockets=[rest_socket]))
@@ -75,6 +77,17 @@ async def run(config: FrontendConfig, model: LoadedModel) -> None:
     log.info("stopped")
 
 
+def rest_config(app: Starlette, tls: Tls | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=5,
+        ssl_context_factory=(lambda _config, _default: tls.context()) if tls else None,
+    )
+
+
 class RestServer(uvicorn.Server):
     """uvicorn, but signals are this process's own affair: draining comes before exiting."""
 
@@ -84,7 +97,7 @@ class RestServer(uvicorn.Server):
 
 
 @contextmanager
-def bound(config: FrontendConfig, grpc_server: grpc.aio.Server) -> Iterator[socket.socket]:
+def bound(config: FrontendConfig, grpc_server: grpc.aio.Server, tls: Tls | None) -> Iterator[socket.socket]:
     """Bind both ports; yields the socket for REST. Raises ConfigError naming the port that is taken."""
     try:
         rest_socket = socket.create_server((config.host, config.http_port), backlog=2048)
@@ -93,11 +106,24 @@ def bound(config: FrontendConfig, grpc_server: grpc.aio.Server) -> Iterator[sock
         raise ConfigError(message, field="http_port") from error
     with rest_socket:
         try:
-            grpc_port = grpc_server.add_insecure_port(f"{config.host}:{config.grpc_port}")
+            address = f"{config.host}:{config.grpc_port}"
+            credentials = tls and tls.listens()
+            grpc_port = (
+                grpc_server.add_secure_port(address, credentials)
+                if credentials
+                else grpc_server.add_insecure_port(address)
+            )
         except RuntimeError as error:
             message = f"cannot listen on {config.host}:{config.grpc_port}: the address is in use or not this machine's"
             raise ConfigError(message, field="grpc_port") from error
-        log.info("http://%s:%d grpc://%s:%d", config.host, rest_socket.getsockname()[1], config.host, grpc_port)
+        log.info(
+            "%s://%s:%d grpc://%s:%d",
+            "https" if tls else "http",
+            config.host,
+            rest_socket.getsockname()[1],
+            config.host,
+            grpc_port,
+        )
         yield rest_socket
 
 
@@ -122,7 +148,11 @@ def main() -> int:
         folder = resolve_model(config.model)
         template = Path(config.chat_template) if config.chat_template else None
         model = LoadedModel.load(folder, model_name(config.model, config.served_model_name), template)
-        uvloop.run(run(config, model))
+        keys = KeyRing(config.api_key, Path(config.api_keys) if config.api_keys else None)
+        guarded = not keys.is_open or bool(config.tls_ca)
+        address = f"{config.host}:{config.http_port}"
+        check_guarded(address, guarded=guarded, insecure=config.insecure, how="--api-key or --api-keys")
+        uvloop.run(run(config, model, keys))
     except ConfigError as error:
         log.error("%s", error.message)
         return 2

@@ -71,7 +71,7 @@ class Attempts:
         """Find room, and have the workers promise it."""
         returning = job.attempt > 1
         while True:
-            async with self.admission.turn(len(job.tokens), first=returning):
+            async with self.admission.turn(len(job.tokens), first=returning, caller=job.caller):
                 placement = job.placement = await self._find_room(job)
                 leg = self._send_to_decode(job, placement, legs)
             answer = await legs.answer(leg)

@@ -43,7 +43,23 @@ class FrontendConfig(BaseSettings):
     grpc_port: NonNegativeInt = 50051
     """0 takes a free one."""
     api_key: str = ""
-    """When set, requests must carry it: Authorization: Bearer KEY."""
+    """When set, requests must carry it, or one of `api_keys`: Authorization: Bearer KEY."""
+    api_keys: str = ""
+    """File of keys with their models and limits, as `tandem keys api` writes it; read again when it changes."""
+    tls_cert: str = ""
+    """PEM file: gRPC and REST are served over TLS."""
+    tls_key: str = ""
+    """PEM file: the certificate's key."""
+    tls_ca: str = ""
+    """PEM file: clients must show a certificate that this authority signed."""
+    worker_cert: str = ""
+    """PEM file: shown to workers, which are reached over TLS."""
+    worker_key: str = ""
+    """PEM file: the certificate's key."""
+    worker_ca: str = ""
+    """PEM file: workers must show a certificate that this authority signed."""
+    insecure: bool = False
+    """Let anybody in who reaches an address beyond this machine."""
     max_queued_requests: PositiveInt = 1024
     """Requests that may wait for a worker; more are refused."""
     max_queued_tokens: PositiveInt = 1_048_576

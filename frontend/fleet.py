@@ -4,6 +4,7 @@ import asyncio
 import logging
 from urllib.parse import urlsplit
 
+from engine.tls import Tls
 from frontend.link import Link, Pulse
 from protos import worker_pb2 as pb
 
@@ -15,7 +16,9 @@ RESOLVE_INTERVAL_S = 5.0
 class Fleet:
     """Every worker this frontend was told of, by role."""
 
-    def __init__(self, prefill: tuple[str, ...], decode: tuple[str, ...]) -> None:
+    def __init__(self, prefill: tuple[str, ...], decode: tuple[str, ...], tls: Tls | None = None) -> None:
+        """Workers are reached over TLS where there is `tls`."""
+        self._credentials = tls.connects() if tls else None
         self.pulse = Pulse()
         self._addresses = {pb.ROLE_PREFILL: prefill, pb.ROLE_DECODE: decode}
         self._links: dict[str, Link] = {}
@@ -39,7 +42,7 @@ class Fleet:
 
     def _update(self, wanted: dict[str, "pb.Role"], streams: asyncio.TaskGroup) -> None:
         for address in wanted.keys() - self._links.keys():
-            self._links[address] = Link(address, self.pulse)
+            self._links[address] = Link(address, self.pulse, self._credentials)
             self._roles[address] = wanted[address]
             self._tasks[address] = streams.create_task(self._links[address].run())
         for address in self._links.keys() - wanted.keys():

@@ -19,10 +19,10 @@ import grpc.aio
 
 from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, UnknownModel
 from engine.hashes import block_hashes
-from engine.sequence import BlockHash
 from frontend.answer import Answer
 from frontend.api import Readiness, ServedModel, WorkerStatus
 from frontend.attempt import Attempts, Interrupted
+from frontend.callers import Allowances
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.link import Link, Row
@@ -41,8 +41,6 @@ from protos import worker_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-ROOT = BlockHash(bytes(16))
-"""Parent of every prompt's first block hash: all callers share one prefix cache."""
 OFF_LOOP_CHARS = 8_192
 """Longer prompts are tokenized on a thread, so that they do not hold up everybody's tokens."""
 
@@ -56,6 +54,7 @@ class FleetInference:
         self._fleet = attempts.fleet
         self._observer = observer
         self._max_attempts = max_attempts
+        self._allowances = Allowances()
         self.draining = False
         self._active = 0
         self._idle = asyncio.Event()
@@ -70,22 +69,24 @@ class FleetInference:
             if self.draining:
                 raise Unavailable("the server is draining")
             model = self._named(request.model)
+            request.caller.check_model(model.name)
             ledger.checked_ns = time.monotonic_ns()
             tokens = await self._encode(model, request)
             job = self._job(model, request, tokens, ledger, watched.traceparent)
             ledger.tokenized_ns = time.monotonic_ns()
             watched.tokenized(job)
-            async with aclosing(self._rows(job, watched)) as rows:
-                await _next(rows, deadline)
-                watched.taken(job)
-                yield Started(job.request_id, model.name, len(tokens), job.params.seed)
-                answer = Answer(model, request, job)
-                while answer.finished is None:
-                    batch = await (anext(rows) if deadline is None else _next(rows, deadline))
-                    _note_times(ledger, batch)
-                    delta = answer.push(batch)
-                    if delta is not None:
-                        yield delta
+            with self._allowances.charged(job.caller, job.num_prompt, job.params.max_tokens, lambda: job.num_output):
+                async with aclosing(self._rows(job, watched)) as rows:
+                    await _next(rows, deadline)
+                    watched.taken(job)
+                    yield Started(job.request_id, model.name, len(tokens), job.params.seed)
+                    answer = Answer(model, request, job)
+                    while answer.finished is None:
+                        batch = await (anext(rows) if deadline is None else _next(rows, deadline))
+                        _note_times(ledger, batch)
+                        delta = answer.push(batch)
+                        if delta is not None:
+                            yield delta
             watched.finished(answer.finished)
             yield answer.finished
 
@@ -128,8 +129,8 @@ class FleetInference:
             tokens=tokens,
             num_prompt=len(tokens),
             params=params,
-            hash_root=ROOT,
-            hashes=block_hashes(tokens, self._block_tokens(), ROOT),
+            caller=request.caller,
+            hashes=block_hashes(tokens, self._block_tokens(), request.caller.hash_root),
             traceparent=traceparent,
             ledger=ledger,
         )

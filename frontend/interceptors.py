@@ -3,7 +3,6 @@
 Stream handlers write to their context instead of yielding, so that an interceptor costs a call, not a message.
 """
 
-import hmac
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
@@ -13,6 +12,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from engine.errors import InvalidRequest, TandemError, Unauthenticated
+from frontend.callers import ANYBODY, Caller, KeyRing, bearer_key
 from frontend.grpc_errors import abort
 
 PUBLIC_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
@@ -71,19 +71,25 @@ def _parsed(raw: bytes, parse: Callable[[bytes], Any] | None) -> Any:
 class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # generic in the stubs alone
     """Wants `authorization: Bearer KEY`, except from health checks and reflection."""
 
-    def __init__(self, api_key: str) -> None:
-        self._api_key = api_key.encode()
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
 
     async def intercept_service(  # type: ignore[override]
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler:
-        if handler_call_details.method.startswith(PUBLIC_SERVICES) or self._knows(handler_call_details):
+        if handler_call_details.method.startswith(PUBLIC_SERVICES):
+            return await continuation(handler_call_details)
+        if caller_of(self._keys, handler_call_details.invocation_metadata) is not None:
             return await continuation(handler_call_details)
         return grpc.unary_unary_rpc_method_handler(_refuse)
 
-    def _knows(self, call: grpc.HandlerCallDetails) -> bool:
-        scheme, _, key = str(dict(call.invocation_metadata).get("authorization", "")).partition(" ")
-        return hmac.compare_digest(key.strip().encode(), self._api_key) and scheme.lower() == "bearer"
+
+def caller_of(keys: KeyRing, metadata: Any) -> Caller | None:
+    """Whose key a call carries; None if it carries nobody's."""
+    if keys.is_open:
+        return ANYBODY
+    key = bearer_key(str(dict(metadata or ()).get("authorization", "")))
+    return keys.find(key.encode()) if key else None
 
 
 async def _refuse(raw: bytes, context: Context) -> bytes:

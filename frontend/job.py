@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from engine.sequence import BlockHash, SamplingParams
 from engine.wire import sampling_to
+from frontend.callers import Caller
 from frontend.ledger import Ledger
 from frontend.router import Need, Placement
 from protos import worker_pb2 as pb
@@ -20,7 +21,7 @@ class Job:
     """Prompt and output so far."""
     num_prompt: int
     params: SamplingParams
-    hash_root: BlockHash
+    caller: Caller
     hashes: list[BlockHash]
     """Of the prompt's full blocks."""
     traceparent: str
@@ -51,7 +52,7 @@ class Job:
             token_ids=self.tokens,
             num_prompt=self.num_prompt,
             block_hashes=b"".join(self.hashes),
-            hash_root=self.hash_root,
+            hash_root=self.caller.hash_root,
             sampling=sampling_to(self.params),
             traceparent=self.traceparent,
         )

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import grpc
 import grpc.aio
 import msgspec
 
@@ -30,6 +31,14 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 2.0
+OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
 
 
 class Row(msgspec.Struct, frozen=True, gc=False):  # one per token: a frozen dataclass takes several times as long
@@ -89,6 +98,8 @@ class Link:
 
     address: str
     pulse: "Pulse"
+    credentials: grpc.ChannelCredentials | None = None
+    """None: the worker is reached without TLS."""
     view: WorkerView | None = None
     hello: pb.Hello | None = None
     load: pb.Load = field(default_factory=pb.Load)
@@ -135,17 +146,7 @@ class Link:
         retry_s = FIRST_RETRY_S
         while True:
             try:
-                async with grpc.aio.insecure_channel(
-                    self.address,
-                    options=(
-                        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                        ("grpc.keepalive_time_ms", 10_000),
-                        ("grpc.keepalive_timeout_ms", 5_000),
-                        ("grpc.initial_reconnect_backoff_ms", 100),
-                        ("grpc.max_reconnect_backoff_ms", 1_000),
-                    ),
-                ) as channel:
+                async with self._channel() as channel:
                     self._stub = worker_pb2_grpc.WorkerStub(channel)
                     await self._session(self._stub)
                 reason = "the worker ended the stream"
@@ -161,6 +162,11 @@ class Link:
                 retry_s = FIRST_RETRY_S
             await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))
             retry_s = min(retry_s * 2, LAST_RETRY_S)
+
+    def _channel(self) -> grpc.aio.Channel:
+        if self.credentials is None or self.address.startswith("unix:"):
+            return grpc.aio.insecure_channel(self.address, OPTIONS)
+        return grpc.aio.secure_channel(self.address, self.credentials, OPTIONS)
 
     async def _session(self, stub: worker_pb2_grpc.WorkerStub) -> None:
         self._outbox = asyncio.Queue()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from engine.errors import ContextOverflow, InvalidRequest
 from engine.sequence import SamplingParams
+from frontend.callers import ANYBODY, Caller
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1_000
@@ -67,6 +68,7 @@ class GenerateRequest:
     """Seconds from now after which nobody waits for the answer."""
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     """W3C `traceparent` and `tracestate` as the caller sent them."""
+    caller: Caller = ANYBODY
 
 
 class Finish(StrEnum):

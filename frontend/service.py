@@ -15,6 +15,7 @@ Knows messages and calls. Does not know workers, tokenizers or ports.
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -24,7 +25,8 @@ from grpc_reflection.v1alpha import reflection
 from engine.errors import InvalidRequest
 from frontend import grpc_convert as convert
 from frontend.api import Inference
-from frontend.interceptors import AuthInterceptor, ErrorInterceptor
+from frontend.callers import ANYBODY, KeyRing
+from frontend.interceptors import AuthInterceptor, ErrorInterceptor, caller_of
 from frontend.request import Delta, Finished, Started, check_token_ids
 from protos import generate_pb2 as pb
 from protos import generate_pb2_grpc
@@ -37,13 +39,15 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class InferenceServicer(generate_pb2_grpc.InferenceServicer):
     """Answers the calls of tandem.v1.Inference."""
 
-    def __init__(self, inference: Inference, version: str) -> None:
+    def __init__(self, inference: Inference, keys: KeyRing, version: str) -> None:
         self._inference = inference
+        self._keys = keys
         self._version = version
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
         wanted = convert.generate_request(request, metadata, context.time_remaining())
+        wanted = replace(wanted, caller=caller_of(self._keys, context.invocation_metadata()) or ANYBODY)
         response = pb.GenerateResponse()  # one for the whole stream; writing serializes it at once
         try:
             async with aclosing(self._inference.generate(wanted)) as events:
@@ -112,13 +116,13 @@ class Health:
 
 
 def build_server(
-    inference: Inference, *, api_key: str, max_message_bytes: int, version: str
+    inference: Inference, *, keys: KeyRing, max_message_bytes: int, version: str
 ) -> tuple[grpc.aio.Server, Health]:
     """A server with Inference, health and reflection; the caller binds ports, starts it and tells its health."""
-    interceptors = [ErrorInterceptor(), *([AuthInterceptor(api_key)] if api_key else [])]
+    interceptors = [ErrorInterceptor(), AuthInterceptor(keys)]
     server = grpc.aio.server(interceptors=interceptors, options=_options(max_message_bytes))
     add: Callable[[InferenceServicer, grpc.aio.Server], None] = generate_pb2_grpc.add_InferenceServicer_to_server
-    add(InferenceServicer(inference, version), server)
+    add(InferenceServicer(inference, keys, version), server)
     server_health = Health()
     server_health.add_to(server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

@@ -18,6 +18,7 @@ from itertools import count
 import numpy as np
 import zmq
 
+from kvtransfer.curve import Curve
 from kvtransfer.endpoints import choose
 from kvtransfer.frame_buffers import FrameBuffers
 from kvtransfer.link import Frame, Limits, Link, Message
@@ -37,12 +38,19 @@ class ZeroMQSender:
     """Sends blocks of `store`; belongs to the event loop it is first used on."""
 
     def __init__(
-        self, store: BlockStore, *, stall_limit_s: float = 10.0, max_inflight_bytes: int = 16 << 20, max_links: int = 64
+        self,
+        store: BlockStore,
+        curve: Curve | None = None,
+        *,
+        stall_limit_s: float = 10.0,
+        max_inflight_bytes: int = 16 << 20,
+        max_links: int = 64,
     ) -> None:
         self._store = store
         self._cut = Cut(store.block_bytes)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._links = Links(partial(ZeroMQChannel, self._context), Limits(stall_limit_s, max_inflight_bytes), max_links)
+        connect = partial(ZeroMQChannel, self._context, curve)
+        self._links = Links(connect, Limits(stall_limit_s, max_inflight_bytes), max_links)
         self._buffers = FrameBuffers(max(1, max_inflight_bytes // FRAME_BYTES))
         self._numbers = count()
         self._tickets: OrderedDict[Ticket, Checksums] = OrderedDict()

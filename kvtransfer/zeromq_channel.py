@@ -3,9 +3,12 @@
 from typing import cast
 
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from engine.errors import TransferFailed
+from kvtransfer.curve import Curve, secure
 from kvtransfer.link import Message
+from kvtransfer.transport import Unreachable
 from kvtransfer.wire import MAX_HEADER_BYTES
 
 KEEPALIVE_S = 15
@@ -15,6 +18,12 @@ are read: a fourth slower. Between hosts so little would not fill a long line.""
 WITHIN_HOST = ("ipc://", "tcp://127.", "tcp://localhost:", "tcp://[::1]:")
 LAST, MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 """Flags of a message's parts; as plain integers, for an enum's `|` takes as long as sending does."""
+ENDINGS = (
+    zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+)
 READABLE, EVENTS = int(zmq.POLLIN), int(zmq.EVENTS)
 
 
@@ -23,9 +32,9 @@ class ZeroMQChannel:
 
     reads_blocks = False
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
-        self._address = address
-        self._socket, self._monitor = _connect(context, address)
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], curve: Curve | None, address: str) -> None:
+        self._address = address.partition("#")[0]
+        self._socket, self._monitor = _connect(context, curve, address)
         self.filenos = (self._socket.FD, self._monitor.FD)
 
     def send(self, message: Message) -> None:
@@ -36,14 +45,18 @@ class ZeroMQChannel:
                 self._socket.send(message.header, MORE)
                 self._socket.send(message.payload.part(message.payload_bytes), LAST, copy=False)
         except zmq.ZMQError as error:
-            raise TransferFailed(f"cannot send to {self._address}: {error.strerror}") from error
+            raise TransferFailed(self.lost() or f"cannot send to {self._address}: {error.strerror}") from error
 
     def receive(self) -> bytes | None:
         return self._socket.recv_multipart(LAST)[0] if _readable(self._socket) else None
 
     def lost(self) -> str | None:
-        """The one event asked for is a lost connection."""
-        return f"the connection to {self._address} was lost" if _readable(self._monitor) else None
+        """The events asked for are those of a connection that is lost, or was never let in."""
+        if not _readable(self._monitor):
+            return None
+        event = recv_monitor_message(self._monitor)["event"]
+        how = "was lost" if event == zmq.EVENT_DISCONNECTED else "was refused: its receiver does not know this key"
+        return f"the connection to {self._address} {how}"
 
     def close(self) -> None:
         self._socket.disable_monitor()
@@ -51,9 +64,16 @@ class ZeroMQChannel:
         self._socket.close(linger=0)
 
 
-def _connect(context: zmq.Context[zmq.Socket[bytes]], address: str) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+def _connect(
+    context: zmq.Context[zmq.Socket[bytes]], curve: Curve | None, address: str
+) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     """The socket, and where it tells of a lost connection."""
     socket = context.socket(zmq.DEALER)
+    try:
+        address = secure(socket, address, curve)
+    except Unreachable:
+        socket.close(linger=0)
+        raise
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, 0)  # credit is the limit
     if address.startswith(WITHIN_HOST):
@@ -62,7 +82,7 @@ def _connect(context: zmq.Context[zmq.Socket[bytes]], address: str) -> tuple[zmq
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
     socket.setsockopt(zmq.IPV6, "[" in address)
-    monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+    monitor = socket.get_monitor_socket(ENDINGS)
     try:
         socket.connect(address)
     except zmq.ZMQError as error:

@@ -19,6 +19,7 @@ import zmq
 from google.protobuf.message import DecodeError
 
 from engine.errors import ConfigError
+from kvtransfer.curve import Curve
 from kvtransfer.endpoints import IPC
 from kvtransfer.malloc import keep_freed_memory
 from kvtransfer.open_tickets import Refused
@@ -35,6 +36,8 @@ MAX_WAITING = 8
 """Messages that libzmq holds per peer before the peer has to wait."""
 KEEPALIVE_S = 15
 ANY_HOST = ("tcp://*", "tcp://0.0.0.0:", "tcp://[::]:")
+ENCRYPTION_BYTES = 256
+"""Larger than what CURVE adds to a part."""
 LINGER_MS = 100
 """For the last answers when closing."""
 
@@ -42,22 +45,35 @@ LINGER_MS = 100
 class ZeroMQReceiver(TicketReceiver):
     """Listens at `address`: tcp://host:port (port 0 picks one) or ipc://path."""
 
-    def __init__(self, address: str, store: BlockStore, deliver: Deliver) -> None:
+    def __init__(self, address: str, store: BlockStore, deliver: Deliver, curve: Curve | None = None) -> None:
+        """With `curve`, only its peers get in; an ipc address is guarded by the permissions of its file."""
         super().__init__(store, deliver)
+        curve = None if address.startswith(IPC) else curve
         self._header = bytearray(MAX_HEADER_BYTES)
         keep_freed_memory()
         self._context = zmq.Context()
-        self._socket = _listen(self._context, address)
-        self._endpoint = Endpoint(TRANSPORT, self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        self._guard = curve.guard(self._context) if curve else None
+        try:
+            self._socket = _listen(self._context, address, curve)
+        except ConfigError:
+            self._end_context()
+            raise
+        bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self._endpoint = Endpoint(TRANSPORT, curve.address(bound) if curve else bound)
         self._thread = threading.Thread(target=self._run, name="kv-receiver", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self.tickets.revoke_all()
-        self._context.term()  # the thread's next call on the socket raises; it then closes the socket
+        self._end_context()  # the thread's next call on the socket raises; it then closes the socket
         self._thread.join()
         if self._endpoint.address.startswith(IPC):
             Path(self._endpoint.address.removeprefix(IPC)).unlink(missing_ok=True)
+
+    def _end_context(self) -> None:
+        if self._guard:
+            self._guard.stop()
+        self._context.term()
 
     def _run(self) -> None:
         try:
@@ -135,11 +151,14 @@ class ZeroMQReceiver(TicketReceiver):
             self._socket.recv_into(bytearray())
 
 
-def _listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket[bytes]:
+def _listen(context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None) -> zmq.Socket[bytes]:
     if address.startswith(ANY_HOST):
         raise ConfigError(f"peers cannot connect to {address}: name the address under which they reach this host")
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES)
+    if curve:
+        curve.listen(socket)
+        socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES + ENCRYPTION_BYTES)
     socket.setsockopt(zmq.RCVHWM, MAX_WAITING)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
@@ -147,6 +166,6 @@ def _listen(context: zmq.Context[zmq.Socket[bytes]], address: str) -> zmq.Socket
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
-        context.destroy(linger=0)
+        socket.close(linger=0)
         raise ConfigError(f"cannot listen for KV at {address}: {error.strerror}") from error
     return socket

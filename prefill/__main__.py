@@ -10,9 +10,10 @@ from engine.config import WorkerConfig
 from engine.device import OpenModel, open_model
 from engine.errors import ConfigError
 from engine.lending import lending
-from engine.process import serve, stop_signal
+from engine.process import check_exposure, serve, stop_signal
 from engine.steploop import StepLoop
 from engine.telemetry import Telemetry, setup_logging, setup_tracing
+from kvtransfer.curve import Curve
 from kvtransfer.endpoints import Senders
 from kvtransfer.shm import ShmSender
 from kvtransfer.transport import KVSender
@@ -39,7 +40,8 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     by_transport: dict[str, KVSender] = {}
     if model.shared:
         by_transport["shm"] = ShmSender(model.cache, model.shared, stall_limit_s=config.stall_limit_s)
-    by_transport["zeromq"] = ZeroMQSender(model.cache, stall_limit_s=config.stall_limit_s)
+    curve = Curve.of(config.kv_key, config.kv_peers)
+    by_transport["zeromq"] = ZeroMQSender(model.cache, curve, stall_limit_s=config.stall_limit_s)
     senders = Senders(by_transport)
     loop: StepLoop[Command, Event] = StepLoop(lending(worker, config))
     service = PrefillService(worker, loop, senders, model.who, PrefillSpans(tracing, model.who.worker_id))
@@ -54,6 +56,7 @@ def main() -> int:
     config = WorkerConfig(_cli_parse_args=True, _cli_prog_name="python -m prefill")  # type: ignore[call-arg]
     setup_logging(config.log_level, "prefill")
     try:
+        check_exposure(config)
         tracing = setup_tracing("tandem-prefill", config.otlp_endpoint)
         model = open_model(config, pb.ROLE_PREFILL)
         uvloop.run(run(config, model, tracing))

@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from engine.errors import UnknownModel
 from frontend.api import Inference, ServedModel
+from frontend.callers import KeyRing
 from frontend.metrics import CONTENT_TYPE
 from frontend.rest.docs import HOME, docs_page
 from frontend.rest.middleware import Authentication, BodyLimit, Outermost
@@ -25,8 +26,8 @@ from frontend.rest.openai_responses import Model, ModelList
 from frontend.rest.openapi import openapi_document
 
 
-def build_app(inference: Inference, *, api_key: str, max_body_bytes: int, metrics: Callable[[], bytes]) -> Starlette:
-    """`api_key` empty asks for none; `metrics` is the Prometheus exposition of now."""
+def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metrics: Callable[[], bytes]) -> Starlette:
+    """`metrics` is the Prometheus exposition of now."""
     pages = Pages(inference, metrics)
     app = Starlette(
         routes=[
@@ -44,7 +45,7 @@ def build_app(inference: Inference, *, api_key: str, max_body_bytes: int, metric
         ],
         middleware=[
             Middleware(Outermost),
-            Middleware(Authentication, api_key=api_key),
+            Middleware(Authentication, keys=keys),
             Middleware(BodyLimit, max_bytes=max_body_bytes),
         ],
         exception_handlers={HTTPException: _http_error},

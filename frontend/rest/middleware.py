@@ -3,7 +3,6 @@
 Plain ASGI, so that a streamed chunk costs one call more and nothing is buffered. Does not know endpoints.
 """
 
-import hmac
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
@@ -14,10 +13,13 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import TandemError, Unauthenticated
+from frontend.callers import KeyRing, bearer_key
 from frontend.rest.openai_errors import chunk_of, response_of, status_of
 
 log = logging.getLogger(__name__)
 
+CALLER = "tandem.caller"
+"""Where a request's scope says who asks; not there where nobody needs a key."""
 PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metrics"})
 """Paths that probes, scrapers and readers of the documentation read without a key."""
 
@@ -63,22 +65,24 @@ def _note(error: Exception, request_id: str, path: str) -> None:
 
 
 class Authentication:
-    """Lets through who carries the key. Raises Unauthenticated."""
+    """Lets through who carries a key, and notes whose it is. Raises Unauthenticated."""
 
-    def __init__(self, app: ASGIApp, api_key: str) -> None:
+    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
         self._app = app
-        self._expected = b"Bearer " + api_key.encode() if api_key else None
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._expected and scope["path"] not in PUBLIC:
-            scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-            given = f"{scheme.title()} {key.strip()}".encode("latin-1")
-            if not hmac.compare_digest(given, self._expected):
+        if scope["type"] == "http" and not self._keys.is_open and scope["path"] not in PUBLIC:
+            header = Headers(scope=scope).get("authorization", "")
+            key = bearer_key(header)
+            caller = self._keys.find(key.encode("latin-1")) if key else None
+            if caller is None:
                 raise Unauthenticated(
                     "the API key is wrong; send the header Authorization: Bearer KEY"
-                    if key
+                    if header.partition(" ")[2]
                     else "this server needs an API key: send the header Authorization: Bearer KEY"
                 )
+            scope[CALLER] = caller
         await self._app(scope, receive, send)
 
 

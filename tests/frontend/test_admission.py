@@ -7,6 +7,7 @@ import pytest
 
 from engine.errors import Overloaded
 from frontend.admission import Admission
+from frontend.callers import ANYBODY, Caller
 
 
 class Visitors:
@@ -18,13 +19,13 @@ class Visitors:
         self.leave: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
-    async def come(self, name: str, num_tokens: int = 1, *, first: bool = False) -> None:
+    async def come(self, name: str, num_tokens: int = 1, *, first: bool = False, caller: Caller = ANYBODY) -> None:
         self.leave[name] = asyncio.Event()
-        self.tasks[name] = asyncio.create_task(self._visit(name, num_tokens, first))
+        self.tasks[name] = asyncio.create_task(self._visit(name, num_tokens, first, caller))
         await settle()
 
-    async def _visit(self, name: str, num_tokens: int, first: bool) -> None:
-        async with self.admission.turn(num_tokens, first=first):
+    async def _visit(self, name: str, num_tokens: int, first: bool, caller: Caller) -> None:
+        async with self.admission.turn(num_tokens, first=first, caller=caller):
             self.served.append(name)
             await self.leave[name].wait()
 
@@ -67,6 +68,58 @@ async def test_who_comes_back_goes_first_in_the_order_they_came_back() -> None:
     for name in "axyb":
         await queue.go(name)
     assert queue.served == ["a", "x", "y", "b"]
+
+
+async def test_callers_take_turns_however_many_requests_one_of_them_has_sent() -> None:
+    queue = visitors(max_tokens=1000)
+    many, few = Caller("many"), Caller("few")
+    await queue.come("now", caller=Caller("now"))
+    for number in range(6):
+        await queue.come(f"m{number}", 10, caller=many)
+    for number in range(2):
+        await queue.come(f"f{number}", 10, caller=few)
+    await serve_all(queue)
+    assert queue.served == ["now", "m0", "f0", "m1", "f1", "m2", "m3", "m4", "m5"]
+
+
+async def test_tokens_count_not_requests() -> None:
+    queue = visitors(max_tokens=1000)
+    await queue.come("now", caller=Caller("now"))
+    for number in range(2):
+        await queue.come(f"long{number}", 100, caller=Caller("long"))
+    for number in range(4):
+        await queue.come(f"short{number}", 30, caller=Caller("short"))
+    await serve_all(queue)
+    assert queue.served == ["now", "long0", "short0", "short1", "short2", "short3", "long1"]
+
+
+async def test_nobody_saves_up_turns_by_asking_nothing() -> None:
+    queue = visitors(max_tokens=1000)
+    busy, late = Caller("busy"), Caller("late")
+    await queue.come("now", caller=busy)
+    for number in range(6):
+        await queue.come(f"b{number}", 10, caller=busy)
+    for name in ("now", "b0", "b1"):
+        await queue.go(name)
+    for number in range(3):
+        await queue.come(f"l{number}", 10, caller=late)
+    await serve_all(queue)
+    assert queue.served == ["now", "b0", "b1", "b2", "b3", "l0", "b4", "l1", "b5", "l2"]
+
+
+async def test_a_lower_number_goes_first_whoever_waits() -> None:
+    queue = visitors()
+    await queue.come("now")
+    await queue.come("later", caller=Caller("a", priority=1))
+    await queue.come("usual", caller=Caller("b"))
+    await queue.come("urgent", caller=Caller("c", priority=-5))
+    await serve_all(queue)
+    assert queue.served == ["now", "urgent", "usual", "later"]
+
+
+async def serve_all(queue: Visitors) -> None:
+    while present := [name for name in queue.served if not queue.tasks[name].done()]:
+        await queue.go(present[0])
 
 
 async def test_a_full_queue_refuses_at_once_but_not_who_was_let_in_before() -> None:
@@ -140,7 +193,8 @@ async def test_any_order_of_coming_going_and_giving_up_leaves_nothing_behind(see
         action = rng.random()
         present = [name for name, task in queue.tasks.items() if not task.done()]
         if action < 0.5:
-            await queue.come(str(number), rng.randint(1, 9), first=rng.random() < 0.3)
+            caller = Caller(rng.choice("abc"), priority=rng.randint(0, 1))
+            await queue.come(str(number), rng.randint(1, 9), first=rng.random() < 0.3, caller=caller)
         elif action < 0.75 and present:
             queue.tasks[rng.choice(present)].cancel()
         elif present:

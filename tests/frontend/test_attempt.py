@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from engine.errors import ContextOverflow, Overloaded, Unavailable
-from engine.sequence import BlockHash, SamplingParams
+from engine.sequence import SamplingParams
 from frontend.admission import Admission
 from frontend.attempt import Attempts, Interrupted
+from frontend.callers import ANYBODY
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.link import Link, Pulse, Row
@@ -20,7 +21,6 @@ from protos import worker_pb2 as pb
 from tests.frontend.fake_worker import FakeWorker
 
 LENGTH = pb.FINISH_REASON_LENGTH
-ROOT = BlockHash(bytes(16))
 
 
 @dataclass
@@ -115,7 +115,7 @@ def job(max_tokens: int = 10, num_tokens: int = 9, name: str = "r") -> Job:
         tokens=list(range(num_tokens)),
         num_prompt=num_tokens,
         params=SamplingParams(max_tokens=max_tokens, seed=1),
-        hash_root=ROOT,
+        caller=ANYBODY,
         hashes=[],
         traceparent="",
         ledger=Ledger(),

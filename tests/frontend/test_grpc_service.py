@@ -14,6 +14,7 @@ from google.rpc.status_pb2 import Status
 from engine.errors import UnknownModel
 from frontend import request as values
 from frontend.api import Readiness, ServedModel, WorkerStatus
+from frontend.callers import KeyRing
 from frontend.request import Chat, Delta, Event, Finish, Finished, GenerateRequest, Started, Timing, TokenPrompt, Usage
 from frontend.service import Health, build_server
 from protos import generate_pb2 as pb
@@ -107,7 +108,9 @@ class Served:
 
 @asynccontextmanager
 async def served(inference: FakeInference, api_key: str = "", max_message_bytes: int = 2**24) -> AsyncIterator[Served]:
-    server, health = build_server(inference, api_key=api_key, max_message_bytes=max_message_bytes, version="1.2.3")
+    server, health = build_server(
+        inference, keys=KeyRing(api_key), max_message_bytes=max_message_bytes, version="1.2.3"
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:

@@ -17,6 +17,7 @@ from engine.errors import (
     Unsupported,
 )
 from frontend.api import Readiness
+from frontend.callers import KeyRing
 from frontend.request import Delta
 from frontend.rest.app import build_app
 from tests.frontend.fake_inference import MODEL, VOCAB_SIZE, FakeInference, Step, say
@@ -26,7 +27,7 @@ QUESTION = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
 
 def rest_client(inference: FakeInference, *, api_key: str = "", max_body_bytes: int = 1 << 20) -> httpx.AsyncClient:
-    app = build_app(inference, api_key=api_key, max_body_bytes=max_body_bytes, metrics=lambda: b"tandem_up 1\n")
+    app = build_app(inference, keys=KeyRing(api_key), max_body_bytes=max_body_bytes, metrics=lambda: b"tandem_up 1\n")
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 

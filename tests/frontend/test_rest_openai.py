@@ -8,6 +8,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from engine.errors import Overloaded, Unavailable
+from frontend.callers import KeyRing
 from frontend.request import Delta
 from frontend.rest.app import build_app
 from tests.frontend.fake_inference import MODEL, FakeInference
@@ -20,9 +21,11 @@ def inference() -> FakeInference:
 
 @pytest.fixture
 async def client(inference: FakeInference) -> AsyncIterator[AsyncOpenAI]:
-    app = build_app(inference, api_key="key", max_body_bytes=1 << 20, metrics=lambda: b"")
+    app = build_app(inference, keys=KeyRing("key"), max_body_bytes=1 << 20, metrics=lambda: b"")
     http_client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app))  # what the client is built on
-    async with AsyncOpenAI(api_key="key", base_url="http://test/v1", http_client=http_client, max_retries=0) as client:
+    async with AsyncOpenAI(
+        keys=KeyRing("key"), base_url="http://test/v1", http_client=http_client, max_retries=0
+    ) as client:
         yield client
 
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 import uvicorn
 
+from frontend.callers import KeyRing
 from frontend.request import Event, GenerateRequest
 from frontend.rest.app import build_app
 from tests.frontend.fake_inference import MODEL, FakeInference, say
@@ -21,7 +22,7 @@ QUESTION = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
 @asynccontextmanager
 async def served(inference: FakeInference) -> AsyncIterator[httpx.AsyncClient]:
-    app = build_app(inference, api_key="", max_body_bytes=1 << 20, metrics=lambda: b"")
+    app = build_app(inference, keys=KeyRing(), max_body_bytes=1 << 20, metrics=lambda: b"")
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
         serving = asyncio.create_task(server.serve(sockets=[listening]))

@@ -1,0 +1,243 @@
+"""Who asks: what an API key stands for, and how much its holder may ask.
+
+Keys come from a file that holds only their SHA-256 (they are random, so the hash cannot be turned back); the file is
+read again when it changes. Every key has a prefix cache of its own, its tenant's, so that nobody learns by the time to
+his first token what others have asked. Knows keys and their limits. Does not know dialects or workers.
+"""
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from engine.errors import ConfigError, Overloaded, PermissionDenied
+from engine.sequence import BlockHash
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""The file is looked at so often, at most."""
+SHARED = BlockHash(bytes(16))
+"""Where the hashes begin of prompts that everybody may find in the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who a request comes from."""
+
+    name: str = ""
+    tenant: str = ""
+    """Whose prefix cache is used; empty is everybody's."""
+    models: frozenset[str] | None = None
+    """That may be asked; None: all."""
+    priority: int = 0
+    """Of those who wait for a worker, who has the lowest number goes first."""
+    requests_per_minute: float = math.inf
+    tokens_per_minute: float = math.inf
+
+    @property
+    def hash_root(self) -> BlockHash:
+        """Parent of the first block hash of every prompt."""
+        return BlockHash(hashlib.sha256(self.tenant.encode()).digest()[:16]) if self.tenant else SHARED
+
+    def check_model(self, model: str) -> None:
+        if self.models is not None and model not in self.models:
+            raise PermissionDenied(f"the key {self.name!r} is not for the model {model!r}", field="model")
+
+
+ANYBODY = Caller()
+
+
+class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One `[[key]]` of the file. Limits that are not given are none."""
+
+    name: str
+    sha256: str
+    tenant: str | None = None
+    models: list[str] | None = None
+    priority: int = 0
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+
+    def caller(self) -> Caller:
+        return Caller(
+            name=self.name,
+            tenant=self.name if self.tenant is None else self.tenant,
+            models=None if self.models is None else frozenset(self.models),
+            priority=self.priority,
+            requests_per_minute=math.inf if self.requests_per_minute is None else self.requests_per_minute,
+            tokens_per_minute=math.inf if self.tokens_per_minute is None else self.tokens_per_minute,
+        )
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    key: list[_Key]
+
+
+def hash_of(key: bytes) -> str:
+    return hashlib.sha256(key).hexdigest()
+
+
+def read_keys(path: Path) -> dict[str, Caller]:
+    """Who each key's hash stands for. Raises ConfigError naming what is wrong."""
+    try:
+        file = msgspec.toml.decode(path.read_bytes(), type=_File)
+    except OSError as error:
+        raise ConfigError(f"cannot read API keys: {path}: {error.strerror}", field="api_keys") from error
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path} is no file of API keys: {error}", field="api_keys") from error
+    callers: dict[str, Caller] = {}
+    for key in file.key:
+        wrong = _wrong(key)
+        if not wrong and (key.sha256.lower() in callers or key.name in {each.name for each in callers.values()}):
+            wrong = "is there twice"
+        if wrong:
+            raise ConfigError(f"{path}: the key {key.name!r} {wrong}", field="api_keys")
+        callers[key.sha256.lower()] = key.caller()
+    return callers
+
+
+def _wrong(key: _Key) -> str | None:
+    digits = set(key.sha256.lower())
+    if not key.name:
+        return "has no name"
+    if len(key.sha256) != 64 or not digits <= set("0123456789abcdef"):
+        return "has no SHA-256 of 64 hexadecimal digits"
+    limits = (key.requests_per_minute, key.tokens_per_minute)
+    return None if all(limit is None or limit > 0 for limit in limits) else "has a limit that is not above 0"
+
+
+@dataclass(slots=True)
+class Bucket:
+    """Refills at `per_minute`, and holds a minute's worth."""
+
+    per_minute: float
+    now: Callable[[], float] = time.monotonic
+    _level: float = field(init=False)
+    _at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._level, self._at = self.per_minute, self.now()
+
+    def wait_s(self, amount: float) -> float:
+        """Seconds until it holds `amount`, or all that it can; 0 if it does."""
+        self._refill()
+        missing = min(amount, self.per_minute) - self._level
+        return max(missing, 0.0) * 60 / self.per_minute if missing > 0 else 0.0
+
+    def take(self, amount: float) -> None:
+        """May leave less than nothing, for what is larger than the bucket is taken too."""
+        self._refill()
+        self._level -= amount
+
+    def give(self, amount: float) -> None:
+        self._level = min(self._level + amount, self.per_minute)
+
+    def _refill(self) -> None:
+        now = self.now()
+        if math.isfinite(self.per_minute):
+            self._level = min(self._level + (now - self._at) * self.per_minute / 60, self.per_minute)
+        self._at = now
+
+
+class Allowances:
+    """How much each caller has left of its limits."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._buckets: dict[Caller, tuple[Bucket, Bucket]] = {}
+
+    @contextmanager
+    def charged(
+        self, caller: Caller, prompt_tokens: int, max_tokens: int, num_output: Callable[[], int]
+    ) -> Iterator[None]:
+        """Take a request's share of `caller`'s limits: its prompt, and as much as its answer may have; of that, what
+        `num_output` says at the end was not used is given back.
+
+        Raises Overloaded, with the time until there is enough. A request larger than a whole minute's tokens waits
+        until all of these are there, and leaves a debt.
+        """
+        if math.isinf(caller.requests_per_minute) and math.isinf(caller.tokens_per_minute):
+            yield
+            return
+        requests, tokens = self._of(caller)
+        self._check(caller, requests, 1, f"{caller.requests_per_minute:g} requests")
+        self._check(caller, tokens, prompt_tokens + max_tokens, f"{caller.tokens_per_minute:g} tokens")
+        requests.take(1)
+        tokens.take(prompt_tokens + max_tokens)
+        try:
+            yield
+        finally:
+            tokens.give(max(max_tokens - num_output(), 0))
+
+    def _of(self, caller: Caller) -> tuple[Bucket, Bucket]:
+        if caller not in self._buckets:
+            stale = [other for other in self._buckets if other.name == caller.name]  # its limits have changed
+            for other in stale:
+                del self._buckets[other]
+            limits = caller.requests_per_minute, caller.tokens_per_minute
+            self._buckets[caller] = Bucket(limits[0], self._now), Bucket(limits[1], self._now)
+        return self._buckets[caller]
+
+    def _check(self, caller: Caller, bucket: Bucket, amount: float, limit: str) -> None:
+        if (wait_s := bucket.wait_s(amount)) > 0:
+            raise Overloaded(f"the key {caller.name!r} has used up its {limit} per minute", retry_after_s=wait_s)
+
+
+class KeyRing:
+    """Knows callers by their keys: one key for everybody, a file of them, both, or none, which lets anybody in."""
+
+    def __init__(self, single: str = "", path: Path | None = None) -> None:
+        """Raises ConfigError when the file cannot be used."""
+        self._path = path
+        self._single = {hash_of(single.encode()): ANYBODY} if single else {}
+        self._state = self._file_state()
+        self._callers = read_keys(path) if path else {}
+        self._looked_s = time.monotonic()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody needs a key."""
+        return not self._single and self._path is None
+
+    def find(self, key: bytes) -> Caller | None:
+        """Whose key this is; None if it is nobody's."""
+        if self.is_open:
+            return ANYBODY
+        self._read_again()
+        digest = hash_of(key)
+        return self._callers.get(digest) or self._single.get(digest)
+
+    def _read_again(self) -> None:
+        """The file, if it has changed; one that is broken changes nothing."""
+        now = time.monotonic()
+        if self._path is None or now - self._looked_s < LOOK_S:
+            return
+        self._looked_s = now
+        if (state := self._file_state()) == self._state:
+            return
+        self._state = state
+        try:
+            self._callers = read_keys(self._path)
+            log.info("%s: %d keys", self._path, len(self._callers))
+        except ConfigError as error:
+            log.error("%s; the keys read before hold", error.message)
+
+    def _file_state(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._path.stat() if self._path else None
+        except OSError:
+            return None
+        return status and (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def bearer_key(authorization: str) -> str | None:
+    """The key in an `authorization` header; None if it has none."""
+    scheme, _, key = authorization.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else None
