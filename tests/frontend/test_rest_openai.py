@@ -23,9 +23,7 @@ def inference() -> FakeInference:
 async def client(inference: FakeInference) -> AsyncIterator[AsyncOpenAI]:
     app = build_app(inference, keys=KeyRing("key"), max_body_bytes=1 << 20, metrics=lambda: b"")
     http_client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app))  # what the client is built on
-    async with AsyncOpenAI(
-        keys=KeyRing("key"), base_url="http://test/v1", http_client=http_client, max_retries=0
-    ) as client:
+    async with AsyncOpenAI(api_key="key", base_url="http://test/v1", http_client=http_client, max_retries=0) as client:
         yield client
 
 
