@@ -6,7 +6,6 @@ his first token what others have asked. Knows keys and their limits. Does not kn
 """
 
 import hashlib
-import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,11 +17,8 @@ import msgspec
 
 from engine.errors import ConfigError, Overloaded, PermissionDenied
 from engine.sequence import BlockHash
+from engine.watched_file import WatchedFile
 
-log = logging.getLogger(__name__)
-
-LOOK_S = 1.0
-"""The file is looked at so often, at most."""
 SHARED = BlockHash(bytes(16))
 """Where the hashes begin of prompts that everybody may find in the cache."""
 
@@ -195,46 +191,27 @@ class KeyRing:
 
     def __init__(self, single: str = "", path: Path | None = None) -> None:
         """Raises ConfigError when the file cannot be used."""
-        self._path = path
         self._single = {hash_of(single.encode()): ANYBODY} if single else {}
-        self._state = self._file_state()
-        self._callers = read_keys(path) if path else {}
-        self._looked_s = time.monotonic()
+        self._file = WatchedFile(path, read_keys) if path else None
 
     @property
     def is_open(self) -> bool:
         """Whether nobody needs a key."""
-        return not self._single and self._path is None
+        return not self._single and self._file is None
 
     def find(self, key: bytes) -> Caller | None:
         """Whose key this is; None if it is nobody's."""
         if self.is_open:
             return ANYBODY
-        self._read_again()
         digest = hash_of(key)
-        return self._callers.get(digest) or self._single.get(digest)
+        return (self._file.content.get(digest) if self._file else None) or self._single.get(digest)
 
-    def _read_again(self) -> None:
-        """The file, if it has changed; one that is broken changes nothing."""
-        now = time.monotonic()
-        if self._path is None or now - self._looked_s < LOOK_S:
-            return
-        self._looked_s = now
-        if (state := self._file_state()) == self._state:
-            return
-        self._state = state
-        try:
-            self._callers = read_keys(self._path)
-            log.info("%s: %d keys", self._path, len(self._callers))
-        except ConfigError as error:
-            log.error("%s; the keys read before hold", error.message)
-
-    def _file_state(self) -> tuple[int, int, int] | None:
-        try:
-            status = self._path.stat() if self._path else None
-        except OSError:
-            return None
-        return status and (status.st_mtime_ns, status.st_size, status.st_ino)
+    def identify(self, authorization: str, charset: str = "utf-8") -> Caller | None:
+        """Who sent this `authorization` header, whose bytes were read in `charset`; None if nobody that is known."""
+        if self.is_open:
+            return ANYBODY
+        key = bearer_key(authorization)
+        return self.find(key.encode(charset)) if key else None
 
 
 def bearer_key(authorization: str) -> str | None:

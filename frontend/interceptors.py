@@ -12,7 +12,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from engine.errors import InvalidRequest, TandemError, Unauthenticated
-from frontend.callers import ANYBODY, Caller, KeyRing, bearer_key
+from frontend.callers import Caller, KeyRing
 from frontend.grpc_errors import abort
 
 PUBLIC_SERVICES = ("/grpc.health.v1.", "/grpc.reflection.")
@@ -79,18 +79,19 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # g
     ) -> Handler:
         if handler_call_details.method.startswith(PUBLIC_SERVICES):
             return await continuation(handler_call_details)
-        if caller_of(self._keys, handler_call_details.invocation_metadata) is not None:
+        if identify(self._keys, handler_call_details.invocation_metadata) is not None:
             return await continuation(handler_call_details)
         return grpc.unary_unary_rpc_method_handler(_refuse)
 
 
-def caller_of(keys: KeyRing, metadata: Any) -> Caller | None:
+def identify(keys: KeyRing, metadata: Any) -> Caller | None:
     """Whose key a call carries; None if it carries nobody's."""
-    if keys.is_open:
-        return ANYBODY
-    key = bearer_key(str(dict(metadata or ()).get("authorization", "")))
-    return keys.find(key.encode()) if key else None
+    return keys.identify(str(dict(metadata or ()).get("authorization", "")))
+
+
+def no_key() -> Unauthenticated:
+    return Unauthenticated("a key is required: authorization: Bearer KEY")
 
 
 async def _refuse(raw: bytes, context: Context) -> bytes:
-    raise Unauthenticated("a key is required: authorization: Bearer KEY")
+    raise no_key()

@@ -25,8 +25,8 @@ from grpc_reflection.v1alpha import reflection
 from engine.errors import InvalidRequest
 from frontend import grpc_convert as convert
 from frontend.api import Inference
-from frontend.callers import ANYBODY, KeyRing
-from frontend.interceptors import AuthInterceptor, ErrorInterceptor, caller_of
+from frontend.callers import KeyRing
+from frontend.interceptors import AuthInterceptor, ErrorInterceptor, identify, no_key
 from frontend.request import Delta, Finished, Started, check_token_ids
 from protos import generate_pb2 as pb
 from protos import generate_pb2_grpc
@@ -46,8 +46,9 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
-        wanted = convert.generate_request(request, metadata, context.time_remaining())
-        wanted = replace(wanted, caller=caller_of(self._keys, context.invocation_metadata()) or ANYBODY)
+        if (caller := identify(self._keys, metadata)) is None:
+            raise no_key()  # taken back since the interceptor saw it
+        wanted = replace(convert.generate_request(request, metadata, context.time_remaining()), caller=caller)
         response = pb.GenerateResponse()  # one for the whole stream; writing serializes it at once
         try:
             async with aclosing(self._inference.generate(wanted)) as events:

@@ -8,7 +8,6 @@ the list, too. Lists are read again when they change. Knows keys and files. Does
 import logging
 import os
 import stat
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +16,13 @@ from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils import z85
 
 from engine.errors import ConfigError
+from engine.watched_file import WatchedFile
 from kvtransfer.transport import Unreachable
 
 log = logging.getLogger(__name__)
 
 KEY_CHARS = 40
 """Of a key in Z85."""
-LOOK_S = 1.0
 DOMAIN = "tandem-kv"
 
 
@@ -72,42 +71,21 @@ class Peers:
 
     def __init__(self, path: Path) -> None:
         """Raises ConfigError when the file cannot be used."""
-        self._path = path
-        self._changed_ns = self._state()
-        self._keys = self._read()
-        self._looked_s = time.monotonic()
+        self._file = WatchedFile(path, _read_keys)
 
     def __contains__(self, key: object) -> bool:
-        if time.monotonic() - self._looked_s >= LOOK_S:
-            self._looked_s = time.monotonic()
-            self._read_again()
-        return key in self._keys
+        return key in self._file.content
 
-    def _read_again(self) -> None:
-        """If it has changed; a file that is broken changes nothing."""
-        if (state := self._state()) == self._changed_ns:
-            return
-        self._changed_ns = state
-        try:
-            self._keys = self._read()
-        except ConfigError as error:
-            log.error("%s; the keys read before hold", error.message)
 
-    def _state(self) -> int | None:
-        try:
-            return self._path.stat().st_mtime_ns
-        except OSError:
-            return None
-
-    def _read(self) -> frozenset[bytes]:
-        try:
-            lines = self._path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read the keys of peers: {self._path}: {error}", field="kv_peers") from error
-        keys = [line.split()[0].encode() for line in lines if line.strip() and not line.startswith("# ")]
-        if wrong := next((key for key in keys if not is_key(key)), None):
-            raise ConfigError(f"{self._path}: {wrong.decode()!r} is no public key", field="kv_peers")
-        return frozenset(keys)
+def _read_keys(path: Path) -> frozenset[bytes]:
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the keys of peers: {path}: {error}", field="kv_peers") from error
+    keys = [line.split()[0].encode() for line in lines if line.strip() and not line.startswith("# ")]
+    if wrong := next((key for key in keys if not is_key(key)), None):
+        raise ConfigError(f"{path}: {wrong.decode()!r} is no public key", field="kv_peers")
+    return frozenset(keys)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,7 @@ def colour(system: str) -> str:
 
 def throughput(results: Results) -> dict[str, str]:
     """Output tokens by streams, a panel for float32 and one for int8; and what prompts alone take."""
-    figure, names = "output tok/s", _systems(results, "output tok/s")
+    figure, names = "output tok/s", results.systems("output tok/s")
     parts = (
         ("float32", [name for name in names if _is_float32(name)]),
         ("int8", [name for name in names if not _is_float32(name)]),
@@ -93,8 +93,8 @@ def throughput(results: Results) -> dict[str, str]:
 def interference(results: Results) -> dict[str, str]:
     """Gaps of the running streams, and what the arriving prompts pay for them."""
     figures = {"quiet p50 ms": "circle", "busy p99 ms": "square", "worst gap ms": "triangle"}
-    names, panels = _systems(results, "busy p99 ms"), []
-    for case in _cases(results, "busy p99 ms"):
+    names, panels = results.systems("busy p99 ms"), []
+    for case in results.cases("busy p99 ms"):
         found = [value for name in names for figure in figures for value in results.values(name, case, figure)]
         title = f"{case}: ● quiet p50, ■ busy p99, ▲ worst gap"
         chart = _rows_chart(_log_axis("ms between the tokens of the streams", found), len(names))
@@ -150,21 +150,13 @@ def _sample(fields: dict[str, str | int | float | None]) -> Sample:
     return Sample(str(fields["system"]), str(fields["case"]), int(fields["round"] or 0), rest)
 
 
-def _systems(results: Results, figure: str) -> list[str]:
-    return list(dict.fromkeys(s.system for s in results.samples if s.figures.get(figure) is not None))
-
-
-def _cases(results: Results, figure: str) -> list[str]:
-    return list(dict.fromkeys(s.case for s in results.samples if s.figures.get(figure) is not None))
-
-
 def _is_float32(system: str) -> bool:
     return " f32" in system or system == "memory bandwidth"
 
 
 def _by_streams(results: Results, title: str, systems: Sequence[str]) -> Panel:
     figure = "output tok/s"
-    streams = {case: float(case.split()[0]) for case in _cases(results, figure)}
+    streams = {case: float(case.split()[0]) for case in results.cases(figure)}
     counts = tuple(sorted(set(streams.values())))
     found = [value for name in systems for case in streams for value in results.values(name, case, figure)]
     x = MarkedAxis("streams", counts[0] * 0.85, counts[-1] * 1.18, is_log=True, marks=counts)
@@ -182,8 +174,8 @@ def _by_streams(results: Results, title: str, systems: Sequence[str]) -> Panel:
 def _bars(results: Results, figure: str, digits: int) -> list[Panel]:
     """A panel for each case."""
     panels = []
-    for case in _cases(results, figure):
-        rows = [(name, found) for name in _systems(results, figure) if (found := results.values(name, case, figure))]
+    for case in results.cases(figure):
+        rows = [(name, found) for name in results.systems(figure) if (found := results.values(name, case, figure))]
         chart = _rows_chart(axis_from_zero(figure, [1.03 * value for _, found in rows for value in found]), len(rows))
         for row, (name, values) in enumerate(rows):
             chart.text(LEFT + 5, chart.top(row + 0.36), f"{name}: {_words(values, digits)}")
@@ -199,10 +191,10 @@ def _bars(results: Results, figure: str, digits: int) -> list[Panel]:
 def _trade(results: Results) -> list[Panel]:
     """Time to first token of the long prompts beside the gaps of the streams: both are better when less."""
     panels = []
-    for case in _cases(results, "long TTFT ms"):
+    for case in results.cases("long TTFT ms"):
         pairs = {
             name: (waits, gaps)
-            for name in _systems(results, "long TTFT ms")
+            for name in results.systems("long TTFT ms")
             if (waits := results.values(name, case, "long TTFT ms"))
             and (gaps := results.values(name, case, "busy p99 ms"))
         }

@@ -67,14 +67,20 @@ class Results:
         found = [s.figures.get(figure) for s in self.samples if (s.system, s.case) == (system, case)]
         return [float(value) for value in found if value is not None]
 
+    def systems(self, figure: str) -> list[str]:
+        """Those of which it was measured, in the order in which they came."""
+        return _in_order(s.system for s in self.samples if s.figures.get(figure) is not None)
+
+    def cases(self, figure: str) -> list[str]:
+        return _in_order(s.case for s in self.samples if s.figures.get(figure) is not None)
+
     def median(self, system: str, case: str, figure: str) -> float | None:
         values = self.values(system, case, figure)
         return statistics.median(values) if values else None
 
     def table(self, figure: str, digits: int = 0) -> str:
         """Systems by cases in Markdown: the median, and in brackets the least and the most."""
-        told = [s for s in self.samples if s.figures.get(figure) is not None]
-        systems, cases = _in_order(s.system for s in told), _in_order(s.case for s in told)
+        systems, cases = self.systems(figure), self.cases(figure)
         lines = [f"| {figure} | {' | '.join(cases)} |", "|---" * (len(cases) + 1) + "|"]
         for system in systems:
             cells = [cell(self.values(system, case, figure), digits) for case in cases]

@@ -10,16 +10,15 @@ frontend, a client, the kernel. Here a thread takes its part a piece at a time, 
             ...
             begin, end = take(work, thread)
 
-Who is not interrupted reads one run of memory from front to back. (One queue for all, large pieces first, made products
-of 16 and more rows a twentieth slower: threads then take turns on the same memory.) Who computes a piece does not
-change what is computed.
+Who is not interrupted reads one run of memory from front to back, which one queue for all would break up. Who computes
+a piece does not change what is computed.
 """
 
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit
+from numba import get_num_threads, njit
 from numba.core import cgutils, types
 
 from engine.kernels.native import native
@@ -36,6 +35,7 @@ def _num_threads(_context):  # type: ignore[no-untyped-def]
     """Threads that a `prange` would use; as a function of Numba's own this keeps code out of the cache."""
 
     def generate(_context: Any, builder: Any, _signature: Any, _args: Any) -> Any:
+        get_num_threads()  # makes the function that is called here known to the linker, which ends the process else
         signature = ir.FunctionType(ir.IntType(64), [])
         return builder.call(cgutils.get_or_insert_function(builder.module, signature, "get_num_threads"), [])
 

@@ -45,6 +45,20 @@ def _group_tiles(num_tiles, tile_bytes):  # type: ignore[no-untyped-def]
     return max(1, (num_tiles + num_groups - 1) // num_groups)
 
 
+@njit(nogil=True)
+def _float_panels(rows, packed, tiles, work, thread, weight, bias, y):  # type: ignore[no-untyped-def]
+    """Some tiles of rows with panels that are left."""
+    size = weight.shape[1] * COLUMNS
+    begin, end = take(work, thread)
+    while begin < end:
+        for panel in range(begin, end):
+            column = panel * COLUMNS
+            for t in range(tiles[0], tiles[1]):
+                x_at, y_at = t * weight.shape[1] * rows, t * rows * y.shape[1] + column
+                tile(rows, packed, x_at, weight, panel * size, bias, column, y, y_at)
+        begin, end = take(work, thread)
+
+
 @njit(parallel=True, nogil=True, cache=True)
 def gemm_float(x, weight, bias, y):  # type: ignore[no-untyped-def]
     num_panels, depth, _ = weight.shape
@@ -62,13 +76,8 @@ def gemm_float(x, weight, bias, y):  # type: ignore[no-untyped-def]
     for first in range(0, num_tiles, group):
         work = share_out(num_panels)
         for thread in prange(num_shares(work)):
-            begin, end = take(work, thread)
-            while begin < end:
-                for panel in range(begin, end):
-                    for t in range(first, min(first + group, num_tiles)):
-                        y_at = t * rows * y.shape[1] + panel * COLUMNS
-                        tile(rows, packed, t * size, weight, panel * depth * COLUMNS, bias, panel * COLUMNS, y, y_at)
-                begin, end = take(work, thread)
+            tiles = first, min(first + group, num_tiles)
+            _float_panels(rows, packed, tiles, work, thread, weight, bias, y)
 
 
 @njit(nogil=True)
@@ -85,6 +94,20 @@ def _pack_tile_int8(x, first, rows, packed, at, scales, starts):  # type: ignore
         starts[first + m] = np.int32(-128) * total
         for k in range(items.shape[0]):
             packed[at + k * rows + m] = items[k]
+
+
+@njit(nogil=True)
+def _int8_panels(rows, packed, x_scales, starts, tiles, work, thread, weight, scales, bias, y):  # type: ignore[no-untyped-def]
+    size = weight.shape[1] * COLUMNS
+    begin, end = take(work, thread)
+    while begin < end:
+        for panel in range(begin, end):
+            w_at, column = panel * size, panel * COLUMNS
+            for t in range(tiles[0], tiles[1]):
+                row, x_at = t * rows, t * weight.shape[1] * rows
+                y_at = row * y.shape[1] + column
+                tile_int8(rows, packed, x_at, weight, w_at, scales, bias, column, x_scales, starts, row, y, y_at)
+        begin, end = take(work, thread)
 
 
 @njit(parallel=True, nogil=True, cache=True)
@@ -106,14 +129,5 @@ def gemm_int8(x, weight, w_scales, bias, y):  # type: ignore[no-untyped-def]
     for first in range(0, num_tiles, group):
         work = share_out(num_panels)
         for thread in prange(num_shares(work)):
-            begin, end = take(work, thread)
-            while begin < end:
-                for panel in range(begin, end):
-                    w_at, column = panel * steps * COLUMNS, panel * COLUMNS
-                    for t in range(first, min(first + group, num_tiles)):
-                        row, x_at = t * rows, t * size
-                        y_at = row * y.shape[1] + column
-                        tile_int8(
-                            rows, packed, x_at, weight, w_at, w_scales, bias, column, scales, starts, row, y, y_at
-                        )
-                begin, end = take(work, thread)
+            tiles = first, min(first + group, num_tiles)
+            _int8_panels(rows, packed, scales, starts, tiles, work, thread, weight, w_scales, bias, y)

@@ -18,7 +18,7 @@ from numba.core import types
 from engine.kernels.copy_blocks import store_fence
 from engine.kernels.native import native
 from engine.kernels.prefetch import emit_prefetch
-from engine.kernels.vectors import Loop, constant, past_cache, pointer_to
+from engine.kernels.vectors import Loop, constant, past_cache, pointer_to, splat
 
 MIN_BYTES = 1024 + 1
 """Shorter inputs have no whole chunk, and the shortest are hashed in other ways, which are not here."""
@@ -44,7 +44,6 @@ _LAST_AT = _SCRAMBLE_AT - 7
 _MERGE_AT = 11
 
 _INT, _INT64, _INT128 = ir.IntType(32), ir.IntType(64), ir.IntType(128)
-_BYTES = ir.IntType(8).as_pointer()
 _VECTOR = ir.VectorType(_INT64, _WORDS)
 _NEIGHBOURS = ir.Constant(ir.VectorType(_INT, _WORDS), [word ^ 1 for word in range(_WORDS)])
 
@@ -56,10 +55,6 @@ def _word(at: int) -> int:
 def _words(at: int) -> ir.Constant:
     """A stripe's worth of the secret."""
     return ir.Constant(_VECTOR, [_word(at + 8 * i) for i in range(_WORDS)])
-
-
-def _all(value: int) -> ir.Constant:
-    return ir.Constant(_VECTOR, [value] * _WORDS)
 
 
 class _Move:
@@ -79,8 +74,8 @@ class _Move:
         for stripe in range(_STRIPES):
             at = builder.add(chunk, constant(stripe * _STRIPE_BYTES))
             sums = self._stripe(sums, at, _words(8 * stripe), aligned=self._aligned)
-        sums = builder.xor(builder.xor(sums, builder.lshr(sums, _all(47))), _words(_SCRAMBLE_AT))
-        sums = builder.mul(sums, _all(_P32_1))
+        sums = builder.xor(builder.xor(sums, builder.lshr(sums, splat(_VECTOR, 47))), _words(_SCRAMBLE_AT))
+        sums = builder.mul(sums, splat(_VECTOR, _P32_1))
         loop.close([sums])
         sums = self._rest(sums, builder.mul(num_chunks, constant(_CHUNK_BYTES)), before_last)
         sums = self._stripe(sums, builder.sub(size, constant(_STRIPE_BYTES)), _words(_LAST_AT), aligned=False)
@@ -117,7 +112,7 @@ class _Move:
         if aligned:
             past_cache(builder, stored)
         keyed = builder.xor(data, secret)
-        product = builder.mul(builder.and_(keyed, _all(0xFFFFFFFF)), builder.lshr(keyed, _all(32)))
+        product = builder.mul(builder.and_(keyed, splat(_VECTOR, 0xFFFFFFFF)), builder.lshr(keyed, splat(_VECTOR, 32)))
         return builder.add(builder.add(sums, builder.shuffle_vector(data, data, _NEIGHBOURS)), product)
 
     def _merge(self, sums: Any, size: Any) -> Any:

@@ -22,7 +22,6 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import TandemError
 from frontend.api import Inference
-from frontend.callers import ANYBODY
 from frontend.request import Delta, Event, Finished, GenerateRequest, Started
 from frontend.rest.hangup import run_unless_hung_up
 from frontend.rest.middleware import CALLER
@@ -54,11 +53,10 @@ class Endpoint:
             for name in ("traceparent", "tracestate")
             if (values := request.headers.getlist(name))
         }
-        caller = scope.get(CALLER, ANYBODY)
         kind = StreamedAnswers if ask.stream else WholeAnswer
         answers = kind(self._form, ask, with_timing=with_timing, send=send)
         works = [
-            self._generate(i, replace(generation, trace_headers=trace_headers, caller=caller), ask, answers)
+            self._generate(i, replace(generation, trace_headers=trace_headers, caller=scope[CALLER]), ask, answers)
             for i, generation in enumerate(ask.generations)
         ]
         if await run_unless_hung_up(receive, works):

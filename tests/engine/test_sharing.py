@@ -1,5 +1,8 @@
 """Threads that take parts as they get to them compute each thing once, however many of them there are."""
 
+import subprocess
+import sys
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -63,3 +66,9 @@ def test_what_a_late_thread_leaves_is_taken_by_the_other(late: int) -> None:
     assert visits.tolist() == [1] * 1000
     assert pieces[late] == 0
     assert pieces[1 - late] == 16
+
+
+def test_it_compiles_in_a_process_that_has_started_no_threads() -> None:
+    program = "from engine.kernels.sharing import num_shares, share_out; assert num_shares(share_out(10)) >= 1"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr

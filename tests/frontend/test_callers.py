@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine import watched_file
 from engine.errors import ConfigError, Overloaded, PermissionDenied
-from frontend import callers
 from frontend.callers import ANYBODY, Allowances, Bucket, Caller, KeyRing, bearer_key, hash_of, read_keys
 
 
@@ -90,7 +90,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callers, "LOOK_S", 0.0)
+    monkeypatch.setattr(watched_file, "LOOK_S", 0.0)
     path = key_file(tmp_path / "keys", entry("one", "k1"))
     ring = KeyRing("", path)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import zmq
 
+from engine import watched_file
 from engine.errors import ConfigError, TransferFailed
-from kvtransfer import curve as module
 from kvtransfer.curve import Curve, KeyPair, Peers, is_key
 from kvtransfer.transport import Arrived, Commit, Unreachable
 from kvtransfer.zeromq import ZeroMQSender
@@ -88,7 +88,6 @@ async def test_nothing_of_a_block_is_readable_on_the_wire(hosts: tuple[Host, Hos
     with listening(target, [], receiver.curve) as behind:
         address, _, key = behind.endpoint.address.partition("#")
         async with eavesdropping(int(address.rpartition(":")[2])) as (port, heard):
-            ticket = make_ticket(behind.endpoint, target, 2)
             endpoint = type(behind.endpoint)("zeromq", f"tcp://127.0.0.1:{port}#{key}")
             ticket = make_ticket(endpoint, target, 2)
             behind.open(ticket, range(2))
@@ -172,7 +171,7 @@ def test_garbage_on_the_port_does_no_harm(hosts: tuple[Host, Host]) -> None:
 async def test_a_key_that_is_added_to_the_list_gets_in_without_a_restart(
     hosts: tuple[Host, Host], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOOK_S", 0.0)
+    monkeypatch.setattr(watched_file, "LOOK_S", 0.0)
     late = Host(tmp_path, "late")
     late.know(hosts[1])
     curve = hosts[1].curve

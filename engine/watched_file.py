@@ -1,0 +1,54 @@
+"""A file that is read again when it changes: keys are added and taken back without a restart."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from engine.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""The file is looked at so often, at most."""
+
+T = TypeVar("T")
+
+
+class WatchedFile(Generic[T]):
+    """What `read` makes of the file at `path`; it raises ConfigError for one that cannot be used."""
+
+    def __init__(self, path: Path, read: Callable[[Path], T]) -> None:
+        """Raises what `read` raises."""
+        self._path = path
+        self._read = read
+        self._state = self._file_state()
+        self._content = read(path)
+        self._looked_s = time.monotonic()
+
+    @property
+    def content(self) -> T:
+        """As of now, or of a moment ago; a file that has become useless changes nothing."""
+        now = time.monotonic()
+        if now - self._looked_s >= LOOK_S:
+            self._looked_s = now
+            self._read_if_changed()
+        return self._content
+
+    def _read_if_changed(self) -> None:
+        if (state := self._file_state()) == self._state:
+            return
+        self._state = state
+        try:
+            self._content = self._read(self._path)
+            log.info("%s has changed and was read again", self._path)
+        except ConfigError as error:
+            log.error("%s; what was read before holds", error.message)
+
+    def _file_state(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
