@@ -41,7 +41,7 @@ def up(
     max_context: Annotated[int | None, typer.Option(min=1, help="Longest sequence, in tokens.")] = None,
     max_sequences: Annotated[int | None, typer.Option(min=1, help="Requests on one worker at once.")] = None,
     max_step_tokens: Annotated[int | None, typer.Option(min=1, help="Prompt tokens per step.")] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Of each worker; 0 is one per core, or per CPU it has.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Of each worker; 0 is one per CPU it has.")] = 0,
     prefill_cpus: Annotated[
         str, typer.Option(help="CPUs of the prefill workers, like 0 or 0-3,6, shared out among them; default: all.")
     ] = "",
@@ -49,8 +49,8 @@ def up(
     frontend_cpus: Annotated[str, typer.Option(help="CPUs of the frontend.")] = "",
     cores: Annotated[
         Literal["shared", "split"],
-        typer.Option(help="Split: CPUs of their own for prefill and decode workers, where there are enough."),
-    ] = "shared",
+        typer.Option(help="Split: each worker has CPUs of its own, where there are enough."),
+    ] = "split",
     borrow: Annotated[
         Literal["none", "prefill", "decode", "both"] | None,
         typer.Option(help="Who uses the other role's CPUs while these have no work. Default: both, if split."),
@@ -104,7 +104,7 @@ def up(
                 "max_context": max_context,
                 "max_sequences": max_sequences,
                 "max_step_tokens": max_step_tokens,
-                "threads": threads,
+                "threads": threads or divided.threads,
             },
             frontend={
                 "chat_template": chat_template,

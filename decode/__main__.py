@@ -11,6 +11,7 @@ from decode.service import DecodeService
 from decode.spans import DecodeSpans
 from decode.worker import Command, DecodeWorker, Event, TicketTemplate
 from engine.config import WorkerConfig
+from engine.cost import Slowdown
 from engine.device import OpenModel, open_model
 from engine.errors import ConfigError
 from engine.lending import lending
@@ -42,8 +43,9 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     curve = Curve.of(config.kv_key, config.kv_peers)
     receivers.append(ZeroMQReceiver(config.kv_listen, model.cache, lambda arrived: service.arrived(arrived), curve))
     template = TicketTemplate(who.worker_id, who.incarnation, who.epoch, who.block_bytes, who.layout, tuple(receivers))
-    worker = DecodeWorker(scheduler, model.runner, model.sampler, template, model.who.costs)
-    loop: StepLoop[Command, Event] = StepLoop(lending(worker, config))
+    slowdown = Slowdown(who.costs, who.own_costs)
+    worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown)
+    loop: StepLoop[Command, Event] = StepLoop(lending(worker, config, slowdown))
     service = DecodeService(worker, loop, receivers, who, DecodeSpans(tracing, who.worker_id))
     try:
         await serve(service.sessions, loop, service.deliver, config, stop or stop_signal())

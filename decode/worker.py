@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from decode.scheduler import DecodeScheduler, Prefilled, Token
 from engine.batch import Batch, Chunk
 from engine.blocks import CacheChanges
-from engine.cost import Costs, Slowdown, work_of
+from engine.cost import Slowdown, work_of
 from engine.custody import Custody, Inspect
 from engine.meter import Rate
 from engine.runner import Runner
@@ -126,7 +126,7 @@ class DecodeWorker:
         runner: Runner,
         sampler: Sampler,
         tickets: "TicketTemplate",
-        costs: Costs | None = None,
+        slowdown: Slowdown | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
@@ -138,7 +138,7 @@ class DecodeWorker:
         self._start_ns: dict[SequenceId, int] = {}
         self._prefill_speed = Rate()
         self._step_speed = Rate()
-        self._slowdown = Slowdown(costs)
+        self._slowdown = slowdown or Slowdown(None)
         self.load = self._load()
         """Replaced when something happened; may be read by any thread."""
 

@@ -85,6 +85,6 @@ class WorkerConfig(BaseSettings):
     """OTLP over gRPC, e.g. http://localhost:4317; empty exports no traces."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     profile_s: NonNegativeFloat = 1.5
-    """Seconds that measuring the worker's speed may take at its start; 0 does not measure."""
+    """Seconds that measuring the worker's speed may take at its start, twice if it borrows CPUs; 0 does not measure."""
     niceness: int = Field(default=0, ge=0, le=19)
     """Added to the process's niceness; decode wins over prefill where they share cores."""

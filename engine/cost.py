@@ -140,17 +140,22 @@ class Slowdown:
     the next one.
     """
 
-    def __init__(self, costs: Costs | None, half_life_s: float = 2.0) -> None:
+    def __init__(self, costs: Costs | None, own_costs: Costs | None = None, *, half_life_s: float = 2.0) -> None:
+        """`own_costs` are those of a worker that may borrow CPUs, on its own alone."""
+        self.alone = False
+        """Whether the steps now noted have the worker's own CPUs only."""
         self._costs = costs
+        self._own_costs = own_costs or costs
         self._half_life_s = half_life_s
         self._measured_s = 0.0
         self._predicted_s = 0.0
 
     def add(self, work: StepWork, seconds: float) -> None:
         """Note that a step of this `work` took `seconds`."""
-        if self._costs is None:
+        costs = self._own_costs if self.alone else self._costs
+        if costs is None:
             return
-        predicted_s = self._costs.step_s(work)
+        predicted_s = costs.step_s(work)
         measured_s = min(seconds, MAX_TIMES * predicted_s)
         keep = 0.5 ** (measured_s / self._half_life_s)
         self._measured_s = self._measured_s * keep + measured_s

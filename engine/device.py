@@ -14,7 +14,7 @@ from engine.config import WorkerConfig
 from engine.cpus import pin
 from engine.errors import ConfigError
 from engine.hub import model_name, resolve_model
-from engine.identity import Identity, default_worker_id, new_incarnation
+from engine.identity import Identity, board_name, default_worker_id, new_incarnation
 from engine.lending import with_borrowed
 from engine.models.families import model_spec
 from engine.profile import Limits, measure
@@ -77,11 +77,13 @@ def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
         runner.warm_up()
         sampler.warm_up()
         limits = Limits(max_context, config.max_step_tokens, config.max_sequences)
-        costs = None
+        costs = own_costs = None
         if config.profile_s:
             turn.wait()
             with with_borrowed(config):
                 costs = measure(runner, sampler, limits, config.profile_s)
+            if config.borrow_cpus:
+                own_costs = measure(runner, sampler, limits, config.profile_s)
     log.info(
         "model ready in %.1f s: %d KV blocks, %d MiB", time.monotonic() - began, num_blocks, cache.size_bytes // MIB
     )
@@ -101,6 +103,8 @@ def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
         incarnation=new_incarnation(),
         max_step_tokens=config.max_step_tokens,
         costs=costs,
+        own_costs=own_costs,
+        cpu_board=board_name(config.cpu_board),
     )
     return OpenModel(runner, sampler, cache, who, shared)
 

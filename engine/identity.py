@@ -28,7 +28,11 @@ class Identity:
     epoch: int = 1
     max_step_tokens: int = 0
     costs: Costs | None = None
-    """None where they were not measured."""
+    """With every CPU it may borrow; None where they were not measured."""
+    own_costs: Costs | None = None
+    """With its own CPUs alone; None where it borrows none."""
+    cpu_board: str = ""
+    """Where it says whether its CPUs are at work: a name that only workers of one machine share; empty lends none."""
 
     def hello(self, transports: tuple[str, ...]) -> pb.Hello:
         return pb.Hello(
@@ -48,6 +52,8 @@ class Identity:
             transports=transports,
             max_step_tokens=self.max_step_tokens,
             profile=self.costs.to_proto() if self.costs else None,
+            own_profile=self.own_costs.to_proto() if self.own_costs else None,
+            cpu_board=self.cpu_board,
         )
 
     def sign(self, report: pb.GetCustodyResponse) -> pb.GetCustodyResponse:
@@ -59,6 +65,11 @@ class Identity:
 def new_incarnation() -> str:
     """Names one start of a process: nothing an earlier or later one says can be mistaken for it."""
     return secrets.token_hex(8)
+
+
+def board_name(path: str) -> str:
+    """Of the board of CPUs at `path` on this machine; empty for none."""
+    return f"{socket.gethostname()}:{os.path.realpath(path)}" if path else ""
 
 
 def default_worker_id(role: str) -> str:

@@ -19,6 +19,7 @@ from typing import Generic, TypeVar
 import torch
 
 from engine.config import WorkerConfig
+from engine.cost import Slowdown
 from engine.cpus import MAX_CPU, available_cpus, reachable_cpus
 from engine.errors import ConfigError
 from engine.steploop import Stepper
@@ -64,6 +65,11 @@ class Cores:
         self._num_threads = num_threads or len(own)
         self._working = False
 
+    @property
+    def alone(self) -> bool:
+        """Whether a CPU that could be borrowed is not."""
+        return len(self.borrowed) < len(self._others)
+
     def work(self) -> None:
         """A step begins: mark our own CPUs and take what is idle beside them."""
         if not self._working:
@@ -83,9 +89,10 @@ class Cores:
 class LendingStepper(Generic[Command, Event]):
     """A worker's stepper, which borrows for each step and lends between them while there is no work."""
 
-    def __init__(self, stepper: Stepper[Command, Event], cores: Cores) -> None:
+    def __init__(self, stepper: Stepper[Command, Event], cores: Cores, slowdown: Slowdown) -> None:
         self._stepper = stepper
         self._cores = cores
+        self._slowdown = slowdown
         cores.rest()  # whatever an earlier start of this worker left on the board
 
     def apply(self, commands: Sequence[Command]) -> list[Event]:
@@ -95,6 +102,7 @@ class LendingStepper(Generic[Command, Event]):
         if not self._stepper.has_work():
             return self._stepper.step()
         self._cores.work()
+        self._slowdown.alone = self._cores.alone
         try:
             return self._stepper.step()
         finally:
@@ -123,8 +131,11 @@ def with_borrowed(config: WorkerConfig) -> Iterator[None]:
         torch.set_num_threads(num_threads)
 
 
-def lending(stepper: Stepper[Command, Event], config: WorkerConfig) -> Stepper[Command, Event]:
-    """The stepper, lending and borrowing as `config` says. Raises ConfigError for what does not go together."""
+def lending(stepper: Stepper[Command, Event], config: WorkerConfig, slowdown: Slowdown) -> Stepper[Command, Event]:
+    """The stepper, lending and borrowing as `config` says; `slowdown`, which notes its steps, hears with which CPUs.
+
+    Raises ConfigError for what does not go together.
+    """
     own = available_cpus(config.cpus)
     others = reachable_cpus(config.borrow_cpus, "borrow_cpus")
     if not config.cpu_board:
@@ -135,4 +146,4 @@ def lending(stepper: Stepper[Command, Event], config: WorkerConfig) -> Stepper[C
         raise ConfigError("cpu_board needs cpus: what a worker lends is its own", field="cpu_board")
     if shared := set(own) & set(others):
         raise ConfigError(f"CPU {min(shared)} cannot be both the worker's own and borrowed", field="borrow_cpus")
-    return LendingStepper(stepper, Cores(own, others, Board(Path(config.cpu_board)), config.threads))
+    return LendingStepper(stepper, Cores(own, others, Board(Path(config.cpu_board)), config.threads), slowdown)

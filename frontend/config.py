@@ -75,9 +75,9 @@ class FrontendConfig(BaseSettings):
     router's estimate."""
     always_remote: bool = False
     """Never prefill on a decode worker while a prefill worker is there."""
-    itl_tolerance: PositiveFloat = 1.5
-    """A step that also prefills may take so many times the running streams' own step; what it takes beyond that speaks
-    against prefilling on the decode worker."""
+    itl_tolerance: PositiveFloat = 4.0
+    """A step that also prefills may take so many times the running streams' own step; what it takes beyond that counts
+    more against prefilling on the decode worker."""
     cpus: str = ""
     """CPUs this process is pinned to, like 0 or 0-3 or 0,2-3; empty pins it to none."""
     drain_timeout_s: PositiveFloat = 60.0

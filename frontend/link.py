@@ -105,7 +105,8 @@ class Link:
     load: pb.Load = field(default_factory=pb.Load)
     hashes: set[BlockHash] = field(default_factory=set)
     _costs: Costs | None = None
-    """The worker's profile, as of its start."""
+    """The worker's profile, as of its start, with every CPU it may borrow."""
+    _own_costs: Costs | None = None
     _legs: dict[int, Leg] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _outbox: "asyncio.Queue[pb.WorkerCommand]" = field(default_factory=asyncio.Queue)
@@ -258,6 +259,7 @@ class Link:
         self.hello = hello
         self.hashes = set()
         self._costs = Costs.from_proto(hello.profile)
+        self._own_costs = Costs.from_proto(hello.own_profile)
         self.view = WorkerView(
             worker_id=hello.worker_id,
             model=hello.model,
@@ -269,6 +271,8 @@ class Link:
             max_sequences=hello.max_sequences,
             max_step_tokens=hello.max_step_tokens or hello.max_context,
             costs=self._costs,
+            own_costs=self._own_costs,
+            cpu_board=hello.cpu_board,
             hashes=self.hashes,
             draining=hello.draining,
             free_blocks=hello.num_blocks,
@@ -289,6 +293,7 @@ class Link:
         view.waiting_tokens = load.waiting_tokens
         view.promised_blocks = load.promised_blocks
         view.costs = self._costs_now(load)
+        view.own_costs = self._own_costs and self._own_costs.slower(load.slowdown or 1.0)
         view.transfer_bytes_per_s = load.transfer_bytes_per_s
         view.sent_legs = view.sent_blocks = view.sent_tokens = 0
         for leg in self._legs.values():

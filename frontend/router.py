@@ -4,14 +4,17 @@ Decode is chosen by room after what is promised, by how busy it is, and by the p
 first token are compared, by the costs that the workers measured (`engine.cost`):
 
     local    the step under way, prompts that wait there, and the request's own chunks, each in one step with the tokens
-             of those who stream; to which is added what these lose: for each stream and step, the time beyond
-             `itl_tolerance` times their step
+             of those who stream
     remote   the step under way (decode grants between steps), waiting and computing on the best prefill worker, the
              hop, and the part of the transfer that computing does not hide
 
+To each is added what it takes from those who stream: locally every chunk's step is longer than theirs, and what it
+takes beyond `itl_tolerance` times that counts more, for a stall is worse than the same time in small pieces; remotely
+they lose the CPUs that the prefill worker lends while it is idle (`engine.lending`), for as long as it computes.
+
 Each worker's speed counts as it is now: two roles that share cores or memory are measured while they do. Where the two
-ways are about equal the prompt goes to a prefill worker, so that decode stays free for whoever comes next. Until there
-is a measurement it goes there too.
+ways are about equal the prompt goes to a prefill worker, so that decode stays free for whoever comes next; unless the
+two lend CPUs to each other, for then it is not free. Until there is a measurement the prompt goes there too.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,6 +28,12 @@ UNMEASURED = Costs.flat(1_000.0)
 """Stands in for costs not measured yet when prefill workers are compared with one another."""
 ABOUT_EQUAL = 1.02
 """How much longer than local the remote way may take and still be chosen."""
+WORTH_SHARING = 0.75
+"""The same between workers that lend CPUs to each other. Work that they share out takes longer than its parts: a step
+under way loses a CPU in its middle, both read memory, decode runs with few streams while prompts wait. (Measured on 2
+cores, 128-token prompts, 16 streams: a fifth fewer tokens a second than with all of it on the decode worker.)"""
+STALL_WEIGHT = 2.0
+"""What a second of a stall beyond the tolerance counts in addition to itself."""
 
 
 @dataclass(slots=True)
@@ -41,7 +50,11 @@ class WorkerView:
     max_sequences: int
     max_step_tokens: int = 512
     costs: Costs | None = None
-    """As of now; None until something was measured."""
+    """As of now, with every CPU it may borrow; None until something was measured."""
+    own_costs: Costs | None = None
+    """With its own CPUs alone; None of a worker that borrows none."""
+    cpu_board: str = ""
+    """Workers of one board lend their CPUs to one another."""
     hashes: AbstractSet[BlockHash] = field(default_factory=frozenset)
     draining: bool = False
     full: bool = False
@@ -68,15 +81,16 @@ class WorkerView:
         return count * self.block_tokens
 
     @property
-    def queue_s(self) -> float:
-        """Predicted wait before a prompt sent now is computed."""
-        costs = self.costs or UNMEASURED
-        return costs.prefill_s(self.waiting_tokens + self.sent_tokens, 0, self.max_step_tokens)
-
-    @property
     def streams(self) -> int:
         """Those who get a token every step, or soon will."""
         return self.running + self.sent_legs
+
+    def costs_beside(self, other: "WorkerView", *, busy: bool) -> Costs | None:
+        """As of now, while `other` is `busy` or has no work."""
+        return self.own_costs if busy and self.borrows_from(other) else self.costs
+
+    def borrows_from(self, other: "WorkerView") -> bool:
+        return self.own_costs is not None and self.cpu_board == other.cpu_board
 
     @property
     def context_tokens(self) -> int:
@@ -107,8 +121,9 @@ class Placement:
     local_s: float = 0.0
     """Predicted time to the first token, prefilled locally; 0 where it was not estimated."""
     remote_s: float = 0.0
-    stall_s: float = 0.0
-    """What local prefill takes from those who stream, beyond what is tolerated, over all of them."""
+    local_loss_s: float = 0.0
+    """What that takes from those who stream, over all of them."""
+    remote_loss_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +133,8 @@ class Policy:
     local_prefill_tokens: int = 0
     """Goes before the estimate, as does `always_remote`."""
     always_remote: bool = False
-    itl_tolerance: float = 1.5
-    """A local prefill's steps may take so many times the streams' own before the excess counts against it."""
+    itl_tolerance: float = 4.0
+    """A local prefill's steps may take so many times the streams' own before the excess counts more."""
 
 
 def place(
@@ -133,19 +148,23 @@ def place(
         return None
     cached = min(decode.cached_tokens(need.hashes), need.num_tokens - 1)
     able = [view for view in prefills if _can_prefill(view, need, decode)]
-    usable = ((_prefill_s(view, need), view) for view in able if not view.full)
-    prefill_s, prefill = min(usable, key=lambda pair: pair[0], default=(0.0, None))
+    usable = ((_prefill_s(view, decode, need), view) for view in able if not view.full)
+    (queue_s, compute_s), prefill = min(usable, key=lambda pair: sum(pair[0]), default=((0.0, 0.0), None))
     if prefill is None:
         return None if able and policy.always_remote else Placement(decode, None, cached)
     uncached = need.num_tokens - cached
     if uncached <= policy.local_prefill_tokens:
         return Placement(decode, None, cached)
-    under_way_s = _under_way_s(decode)
-    remote_s = under_way_s + prefill_s + hop_s + _transfer_s(prefill, decode, need, cached)
-    local_s, stall_s = _local_s(decode, prefill, uncached, cached, policy.itl_tolerance)
+    under_way_s = _under_way_s(decode, prefill)
+    remote_s = under_way_s + queue_s + compute_s + hop_s + _transfer_s(prefill, decode, need, cached)
+    remote_loss_s = _crowding_s(decode, prefill, compute_s)
+    local_s, local_loss_s = _local_s(decode, prefill, uncached, cached, policy.itl_tolerance)
+    local_s += under_way_s
     measured = decode.costs is not None or prefill.costs is not None
-    remote = policy.always_remote or not measured or remote_s <= ABOUT_EQUAL * (under_way_s + local_s + stall_s)
-    return Placement(decode, prefill if remote else None, cached, under_way_s + local_s, remote_s, stall_s)
+    enough = WORTH_SHARING if decode.borrows_from(prefill) else ABOUT_EQUAL
+    better = remote_s + remote_loss_s <= enough * (local_s + local_loss_s)
+    remote = policy.always_remote or not measured or better
+    return Placement(decode, prefill if remote else None, cached, local_s, remote_s, local_loss_s, remote_loss_s)
 
 
 def can_ever_serve(need: Need, decodes: Iterable[WorkerView]) -> bool:
@@ -179,37 +198,86 @@ def _can_prefill(view: WorkerView, need: Need, decode: WorkerView) -> bool:
     return _serves(view, need) and view.layout == decode.layout and fits
 
 
-def _prefill_s(view: WorkerView, need: Need) -> float:
+def _prefill_s(view: WorkerView, decode: WorkerView, need: Need) -> tuple[float, float]:
+    """Waiting and computing on a prefill worker."""
+    costs = _prefill_costs(view, decode)
     cached = min(view.cached_tokens(need.hashes), need.num_tokens - 1)
-    return view.queue_s + _compute_s(view, need.num_tokens - cached, cached)
+    return _queue_s(view, costs), costs.prefill_s(need.num_tokens - cached, cached, view.max_step_tokens)
 
 
-def _compute_s(view: WorkerView, uncached: int, cached: int) -> float:
-    return (view.costs or UNMEASURED).prefill_s(uncached, cached, view.max_step_tokens)
+def _prefill_costs(view: WorkerView, decode: WorkerView) -> Costs:
+    return view.costs_beside(decode, busy=decode.streams > 0) or UNMEASURED
 
 
-def _under_way_s(decode: WorkerView) -> float:
+def _decode_costs(view: WorkerView, prefill: WorkerView) -> Costs:
+    """A decode worker of which nothing is known is taken to be like the prefill worker."""
+    return view.costs_beside(prefill, busy=prefill.streams > 0) or prefill.costs or UNMEASURED
+
+
+def _queue_s(view: WorkerView, costs: Costs) -> float:
+    """Predicted wait before a prompt sent now is computed."""
+    return costs.prefill_s(view.waiting_tokens + view.sent_tokens, 0, view.max_step_tokens)
+
+
+def _under_way_s(decode: WorkerView, prefill: WorkerView) -> float:
     """What is left, on average, of the step that runs now: the worker takes nobody in before it ends."""
-    costs = decode.costs or UNMEASURED
-    return costs.decode_step_s(decode.streams, decode.context_tokens) / 2
+    return _decode_costs(decode, prefill).decode_step_s(decode.streams, decode.context_tokens) / 2
+
+
+def _crowding_s(decode: WorkerView, prefill: WorkerView, compute_s: float) -> float:
+    """What those who stream lose, all together, while the prefill worker needs the CPUs that it lent."""
+    if decode.costs is None or not decode.streams:
+        return 0.0
+    lent, alone = decode.costs, decode.costs_beside(prefill, busy=True) or decode.costs
+    lent_s, alone_s = (costs.decode_step_s(decode.streams, decode.context_tokens) for costs in (lent, alone))
+    return decode.streams * compute_s * (1 - lent_s / alone_s) if lent_s < alone_s else 0.0
 
 
 def _local_s(
     decode: WorkerView, prefill: WorkerView, uncached: int, cached: int, itl_tolerance: float
 ) -> tuple[float, float]:
-    """Waiting and computing on the decode worker; and what that takes from all who stream there.
-
-    A decode worker of which nothing is known is taken to be like the prefill worker.
-    """
-    costs = decode.costs or prefill.costs or UNMEASURED
+    """Waiting and computing on the decode worker; and what that takes from all who stream there."""
     streams, context = decode.streams, decode.context_tokens
-    tolerated_s = itl_tolerance * costs.decode_step_s(streams, context)
-    compute_s = stall_s = 0.0
-    for num_tokens, before in chunks(uncached, cached, max(decode.max_step_tokens - streams, 1)):
-        step_s = costs.step_s(StepWork(num_tokens, before, streams, context))
-        compute_s += step_s
-        stall_s += streams * max(step_s - tolerated_s, 0.0)
-    return decode.queue_s + compute_s, stall_s
+    step_tokens = max(decode.max_step_tokens - streams, 1)
+    queued = decode.waiting_tokens + decode.sent_tokens
+    pace = _Pace.of(decode, prefill)
+    total_s = 0.0
+    for num_tokens, start in chunks(queued + uncached, 0, step_tokens):  # prompts share steps
+        total_s += pace.wait(pace.step_s(StepWork(num_tokens, cached + max(start - queued, 0), streams, context)))
+    pace = _Pace.of(decode, prefill)
+    loss_s = 0.0
+    for num_tokens, before in chunks(uncached, cached, step_tokens):
+        quiet_s = pace.step_s(StepWork(0, 0, streams, context))
+        step_s = pace.wait(pace.step_s(StepWork(num_tokens, before, streams, context)))
+        stall_s = max(step_s - itl_tolerance * quiet_s, 0.0)
+        loss_s += streams * (step_s - quiet_s + STALL_WEIGHT * stall_s)
+    return total_s, loss_s
+
+
+@dataclass(slots=True)
+class _Pace:
+    """How fast decode's steps are from now on: on its own CPUs until the prefill worker lends it others again."""
+
+    costs: Costs
+    own_costs: Costs
+    crowded_s: float
+    """Until then."""
+
+    @classmethod
+    def of(cls, decode: WorkerView, prefill: WorkerView) -> "_Pace":
+        lent, own = (decode.costs_beside(prefill, busy=busy) or prefill.costs or UNMEASURED for busy in (False, True))
+        return cls(lent, own, _queue_s(prefill, _prefill_costs(prefill, decode)))
+
+    def step_s(self, work: StepWork) -> float:
+        own_s, lent_s = self.own_costs.step_s(work), self.costs.step_s(work)
+        if own_s <= self.crowded_s:
+            return own_s
+        return self.crowded_s + lent_s * (1 - self.crowded_s / own_s) if own_s else 0.0
+
+    def wait(self, seconds: float) -> float:
+        """Let them pass."""
+        self.crowded_s = max(self.crowded_s - seconds, 0.0)
+        return seconds
 
 
 def _transfer_s(prefill: WorkerView, decode: WorkerView, need: Need, cached: int) -> float:
@@ -219,5 +287,7 @@ def _transfer_s(prefill: WorkerView, decode: WorkerView, need: Need, cached: int
     per_token_s = decode.block_bytes / decode.block_tokens / prefill.transfer_bytes_per_s
     missing = need.num_tokens - cached
     last = min(missing, prefill.max_step_tokens)
-    hidden_s = _compute_s(prefill, missing, cached) - _compute_s(prefill, last, need.num_tokens - last)
+    costs, step_tokens = _prefill_costs(prefill, decode), prefill.max_step_tokens
+    last_s = costs.prefill_s(last, need.num_tokens - last, step_tokens)
+    hidden_s = costs.prefill_s(missing, cached, step_tokens) - last_s
     return max(missing * per_token_s - hidden_s, last * per_token_s)

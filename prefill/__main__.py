@@ -7,6 +7,7 @@ import sys
 import uvloop
 
 from engine.config import WorkerConfig
+from engine.cost import Slowdown
 from engine.device import OpenModel, open_model
 from engine.errors import ConfigError
 from engine.lending import lending
@@ -36,14 +37,15 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         max_sequences=config.max_sequences,
         max_queued_tokens=config.max_queued_tokens,
     )
-    worker = PrefillWorker(scheduler, model.runner, model.sampler, model.who.costs)
+    slowdown = Slowdown(model.who.costs, model.who.own_costs)
+    worker = PrefillWorker(scheduler, model.runner, model.sampler, slowdown)
     by_transport: dict[str, KVSender] = {}
     if model.shared:
         by_transport["shm"] = ShmSender(model.cache, model.shared, stall_limit_s=config.stall_limit_s)
     curve = Curve.of(config.kv_key, config.kv_peers)
     by_transport["zeromq"] = ZeroMQSender(model.cache, curve, stall_limit_s=config.stall_limit_s)
     senders = Senders(by_transport)
-    loop: StepLoop[Command, Event] = StepLoop(lending(worker, config))
+    loop: StepLoop[Command, Event] = StepLoop(lending(worker, config, slowdown))
     service = PrefillService(worker, loop, senders, model.who, PrefillSpans(tracing, model.who.worker_id))
     try:
         await serve(service.sessions, loop, service.deliver, config, stop or stop_signal())

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from engine.batch import Batch
 from engine.blocks import CacheChanges
-from engine.cost import Costs, Slowdown, work_of
+from engine.cost import Slowdown, work_of
 from engine.custody import Custody, Inspect
 from engine.meter import Rate
 from engine.runner import Runner
@@ -106,13 +106,13 @@ class PrefillWorker:
         scheduler: PrefillScheduler,
         runner: Runner,
         sampler: Sampler,
-        costs: Costs | None = None,
+        slowdown: Slowdown | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.runner = runner
         self.sampler = sampler
         self._speed = Rate()
-        self._slowdown = Slowdown(costs)
+        self._slowdown = slowdown or Slowdown(None)
         self._queued_ns: dict[SequenceId, int] = {}
         self._chunks: dict[SequenceId, list[ChunkTime]] = {}
         self.load = self._load()

@@ -27,7 +27,7 @@ def test_shared_pins_nobody() -> None:
 @pytest.mark.usefixtures("four")
 @pytest.mark.parametrize(
     ("prefill", "decode", "cpus"),
-    [(1, 1, ((0, 1), (2, 3))), (1, 3, ((0,), (1, 2, 3))), (2, 1, ((0, 1), (2, 3))), (3, 2, ((), ())), (0, 2, ((), ()))],
+    [(1, 1, ((0, 1), (2, 3))), (1, 3, ((0,), (1, 2, 3))), (2, 1, ((0, 1), (2, 3))), (3, 2, ((), ())), (0, 1, ((), ()))],
 )
 def test_split_gives_each_worker_its_own_where_there_are_enough(
     prefill: int, decode: int, cpus: tuple[tuple[int, ...], ...]
@@ -36,6 +36,19 @@ def test_split_gives_each_worker_its_own_where_there_are_enough(
     assert (divided.cpus["prefill"], divided.cpus["decode"]) == cpus
     assert divided.borrowers == (DEFAULT_BORROWERS if cpus[0] else ())
     assert divided.cpus["frontend"] == ()
+
+
+@pytest.mark.usefixtures("four")
+def test_decode_workers_alone_are_split_too_and_lend_nothing() -> None:
+    assert divide(0, 2, split=True) == Cores({"prefill": (), "decode": (0, 1, 2, 3), "frontend": ()})
+
+
+@pytest.mark.usefixtures("four")
+@pytest.mark.parametrize("split", [True, False])
+def test_more_workers_than_cpus_have_one_thread_each(split: bool) -> None:
+    assert divide(3, 2, split=split).threads == 1
+    assert divide(2, 2, split=split).threads == 0
+    assert divide(3, 2, split=split, decode="0-3").threads == 0, "whoever names CPUs has thought of it"
 
 
 @pytest.mark.usefixtures("four")

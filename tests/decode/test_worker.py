@@ -24,7 +24,7 @@ from decode.worker import (
     TicketTemplate,
 )
 from engine.batch import Batch
-from engine.cost import Costs
+from engine.cost import Costs, Slowdown
 from engine.custody import Custody, Inspect
 from engine.sampler import Sampled
 from engine.sequence import FinishReason, Sequence, SequenceId, TokenLogprobs
@@ -74,12 +74,12 @@ class Scene:
         *,
         max_sequences: int = 8,
         max_step_tokens: int = 8,
-        costs: Costs | None = None,
+        slowdown: Slowdown | None = None,
     ) -> None:
         self.receiver = FakeReceiver()
         template = TicketTemplate("w", "i", 1, 10, "l", (self.receiver,))
         scheduler = DecodeScheduler(num_blocks, P, max_step_tokens=max_step_tokens, max_sequences=max_sequences)
-        self.worker = DecodeWorker(scheduler, run, sample, template, costs)  # type: ignore[arg-type]
+        self.worker = DecodeWorker(scheduler, run, sample, template, slowdown)  # type: ignore[arg-type]
 
     def do(self, *commands: Command) -> list[Event]:
         """Take in commands without stepping."""
@@ -201,7 +201,7 @@ def stepped_ids(events: list[Event]) -> list[str]:
 
 
 def test_steps_are_compared_with_the_profile() -> None:
-    scene = Scene(costs=Costs((1,), (1000.0,), decode_s=1000.0))
+    scene = Scene(slowdown=Slowdown(Costs((1,), (1000.0,), decode_s=1000.0)))
     scene.do(PrefillHere(request("a")))
     assert scene.worker.load.slowdown == 0
     scene.step()

@@ -108,6 +108,14 @@ def test_slowdown_follows_what_steps_take() -> None:
     assert slowdown.times == pytest.approx(0.5, rel=1e-3)
 
 
+def test_steps_without_borrowed_cpus_are_compared_with_what_they_take_then() -> None:
+    slowdown, work = Slowdown(COSTS, COSTS.slower(2)), StepWork(64)
+    slowdown.add(work, 0.08)
+    slowdown.alone = True
+    slowdown.add(work, 0.16)
+    assert slowdown.times == pytest.approx(1)
+
+
 def test_without_a_profile_nothing_is_compared() -> None:
     slowdown = Slowdown(None)
     slowdown.add(StepWork(64), 1.0)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from engine.config import WorkerConfig
+from engine.cost import Slowdown
 from engine.cpus import MAX_CPU
 from engine.errors import ConfigError
 from engine.lending import Board, Cores, LendingStepper, lending, with_borrowed
@@ -65,7 +66,7 @@ def test_a_worker_at_work_is_borrowed_from_no_more(tmp_path: Path) -> None:
     """Marks only: CPUs that nobody has cannot be pinned to."""
     board = Board(tmp_path / "cpus")
     work = Work()
-    stepper = LendingStepper(work, Cores((7,), (), board))
+    stepper = LendingStepper(work, Cores((7,), (), board), Slowdown(None))
     work.look = lambda: board.idle((7,))
     assert board.idle((7,)) == (7,), "ready, and without work"
     stepper.apply(["a", "b"])
@@ -80,7 +81,7 @@ def test_a_worker_at_work_is_borrowed_from_no_more(tmp_path: Path) -> None:
 
 def test_a_step_that_fails_leaves_the_truth_on_the_board(tmp_path: Path) -> None:
     board, work = Board(tmp_path / "cpus"), Work()
-    stepper = LendingStepper(work, Cores((7,), (), board))
+    stepper = LendingStepper(work, Cores((7,), (), board), Slowdown(None))
     stepper.apply(["a"])
     work.look = lambda: 1 // 0  # type: ignore[assignment]
     with pytest.raises(ZeroDivisionError):
@@ -92,10 +93,11 @@ def test_a_step_that_fails_leaves_the_truth_on_the_board(tmp_path: Path) -> None
 def test_idle_cpus_are_used_with_a_thread_each_and_given_back(tmp_path: Path) -> None:
     mine, theirs = HERE[:1], HERE[1:2]
     board, work = Board(tmp_path / "cpus"), Work()
-    work.look = lambda: (torch.get_num_threads(), *sorted(os.sched_getaffinity(0)))
+    slowdown = Slowdown(None)
+    work.look = lambda: (slowdown.alone, torch.get_num_threads(), *sorted(os.sched_getaffinity(0)))
 
     def compute() -> None:
-        stepper = LendingStepper(work, Cores(tuple(mine), tuple(theirs), board))
+        stepper = LendingStepper(work, Cores(tuple(mine), tuple(theirs), board), slowdown)
         os.sched_setaffinity(0, mine)
         torch.set_num_threads(1)
         stepper.apply(["a", "b", "c"])
@@ -110,7 +112,7 @@ def test_idle_cpus_are_used_with_a_thread_each_and_given_back(tmp_path: Path) ->
         thread = threading.Thread(target=compute)
         thread.start()
         thread.join()
-    assert work.seen == [(1, *mine), (2, *mine, *theirs), (1, *mine)]
+    assert work.seen == [(True, 1, *mine), (False, 2, *mine, *theirs), (True, 1, *mine)]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_what_does_not_go_together_is_refused_by_name(tmp_path: Path, fields: di
     if "cpu_board" in fields:
         fields = {**fields, "cpu_board": str(tmp_path / fields["cpu_board"])}
     with pytest.raises(ConfigError) as refused:
-        lending(Work(), WorkerConfig(**fields))  # type: ignore[arg-type]
+        lending(Work(), WorkerConfig(**fields), Slowdown(None))  # type: ignore[arg-type]
     assert refused.value.field == field
     assert sorted(os.sched_getaffinity(0)) == HERE
 
@@ -147,4 +149,4 @@ def test_what_is_measured_may_use_the_borrowed_too() -> None:
 
 def test_who_is_not_asked_to_lend_is_left_alone() -> None:
     work = Work()
-    assert lending(work, WorkerConfig()) is work
+    assert lending(work, WorkerConfig(), Slowdown(None)) is work

@@ -1,6 +1,10 @@
 """The profile of a worker: which steps are timed, how they are fitted, and that nothing is left behind."""
 
+import os
+from pathlib import Path
+
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,3 +90,22 @@ def test_a_worker_that_is_told_not_to_measure_publishes_no_profile() -> None:
         pb.ROLE_DECODE,
     )
     assert not opened.who.hello(()).HasField("profile")
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_a_worker_that_borrows_measures_itself_with_and_without(tmp_path: Path) -> None:
+    own, other = sorted(os.sched_getaffinity(0))[:2]
+    board = tmp_path / "cpus"
+    model = str(shared_data("models", "stories260K"))
+    lends = {"cpus": str(own), "borrow_cpus": str(other), "cpu_board": str(board)}
+    config = WorkerConfig(model=model, kv_memory_mb=4, profile_s=0.1, **lends)  # type: ignore[arg-type]
+    before = os.sched_getaffinity(0), torch.get_num_threads()
+    try:
+        hello = open_model(config, pb.ROLE_DECODE).who.hello(())
+    finally:
+        for thread in os.listdir("/proc/self/task"):
+            os.sched_setaffinity(int(thread), before[0])
+        torch.set_num_threads(before[1])
+    assert Costs.from_proto(hello.profile)
+    assert Costs.from_proto(hello.own_profile)
+    assert hello.cpu_board.endswith(f":{board}")

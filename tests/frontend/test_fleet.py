@@ -114,20 +114,21 @@ async def test_a_report_of_load_reaches_the_router() -> None:
     worker.load(free_blocks=5, running=2, waiting=1, waiting_tokens=9, prefill_tokens_per_s=3.0, draining=True)
     view = worker.link.view
     assert (view.free_blocks, view.running, view.waiting, view.waiting_tokens) == (5, 3, 1, 9)
-    assert (view.queue_s, view.draining) == (3.0, True)
+    assert (view.costs.table_s(9), view.draining) == (3.0, True)
 
 
 async def test_a_profile_is_taken_as_slow_as_the_worker_now_finds_it() -> None:
     profile = pb.Profile(chunk_tokens=[1, 11], chunk_s=[1.0, 2.0], decode_s=3.0)
-    worker = decode(profile=profile, max_step_tokens=11)
-    worker.load(waiting_tokens=6)
-    assert worker.link.view.queue_s == pytest.approx(1.5)
-    worker.load(waiting_tokens=6, slowdown=2.0, prefill_tokens_per_s=1e9)
-    assert worker.link.view.queue_s == pytest.approx(3.0)
+    own = pb.Profile(chunk_tokens=[1, 11], chunk_s=[2.0, 4.0], decode_s=6.0)
+    worker = decode(profile=profile, own_profile=own, cpu_board="board")
+    view = worker.link.view
+    assert (view.costs.table_s(6), view.own_costs.table_s(6)) == (1.5, 3.0)
+    worker.load(slowdown=2.0, prefill_tokens_per_s=1e9)
+    assert (view.costs.table_s(6), view.own_costs.table_s(6)) == (3.0, 6.0)
     worker.down()
     worker.up()
-    worker.load(waiting_tokens=6)
-    assert worker.link.view.queue_s == pytest.approx(1.5), "of a new start"
+    assert worker.link.view.costs.table_s(6) == 1.5, "of a new start"
+    assert worker.link.view.borrows_from(worker.link.view)
 
 
 async def test_room_that_is_only_reserved_is_nothing_to_compute() -> None:

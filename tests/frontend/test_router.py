@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from engine.cost import Costs
 from engine.sequence import BlockHash
-from frontend.router import Need, Placement, Policy, WorkerView, can_ever_serve, place
+from frontend.router import STALL_WEIGHT, Need, Placement, Policy, WorkerView, can_ever_serve, place
 
 ROOM = Policy()
 HOP_S = 0.002
@@ -126,7 +126,7 @@ def test_on_an_idle_machine_short_prompts_stay_and_long_ones_need_not() -> None:
     assert long.prefill is prefill, "the hop costs nothing to speak of, and decode stays free"
     assert (short.local_s, short.remote_s) == (pytest.approx(0.05453, abs=1e-4), pytest.approx(0.05653, abs=1e-4))
     assert long.remote_s <= 1.02 * long.local_s
-    assert short.stall_s == long.stall_s == 0
+    assert short.local_loss_s == long.local_loss_s == long.remote_loss_s == 0
 
 
 def test_while_streams_run_long_prompts_go_away_and_wait_there_if_need_be() -> None:
@@ -137,8 +137,10 @@ def test_while_streams_run_long_prompts_go_away_and_wait_there_if_need_be() -> N
     quiet_s = COSTS.decode_step_s(6, 400)
     both_s = COSTS.prompt_step_s(506, 0) + quiet_s - COSTS.decode_s
     rest_s = COSTS.prompt_step_s(6, 506) + quiet_s - COSTS.decode_s
-    assert rest_s < 1.5 * quiet_s < both_s
-    assert placement.stall_s == pytest.approx(6 * (both_s - 1.5 * quiet_s))
+    assert rest_s < 4 * quiet_s < both_s
+    stalls_s = STALL_WEIGHT * (both_s - 4 * quiet_s)
+    assert placement.local_loss_s == pytest.approx(6 * (both_s + rest_s - 2 * quiet_s + stalls_s))
+    assert placement.remote_loss_s == 0, "its CPUs are its own"
     assert placement.local_s == pytest.approx(quiet_s / 2 + both_s + rest_s)
     prefill.waiting_tokens = 2048
     assert placed([decode], [prefill], asked=need(512)).prefill is prefill
@@ -148,10 +150,49 @@ def test_a_prompt_within_the_tolerance_may_join_the_streams_when_prefill_is_busy
     decode = large("d", costs=COSTS, running=6, free_blocks=900)
     prefill = large("p", costs=COSTS, waiting_tokens=512)
     joined = placed([decode], [prefill], asked=need(20))
-    assert (joined.prefill, joined.stall_s) == (None, 0)
+    assert joined.prefill is None
     strict = placed([decode], [prefill], Policy(itl_tolerance=1.0), asked=need(20))
-    assert strict.stall_s > 0
+    assert strict.local_loss_s == pytest.approx((1 + STALL_WEIGHT) * joined.local_loss_s)
     assert strict.local_s == joined.local_s
+
+
+def lenders(**decode: object) -> tuple[WorkerView, WorkerView]:
+    lends = {"costs": COSTS, "own_costs": COSTS.slower(2), "cpu_board": "board"}
+    return large("d", **lends, **decode), large("p", **lends)
+
+
+def test_between_lenders_a_prompt_costs_the_streams_their_lent_cpus() -> None:
+    decode, prefill = lenders(running=6, free_blocks=900)
+    placement = placed([decode], [prefill], asked=need(512))
+    assert placement.prefill is prefill, "slower streams for a while, rather than a stall"
+    compute_s = 2 * COSTS.prefill_s(512, 0, 512)
+    assert placement.remote_loss_s == pytest.approx(6 * compute_s / 2)
+    assert placement.remote_s == pytest.approx(COSTS.decode_step_s(6, 400) / 2 + compute_s + HOP_S)
+
+
+def test_between_lenders_short_prompts_join_the_streams() -> None:
+    lending = lenders(running=6, free_blocks=900)
+    apart = [replace(view, cpu_board=view.worker_id) for view in lending]
+    assert placed([lending[0]], [lending[1]], asked=need(40)).prefill is None
+    assert placed([apart[0]], [apart[1]], asked=need(40)).prefill is apart[1]
+
+
+def test_an_idle_lender_has_all_cpus_and_a_busy_ones_streams_are_slower() -> None:
+    decode, prefill = lenders()
+    idle = placed([decode], [prefill], asked=need(512))
+    assert idle.local_s == pytest.approx(COSTS.table_s(512))
+    assert idle.remote_s == pytest.approx(COSTS.table_s(512) + HOP_S)
+    prefill.running, prefill.waiting_tokens = 1, 5000
+    assert placed([decode], [prefill], asked=need(512)).local_s == pytest.approx(2 * COSTS.table_s(512))
+    prefill.waiting_tokens = 256
+    crowded_s = COSTS.table_s(256)
+    rest_s = COSTS.table_s(512) - crowded_s / 2
+    assert placed([decode], [prefill], asked=need(512)).local_s == pytest.approx(crowded_s + rest_s)
+
+
+def test_prompts_that_wait_share_a_step() -> None:
+    decode = large("d", costs=COSTS, sent_tokens=100)
+    assert placed([decode], [large("p")], asked=need(156)).local_s == pytest.approx(COSTS.table_s(256))
 
 
 def test_a_prompt_of_which_decode_holds_nearly_all_stays_there() -> None:
@@ -181,7 +222,7 @@ def test_one_known_speed_stands_for_the_other() -> None:
 
 
 @st.composite
-def fleets(draw: st.DrawFn) -> tuple[Need, WorkerView, WorkerView]:
+def fleets(draw: st.DrawFn, *, lending: bool = True) -> tuple[Need, WorkerView, WorkerView]:
     def view(name: str) -> WorkerView:
         costs = draw(st.sampled_from([None, COSTS, COSTS.slower(3), Costs.flat(500.0), Costs.flat(5000.0, 0.01)]))
         return large(
@@ -195,6 +236,8 @@ def fleets(draw: st.DrawFn) -> tuple[Need, WorkerView, WorkerView]:
             max_step_tokens=draw(st.integers(1, 1000)),
             transfer_bytes_per_s=draw(st.sampled_from([0.0, 1e5, 1e9])),
             hashes=frozenset(hash_of(i) for i in range(draw(st.integers(0, 40)))),
+            own_costs=costs and draw(st.sampled_from([None, costs.slower(2)])),
+            cpu_board=draw(st.sampled_from(["", "board"])) if lending else name,
         )
 
     return need(draw(st.integers(1, 1500)), 1600, draw(st.integers(0, 40))), view("d"), view("p")
@@ -207,13 +250,15 @@ def test_placing_changes_nothing_and_is_the_same_every_time(fleet: tuple[Need, W
     first = placed([decode], [prefill], asked=asked)
     assert placed([decode], [prefill], asked=asked) == first
     assert (decode, prefill) == before
-    assert first.stall_s >= 0
+    assert first.local_loss_s >= 0
+    assert first.remote_loss_s >= 0
     assert first.local_s > 0
     assert first.remote_s > 0
 
 
-@given(fleets(), st.integers(1, 5000))
+@given(fleets(lending=False), st.integers(1, 5000))
 def test_a_longer_queue_never_attracts(fleet: tuple[Need, WorkerView, WorkerView], more: int) -> None:
+    """Between lenders it may: while prefill is busy, decode computes prompts on its own CPUs, to its streams' harm."""
     asked, decode, prefill = fleet
     first = placed([decode], [prefill], asked=asked)
     if first.prefill is not None:
@@ -230,7 +275,7 @@ def test_more_tolerance_never_sends_away_what_could_stay(
 ) -> None:
     asked, decode, prefill = fleet
     strict, lax = (placed([decode], [prefill], Policy(itl_tolerance=t), asked=asked) for t in sorted((a, b)))
-    assert lax.stall_s <= strict.stall_s
+    assert lax.local_loss_s <= strict.local_loss_s
     assert strict.prefill is not None or lax.prefill is None
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from engine.batch import Batch
-from engine.cost import Costs
+from engine.cost import Costs, Slowdown
 from engine.custody import Custody, Inspect
 from engine.sampler import Sampled
 from engine.sequence import Sequence, SequenceId, TokenLogprobs
@@ -34,12 +34,12 @@ class Scene:
         *,
         max_step_tokens: int = 8,
         max_queued_tokens: int = 40,
-        costs: Costs | None = None,
+        slowdown: Slowdown | None = None,
     ) -> None:
         scheduler = PrefillScheduler(
             num_blocks, P, max_step_tokens=max_step_tokens, max_sequences=4, max_queued_tokens=max_queued_tokens
         )
-        self.worker = PrefillWorker(scheduler, run, sample, costs)  # type: ignore[arg-type]
+        self.worker = PrefillWorker(scheduler, run, sample, slowdown)  # type: ignore[arg-type]
 
     def do(self, *commands: Command) -> list[Event]:
         return self.worker.apply(commands)
@@ -79,7 +79,7 @@ def test_a_prompt_is_queued_computed_in_chunks_and_freed_when_its_transfer_is_ov
 
 @pytest.mark.parametrize(("costs", "known"), [(None, False), (Costs((1,), (1000.0,)), True)])
 def test_steps_are_compared_with_the_profile(costs: Costs | None, known: bool) -> None:
-    scene = Scene(costs=costs)
+    scene = Scene(slowdown=Slowdown(costs))
     scene.do(Compute(request("a")))
     assert scene.worker.load.slowdown == 0
     scene.step()
