@@ -48,7 +48,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     loop: StepLoop[Command, Event] = StepLoop(lending(worker, config, slowdown))
     service = DecodeService(worker, loop, receivers, who, DecodeSpans(tracing, who.worker_id))
     try:
-        await serve(service.sessions, loop, service.deliver, config, stop or stop_signal())
+        await serve(service.sessions, loop, service.deliver, config, stop or stop_signal(), who.costs)
     finally:
         for receiver in receivers:
             receiver.close()

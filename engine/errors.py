@@ -10,6 +10,7 @@
     ├── Overloaded             no room now; retry after `retry_after_s`
     ├── Unavailable            draining, or the workers that the request needs are gone
     ├── DeadlineExceeded       the caller's deadline passed
+    ├── Poisoned               workers keep dying of this very request
     ├── ConfigError            a process was started with a configuration or model it cannot serve
     ├── TransferFailed         KV blocks did not reach their ticket
     └── ProtocolError          a peer broke the wire contract: unknown frame, wrong layout, stale fence
@@ -60,9 +61,19 @@ class PermissionDenied(TandemError):
 class Overloaded(TandemError):
     reason = "OVERLOADED"
 
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float,
+        queue_position: int | None = None,
+        predicted_ttft_s: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.queue_position = queue_position
+        """How many requests wait before this one; None where that is not why."""
+        self.predicted_ttft_s = predicted_ttft_s
 
 
 class Unavailable(TandemError):
@@ -71,6 +82,10 @@ class Unavailable(TandemError):
 
 class DeadlineExceeded(TandemError):
     reason = "DEADLINE_EXCEEDED"
+
+
+class Poisoned(TandemError):
+    reason = "POISONED"
 
 
 class ConfigError(TandemError):
@@ -103,6 +118,7 @@ CODES: dict[type[TandemError], Codes] = {
     Overloaded: Codes(grpc=8, http=429),
     Unavailable: Codes(grpc=14, http=503),
     DeadlineExceeded: Codes(grpc=4, http=504),
+    Poisoned: Codes(grpc=9, http=422),
     ConfigError: Codes(grpc=9, http=500),
     TransferFailed: Codes(grpc=14, http=503),
     ProtocolError: Codes(grpc=13, http=500),

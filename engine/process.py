@@ -17,9 +17,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
 from engine.config import WorkerConfig
+from engine.cost import Costs
 from engine.errors import ConfigError
 from engine.exposure import check_guarded
-from engine.session import Sessions
+from engine.session import LOAD_INTERVAL_S, Sessions
 from engine.steploop import StepLoop
 from engine.tls import Tls
 from engine.wire import MAX_MESSAGE_BYTES
@@ -31,6 +32,9 @@ SWITCH_INTERVAL_S = 0.0005
 """How long the step's Python may keep the interpreter from the event loop, which has tokens and blocks to send.
 Python's own 5 ms would be the longest part of a small model's hop."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+STALL_TIMES = 10.0
+"""A step may take so many times what the largest one took when the worker measured itself."""
 
 
 Command = TypeVar("Command")
@@ -52,11 +56,14 @@ async def serve(
     deliver: Deliver[Event],
     config: WorkerConfig,
     stop: asyncio.Event,
+    costs: Costs | None = None,
 ) -> None:
     """Serve until `stop` is set, then drain; returns when nothing is left or the drain's time is up.
 
     `deliver` takes in what each step reports, on the event loop. A fault in any part of this ends all of it.
     """
+    usual_s = costs.table_s(config.max_step_tokens) if costs else 0.0
+    longest_step_s = max(config.stall_limit_s, STALL_TIMES * usual_s)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     server, health = await _start(sessions, config)
     outbox: asyncio.Queue[list[Event]] = asyncio.Queue()
@@ -67,7 +74,11 @@ async def serve(
 
     async with asyncio.TaskGroup() as tasks:
         stepping = tasks.create_task(asyncio.to_thread(loop.run, put))
-        background = [tasks.create_task(sessions.run_timers()), tasks.create_task(_deliver_all(outbox, deliver))]
+        background = [
+            tasks.create_task(sessions.run_timers()),
+            tasks.create_task(_deliver_all(outbox, deliver)),
+            tasks.create_task(watch_progress(loop.busy_s, sessions, health, longest_step_s)),
+        ]
         try:
             await stop.wait()
             await health.enter_graceful_shutdown()
@@ -80,6 +91,20 @@ async def serve(
         for task in background:
             task.cancel()
     log.info("stopped")
+
+
+async def watch_progress(
+    busy_s: Callable[[], float], sessions: Sessions, health: HealthServicer, limit_s: float
+) -> None:
+    """Health is progress: a worker whose step does not end is not serving, and says so, until it ends."""
+    while True:
+        await asyncio.sleep(LOAD_INTERVAL_S)
+        stalled = f"a step takes longer than {limit_s:g} s" if busy_s() > limit_s else ""
+        if stalled != sessions.stalled:
+            log.warning("%s", stalled or "steps end again")
+            sessions.stalled = stalled
+            sessions.report_load()
+            await health.set("", NOT_SERVING if stalled else SERVING)
 
 
 async def _deliver_all(outbox: asyncio.Queue[list[Event]], deliver: Deliver[Event]) -> None:

@@ -29,6 +29,8 @@ from protos import worker_pb2_grpc
 log = logging.getLogger(__name__)
 
 LOAD_INTERVAL_S = 0.25
+HEARTBEAT_S = 1.0
+"""A frontend hears from a worker at least that often; see `frontend.link`."""
 
 
 @dataclass(slots=True)
@@ -87,9 +89,12 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
         self._numbers = itertools.count(1)
         self._stored: set[BlockHash] = set()
         self._last_load: bytes | None = None
+        self._load_due_s = 0.0
         self._idle = asyncio.Event()
         self._idle.set()
         self.draining = False
+        self.stalled = ""
+        """Why this worker gets nowhere; told to every frontend."""
 
     # -- what the role says ------------------------------------------------------------------------------------------
 
@@ -157,10 +162,10 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
             self.broadcast(blocks_evicted=pb.BlocksEvicted(hashes=b"".join(changes.evicted)))
 
     def report_load(self) -> None:
-        """Tell every frontend how busy this worker is, if that has changed."""
-        load = self._load()
-        if (encoded := load.SerializeToString(deterministic=True)) != self._last_load:
-            self._last_load = encoded
+        """Tell every frontend how busy this worker is, if that has changed or nothing was told for a while."""
+        load, now = self._load(), time.monotonic()
+        if (encoded := load.SerializeToString(deterministic=True)) != self._last_load or now >= self._load_due_s:
+            self._last_load, self._load_due_s = encoded, now + HEARTBEAT_S
             self.broadcast(load=load)
 
     def broadcast(self, **event: object) -> None:
@@ -302,7 +307,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
 
     def _load(self) -> pb.Load:
         load = self._role.load()
-        load.draining = self.draining
+        load.draining, load.stalled = self.draining, self.stalled
         return load
 
 

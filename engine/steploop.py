@@ -5,6 +5,7 @@ Knows when to step and when to sleep. Does not know what a step does.
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -36,6 +37,13 @@ class StepLoop(Generic[C, E]):
         self._stepper = stepper
         self._inbox: queue.SimpleQueue[C | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
+        self._turn_began_s = 0.0
+        """`time.monotonic()`; 0 while there is nothing to do."""
+
+    def busy_s(self) -> float:
+        """How long the commands and the step that are under way take already; 0 while there are none. Any thread."""
+        began_s = self._turn_began_s
+        return time.monotonic() - began_s if began_s else 0.0
 
     def submit(self, command: C) -> None:
         """Hand over a command, from any thread."""
@@ -48,6 +56,7 @@ class StepLoop(Generic[C, E]):
 
     def run(self, deliver: Callable[[list[E]], None]) -> None:
         while (commands := self._drain()) is not None:
+            self._turn_began_s = time.monotonic()
             if commands and (events := self._stepper.apply(commands)):
                 deliver(events)
             if events := self._stepper.step():
@@ -55,6 +64,7 @@ class StepLoop(Generic[C, E]):
 
     def _drain(self) -> list[C] | None:
         """Take every waiting command; sleep only when there is nothing to compute."""
+        self._turn_began_s = 0.0
         commands: list[C] = []
         while not self._inbox.empty() or not (commands or self._stepper.has_work()):
             command = self._inbox.get()

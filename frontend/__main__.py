@@ -50,8 +50,15 @@ async def run(config: FrontendConfig, model: LoadedModel, keys: KeyRing) -> None
         Admission(config.max_queued_requests, config.max_queued_tokens),
         Policy(config.local_prefill_tokens, config.always_remote, config.itl_tolerance),
         config.queue_timeout_s,
+        config.ttft_slo_s,
     )
-    inference = FleetInference(model, attempts, Observer(tracing, metrics), max_attempts=config.max_attempts)
+    inference = FleetInference(
+        model,
+        attempts,
+        Observer(tracing, metrics),
+        max_attempts=config.max_attempts,
+        max_worker_deaths=config.max_worker_deaths,
+    )
     metrics.watch(inference)
     grpc_server, health = build_server(inference, keys=keys, max_message_bytes=config.max_body_bytes, version=VERSION)
     app = build_app(inference, keys=keys, max_body_bytes=config.max_body_bytes, metrics=metrics.exposition)

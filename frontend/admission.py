@@ -8,30 +8,30 @@ saves up turns by asking nothing (virtual token counters: Sheng et al., "Fairnes
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 
-from engine.errors import Overloaded
 from frontend.callers import ANYBODY, Caller
+from frontend.forecast import Demand
+
+Place = tuple[int, str]
+"""Priority and caller: those of one place go in the order they came."""
 
 
 class _Waiters:
     """Those who came for the first time."""
 
     def __init__(self) -> None:
-        self._queues: dict[tuple[int, str], OrderedDict[asyncio.Future[None], int]] = {}
+        self._queues: dict[Place, OrderedDict[asyncio.Future[None], Demand]] = {}
         self._served: dict[str, int] = {}
         """Tokens, of callers who have waited or been served since somebody last had to wait."""
 
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
 
-    def add(self, waiter: asyncio.Future[None], caller: Caller, num_tokens: int) -> None:
-        waiting = {name for _, name in self._queues}
-        if waiting and caller.name not in waiting:
-            least = min(self._served.get(name, 0) for name in waiting)
-            self._served[caller.name] = max(self._served.get(caller.name, 0), least)
-        self._queues.setdefault((caller.priority, caller.name), OrderedDict())[waiter] = num_tokens
+    def add(self, waiter: asyncio.Future[None], caller: Caller, demand: Demand) -> None:
+        self._served[caller.name] = self._count_of(caller)
+        self._queues.setdefault((caller.priority, caller.name), OrderedDict())[waiter] = demand
 
     def discard(self, waiter: asyncio.Future[None], caller: Caller) -> None:
         place = caller.priority, caller.name
@@ -42,12 +42,28 @@ class _Waiters:
 
     def pop(self) -> asyncio.Future[None]:
         """Whose turn it is."""
-        place = min(self._queues, key=lambda place: (place[0], self._served.get(place[1], 0)))
-        waiter, num_tokens = self._queues[place].popitem(last=False)
+        place = _next(self._queues, self._served)
+        waiter, demand = self._queues[place].popitem(last=False)
         if not self._queues[place]:
             del self._queues[place]
-        self.note(place[1], num_tokens)
+        self.note(place[1], demand.prompt_tokens)
         return waiter
+
+    def before(self, caller: Caller) -> Iterator[Demand]:
+        """Those whose turn comes before that of a request of `caller` that comes now, in order."""
+        own = caller.priority, caller.name
+        served = {**self._served, caller.name: self._count_of(caller)}
+        queues: dict[Place, Iterator[Demand]] = {place: iter(queue.values()) for place, queue in self._queues.items()}
+        queues.setdefault(own, iter(()))
+        while queues:
+            place = _next(queues, served)
+            if (demand := next(queues[place], None)) is not None:
+                served[place[1]] = served.get(place[1], 0) + demand.prompt_tokens
+                yield demand
+            elif place == own:
+                return
+            else:
+                del queues[place]
 
     def note(self, name: str, num_tokens: int) -> None:
         """Who is served at once counts, too."""
@@ -57,6 +73,18 @@ class _Waiters:
         """Nobody waits: everybody begins anew."""
         self._served.clear()
 
+    def _count_of(self, caller: Caller) -> int:
+        """Of a caller who begins to wait, or waits already."""
+        waiting = {name for _, name in self._queues}
+        served = self._served.get(caller.name, 0)
+        if not waiting or caller.name in waiting:
+            return served
+        return max(served, min(self._served.get(name, 0) for name in waiting))
+
+
+def _next(places: Iterable[Place], served: Mapping[str, int]) -> Place:
+    return min(places, key=lambda place: (place[0], served.get(place[1], 0)))
+
 
 class Admission:
     """Bounds the requests that wait for workers, and lets one at a time look for room."""
@@ -65,47 +93,55 @@ class Admission:
         self.max_requests = max_requests
         self.max_tokens = max_tokens
         self.queued_tokens = 0
-        self._returning: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self._looking: Demand | None = None
+        """Of who has the turn."""
+        self._returning: OrderedDict[asyncio.Future[None], Demand] = OrderedDict()
         self._new = _Waiters()
-        self._busy = False
 
     @property
     def queued_requests(self) -> int:
         """Those that look for room or wait for their turn to."""
-        return len(self._returning) + len(self._new) + self._busy
+        return len(self._returning) + len(self._new) + (self._looking is not None)
+
+    def full(self, demand: Demand) -> str:
+        """Why one more may not wait; empty if it may."""
+        if self.queued_requests >= self.max_requests:
+            return f"{self.queued_requests} requests are waiting"
+        if self.queued_tokens and self.queued_tokens + demand.prompt_tokens > self.max_tokens:
+            return f"{self.queued_tokens} prompt tokens are waiting"
+        return ""
+
+    def before(self, caller: Caller) -> list[Demand]:
+        """Those who go before a request of `caller` that comes now, in their order."""
+        looking = () if self._looking is None else (self._looking,)
+        return [*looking, *self._returning.values(), *self._new.before(caller)]
 
     @asynccontextmanager
-    async def turn(
-        self, num_tokens: int, *, first: bool = False, retry_after_s: float = 1.0, caller: Caller = ANYBODY
-    ) -> AsyncIterator[None]:
+    async def turn(self, demand: Demand, *, first: bool = False, caller: Caller = ANYBODY) -> AsyncIterator[None]:
         """Wait for the turn to look for room and hold it; `first` goes before everybody who does not say so.
 
-        Raises Overloaded at once when the queue is full; who comes back with `first` was let in before.
+        Whether there is room to wait is for the caller to ask: see `full`.
         """
-        if not first and self.queued_requests >= self.max_requests:
-            raise Overloaded(f"{self.queued_requests} requests are waiting", retry_after_s=retry_after_s)
-        if not first and self.queued_tokens and self.queued_tokens + num_tokens > self.max_tokens:
-            raise Overloaded(f"{self.queued_tokens} prompt tokens are waiting", retry_after_s=retry_after_s)
-        self.queued_tokens += num_tokens
+        self.queued_tokens += demand.prompt_tokens
         try:
-            await self._wait(first, caller, num_tokens)
+            await self._wait(demand, caller, first=first)
             try:
                 yield
             finally:
                 self._pass_on()
         finally:
-            self.queued_tokens -= num_tokens
+            self.queued_tokens -= demand.prompt_tokens
 
-    async def _wait(self, first: bool, caller: Caller, num_tokens: int) -> None:  # noqa: FBT001
-        if not self._busy:
-            self._busy = True
-            self._new.note(caller.name, num_tokens)
+    async def _wait(self, demand: Demand, caller: Caller, *, first: bool) -> None:
+        if self._looking is None:
+            self._looking = demand
+            self._new.note(caller.name, demand.prompt_tokens)
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if first:
-            self._returning[waiter] = None
+            self._returning[waiter] = demand
         else:
-            self._new.add(waiter, caller, num_tokens)
+            self._new.add(waiter, caller, demand)
         try:
             await waiter
         except asyncio.CancelledError:
@@ -114,6 +150,7 @@ class Admission:
             self._returning.pop(waiter, None)
             self._new.discard(waiter, caller)
             raise
+        self._looking = demand
 
     def _pass_on(self) -> None:
         """Hand the turn to the next, or to nobody."""
@@ -122,5 +159,5 @@ class Admission:
             if not waiter.done():  # who gave up has cancelled it
                 waiter.set_result(None)
                 return
-        self._busy = False
+        self._looking = None
         self._new.forget()

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -67,9 +67,13 @@ class FrontendConfig(BaseSettings):
     max_body_bytes: PositiveInt = 16 * 2**20
     """Largest request, REST body or gRPC message."""
     max_attempts: PositiveInt = 5
-    """Times a request is tried on workers before its failure is the caller's."""
+    """Times in a row that a request is tried on workers without a token before its failure is the caller's."""
+    max_worker_deaths: PositiveInt = 3
+    """Workers that may die with a request, one after the other, before it is refused as what they die of."""
     queue_timeout_s: PositiveFloat = 60.0
-    """A request that waited this long for a worker is refused."""
+    """A request that waited this long for a worker is refused; one that is expected to, at once."""
+    ttft_slo_s: NonNegativeFloat = 0.0
+    """A request whose first token is expected later than this is refused at once; 0 refuses none for that."""
     local_prefill_tokens: NonNegativeInt = 0
     """Prompts with at most this many uncached tokens are always prefilled by the decode worker; 0 leaves it to the
     router's estimate."""

@@ -5,7 +5,7 @@ import logging
 from urllib.parse import urlsplit
 
 from engine.tls import Tls
-from frontend.link import Link, Pulse
+from frontend.link import Link, Pulse, Start
 from protos import worker_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -57,6 +57,11 @@ class Fleet:
     @property
     def all_links(self) -> list[tuple["pb.Role", Link]]:
         return [(self._role_of(link), link) for link in self._links.values()]
+
+    def died(self, start: Start) -> bool:
+        """Whether this start of a worker is certain to be over: another one has said hello, or nobody is there now."""
+        link = self._links.get(start.address)
+        return link is None or link.incarnation != start.incarnation
 
     @property
     def has_prefill(self) -> bool:

@@ -42,8 +42,7 @@ async def abort(context: "grpc.aio.ServicerContext[object, object]", error: Tand
 
 
 def _details(error: TandemError, message: str) -> Iterator[Message]:
-    where = {"field": _bounded(error.field)} if error.field else {}
-    yield details.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=where)
+    yield details.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(_facts(error)))
     match error:
         case InvalidRequest(field=str(field)):
             violation = details.BadRequest.FieldViolation(field=_bounded(field), description=message)
@@ -52,6 +51,16 @@ def _details(error: TandemError, message: str) -> Iterator[Message]:
             yield details.RetryInfo(retry_delay=_duration(seconds))
         case UnknownModel():
             yield details.ResourceInfo(resource_type="model", description=message)
+
+
+def _facts(error: TandemError) -> Iterator[tuple[str, str]]:
+    """What programs may want to know, as ErrorInfo has it: by name, in text."""
+    if error.field:
+        yield "field", _bounded(error.field)
+    if isinstance(error, Overloaded) and error.queue_position is not None:
+        yield "queue_position", str(error.queue_position)
+    if isinstance(error, Overloaded) and error.predicted_ttft_s is not None:
+        yield "predicted_ttft_ms", str(round(error.predicted_ttft_s * 1e3))
 
 
 def _duration(seconds: float) -> Duration:

@@ -9,6 +9,7 @@
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
@@ -21,13 +22,15 @@ from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, Unknown
 from engine.hashes import block_hashes
 from frontend.answer import Answer
 from frontend.api import Readiness, ServedModel, WorkerStatus
-from frontend.attempt import Attempts, Interrupted
+from frontend.attempt import Attempts
 from frontend.callers import Allowances
 from frontend.job import Job
 from frontend.ledger import Ledger
+from frontend.legs import Interrupted
 from frontend.link import Link, Row
 from frontend.model import LoadedModel
 from frontend.observer import Observer, Watched
+from frontend.quarantine import Quarantine
 from frontend.request import (
     Chat,
     Event,
@@ -48,13 +51,22 @@ OFF_LOOP_CHARS = 8_192
 class FleetInference:
     """`frontend.api.Inference` over a fleet of workers."""
 
-    def __init__(self, model: LoadedModel, attempts: Attempts, observer: Observer, *, max_attempts: int) -> None:
+    def __init__(
+        self,
+        model: LoadedModel,
+        attempts: Attempts,
+        observer: Observer,
+        *,
+        max_attempts: int,
+        max_worker_deaths: int = 3,
+    ) -> None:
         self._model = model
         self._attempts = attempts
         self._fleet = attempts.fleet
         self._observer = observer
         self._max_attempts = max_attempts
         self._allowances = Allowances()
+        self._quarantine = Quarantine(max_worker_deaths, self._fleet.died)
         self.draining = False
         self._active = 0
         self._idle = asyncio.Event()
@@ -65,7 +77,9 @@ class FleetInference:
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         ledger = Ledger()
         with self._counted(), self._observer.watch(request, self._model.name, ledger) as watched:
-            deadline = None if request.deadline_s is None else asyncio.get_running_loop().time() + request.deadline_s
+            deadline = math.inf
+            if request.deadline_s is not None:
+                deadline = asyncio.get_running_loop().time() + request.deadline_s
             if self.draining:
                 raise Unavailable("the server is draining")
             model = self._named(request.model)
@@ -73,6 +87,8 @@ class FleetInference:
             ledger.checked_ns = time.monotonic_ns()
             tokens = await self._encode(model, request)
             job = self._job(model, request, tokens, ledger, watched.traceparent)
+            job.deadline = deadline
+            self._quarantine.check(job)
             ledger.tokenized_ns = time.monotonic_ns()
             watched.tokenized(job)
             with self._allowances.charged(job.caller, job.num_prompt, job.params.max_tokens, lambda: job.num_output):
@@ -82,7 +98,7 @@ class FleetInference:
                     yield Started(job.request_id, model.name, len(tokens), job.params.seed)
                     answer = Answer(model, request, job)
                     while answer.finished is None:
-                        batch = await (anext(rows) if deadline is None else _next(rows, deadline))
+                        batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))
                         _note_times(ledger, batch)
                         delta = answer.push(batch)
                         if delta is not None:
@@ -136,18 +152,26 @@ class FleetInference:
         )
 
     async def _rows(self, job: Job, watched: Watched) -> AsyncGenerator[list[Row], None]:
-        """Tokens over as many attempts as it takes. Raises Unavailable when there were too many."""
+        """Tokens over as many attempts as it takes. Raises Unavailable when too many in a row brought nothing, and
+        Poisoned when workers keep dying of it."""
         while True:
+            had = job.num_output
             try:
-                async with aclosing(self._attempts.run(job)) as rows:
+                async with self._quarantine.watched(job) as watch, aclosing(self._attempts.run(job)) as rows:
                     async for batch in rows:
+                        if watch.suspect:
+                            watch.note_tokens()
                         yield batch
                 return
             except Interrupted as error:
                 log.warning("attempt %d at %s failed: %s", job.attempt, job.request_id, error.message)
                 watched.retried(job, error.message)
-                if job.attempt >= self._max_attempts:
-                    raise Unavailable(f"{job.attempt} attempts failed, the last one because {error.message}") from error
+                job.failures = job.failures + 1 if job.num_output == had else 0
+                if error.died is not None:
+                    self._quarantine.strike(job, error.died, job.num_output - had)
+                if job.failures >= self._max_attempts:
+                    message = f"{job.failures} attempts failed, the last one because {error.message}"
+                    raise Unavailable(message) from error
 
     # -- everything else ---------------------------------------------------------------------------------------------
 
@@ -183,11 +207,13 @@ class FleetInference:
     def readiness(self) -> Readiness:
         if self.draining:
             return Readiness(False, "draining")
-        decodes = [link.view for link in self._fleet.links(pb.ROLE_DECODE) if link.view is not None]
-        if not any(view.model == self._model.name and not view.draining for view in decodes):
-            return Readiness(False, "no decode worker is ready")
-        if self._fleet.has_prefill and not self._fleet.links(pb.ROLE_PREFILL):
-            return Readiness(False, "no prefill worker is ready")
+        for role, name in ((pb.ROLE_DECODE, "decode"), (pb.ROLE_PREFILL, "prefill")):
+            if role == pb.ROLE_PREFILL and not self._fleet.has_prefill:
+                continue
+            views = [link.view for link in self._fleet.links(role) if link.view is not None]
+            if not any(view.model == self._model.name and view.takes_requests for view in views):
+                stalled = "; ".join(f"{view.worker_id}: {view.stalled}" for view in views if view.stalled)
+                return Readiness(False, f"no {name} worker is ready" + (f" ({stalled})" if stalled else ""))
         return Readiness(True, "")
 
     async def custody(self) -> list[dict[str, object]]:
@@ -232,10 +258,10 @@ def _num_chars(prompt: str | Chat) -> int:
     return len(prompt) if isinstance(prompt, str) else sum(len(str(m.get("content"))) for m in prompt.messages)
 
 
-async def _next(rows: AsyncGenerator[list[Row], None], deadline: float | None) -> list[Row]:
+async def _next(rows: AsyncGenerator[list[Row], None], deadline: float) -> list[Row]:
     """The next tokens. Raises DeadlineExceeded when the caller's deadline (of the event loop's clock) passes first."""
     try:
-        async with asyncio.timeout_at(deadline):
+        async with asyncio.timeout_at(deadline if deadline < math.inf else None):
             return await anext(rows)
     except TimeoutError:
         raise DeadlineExceeded("the deadline passed before the answer was complete") from None
@@ -283,7 +309,7 @@ def _status(role: "pb.Role", link: Link) -> WorkerStatus:
         role="prefill" if role == pb.ROLE_PREFILL else "decode",
         address=link.address,
         model=hello.model,
-        ready=link.view is not None and not link.view.draining,
+        ready=link.view is not None and link.view.takes_requests,
         num_blocks=hello.num_blocks,
         free_blocks=load.free_blocks,
         cached_blocks=load.cached_blocks,

@@ -1,12 +1,16 @@
 """A request on its way, over all its attempts."""
 
+import asyncio
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.sequence import BlockHash, SamplingParams
 from engine.wire import sampling_to
 from frontend.callers import Caller
+from frontend.forecast import Demand
 from frontend.ledger import Ledger
+from frontend.link import Start
 from frontend.router import Need, Placement
 from protos import worker_pb2 as pb
 
@@ -26,13 +30,35 @@ class Job:
     """Of the prompt's full blocks."""
     traceparent: str
     ledger: Ledger
+    deadline: float = math.inf
+    """On the event loop's clock; nobody wants the answer after it."""
     cached_tokens: int = 0
     attempt: int = 0
+    failures: int = 0
+    """Attempts in a row that brought no token."""
+    lost_with: list[Start] = field(default_factory=list)
+    """Workers that were lost with it in a row."""
     placement: Placement | None = None
 
     @property
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
+
+    def left_s(self) -> float:
+        """Until the deadline."""
+        return self.deadline - asyncio.get_running_loop().time() if self.deadline < math.inf else math.inf
+
+    def demand(self) -> Demand:
+        return Demand(len(self.tokens), self.params.max_tokens)
+
+    def first_token_due_s(self) -> float:
+        """Until the first token, as the router predicted it; 0 once it is there, or where nothing was predicted."""
+        predicted_s = self.placement.first_token_s if self.placement is not None and not self.num_output else None
+        return max(predicted_s - (time.monotonic_ns() - self.ledger.granted_ns) / 1e9, 0.0) if predicted_s else 0.0
+
+    def streamed_s(self) -> float:
+        """Since the first token."""
+        return (time.monotonic_ns() - self.ledger.first_token_ns) / 1e9
 
     def note_granted(self, granted: pb.Granted) -> None:
         """A decode worker has promised room to this attempt."""

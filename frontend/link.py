@@ -31,6 +31,11 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 2.0
+LOOK_S = 0.5
+UNKNOWN_LEASE_S = 3.0
+"""Until the worker's hello."""
+SHORTEST_SILENCE_S = 3.0
+"""Three of `engine.session.HEARTBEAT_S`."""
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -53,10 +58,20 @@ class Row(msgspec.Struct, frozen=True, gc=False):  # one per token: a frozen dat
 
 
 @dataclass(frozen=True, slots=True)
+class Start:
+    """One start of a worker."""
+
+    address: str
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """The stream to the leg's worker broke."""
 
     reason: str
+    of: Start | None = None
+    """The worker that perhaps died, for it had not said that it would go; whether it did, its next hello tells."""
 
 
 LegEvent = Row | pb.Granted | pb.Refused | pb.PrefillDone | pb.KvArrived | pb.Failed | pb.Released | Lost
@@ -102,6 +117,8 @@ class Link:
     """None: the worker is reached without TLS."""
     view: WorkerView | None = None
     hello: pb.Hello | None = None
+    incarnation: str = ""
+    """The worker's latest."""
     load: pb.Load = field(default_factory=pb.Load)
     hashes: set[BlockHash] = field(default_factory=set)
     _costs: Costs | None = None
@@ -155,6 +172,8 @@ class Link:
                 reason = f"{error.code().name}: {error.details()}"
             except ProtocolError as error:
                 reason = error.message
+            except TimeoutError:
+                reason = f"it said nothing for {self._silence_s():g} s"
             finally:
                 was_up = self.view is not None
                 self._down()
@@ -170,16 +189,32 @@ class Link:
         return grpc.aio.secure_channel(self.address, self.credentials, OPTIONS)
 
     async def _session(self, stub: worker_pb2_grpc.WorkerStub) -> None:
+        """Returns when the worker ends the stream. Raises TimeoutError when it is silent for `_silence_s`.
+
+        A process that is stopped, or a network that swallows everything, breaks no connection.
+        """
         self._outbox = asyncio.Queue()
-        async for event in stub.Session(self._commands(self._outbox)):
-            self._take(event)
+        now = asyncio.get_running_loop().time
+        heard_at = now()
+        async with asyncio.timeout_at(heard_at + self._silence_s()) as silence:
+            async for event in stub.Session(self._commands(self._outbox)):
+                if now() > heard_at + LOOK_S:  # moving the limit costs more than the look
+                    heard_at = now()
+                    silence.reschedule(heard_at + self._silence_s())
+                self._take(event)
+
+    def _silence_s(self) -> float:
+        """How long a worker may say nothing: its leases would have ended, and it has missed several heartbeats."""
+        return max(self._lease_s(), SHORTEST_SILENCE_S)
+
+    def _lease_s(self) -> float:
+        return self.hello.lease_ms / 1000 if self.hello else UNKNOWN_LEASE_S
 
     async def _commands(self, outbox: "asyncio.Queue[pb.WorkerCommand]") -> AsyncIterator[pb.WorkerCommand]:
         """Commands as they come, and a renewal of all leases three times per lease."""
         renewed_at = time.monotonic()
         while True:
-            lease_s = self.hello.lease_ms / 1000 if self.hello else 3.0
-            wait_s = renewed_at + lease_s / 3 - time.monotonic()
+            wait_s = renewed_at + self._lease_s() / 3 - time.monotonic()
             try:
                 command = await asyncio.wait_for(outbox.get(), max(wait_s, 0.0))
             except TimeoutError:
@@ -190,10 +225,11 @@ class Link:
 
     def _down(self) -> None:
         legs, self._legs = self._legs, {}
+        died = Start(self.address, self.incarnation) if self.view is not None and not self.view.draining else None
         self.view = self.hello = None
         self.hashes = set()
         for leg in legs.values():
-            leg.inbox.put_nowait((leg, Lost(f"worker {self.address} is gone")))
+            leg.inbox.put_nowait((leg, Lost(f"worker {self.address} is gone", died)))
         self.pulse.beat()
 
     # -- events ------------------------------------------------------------------------------------------------------
@@ -257,6 +293,7 @@ class Link:
 
     def _take_hello(self, hello: pb.Hello) -> None:
         self.hello = hello
+        self.incarnation = hello.incarnation
         self.hashes = set()
         self._costs = Costs.from_proto(hello.profile)
         self._own_costs = Costs.from_proto(hello.own_profile)
@@ -286,6 +323,11 @@ class Link:
         if view is None:
             return
         view.draining = load.draining
+        if load.stalled and not view.stalled:
+            log.warning("worker %s is stalled: %s", view.worker_id, load.stalled)
+            for leg in self._legs.values():
+                leg.inbox.put_nowait((leg, Lost(f"worker {view.worker_id} is stalled: {load.stalled}")))
+        view.stalled = load.stalled
         view.full = False
         view.free_blocks = load.free_blocks
         view.running = load.running + load.waiting

@@ -57,6 +57,8 @@ class WorkerView:
     """Workers of one board lend their CPUs to one another."""
     hashes: AbstractSet[BlockHash] = field(default_factory=frozenset)
     draining: bool = False
+    stalled: str = ""
+    """Why it gets nowhere."""
     full: bool = False
     """Whether it has refused somebody since its last `Load`."""
     free_blocks: int = 0
@@ -71,6 +73,10 @@ class WorkerView:
     sent_blocks: int = 0
     sent_tokens: int = 0
 
+    @property
+    def takes_requests(self) -> bool:
+        return not self.draining and not self.stalled
+
     def cached_tokens(self, hashes: Sequence[BlockHash]) -> int:
         """Leading prompt tokens whose KV this worker holds."""
         count = 0
@@ -79,6 +85,11 @@ class WorkerView:
                 break
             count += 1
         return count * self.block_tokens
+
+    @property
+    def token_s(self) -> float:
+        """Of a decode worker, between two tokens of an answer; 0 while unknown."""
+        return self.costs.decode_step_s(max(self.streams, 1), self.context_tokens) if self.costs else 0.0
 
     @property
     def streams(self) -> int:
@@ -125,6 +136,12 @@ class Placement:
     """What that takes from those who stream, over all of them."""
     remote_loss_s: float = 0.0
 
+    @property
+    def first_token_s(self) -> float | None:
+        """Predicted, the way that was chosen; None where it was not estimated."""
+        known = self.decode.costs is not None or (self.prefill is not None and self.prefill.costs is not None)
+        return ((self.local_s if self.prefill is None else self.remote_s) if known else 0.0) or None
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -167,13 +184,26 @@ def place(
     return Placement(decode, prefill if remote else None, cached, local_s, remote_s, local_loss_s, remote_loss_s)
 
 
+def first_token_s(need: Need, decodes: Iterable[WorkerView], prefills: Iterable[WorkerView]) -> float:
+    """Predicted time to the first token of a request that a worker takes now: the shortest of any; 0 while unknown."""
+    views = [view for view in (*decodes, *prefills) if _serves(view, need) and view.costs is not None]
+    return min((_alone_s(view, need) for view in views), default=0.0)
+
+
+def _alone_s(view: WorkerView, need: Need) -> float:
+    """Waiting and computing on a worker of either role."""
+    assert view.costs is not None
+    cached = min(view.cached_tokens(need.hashes), need.num_tokens - 1)
+    return _queue_s(view, view.costs) + view.costs.prefill_s(need.num_tokens - cached, cached, view.max_step_tokens)
+
+
 def can_ever_serve(need: Need, decodes: Iterable[WorkerView]) -> bool:
     """Whether some decode worker could hold the request if it were idle."""
     return any(_serves(view, need) and need.max_tokens <= view.max_context for view in decodes)
 
 
 def _serves(view: WorkerView, need: Need) -> bool:
-    return view.model == need.model and not view.draining
+    return view.model == need.model and view.takes_requests
 
 
 def _has_room(view: WorkerView, need: Need) -> bool:

@@ -48,7 +48,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     loop: StepLoop[Command, Event] = StepLoop(lending(worker, config, slowdown))
     service = PrefillService(worker, loop, senders, model.who, PrefillSpans(tracing, model.who.worker_id))
     try:
-        await serve(service.sessions, loop, service.deliver, config, stop or stop_signal())
+        await serve(service.sessions, loop, service.deliver, config, stop or stop_signal(), model.who.costs)
     finally:
         await service.aclose()
         await tracing.aclose()

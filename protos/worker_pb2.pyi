@@ -334,7 +334,7 @@ class Released(_message.Message):
     def __init__(self, leg: _Optional[int] = ...) -> None: ...
 
 class Load(_message.Message):
-    __slots__ = ("free_blocks", "promised_blocks", "running", "waiting", "waiting_tokens", "prefill_tokens_per_s", "decode_step_s", "transfer_bytes_per_s", "preemptions", "fenced_writes", "draining", "cached_blocks", "leaked_blocks", "slowdown")
+    __slots__ = ("free_blocks", "promised_blocks", "running", "waiting", "waiting_tokens", "prefill_tokens_per_s", "decode_step_s", "transfer_bytes_per_s", "preemptions", "fenced_writes", "draining", "cached_blocks", "leaked_blocks", "slowdown", "stalled")
     FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     PROMISED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -349,6 +349,7 @@ class Load(_message.Message):
     CACHED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     LEAKED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     SLOWDOWN_FIELD_NUMBER: _ClassVar[int]
+    STALLED_FIELD_NUMBER: _ClassVar[int]
     free_blocks: int
     promised_blocks: int
     running: int
@@ -363,7 +364,8 @@ class Load(_message.Message):
     cached_blocks: int
     leaked_blocks: int
     slowdown: float
-    def __init__(self, free_blocks: _Optional[int] = ..., promised_blocks: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_step_s: _Optional[float] = ..., transfer_bytes_per_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., fenced_writes: _Optional[int] = ..., draining: _Optional[bool] = ..., cached_blocks: _Optional[int] = ..., leaked_blocks: _Optional[int] = ..., slowdown: _Optional[float] = ...) -> None: ...
+    stalled: str
+    def __init__(self, free_blocks: _Optional[int] = ..., promised_blocks: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_step_s: _Optional[float] = ..., transfer_bytes_per_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., fenced_writes: _Optional[int] = ..., draining: _Optional[bool] = ..., cached_blocks: _Optional[int] = ..., leaked_blocks: _Optional[int] = ..., slowdown: _Optional[float] = ..., stalled: _Optional[str] = ...) -> None: ...
 
 class BlocksStored(_message.Message):
     __slots__ = ("hashes",)

@@ -17,6 +17,7 @@ from engine.errors import (
     InvalidRequest,
     Overloaded,
     PermissionDenied,
+    Poisoned,
     TandemError,
     Unauthenticated,
     UnknownModel,
@@ -44,6 +45,9 @@ class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     type: str
     param: str | None = None
     code: str | None = None
+    queue_position: int | msgspec.UnsetType = msgspec.UNSET
+    """Of a request that there is no room for: how many wait before it. Beside OpenAI's own fields, as the next."""
+    predicted_ttft_ms: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
@@ -58,6 +62,7 @@ CODE_WORDS: Mapping[type[TandemError], str] = {
     UnsupportedParameter: "unsupported_parameter",
     UnknownParameter: "unknown_parameter",
     Overloaded: "rate_limit_exceeded",
+    Poisoned: "poisoned_request",
 }
 TYPE_WORDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -76,7 +81,7 @@ def body_of(error: Exception) -> bytes:
         case TandemError():
             word = next((CODE_WORDS[c] for c in type(error).__mro__ if c in CODE_WORDS), None)
             param = error.field and error.field[:200]  # the caller may have made it up
-            detail = ErrorDetail(message=error.message[:1000], type=kind, param=param, code=word)
+            detail = ErrorDetail(message=error.message[:1000], type=kind, param=param, code=word, **_forecast(error))
         case HTTPException():
             detail = ErrorDetail(message=error.detail, type=kind)
         case _:
@@ -84,11 +89,18 @@ def body_of(error: Exception) -> bytes:
     return msgspec.json.encode(ErrorBody(detail))
 
 
+def _forecast(error: TandemError) -> dict[str, int]:
+    if not isinstance(error, Overloaded) or error.queue_position is None or error.predicted_ttft_s is None:
+        return {}
+    return {"queue_position": error.queue_position, "predicted_ttft_ms": round(error.predicted_ttft_s * 1e3)}
+
+
 def response_of(error: Exception) -> Response:
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     match error:
         case Overloaded():
             headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+            headers["Retry-After-Ms"] = str(math.ceil(error.retry_after_s * 1e3))  # OpenAI's clients read it first
         case Unauthenticated():
             headers["WWW-Authenticate"] = "Bearer"
         case Unsupported():

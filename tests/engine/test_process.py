@@ -2,15 +2,17 @@
 
 import asyncio
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import grpc.aio
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from engine.config import WorkerConfig
 from engine.custody import Custody, Inspect, inspect
-from engine.process import serve
+from engine.process import NOT_SERVING, SERVING, serve
 from engine.steploop import StepLoop
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
@@ -110,3 +112,52 @@ async def test_who_asks_for_custody_may_give_up_before_the_answer() -> None:
     await asyncio.sleep(0)
 
     assert faults == []
+
+
+class Gate:
+    """A step that takes as long as the test wants."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.left = 1
+
+    def apply(self, commands: Sequence[str]) -> list[str]:
+        return []
+
+    def step(self) -> list[str]:
+        self.open.wait()
+        self.left = 0
+        return []
+
+    def has_work(self) -> bool:
+        return self.left > 0
+
+
+async def test_a_worker_whose_step_does_not_end_is_not_serving_until_it_does() -> None:
+    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+        role, gate, stop = FakeRole(), Gate(), asyncio.Event()
+        loop: StepLoop[str, str] = StepLoop(gate)
+        config = WorkerConfig(listen=f"unix:{folder}/w", stall_limit_s=0.3)
+        task = asyncio.create_task(serve(role.sessions, loop, lambda _: None, config, stop))
+        try:
+            async with asyncio.timeout(20), grpc.aio.insecure_channel(config.listen) as channel:
+                health = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True)
+                states = [(await health.read()).status for _ in range(2)]
+                assert states == [SERVING, NOT_SERVING]
+                call = worker_pb2_grpc.WorkerStub(channel).Session(no_commands())
+                while not (event := await call.read()).HasField("load"):
+                    pass
+                assert event.load.stalled == "a step takes longer than 0.3 s"
+                gate.open.set()
+                assert (await health.read()).status == SERVING
+                while (await call.read()).load.stalled:
+                    pass
+        finally:
+            gate.open.set()
+            stop.set()
+            await task
+
+
+async def no_commands() -> AsyncIterator[pb.WorkerCommand]:
+    await asyncio.Event().wait()
+    yield pb.WorkerCommand()

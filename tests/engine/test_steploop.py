@@ -114,3 +114,23 @@ def test_a_fault_in_a_step_ends_the_loop() -> None:
     loop.submit(1)
     with pytest.raises(ZeroDivisionError):
         loop.run(lambda _: None)
+
+
+def test_how_long_a_step_takes_can_be_seen_while_it_runs() -> None:
+    counter = Counter()
+    counter.gate = threading.Event()
+    running = Running(counter)
+    try:
+        running.loop.submit(1)
+        assert counter.stepping.wait(10)
+        first = running.loop.busy_s()
+        while running.loop.busy_s() == first:
+            pass
+        assert running.loop.busy_s() > first > 0
+        counter.gate.set()
+        running.wait_for(2)
+        while running.loop.busy_s():  # until it sleeps
+            pass
+    finally:
+        counter.gate.set()
+        running.stop()

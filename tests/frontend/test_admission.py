@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from engine.errors import Overloaded
 from frontend.admission import Admission
 from frontend.callers import ANYBODY, Caller
+from frontend.forecast import Demand
 
 
 class Visitors:
@@ -25,7 +25,7 @@ class Visitors:
         await settle()
 
     async def _visit(self, name: str, num_tokens: int, first: bool, caller: Caller) -> None:
-        async with self.admission.turn(num_tokens, first=first, caller=caller):
+        async with self.admission.turn(Demand(num_tokens, 1), first=first, caller=caller):
             self.served.append(name)
             await self.leave[name].wait()
 
@@ -122,17 +122,13 @@ async def serve_all(queue: Visitors) -> None:
         await queue.go(present[0])
 
 
-async def test_a_full_queue_refuses_at_once_but_not_who_was_let_in_before() -> None:
+async def test_a_full_queue_says_so_and_takes_who_was_let_in_before() -> None:
     queue = visitors(max_requests=2, max_tokens=10)
     await queue.come("a", 6)
-    with pytest.raises(Overloaded, match="tokens"):
-        async with queue.admission.turn(5):
-            pass
+    assert queue.admission.full(Demand(5, 1)) == "6 prompt tokens are waiting"
+    assert not queue.admission.full(Demand(4, 1))
     await queue.come("b", 4)
-    with pytest.raises(Overloaded, match="requests") as refused:
-        async with queue.admission.turn(0, retry_after_s=3.0):
-            pass
-    assert refused.value.retry_after_s == 3.0
+    assert queue.admission.full(Demand(0, 1)) == "2 requests are waiting"
     await queue.come("c", 50, first=True)
     for name in "acb":
         await queue.go(name)
@@ -141,6 +137,7 @@ async def test_a_full_queue_refuses_at_once_but_not_who_was_let_in_before() -> N
 
 async def test_one_alone_may_be_larger_than_the_bound() -> None:
     queue = visitors(max_tokens=10)
+    assert not queue.admission.full(Demand(11, 1))
     await queue.come("a", 11)
     assert queue.served == ["a"]
 
@@ -170,7 +167,7 @@ async def test_who_gives_up_at_the_very_moment_of_the_turn_passes_it_on() -> Non
     queue.leave["a"].set()
     while queue.tasks["a"] and not queue.tasks["a"].done():
         await asyncio.sleep(0)
-        if queue.admission._new and len(queue.admission._new) == 1:
+        if len(queue.admission._new) == 1:
             break  # b has the turn and does not know it yet
     await queue.cancel("b")
     assert queue.served == ["a", "c"]
@@ -207,3 +204,26 @@ async def test_any_order_of_coming_going_and_giving_up_leaves_nothing_behind(see
 
     assert all(task.done() for task in queue.tasks.values())
     assert (queue.admission.queued_requests, queue.admission.queued_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_who_goes_before_a_newcomer_is_known_when_it_comes(seed: int) -> None:
+    rng = random.Random(seed)
+    queue = visitors(max_requests=1000, max_tokens=10_000)
+    for number in range(rng.randint(0, 20)):
+        caller = Caller(rng.choice("abc"), priority=rng.choice((0, 0, 1)))
+        await queue.come(str(number), rng.randint(1, 9), first=rng.random() < 0.2, caller=caller)
+        if rng.random() < 0.3:
+            await queue.go(queue.served[-1])
+    newcomer = Caller(rng.choice("abcd"), priority=rng.choice((0, 1)))
+    already = [name for name in queue.served if queue.tasks[name].done()]
+
+    before = queue.admission.before(newcomer)
+    await queue.come("newcomer", 5, caller=newcomer)
+    await serve_all(queue)
+
+    assert queue.served.index("newcomer") == len(already) + len(before)
+
+
+async def test_nobody_goes_before_the_only_one() -> None:
+    assert visitors().admission.before(ANYBODY) == []

@@ -10,6 +10,7 @@ import pytest
 
 from engine.errors import ProtocolError
 from frontend import fleet as fleets
+from frontend import link as link_module
 from frontend.fleet import Fleet
 from frontend.link import Leg, LegEvent, Link, Lost, Pulse, Row
 from protos import worker_pb2 as pb
@@ -272,6 +273,41 @@ async def test_a_stream_that_ended_or_made_no_sense_is_opened_again(end: pb.Work
         assert isinstance(event, Lost)
         assert await up(fleet) is link
         assert link.num_legs == 0
+
+
+async def test_a_worker_that_says_nothing_is_lost_and_found_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "SHORTEST_SILENCE_S", 0.3)
+    monkeypatch.setattr(link_module, "LOOK_S", 0.0)
+    async with scripted() as (worker, address), running(address) as fleet:
+        link, inbox = await up(fleet), Inbox()
+        link.admit(pb.Admit(token_ids=[1]), inbox)
+        for _ in range(10):
+            worker.events.put_nowait(pb.WorkerEvent(load=pb.Load()))
+            await asyncio.sleep(0.1)
+            assert inbox.empty(), "it was heard"
+        _, event = await asyncio.wait_for(inbox.get(), 10)
+        assert event == Lost(f"worker {address} is gone", Start(address, ""))
+        assert await up(fleet) is link
+
+
+async def test_a_worker_that_is_stalled_gets_nothing_and_what_it_has_goes_elsewhere() -> None:
+    worker, inbox = decode(), Inbox()
+    leg = admit(worker, inbox)
+    worker.load(stalled="no step ends")
+    assert inbox.get_nowait() == (leg, Lost("worker decode is stalled: no step ends"))
+    assert not worker.link.view.takes_requests
+    worker.load(stalled="no step ends")
+    assert inbox.empty(), "it is said once"
+    worker.load()
+    assert worker.link.view.takes_requests
+
+
+async def test_a_worker_that_drained_did_not_die() -> None:
+    worker, inbox = decode(), Inbox()
+    leg = admit(worker, inbox)
+    worker.load(draining=True)
+    worker.down()
+    assert inbox.get_nowait() == (leg, Lost("worker decode is gone"))
 
 
 async def test_an_event_that_crashes_a_link_ends_the_fleet_loudly(monkeypatch: pytest.MonkeyPatch) -> None:

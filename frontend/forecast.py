@@ -1,0 +1,73 @@
+"""When a request that comes now would have its first token. Pure.
+
+Workers that are full let one in as one ends, so the wait follows from who is served, who waits before the newcomer, and
+how long answers are:
+
+    left      of an answer under way: to its first token what the router predicted, from there the tokens that it will
+              probably still have, times the time between two tokens
+    wait      places come free as answers end; those who wait take them in turn and keep them for their own answers
+
+An answer is expected to have the share of its `max_tokens` that those which ended lately had; the time between two of
+its tokens is theirs as well, once there is one, and until then what workers measured.
+"""
+
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+NEWEST = 0.1
+"""Weight of the latest answer in the averages, once there have been as many that it is not less than an equal share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a request takes, as known when it comes."""
+
+    prompt_tokens: int
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """For a request that comes now."""
+
+    queue_position: int
+    """How many requests go before it; 0 is at once."""
+    wait_s: float
+    """Until a worker takes it."""
+    ttft_s: float
+
+
+@dataclass(slots=True)
+class Pace:
+    """What answers have been like: moving averages over those that ended."""
+
+    token_s: float = 0.0
+    """Between two tokens of an answer; 0 while unknown."""
+    _share: float = 1.0
+    _num_ended: int = 0
+
+    def ended(self, num_tokens: int, max_tokens: int, seconds: float) -> None:
+        """Note an answer of so many tokens, with `seconds` from its first token to its last."""
+        self._num_ended += 1
+        weight = max(NEWEST, 1 / self._num_ended)
+        self._share += weight * (num_tokens / max_tokens - self._share)
+        if num_tokens > 1:
+            each_s = seconds / (num_tokens - 1)
+            self.token_s += (weight if self.token_s else 1.0) * (each_s - self.token_s)
+
+    def tokens_left(self, num_tokens: int, max_tokens: int) -> float:
+        """How many more an answer that has `num_tokens` will probably get."""
+        expected = self._share * max_tokens
+        return expected - num_tokens if num_tokens < expected else self._share * (max_tokens - num_tokens)
+
+
+def wait_s(left_s: Iterable[float], held_s: Iterable[float]) -> float:
+    """Until a place is free for who comes now: `left_s` of those served, `held_s` of those before it, in order."""
+    free_at_s = list(left_s)
+    if not free_at_s:
+        return 0.0
+    heapq.heapify(free_at_s)
+    for seconds in held_s:
+        heapq.heapreplace(free_at_s, free_at_s[0] + seconds)
+    return free_at_s[0]

@@ -1,0 +1,112 @@
+"""What a request that comes now can expect, and refusing at once what would be late.
+
+Late is what would have no first token within the operator's objective or the caller's deadline, what would wait for a
+worker longer than anybody may, and what the queue has no room for. Each refusal says how long the wait would be, behind
+how many, and when another try would be in time.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from engine.errors import Overloaded
+from frontend.admission import Admission
+from frontend.forecast import Forecast, Pace, wait_s
+from frontend.job import Job
+from frontend.places import Places, check_servable
+from frontend.router import first_token_s
+
+SHORTEST_RETRY_S = 0.1
+
+
+@dataclass(slots=True)
+class Outlook:
+    """Forecasts from who is served, who waits, and how answers have been."""
+
+    places: Places
+    admission: Admission
+    queue_timeout_s: float
+    ttft_slo_s: float = 0.0
+    """0 refuses nothing for its predicted time to first token."""
+    pace: Pace = field(default_factory=Pace)
+    _served: dict[str, Job] = field(default_factory=dict)
+    """Jobs that workers have taken, by request id."""
+
+    @contextmanager
+    def served(self, job: Job) -> Iterator[None]:
+        """Workers have it, until the end."""
+        self._served[job.request_id] = job
+        try:
+            yield
+        finally:
+            del self._served[job.request_id]
+
+    def ended(self, job: Job) -> None:
+        """Its answer is complete."""
+        self.pace.ended(job.num_output, job.params.max_tokens, job.streamed_s())
+
+    def timed_out(self, job: Job) -> Overloaded:
+        """For what has waited as long as anybody may."""
+        why = f"no worker took the request within {self.queue_timeout_s:g} s"
+        return _overloaded(why, self.forecast(job), self._next_place_s())
+
+    def forecast(self, job: Job) -> Forecast:
+        """What is to be expected of a job that comes now."""
+        before = self.admission.before(job.caller)
+        placement = None if before else self.places.find(job)
+        if placement is not None and placement.first_token_s is not None:
+            return Forecast(0, 0.0, placement.first_token_s)
+        first_s = first_token_s(job.need(), *self.places.views())
+        if placement is not None:
+            return Forecast(0, 0.0, first_s)
+        # Whoever is taken later finds prompts before its own as one that is taken now would: others come as they go.
+        held_s = [first_s + self._token_s() * self.pace.tokens_left(0, demand.max_tokens) for demand in before]
+        waits_s = wait_s(self._left_s(), held_s)
+        return Forecast(len(before), waits_s, waits_s + first_s)
+
+    def check(self, job: Job) -> None:
+        """Raises Overloaded for what there is no room for in the queue, or what would wait there in vain."""
+        full = self.admission.full(job.demand())
+        promised = self.ttft_slo_s or job.left_s() < math.inf
+        if not full and not promised and not self.admission.queued_requests:
+            return  # workers' own queues are bounded
+        check_servable(job, self.places.views()[0])
+        forecast = self.forecast(job)
+        if full:
+            raise _overloaded(full, forecast, self._next_place_s())
+        if forecast.wait_s > self.queue_timeout_s:
+            why = f"requests wait for {self.queue_timeout_s:g} s at most"
+            raise _overloaded(why, forecast, forecast.wait_s - self.queue_timeout_s)
+        if self.ttft_slo_s and forecast.ttft_s > self.ttft_slo_s:
+            why = f"the objective is {self.ttft_slo_s:g} s"
+            raise _overloaded(why, forecast, forecast.ttft_s - self.ttft_slo_s)
+        if (needed_s := forecast.ttft_s + job.params.min_tokens * self._token_s()) > job.left_s():
+            raise _overloaded(f"the deadline leaves {job.left_s():.3g} s", forecast, needed_s - job.left_s())
+
+    def _next_place_s(self) -> float:
+        """Until the next of those who are served will probably be done."""
+        return wait_s(self._left_s(), ())
+
+    def _left_s(self) -> list[float]:
+        """Of each job that workers have."""
+        token_s, pace = self._token_s(), self.pace
+        return [
+            job.first_token_due_s() + token_s * pace.tokens_left(job.num_output, job.params.max_tokens)
+            for job in self._served.values()
+        ]
+
+    def _token_s(self) -> float:
+        """Between two tokens of an answer: as it was lately, or as workers say. 0 while nobody knows."""
+        return self.pace.token_s or max((view.token_s for view in self.places.views()[0]), default=0.0)
+
+
+def _overloaded(why: str, forecast: Forecast, retry_after_s: float) -> Overloaded:
+    before = forecast.queue_position
+    queue = f" after {before} that {'wait' if before > 1 else 'waits'}" if before else ""
+    return Overloaded(
+        f"{why}; the first token would come in about {forecast.ttft_s:.2g} s{queue}",
+        retry_after_s=max(retry_after_s, SHORTEST_RETRY_S),
+        queue_position=before,
+        predicted_ttft_s=forecast.ttft_s,
+    )

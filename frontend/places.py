@@ -1,0 +1,47 @@
+"""The router over the workers that are there: which of them could take a request now."""
+
+import time
+from dataclasses import dataclass
+
+from engine.errors import ContextOverflow, Unavailable
+from frontend.fleet import Fleet
+from frontend.job import Job
+from frontend.ledger import Ledger
+from frontend.router import Placement, Policy, WorkerView, can_ever_serve, place
+from protos import worker_pb2 as pb
+
+
+@dataclass(slots=True)
+class Places:
+    """Finds workers for jobs, by what they last said and what hops were measured to cost."""
+
+    fleet: Fleet
+    policy: Policy
+    hop_s: float = 0.002
+    """What a leg on a prefill worker costs beside waiting and computing there."""
+
+    def views(self) -> tuple[list[WorkerView], list[WorkerView]]:
+        """Decode and prefill workers that are there."""
+        decodes = [link.view for link in self.fleet.links(pb.ROLE_DECODE) if link.view is not None]
+        return decodes, [link.view for link in self.fleet.links(pb.ROLE_PREFILL) if link.view is not None]
+
+    def find(self, job: Job) -> Placement | None:
+        """Workers that have room now, as far as they have said. Raises what waiting cannot mend."""
+        decodes, prefills = self.views()
+        check_servable(job, decodes)
+        return place(job.need(), decodes, prefills, self.policy, self.hop_s)
+
+    def note_hop(self, ledger: Ledger) -> None:
+        """A first token came from a prefill worker: what took neither waiting nor computing there was the hop."""
+        hop_ns = time.monotonic_ns() - ledger.granted_ns - ledger.queue_ns - ledger.compute_ns
+        self.hop_s += 0.2 * (max(hop_ns, 0) / 1e9 - self.hop_s)
+
+
+def check_servable(job: Job, decodes: list[WorkerView]) -> None:
+    """Raises what waiting cannot mend. Who was interrupted waits for workers to come back."""
+    serving = [view for view in decodes if view.model == job.model and view.takes_requests]
+    if not serving and job.attempt == 1:
+        raise Unavailable(f"no decode worker serves {job.model} now")
+    if serving and not can_ever_serve(job.need(), serving):
+        longest = max(view.max_context for view in serving)
+        raise ContextOverflow(f"prompt and answer may get {job.need().max_tokens} tokens; workers hold {longest}")

@@ -1,0 +1,53 @@
+"""Forecasts against a simulation of what they predict: places that come free, and those who take them in turn."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from frontend.forecast import Pace, wait_s
+
+seconds = st.floats(0, 100)
+
+
+@given(st.lists(seconds, min_size=1, max_size=8), st.lists(seconds, max_size=20))
+def test_the_wait_is_that_of_a_queue_before_as_many_places(left: list[float], held: list[float]) -> None:
+    free_at = list(left)
+    for hold in [*held, 0.0]:
+        earliest = min(range(len(free_at)), key=free_at.__getitem__)
+        began = free_at[earliest]
+        free_at[earliest] += hold
+    assert wait_s(left, held) == pytest.approx(began)
+
+
+def test_where_nobody_is_served_nobody_waits() -> None:
+    assert wait_s([], [5.0, 7.0]) == 0
+
+
+def test_before_any_answer_has_ended_answers_are_as_long_as_they_may_be() -> None:
+    assert Pace().tokens_left(0, 100) == 100
+    assert Pace().tokens_left(30, 100) == 70
+
+
+def test_the_first_answers_count_in_equal_shares_and_then_the_latest_count_most() -> None:
+    pace = Pace()
+    pace.ended(50, 100, 4.9)
+    assert (pace.tokens_left(0, 200), pace.token_s) == (100, pytest.approx(0.1))
+    pace.ended(100, 100, 9.9)
+    assert pace.tokens_left(0, 200) == pytest.approx(150)
+    for _ in range(100):
+        pace.ended(10, 100, 1.8)
+    assert pace.tokens_left(0, 200) == pytest.approx(20, rel=0.01)
+    assert pace.token_s == pytest.approx(0.2, rel=0.01)
+
+
+def test_an_answer_longer_than_expected_is_expected_to_go_on() -> None:
+    pace = Pace()
+    pace.ended(20, 100, 2.0)
+    assert pace.tokens_left(15, 100) == pytest.approx(5)
+    assert pace.tokens_left(50, 100) == pytest.approx(10)
+
+
+def test_answers_of_one_token_say_nothing_of_the_pace() -> None:
+    pace = Pace()
+    pace.ended(1, 1, 0.0)
+    assert pace.token_s == 0
