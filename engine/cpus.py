@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 
 from engine.errors import ConfigError
 
@@ -75,5 +76,6 @@ def pin(text: str) -> int:
     cpus = available_cpus(text)
     if cpus:
         for thread in os.listdir("/proc/self/task"):  # libraries start threads as they are imported
-            os.sched_setaffinity(int(thread), cpus)
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.sched_setaffinity(int(thread), cpus)
     return len(cpus)

@@ -2,8 +2,8 @@
 
 A worker that dies takes all its requests with it, and does not say which it died of. So each gets a strike (as soon as
 it is known that the worker was started anew: a stream that broke is no death), and loses its strikes when it gets on.
-Suspects are tried one at a time: a worker that dies then has died of the one, and others are cleared. A request with too
-many strikes is refused, and so is the same one when it is asked again.
+Suspects are tried one at a time: a worker that dies then has died of the one, and others are cleared. A request with
+too many strikes is refused, and so is the same one when it is asked again.
 """
 
 import asyncio

@@ -12,7 +12,7 @@ from engine.errors import ProtocolError
 from frontend import fleet as fleets
 from frontend import link as link_module
 from frontend.fleet import Fleet
-from frontend.link import Leg, LegEvent, Link, Lost, Pulse, Row
+from frontend.link import Leg, LegEvent, Link, Lost, Pulse, Row, Start
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
 from tests.frontend.fake_worker import FakeWorker
