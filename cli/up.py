@@ -63,6 +63,9 @@ def up(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve other machines without asking for a key.")
     ] = False,
+    ttft_slo: Annotated[
+        float | None, typer.Option(min=0.001, help="Refuse what is expected to have no first token in so many seconds.")
+    ] = None,
     otlp_endpoint: Annotated[str | None, typer.Option(help="Traces over gRPC, http://host:4317.")] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Of every process.")
@@ -108,6 +111,7 @@ def up(
             },
             frontend={
                 "chat_template": chat_template,
+                "ttft_slo_s": ttft_slo,
                 "api_keys": api_keys and api_keys.resolve(),
                 "insecure": insecure or None,
             },

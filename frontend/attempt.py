@@ -62,8 +62,10 @@ class Attempts:
                 yield []
                 while True:
                     rows = await legs.rows()
-                    if rows[0].index == 0 and placement.prefill is not None:
-                        self.places.note_hop(job.ledger)
+                    if rows[0].index == 0:
+                        self.outlook.first_token(job)
+                        if placement.prefill is not None:
+                            self.places.note_hop(job.ledger)
                     yield rows
                     if rows[-1].finish:
                         self.outlook.ended(job)

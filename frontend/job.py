@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from engine.sequence import BlockHash, SamplingParams
 from engine.wire import sampling_to
 from frontend.callers import Caller
-from frontend.forecast import Demand
+from frontend.forecast import Demand, Forecast
 from frontend.ledger import Ledger
 from frontend.link import Start
 from frontend.router import Need, Placement
@@ -39,6 +39,8 @@ class Job:
     lost_with: list[Start] = field(default_factory=list)
     """Workers that were lost with it in a row."""
     placement: Placement | None = None
+    forecast: Forecast | None = None
+    """When it came, if anything depended on that."""
 
     @property
     def num_output(self) -> int:

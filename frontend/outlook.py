@@ -6,6 +6,7 @@ how many, and when another try would be in time.
 """
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,15 +56,24 @@ class Outlook:
         """What is to be expected of a job that comes now."""
         before = self.admission.before(job.caller)
         placement = None if before else self.places.find(job)
-        if placement is not None and placement.first_token_s is not None:
-            return Forecast(0, 0.0, placement.first_token_s)
-        first_s = first_token_s(job.need(), *self.places.views())
+        first_s = placement.first_token_s if placement is not None else None
+        if first_s is None:
+            first_s = first_token_s(job.need(), *self.places.views())
         if placement is not None:
-            return Forecast(0, 0.0, first_s)
+            return self._corrected(0, 0.0, first_s)
         # Whoever is taken later finds prompts before its own as one that is taken now would: others come as they go.
         held_s = [first_s + self._token_s() * self.pace.tokens_left(0, demand.max_tokens) for demand in before]
-        waits_s = wait_s(self._left_s(), held_s)
-        return Forecast(len(before), waits_s, waits_s + first_s)
+        return self._corrected(len(before), wait_s(self._left_s(), held_s), first_s)
+
+    def _corrected(self, queue_position: int, waits_s: float, first_s: float) -> Forecast:
+        bias = self.pace.bias
+        return Forecast(queue_position, bias * waits_s, bias * (waits_s + first_s), waits_s + first_s)
+
+    def first_token(self, job: Job) -> None:
+        """It has come."""
+        if job.forecast is not None and job.forecast.unbiased_s:
+            waited_s = (time.monotonic_ns() - job.ledger.tokenized_ns) / 1e9
+            self.pace.came_true(job.forecast.unbiased_s, waited_s)
 
     def check(self, job: Job) -> None:
         """Raises Overloaded for what there is no room for in the queue, or what would wait there in vain."""
@@ -72,7 +82,7 @@ class Outlook:
         if not full and not promised and not self.admission.queued_requests:
             return  # workers' own queues are bounded
         check_servable(job, self.places.views()[0])
-        forecast = self.forecast(job)
+        forecast = job.forecast = self.forecast(job)
         if full:
             raise _overloaded(full, forecast, self._next_place_s())
         if forecast.wait_s > self.queue_timeout_s:
