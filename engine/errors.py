@@ -4,6 +4,7 @@
     ├── InvalidRequest         the caller's fault: a field is missing, malformed or out of range
     │   └── ContextOverflow    prompt (plus asked-for tokens) does not fit the model's context
     ├── UnknownModel           no worker serves the model that the request names
+    ├── UnknownRequest         no answer is kept of the request that is to be resumed
     ├── Unsupported            a well-formed request for something this server does not do
     ├── Unauthenticated        the key is missing or wrong
     ├── PermissionDenied       the key is right, but not for this
@@ -44,6 +45,10 @@ class ContextOverflow(InvalidRequest):
 
 class UnknownModel(TandemError):
     reason = "MODEL_NOT_FOUND"
+
+
+class UnknownRequest(TandemError):
+    reason = "REQUEST_NOT_FOUND"
 
 
 class Unsupported(TandemError):
@@ -112,6 +117,7 @@ CODES: dict[type[TandemError], Codes] = {
     InvalidRequest: Codes(grpc=3, http=400),
     ContextOverflow: Codes(grpc=3, http=400),
     UnknownModel: Codes(grpc=5, http=404),
+    UnknownRequest: Codes(grpc=5, http=404),
     Unsupported: Codes(grpc=12, http=501),
     Unauthenticated: Codes(grpc=16, http=401),
     PermissionDenied: Codes(grpc=7, http=403),

@@ -60,7 +60,13 @@ async def run(config: FrontendConfig, model: LoadedModel, keys: KeyRing) -> None
         max_worker_deaths=config.max_worker_deaths,
     )
     metrics.watch(inference)
-    grpc_server, health = build_server(inference, keys=keys, max_message_bytes=config.max_body_bytes, version=VERSION)
+    grpc_server, health = build_server(
+        inference,
+        keys=keys,
+        max_message_bytes=config.max_body_bytes,
+        version=VERSION,
+        max_resume_grace_s=config.max_resume_grace_s,
+    )
     app = build_app(inference, keys=keys, max_body_bytes=config.max_body_bytes, metrics=metrics.exposition)
     tls = Tls.of(config.tls_cert, config.tls_key, config.tls_ca)
     rest = RestServer(rest_config(app, tls))

@@ -74,6 +74,8 @@ class FrontendConfig(BaseSettings):
     """A request that waited this long for a worker is refused; one that is expected to, at once."""
     ttft_slo_s: NonNegativeFloat = 0.0
     """A request whose first token is expected later than this is refused at once; 0 refuses none for that."""
+    max_resume_grace_s: NonNegativeFloat = 30.0
+    """Longest that a gRPC request may ask its answer to be kept for a client that has gone."""
     local_prefill_tokens: NonNegativeInt = 0
     """Prompts with at most this many uncached tokens are always prefilled by the decode worker; 0 leaves it to the
     router's estimate."""

@@ -7,13 +7,14 @@ A Generate call in steps:
  3. The first event carries the request's id: it leaves in the initial metadata before anything else does.
  4. Each event is one message, written as it comes. A client that is slow to read is waited for.
  5. The ledger leaves in the trailing metadata.
- 6. A client that goes away, and a deadline that passes, cancel the handler: the generator is closed, at once.
+ 6. A client that goes away, and a deadline that passes, cancel the handler: the generator is closed, at once; unless
+    the request asked for a grace, in which the answer is kept (`frontend.resumption`).
 
 Knows messages and calls. Does not know workers, tokenizers or ports.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -27,7 +28,8 @@ from frontend import grpc_convert as convert
 from frontend.api import Inference
 from frontend.callers import KeyRing
 from frontend.interceptors import AuthInterceptor, ErrorInterceptor, identify, no_key
-from frontend.request import Delta, Finished, Started, check_token_ids
+from frontend.request import Delta, Event, Finished, Started, check_token_ids
+from frontend.resumption import Resumption
 from protos import generate_pb2 as pb
 from protos import generate_pb2_grpc
 
@@ -39,8 +41,9 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 class InferenceServicer(generate_pb2_grpc.InferenceServicer):
     """Answers the calls of tandem.v1.Inference."""
 
-    def __init__(self, inference: Inference, keys: KeyRing, version: str) -> None:
+    def __init__(self, inference: Inference, keys: KeyRing, version: str, max_resume_grace_s: float) -> None:
         self._inference = inference
+        self._resumption = Resumption(inference, max_resume_grace_s)
         self._keys = keys
         self._version = version
 
@@ -49,22 +52,19 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
         if (caller := identify(self._keys, metadata)) is None:
             raise no_key()  # taken back since the interceptor saw it
         wanted = replace(convert.generate_request(request, metadata, context.time_remaining()), caller=caller)
-        response = pb.GenerateResponse()  # one for the whole stream; writing serializes it at once
         try:
-            async with aclosing(self._inference.generate(wanted)) as events:
-                async for event in events:
-                    if isinstance(event, Delta):
-                        pass  # most events are
-                    elif isinstance(event, Started):
-                        await context.send_initial_metadata((("x-request-id", event.request_id),))
-                    elif isinstance(event, Finished):
-                        context.set_trailing_metadata(convert.timing_trailers(event.timing))
-                    convert.fill(response, event)
-                    await context.write(response)
-                    response.Clear()
+            if request.resume_grace_ms:
+                await _write(self._resumption.generate(wanted, request.resume_grace_ms / 1e3), context)
+            else:
+                await _write(self._inference.generate(wanted), context)
         except InvalidRequest as error:
             error.field = error.field and convert.field_path(error.field)
             raise
+
+    async def Resume(self, request: pb.ResumeRequest, context: Context) -> None:
+        if (caller := identify(self._keys, context.invocation_metadata())) is None:
+            raise no_key()
+        await _write(self._resumption.resume(caller, request.request_id, request.next_index), context)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         given = convert.tokenize_input(request)
@@ -95,6 +95,22 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
         )
 
 
+async def _write(events: AsyncGenerator[Event, None], context: Context) -> None:
+    """Each event as a message."""
+    response = pb.GenerateResponse()  # one for the whole stream; writing serializes it at once
+    async with aclosing(events):
+        async for event in events:
+            if isinstance(event, Delta):
+                pass  # most events are
+            elif isinstance(event, Started):
+                await context.send_initial_metadata((("x-request-id", event.request_id),))
+            elif isinstance(event, Finished):
+                context.set_trailing_metadata(convert.timing_trailers(event.timing))
+            convert.fill(response, event)
+            await context.write(response)
+            response.Clear()
+
+
 class Health:
     """What grpc.health.v1 says of the server as a whole ("") and of its service: not serving, until told."""
 
@@ -117,13 +133,13 @@ class Health:
 
 
 def build_server(
-    inference: Inference, *, keys: KeyRing, max_message_bytes: int, version: str
+    inference: Inference, *, keys: KeyRing, max_message_bytes: int, version: str, max_resume_grace_s: float = 30.0
 ) -> tuple[grpc.aio.Server, Health]:
     """A server with Inference, health and reflection; the caller binds ports, starts it and tells its health."""
     interceptors = [ErrorInterceptor(), AuthInterceptor(keys)]
     server = grpc.aio.server(interceptors=interceptors, options=_options(max_message_bytes))
     add: Callable[[InferenceServicer, grpc.aio.Server], None] = generate_pb2_grpc.add_InferenceServicer_to_server
-    add(InferenceServicer(inference, keys, version), server)
+    add(InferenceServicer(inference, keys, version, max_resume_grace_s), server)
     server_health = Health()
     server_health.add_to(server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)

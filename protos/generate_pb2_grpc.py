@@ -44,6 +44,11 @@ class InferenceStub:
                 request_serializer=protos_dot_generate__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=protos_dot_generate__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Resume = channel.unary_stream(
+                '/tandem.v1.Inference/Resume',
+                request_serializer=protos_dot_generate__pb2.ResumeRequest.SerializeToString,
+                response_deserializer=protos_dot_generate__pb2.GenerateResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/tandem.v1.Inference/Tokenize',
                 request_serializer=protos_dot_generate__pb2.TokenizeRequest.SerializeToString,
@@ -76,6 +81,14 @@ class InferenceServicer:
 
     def Generate(self, request, context):
         """Generates one answer and streams it: `started` once, `delta` as tokens come, `finished` once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Resume(self, request, context):
+        """Goes on with an answer whose call broke: `delta` from the first token that is missing, then `finished`. For requests
+        that set `resume_grace_ms`, on the frontend that took them. NOT_FOUND: it never was, or its grace is over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,6 +128,11 @@ def add_InferenceServicer_to_server(servicer, server):
             'Generate': grpc.unary_stream_rpc_method_handler(
                     servicer.Generate,
                     request_deserializer=protos_dot_generate__pb2.GenerateRequest.FromString,
+                    response_serializer=protos_dot_generate__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Resume': grpc.unary_stream_rpc_method_handler(
+                    servicer.Resume,
+                    request_deserializer=protos_dot_generate__pb2.ResumeRequest.FromString,
                     response_serializer=protos_dot_generate__pb2.GenerateResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
@@ -169,6 +187,33 @@ class Inference:
             target,
             '/tandem.v1.Inference/Generate',
             protos_dot_generate__pb2.GenerateRequest.SerializeToString,
+            protos_dot_generate__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Resume(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/tandem.v1.Inference/Resume',
+            protos_dot_generate__pb2.ResumeRequest.SerializeToString,
             protos_dot_generate__pb2.GenerateResponse.FromString,
             options,
             channel_credentials,
