@@ -91,14 +91,22 @@ def ttft_rows(model: Path, runs: int) -> list[Row]:
 @contextmanager
 def serving(model: Path, *arguments: str) -> Iterator[str]:
     """A `tandem up` on free ports; yields its gRPC address."""
-    command = [sys.executable, "-m", "cli", "up", "--model", str(model), "--http-port", "0", "--grpc-port", "0"]
-    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    with serving_urls("--model", str(model), *arguments) as (_, address):
+        yield address
+
+
+@contextmanager
+def serving_urls(*arguments: str) -> Iterator[tuple[str, str]]:
+    """The same; yields its HTTP URL and its gRPC address."""
+    command = [sys.executable, "-m", "cli", "up", "--http-port", "0", "--grpc-port", "0", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         assert process.stdout is not None
         ready = next((line for line in process.stdout if line.startswith("ready ")), "")
         if not ready:
             sys.exit("tandem up did not become ready")
-        yield ready.split()[2].removeprefix("grpc://")
+        _, http, address = ready.split()
+        yield http, address.removeprefix("grpc://")
     finally:
         process.terminate()
         process.wait()

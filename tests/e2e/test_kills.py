@@ -105,6 +105,23 @@ async def test_a_prefill_worker_at_work(server: Tandem) -> None:
 
 
 @pytest.mark.parametrize("name", ["decode-0", "prefill-0"])
+async def test_a_worker_that_is_stopped_and_goes_on_much_later(server: Tandem, name: str) -> None:
+    """No connection breaks, nothing ends: silence is all that tells. Its streams go elsewhere, and it may come back."""
+    asks = greedy_and_seeded()
+    undisturbed = await answers(server, asks)
+    retries = sum(await metric(server, "tandem_retries_total"))
+    stopped = server.processes()[name]
+    stopped.suspend()
+    try:
+        assert await asyncio.wait_for(answers(server, asks * 2), PATIENCE_S) == undisturbed * 2
+    finally:
+        stopped.resume()
+    assert sum(await metric(server, "tandem_retries_total")) > retries, "nobody was on the worker that was stopped"
+    await until_idle(server, num_workers=4)
+    assert await answers(server, asks) == undisturbed
+
+
+@pytest.mark.parametrize("name", ["decode-0", "prefill-0"])
 async def test_the_only_one_of_its_role(tandem_up: StartTandem, name: str) -> None:
     alone = tandem_up("--model", model_folder(STORIES))
     asks = greedy_and_seeded()
