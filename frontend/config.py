@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -68,7 +68,7 @@ class FrontendConfig(BaseSettings):
     """Largest request, REST body or gRPC message."""
     max_attempts: PositiveInt = 5
     """Times in a row that a request is tried on workers without a token before its failure is the caller's."""
-    max_worker_deaths: PositiveInt = 3
+    max_worker_deaths: int = Field(default=3, ge=3)
     """Workers that may die with a request, one after the other, before it is refused as what they die of."""
     queue_timeout_s: PositiveFloat = 60.0
     """A request that waited this long for a worker is refused; one that is expected to, at once."""

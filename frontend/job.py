@@ -38,6 +38,8 @@ class Job:
     """Attempts in a row that brought no token."""
     lost_with: list[Start] = field(default_factory=list)
     """Workers that were lost with it in a row."""
+    tried_alone: bool = False
+    """Whether the latest attempt was the only one of a suspect."""
     placement: Placement | None = None
     forecast: Forecast | None = None
     """When it came, if anything depended on that."""

@@ -49,10 +49,10 @@ class Quarantine:
     @asynccontextmanager
     async def watched(self, job: Job) -> AsyncIterator["Watch"]:
         """One attempt at the job; waits while another suspect is tried, if it is one."""
-        suspect = self._strikes(job) >= SUSPECT_STRIKES
-        if suspect:
+        job.tried_alone = len(job.lost_with) >= SUSPECT_STRIKES
+        if job.tried_alone:
             await self._alone.acquire()
-        watch = Watch(self._alone, job, suspect=suspect)
+        watch = Watch(self._alone, job, suspect=job.tried_alone)
         try:
             yield watch
         finally:
@@ -62,16 +62,13 @@ class Quarantine:
         """A worker was lost with it, after so many new tokens. Raises Poisoned when that was too often."""
         if num_gained >= PROGRESS_TOKENS:
             job.lost_with.clear()
-        strikes = self._strikes(job) + 1  # of this one nobody can know yet
+        strikes = sum(map(self._died, job.lost_with)) + 1  # of this one nobody can know yet
         job.lost_with.append(worker)
-        if strikes >= self._max_strikes:
+        if strikes >= self._max_strikes and job.tried_alone:
             self._convicted[_fingerprint(job)] = time.monotonic()
             while len(self._convicted) > MAX_REMEMBERED:
                 self._convicted.popitem(last=False)
             raise _poisoned(strikes)
-
-    def _strikes(self, job: Job) -> int:
-        return sum(map(self._died, job.lost_with))
 
 
 class Watch:

@@ -8,9 +8,13 @@ from contextlib import AsyncExitStack
 import pytest
 
 from engine.errors import Poisoned
-from frontend.link import Start
+from frontend.link import Inbox, Leg, Link, Start
 from frontend.quarantine import PROGRESS_TOKENS, Quarantine
+from frontend.request import GenerateRequest, TokenPrompt
+from protos import worker_pb2 as pb
+from tests.cluster import cluster
 from tests.frontend.test_attempt import job, settle
+from tests.shared_data import shared_data
 
 
 def starts() -> Iterator[Start]:
@@ -26,7 +30,10 @@ def test_a_request_that_workers_keep_dying_of_is_refused_now_and_later() -> None
     quarantine.strike(poison, next(worker), 0)
     quarantine.strike(poison, next(worker), PROGRESS_TOKENS - 1)
     quarantine.check(job())
-    with pytest.raises(Poisoned, match="3 workers died"):
+    quarantine.strike(poison, next(worker), 0)
+    quarantine.check(job())
+    poison.tried_alone = True
+    with pytest.raises(Poisoned, match="4 workers died"):
         quarantine.strike(poison, next(worker), 0)
     with pytest.raises(Poisoned):
         quarantine.check(job(name="again"))
@@ -47,6 +54,7 @@ def test_a_stream_that_broke_is_no_death() -> None:
     for worker in workers:
         quarantine.strike(unlucky, worker, 0)
     dead.update(workers[:2])
+    unlucky.tried_alone = True
     with pytest.raises(Poisoned):
         quarantine.strike(unlucky, Start("w", "last"), 0)
 
@@ -96,3 +104,40 @@ async def _held(quarantine: Quarantine) -> None:
     suspect.lost_with = list(itertools.islice(starts(), 3))
     async with quarantine.watched(suspect):
         await asyncio.Event().wait()
+
+
+async def test_a_request_that_kills_is_refused_and_those_beside_it_are_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each time the worker takes it, the worker is gone, and comes back as another start of itself."""
+    deaths = 0
+    take_hello, send = Link._take_hello, Link.admit
+
+    def take_hello_anew(link: Link, hello: pb.Hello) -> None:
+        hello.incarnation += str(deaths)
+        take_hello(link, hello)
+
+    def send_and_die(link: Link, admit: pb.Admit, inbox: Inbox) -> Leg:
+        nonlocal deaths
+        if list(admit.token_ids[: len(POISON)]) == POISON:
+            deaths += 1
+            running.proxies["decode-0"].cut()
+        return send(link, admit, inbox)
+
+    monkeypatch.setattr(Link, "_take_hello", take_hello_anew)
+    monkeypatch.setattr(Link, "admit", send_and_die)
+    async with cluster(shared_data("models", "stories260K"), prefill=0) as running:
+        good = [GenerateRequest(prompt=TokenPrompt((1, 5 + i)), temperature=0.0, max_tokens=60) for i in range(4)]
+        poison = GenerateRequest(prompt=TokenPrompt(tuple(POISON)), max_tokens=60)
+        expected = [(await running.complete(each)).token_ids for each in good]
+        answers = asyncio.gather(*(running.complete(each) for each in good))
+        with pytest.raises(Poisoned):
+            await running.complete(poison)
+        assert [answer.token_ids for answer in await answers] == expected
+        assert deaths == 3
+        with pytest.raises(Poisoned):
+            await running.complete(poison)
+        assert deaths == 3, "it was not tried again"
+
+
+POISON = [1, 66, 6, 99]
