@@ -15,7 +15,6 @@ from engine.cpus import pin
 from engine.errors import ConfigError
 from engine.hub import model_name, resolve_model
 from engine.identity import Identity, board_name, default_worker_id, new_incarnation
-from engine.kernels.cache import forgive_unwritable_cache
 from engine.lending import with_borrowed
 from engine.models.families import model_spec
 from engine.profile import Limits, measure
@@ -44,7 +43,6 @@ class OpenModel:
 
 def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     """Load, size the pool, compile and try out. Raises ConfigError with the arithmetic when it cannot fit."""
-    forgive_unwritable_cache()
     num_cpus = pin(config.cpus)
     if num_threads := config.threads or num_cpus:
         torch.set_num_threads(num_threads)  # and Numba's, which follows torch

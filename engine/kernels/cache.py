@@ -20,7 +20,7 @@ def forgive_unwritable_cache() -> None:
     @wraps(save)
     def save_if_possible(cache: Cache, sig: object, data: object) -> None:
         try:
-            save(cache, sig, data)
+            save(cache, sig, data)  # type: ignore[no-untyped-call]
         except OSError as error:
             log.warning("a compiled kernel cannot be kept for the next start: %s", error)
 
