@@ -2,8 +2,14 @@
 
 import asyncio
 import random
-from collections.abc import Iterator
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
+import httpx
+import openai
 import psutil
 import pytest
 
@@ -12,6 +18,7 @@ from tests.e2e.clients import (
     STORIES,
     Answer,
     goldens,
+    http_client,
     metric,
     model_folder,
     openai_client,
@@ -20,7 +27,7 @@ from tests.e2e.clients import (
     until_idle,
 )
 from tests.e2e.conftest import StartTandem
-from tests.e2e.server import Tandem, tandem
+from tests.e2e.server import ROOT, Tandem, tandem
 
 pytestmark = pytest.mark.slow
 
@@ -146,3 +153,52 @@ async def until_all_are_at(progress: asyncio.Queue[int], num_streams: int, count
     async with asyncio.timeout(PATIENCE_S):
         while min(pieces) < count:
             pieces[await progress.get()] += 1
+
+
+async def test_a_frontend_that_is_killed_leaves_nothing_and_the_other_goes_on(server: Tandem) -> None:
+    """Two frontends share the workers; what one of them owned is freed when it is gone."""
+    asks = greedy_and_seeded()
+    undisturbed = await answers(server, asks)
+    async with another_frontend(server) as other:
+        progress: asyncio.Queue[int] = asyncio.Queue()
+        theirs = asyncio.create_task(answers(other, asks, progress))
+        await until_all_are_at(progress, len(asks), 5)
+        ours = asyncio.create_task(answers(server, asks))
+        other.process.kill()
+        with pytest.raises(openai.APIError):
+            await theirs
+        assert await ours == undisturbed
+    await until_idle(server, num_workers=4)
+
+
+@asynccontextmanager
+async def another_frontend(server: Tandem) -> AsyncIterator[Tandem]:
+    async with http_client(server) as client:
+        workers = {each["worker_id"]: each["address"] for each in (await client.get("/debug/custody")).json()}
+    roles = {
+        role: ",".join(a for name, a in workers.items() if name.startswith(role)) for role in ("prefill", "decode")
+    }
+    http, grpc = free_port(), free_port()
+    options = {"model": model_folder(STORIES), **roles, "http-port": http, "grpc-port": grpc, "log-level": "warning"}
+    command = [sys.executable, "-m", "frontend", *(f"--{name}={value}" for name, value in options.items())]
+    process = subprocess.Popen(command, cwd=ROOT)  # noqa: ASYNC220 - returns at once
+    try:
+        other = Tandem(process, server.log, f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}")
+
+        async def ready() -> bool:
+            async with http_client(other) as client:
+                try:
+                    return (await client.get("/ready")).status_code == 200
+                except httpx.TransportError:
+                    return False
+
+        await until(ready, "the other frontend was not ready")
+        yield other
+    finally:
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
