@@ -70,6 +70,10 @@ class Attempts:
                     if rows[-1].finish:
                         self.outlook.ended(job)
                         return
+        except Interrupted as error:
+            if error.by_transfer and job.placement is not None:
+                self.places.note_failed_transfer(job.placement)
+            raise
         finally:
             legs.abort()
 

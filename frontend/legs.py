@@ -17,8 +17,10 @@ from protos import worker_pb2 as pb
 class Interrupted(TandemError):
     """The attempt's workers failed it; another attempt may do better. Never reaches a client as such."""
 
-    def __init__(self, message: str, *, died: Start | None = None) -> None:
+    def __init__(self, message: str, *, died: Start | None = None, by_transfer: bool = False) -> None:
         super().__init__(message)
+        self.by_transfer = by_transfer
+        """Whether KV did not get from one worker to the other."""
         self.died = died
         """The worker that went without a word while it had the request."""
 
@@ -95,7 +97,9 @@ class Legs:
             case Lost(reason, died):
                 self._failure = Interrupted(reason, died=died)
             case pb.Failed():
-                self._failure = Interrupted(f"{pb.FailureReason.Name(event.reason)}: {event.message}")
+                by_transfer = event.reason == pb.FAILURE_REASON_TRANSFER
+                message = f"{pb.FailureReason.Name(event.reason)}: {event.message}"
+                self._failure = Interrupted(message, by_transfer=by_transfer)
 
 
 @dataclass(slots=True)

@@ -1,7 +1,8 @@
 """The router over the workers that are there: which of them could take a request now."""
 
 import time
-from dataclasses import dataclass
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
 
 from engine.errors import ContextOverflow, Unavailable
 from frontend.fleet import Fleet
@@ -9,6 +10,8 @@ from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.router import Placement, Policy, WorkerView, can_ever_serve, place
 from protos import worker_pb2 as pb
+
+AVOID_S = 5.0
 
 
 @dataclass(slots=True)
@@ -19,6 +22,8 @@ class Places:
     policy: Policy
     hop_s: float = 0.002
     """What a leg on a prefill worker costs beside waiting and computing there."""
+    _cut: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Prefill and decode workers between which a transfer failed, and when (`time.monotonic()`)."""
 
     def views(self) -> tuple[list[WorkerView], list[WorkerView]]:
         """Decode and prefill workers that are there."""
@@ -29,7 +34,18 @@ class Places:
         """Workers that have room now, as far as they have said. Raises what waiting cannot mend."""
         decodes, prefills = self.views()
         check_servable(job, decodes)
-        return place(job.need(), decodes, prefills, self.policy, self.hop_s)
+        return place(job.need(), decodes, prefills, self.policy, self.hop_s, self._cut_now())
+
+    def note_failed_transfer(self, placement: Placement) -> None:
+        """For a while KV goes other ways: a link that swallows packets is found out by a time limit, each time."""
+        if placement.prefill is not None:
+            self._cut[placement.prefill.worker_id, placement.decode.worker_id] = time.monotonic()
+
+    def _cut_now(self) -> AbstractSet[tuple[str, str]]:
+        if self._cut:
+            since = time.monotonic() - AVOID_S
+            self._cut = {pair: at for pair, at in self._cut.items() if at > since}
+        return self._cut.keys()
 
     def note_hop(self, ledger: Ledger) -> None:
         """A first token came from a prefill worker: what took neither waiting nor computing there was the hop."""

@@ -155,9 +155,18 @@ class Policy:
 
 
 def place(
-    need: Need, decodes: Iterable[WorkerView], prefills: Iterable[WorkerView], policy: Policy, hop_s: float
+    need: Need,
+    decodes: Iterable[WorkerView],
+    prefills: Iterable[WorkerView],
+    policy: Policy,
+    hop_s: float,
+    cut: AbstractSet[tuple[str, str]] = frozenset(),
 ) -> Placement | None:
-    """Choose workers for a request; None when there is no room now. `hop_s` is the measured cost of a hop."""
+    """Choose workers for a request; None when there is no room now.
+
+    `hop_s` is the measured cost of a hop; `cut` are pairs of a prefill and a decode worker between which KV does not
+    get through.
+    """
     decode = min(
         (view for view in decodes if _has_room(view, need)), key=lambda view: _decode_cost(view, need), default=None
     )
@@ -165,6 +174,7 @@ def place(
         return None
     cached = min(decode.cached_tokens(need.hashes), need.num_tokens - 1)
     able = [view for view in prefills if _can_prefill(view, need, decode)]
+    able = [view for view in able if (view.worker_id, decode.worker_id) not in cut]
     usable = ((_prefill_s(view, decode, need), view) for view in able if not view.full)
     (queue_s, compute_s), prefill = min(usable, key=lambda pair: sum(pair[0]), default=((0.0, 0.0), None))
     if prefill is None:
@@ -269,16 +279,16 @@ def _local_s(
     """Waiting and computing on the decode worker; and what that takes from all who stream there."""
     streams, context = decode.streams, decode.context_tokens
     step_tokens = max(decode.max_step_tokens - streams, 1)
-    queued = decode.waiting_tokens + decode.sent_tokens
+    num_steps, rest = divmod(decode.waiting_tokens + decode.sent_tokens, step_tokens)
     pace = _Pace.of(decode, prefill)
-    total_s = 0.0
-    for num_tokens, start in chunks(queued + uncached, 0, step_tokens):  # prompts share steps
-        total_s += pace.wait(pace.step_s(StepWork(num_tokens, cached + max(start - queued, 0), streams, context)))
+    total_s = pace.spend(StepWork(step_tokens, 0, streams, context), num_steps)
+    for num_tokens, start in chunks(rest + uncached, 0, step_tokens):  # prompts share steps
+        total_s += pace.spend(StepWork(num_tokens, cached + max(start - rest, 0), streams, context))
     pace = _Pace.of(decode, prefill)
     loss_s = 0.0
     for num_tokens, before in chunks(uncached, cached, step_tokens):
-        quiet_s = pace.step_s(StepWork(0, 0, streams, context))
-        step_s = pace.wait(pace.step_s(StepWork(num_tokens, before, streams, context)))
+        quiet_s = pace.steps_s(StepWork(0, 0, streams, context))
+        step_s = pace.spend(StepWork(num_tokens, before, streams, context))
         stall_s = max(step_s - itl_tolerance * quiet_s, 0.0)
         loss_s += streams * (step_s - quiet_s + STALL_WEIGHT * stall_s)
     return total_s, loss_s
@@ -298,14 +308,16 @@ class _Pace:
         lent, own = (decode.costs_beside(prefill, busy=busy) or prefill.costs or UNMEASURED for busy in (False, True))
         return cls(lent, own, _queue_s(prefill, _prefill_costs(prefill, decode)))
 
-    def step_s(self, work: StepWork) -> float:
-        own_s, lent_s = self.own_costs.step_s(work), self.costs.step_s(work)
+    def steps_s(self, work: StepWork, num_steps: int = 1) -> float:
+        """So many steps, one after the other, from now."""
+        own_s, lent_s = num_steps * self.own_costs.step_s(work), num_steps * self.costs.step_s(work)
         if own_s <= self.crowded_s:
             return own_s
         return self.crowded_s + lent_s * (1 - self.crowded_s / own_s) if own_s else 0.0
 
-    def wait(self, seconds: float) -> float:
-        """Let them pass."""
+    def spend(self, work: StepWork, num_steps: int = 1) -> float:
+        """The same, and let them pass."""
+        seconds = self.steps_s(work, num_steps)
         self.crowded_s = max(self.crowded_s - seconds, 0.0)
         return seconds
 

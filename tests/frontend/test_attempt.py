@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -333,6 +334,21 @@ async def granted_again(scene: Scene, taken: "asyncio.Task[list[Row]]") -> tuple
     scene.prefill.grant(push.leg)
     assert await taken == []
     return push.leg, reserve.leg
+
+
+async def test_kv_that_does_not_get_through_goes_another_way_for_a_while() -> None:
+    scene = Scene()
+    other = scene.fleet.add(pb.ROLE_PREFILL, "other")
+    other.load(waiting_tokens=1000)
+    async with scene.attempt(job(), ends=Interrupted) as hearing:
+        push, _ = await scene.granted(hearing)
+        scene.prefill.say(failed=pb.Failed(leg=push, reason=pb.FAILURE_REASON_TRANSFER, message="nothing was taken"))
+        await hearing.next()
+    assert scene.attempts.places.find(job()).prefill is other.link.view
+    other.down()
+    assert scene.attempts.places.find(job()).prefill is None, "decode computes it"
+    scene.attempts.places._cut = dict.fromkeys(scene.attempts.places._cut, time.monotonic() - 5.1)
+    assert scene.attempts.places.find(job()).prefill is scene.prefill.link.view
 
 
 async def test_a_draining_prefill_worker_is_passed_over() -> None:
