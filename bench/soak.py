@@ -26,6 +26,8 @@ from bench.foundation import serving_urls
 AT_ONCE = 32
 CALIBRATION_S = 20.0
 SAMPLE_S = 10.0
+REFUSED_S = 0.1
+"""A stream of a closed loop that is refused waits so long."""
 PARTS = 6
 
 
@@ -74,7 +76,7 @@ UNITS = ("KiB of its own", "descriptors", "threads")
 
 
 async def closed_loop(stub: Stub, rng: random.Random) -> float:
-    """Requests a second."""
+    """Answers a second."""
     until, record = time.monotonic() + CALIBRATION_S, Record()
 
     async def stream() -> None:
@@ -82,7 +84,7 @@ async def closed_loop(stub: Stub, rng: random.Random) -> float:
             await one(stub, rng, record, 0.0)
 
     await asyncio.gather(*(stream() for _ in range(AT_ONCE)))
-    return record.ends.total() / CALIBRATION_S
+    return len(record.ttft) / CALIBRATION_S
 
 
 async def open_loop(stub: Stub, per_s: float, seconds: float, rng: random.Random) -> Record:
@@ -104,6 +106,7 @@ async def one(stub: Stub, rng: random.Random, record: Record, at_s: float) -> No
                 first_s = time.monotonic() - began
     except grpc.aio.AioRpcError as error:
         record.ends[error.code().name] += 1
+        await asyncio.sleep(REFUSED_S)
     else:
         record.ends["answered"] += 1
         record.ttft.append((at_s, first_s))
