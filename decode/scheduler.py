@@ -222,7 +222,7 @@ class DecodeScheduler:
 
     def holders(self) -> list[Holder]:
         """Everybody here, in what state, and the blocks they hold."""
-        return [Holder(r.sequence.id, r.state, tuple(r.sequence.blocks)) for r in self._residents.values()]
+        return [Holder(r.sequence.id, r.state, tuple(r.sequence.blocks), _reason(r)) for r in self._residents.values()]
 
     @property
     def num_running(self) -> int:
@@ -279,3 +279,17 @@ class DecodeScheduler:
         self.num_preemptions += 1
         self._preempted[resident.sequence.id] = resident
         self._preempted.move_to_end(resident.sequence.id, last=False)
+
+
+def _reason(resident: Resident) -> str:
+    sequence = resident.sequence
+    match resident.state:
+        case State.RESERVED:
+            missing = len(sequence.tokens) - resident.num_cached
+            return f"the KV of {missing} tokens is to come from a prefill worker"
+        case State.PREFILLING:
+            return f"{sequence.num_computed} of {len(sequence.tokens)} tokens are computed, here"
+        case State.RUNNING:
+            return f"{sequence.num_output} of at most {sequence.params.max_tokens} tokens are sampled"
+        case State.PREEMPTED:
+            return f"it gave its blocks to older ones; {len(sequence.tokens)} tokens wait to be computed again"

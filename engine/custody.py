@@ -15,6 +15,8 @@ class Holder:
     id: SequenceId
     state: str
     blocks: tuple[int, ...]
+    reason: str
+    """In words: what it does with its blocks, or waits for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,9 @@ class Custody:
             free_blocks=self.num_free,
             cached_blocks=self.num_cached,
             leaked_blocks=self.num_leaked,
-            holders=[pb.Holder(request_id=h.id, state=h.state, blocks=h.blocks) for h in self.holders],
+            holders=[
+                pb.Holder(request_id=h.id, state=h.state, blocks=h.blocks, reason=h.reason) for h in self.holders
+            ],
         )
 
 

@@ -166,7 +166,7 @@ class PrefillScheduler:
 
     def holders(self) -> list[Holder]:
         """Everybody here, in what state, and the blocks they hold."""
-        return [Holder(p.sequence.id, p.state, tuple(p.sequence.blocks)) for p in self._prompts.values()]
+        return [Holder(p.sequence.id, p.state, tuple(p.sequence.blocks), _reason(p)) for p in self._prompts.values()]
 
     @property
     def num_queued(self) -> int:
@@ -195,3 +195,16 @@ class PrefillScheduler:
             return None
         first, prompt.num_ready = prompt.num_ready, num_ready
         return BlocksReady(sequence.id, first, tuple(sequence.blocks[first:num_ready]))
+
+
+def _reason(prompt: Prompt) -> str:
+    sequence = prompt.sequence
+    match prompt.state:
+        case State.QUEUED:
+            return f"{len(sequence.tokens)} tokens wait to be computed"
+        case State.PREFILLING:
+            return f"{sequence.num_computed} of {len(sequence.tokens)} tokens are computed"
+        case State.SENDING:
+            return "all is computed; a decode worker takes the blocks"
+        case State.DRAINING:
+            return "nobody wants it; the transport has not let go of the blocks yet"
