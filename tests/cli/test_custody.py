@@ -50,7 +50,17 @@ def test_workers_and_holders_are_listed() -> None:
         ["decode-0", "128", "100", "20", "0"],
         ["prefill-0", "64", "61", "0", "3"],
         ["worker", "request", "state", "blocks", "age", "lease", "reason"],
-        ["decode-0", "r-17", "running", "3", "1.2", "s", "9.0", "s", *"2 of at most 9 tokens are sampled".split()],
+        [
+            "decode-0",
+            "r-17",
+            "running",
+            "3",
+            "1.2",
+            "s",
+            "9.0",
+            "s",
+            *["2", "of", "at", "most", "9", "tokens", "are", "sampled"],
+        ],
     ]
 
 
