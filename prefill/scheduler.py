@@ -181,11 +181,9 @@ class PrefillScheduler:
         """Assert that blocks, states and sums agree."""
         check_holders(self.pool, self.holders())
         prompts = self._prompts.values()
-        assert set(self._queue) == {p.sequence.id for p in prompts if p.state is State.QUEUED}, (
-            "who waits is not queued"
-        )
-        active = {p.sequence.id for p in prompts if p.state is State.PREFILLING}
-        assert set(self._active) == active, "who is computed is not who is planned"
+        for state, kept in ((State.QUEUED, self._queue), (State.PREFILLING, self._active)):
+            found = {prompt.sequence.id for prompt in prompts if prompt.state is state}
+            assert set(kept) == found, f"{found} are {state}, and {set(kept)} are kept as such"
         assert not any(p.sequence.blocks for p in self._queue.values()), "who waits has blocks already"
         queued = sum(len(p.sequence.tokens) for p in self._queue.values())
         assert self.queued_tokens == queued, f"{self.queued_tokens} tokens wait, by their prompts {queued}"
