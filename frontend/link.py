@@ -191,6 +191,7 @@ class Link:
     def _down(self) -> None:
         legs, self._legs = self._legs, {}
         self.view = self.hello = None
+        self.load = pb.Load()  # what it said when it was there is true no more, and would be added up
         self.hashes = set()
         for leg in legs.values():
             leg.inbox.put_nowait((leg, Lost(f"worker {self.address} is gone")))
