@@ -1,5 +1,6 @@
 """A frontend, a prefill and a decode worker, the network between them and time; and what must hold at every moment."""
 
+import asyncio
 import json
 from collections import Counter
 from functools import partial
@@ -224,14 +225,14 @@ class World:
     def wait(self, seconds: float) -> None:
         self.loop.advance(seconds)
 
-    def go_on(self, rounds: int) -> None:
-        """Everything under way arrives, everybody who lives does his work, and a moment passes."""
+    def go_on(self, rounds: int, held_up: str = "") -> None:
+        """All under way arrives but what is `held_up`, everybody who lives does his work, and a moment passes."""
         for _ in range(rounds):
             for stream in list(self.streams):
-                self._settle_stream(stream)
-            while self.wires.frames:
+                self._settle_stream(stream, held_up)
+            while self.wires.frames and held_up != "frames":
                 self.arrive(self.wires.frames[0])
-            while self.wires.answers:
+            while self.wires.answers and held_up != "answers":
                 self.answer(self.wires.answers[0])
             for channel in [channel for channel in self.wires.channels if channel.broken]:
                 channel.notice()
@@ -242,10 +243,10 @@ class World:
             self.wait(ROUND_S)
             self.streams = [stream for stream in self.streams if not stream.over]
 
-    def _settle_stream(self, stream: Stream) -> None:
-        while stream.commands:
+    def _settle_stream(self, stream: Stream, held_up: str) -> None:
+        while stream.commands and held_up != "commands":
             self.tell(stream, 0)
-        while stream.events:
+        while stream.events and held_up != "events":
             self.hear(stream)
         if stream.worker_left and not stream.frontend_left:
             stream.break_at_frontend()
@@ -319,13 +320,12 @@ class World:
             assert worker.memory.block(block) == expected, f"{worker.who.worker_id} caches what is not there: {block}"
 
     def close(self) -> None:
-        for request in self.requests:
-            if request.task is not None:
-                request.task.cancel()
         self.frontend.end()
         for name, worker in self.workers.items():
             if worker is not None:
                 self.kill(name)
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
         self.loop.settle()
         self.loop.close()
         self._patch.undo()

@@ -33,7 +33,7 @@ DECODE = WorkerStatus(
     running=3,
     queued=1,
 )
-NOTHING = {name: 0 for name in ("num_blocks", "free_blocks", "cached_blocks", "promised_blocks", "running", "queued")}
+NOTHING = dict.fromkeys(("num_blocks", "free_blocks", "cached_blocks", "promised_blocks", "running", "queued"), 0)
 AWAY = replace(DECODE, worker_id="", model="", ready=False, **NOTHING)
 
 
