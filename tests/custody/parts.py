@@ -122,7 +122,7 @@ def identity(role: "pb.Role", incarnation: str) -> Identity:
         max_sequences=4,
         lease_s=LEASE_S,
         incarnation=incarnation,
-        max_step_tokens=6,
+        max_step_tokens=8,
     )
 
 
@@ -137,7 +137,7 @@ class Decode(Process):  # type: ignore[type-arg]
         super().__init__(loop, who, DECODE_BLOCKS)
         self.receiver = Receiver(self, endpoint, lambda arrived: self.service.arrived(arrived))
         template = TicketTemplate(who.worker_id, incarnation, who.epoch, BLOCK_BYTES, who.layout, (self.receiver,))
-        scheduler = DecodeScheduler(DECODE_BLOCKS, P, max_step_tokens=6, max_sequences=4)
+        scheduler = DecodeScheduler(DECODE_BLOCKS, P, max_step_tokens=8, max_sequences=4)
         worker = DecodeWorker(scheduler, self.run, self._model.sample, template)  # type: ignore[arg-type]
         spans = DecodeSpans(Telemetry(), who.worker_id)
         self.start(worker, DecodeService(worker, self.inbox, [self.receiver], who, spans))  # type: ignore[arg-type]
@@ -239,7 +239,7 @@ class Prefill(Process):  # type: ignore[type-arg]
             self.sender = ZeroMQSender(self.memory, stall_limit_s=STALL_S)
         senders = Senders({transport: self.sender})
         scheduler = PrefillScheduler(
-            PREFILL_BLOCKS, P, max_step_tokens=6, max_sequences=3, max_queued_tokens=2 * MAX_CONTEXT
+            PREFILL_BLOCKS, P, max_step_tokens=8, max_sequences=3, max_queued_tokens=2 * MAX_CONTEXT
         )
         worker = PrefillWorker(scheduler, self.run, self._model.sample)  # type: ignore[arg-type]
         spans = PrefillSpans(Telemetry(), who.worker_id)
