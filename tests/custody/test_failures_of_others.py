@@ -129,3 +129,14 @@ def test_a_frontend_dies_and_nobody_tells_the_workers(world: World) -> None:
             world.turn(name)
             world.hear_steps(name)
     assert states(world, "decode") == []
+
+
+def test_an_abort_that_is_lost_is_made_up_for_by_the_lease(world: World) -> None:
+    under_way(world)
+    world.cancel(world.requests[0])
+    aborts = [command for stream in world.streams for command in stream.commands if command.HasField("abort")]
+    assert len(aborts) == 2
+    for stream in world.streams:
+        stream.commands.clear()
+    until(world, lambda: states(world, "decode") == states(world, "prefill") == [], held_up="frames")
+    assert world.clock.now > 1000 + LEASE_S
