@@ -175,7 +175,7 @@ class Link:
             self._take(event)
 
     async def _commands(self, outbox: "asyncio.Queue[pb.WorkerCommand]") -> AsyncIterator[pb.WorkerCommand]:
-        """Commands as they come, and a renewal of all leases three times per lease."""
+        """Commands as they come; three times per lease a renewal of all leases, and again what was not answered yet."""
         renewed_at = time.monotonic()
         while True:
             lease_s = self.hello.lease_ms / 1000 if self.hello else 3.0
@@ -185,6 +185,9 @@ class Link:
             except TimeoutError:
                 renewed_at = time.monotonic()
                 wanted = [leg.number for leg in self._legs.values() if leg.wanted]
+                for leg in self._legs.values():
+                    if not leg.wanted:
+                        self.abort(leg)
                 command = pb.WorkerCommand(renew_lease=pb.RenewLease(legs=wanted))
             yield command
 

@@ -258,7 +258,7 @@ async def down(fleet: Fleet) -> None:
             await fleet.pulse.wait()
 
 
-async def test_leases_of_wanted_legs_are_renewed_and_of_others_not() -> None:
+async def test_leases_of_wanted_legs_are_renewed_and_others_are_aborted_until_that_is_answered() -> None:
     async with scripted() as (worker, address), running(address) as fleet:
         link, inbox = await up(fleet), Inbox()
         kept, left = (link.admit(pb.Admit(token_ids=[1]), inbox) for _ in "ab")
@@ -266,6 +266,7 @@ async def test_leases_of_wanted_legs_are_renewed_and_of_others_not() -> None:
         async with asyncio.timeout(10):
             while not (command := await worker.commands.get()).HasField("renew_lease"):
                 pass
+            assert (await worker.commands.get()).abort.leg == left.number
     assert list(command.renew_lease.legs) == [kept.number]
 
 
