@@ -290,7 +290,7 @@ class World:
         """What is left of all that serves the next one."""
         request = self.ask([1, 2, 3, 4, 5, 6, 7], 4)
         self.check_quiet()
-        assert request.outcome == "answered"
+        assert request.outcome == "answered", f"the next one: {request.outcome}"
 
     def _left(self) -> dict[str, object]:
         """What is not over yet."""
