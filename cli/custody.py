@@ -20,7 +20,7 @@ def custody(
     url: Annotated[str, typer.Option(help="Of the frontend.")] = "http://127.0.0.1:8000",
     api_key: Annotated[str | None, typer.Option(envvar="TANDEM_API_KEY", help="If the server wants one.")] = None,
 ) -> None:
-    """Show who holds which KV blocks, and since when."""
+    """Show who holds which KV blocks, since when and why."""
     try:
         reports = _fetch(f"{url.rstrip('/')}/debug/custody", api_key)
     except (OSError, ValueError) as error:
@@ -59,10 +59,11 @@ def _holders(reports: list[Report]) -> Table | Text:
     table.add_column("blocks", justify="right")
     table.add_column("age", justify="right")
     table.add_column("lease", justify="right")
+    table.add_column("reason")
     for report, holder in held:
         words = [_word(holder, name) for name in ("request_id", "state")]
         times = [_seconds(holder.get(name)) for name in ("age_s", "lease_s")]
-        table.add_row(_worker(report), *words, _count(holder, "blocks"), *times)
+        table.add_row(_worker(report), *words, _count(holder, "blocks"), *times, _word(holder, "reason"))
     return table
 
 

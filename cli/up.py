@@ -66,6 +66,9 @@ def up(
     ttft_slo: Annotated[
         float | None, typer.Option(min=0.001, help="Refuse what is expected to have no first token in so many seconds.")
     ] = None,
+    debug_custody: Annotated[
+        bool, typer.Option("--debug-custody", help="Workers check every KV block after every step.")
+    ] = False,
     otlp_endpoint: Annotated[str | None, typer.Option(help="Traces over gRPC, http://host:4317.")] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Of every process.")
@@ -108,6 +111,7 @@ def up(
                 "max_sequences": max_sequences,
                 "max_step_tokens": max_step_tokens,
                 "threads": threads or divided.threads,
+                "debug_custody": debug_custody or None,
             },
             frontend={
                 "chat_template": chat_template,

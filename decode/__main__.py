@@ -10,6 +10,7 @@ from decode.scheduler import DecodeScheduler
 from decode.service import DecodeService
 from decode.spans import DecodeSpans
 from decode.worker import Command, DecodeWorker, Event, TicketTemplate
+from engine.audit import audited
 from engine.config import WorkerConfig
 from engine.cost import Slowdown
 from engine.device import OpenModel, open_model
@@ -45,7 +46,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     template = TicketTemplate(who.worker_id, who.incarnation, who.epoch, who.block_bytes, who.layout, tuple(receivers))
     slowdown = Slowdown(who.costs, who.own_costs)
     worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown)
-    loop: StepLoop[Command, Event] = StepLoop(lending(worker, config, slowdown))
+    loop: StepLoop[Command, Event] = StepLoop(lending(audited(worker, config), config, slowdown))
     service = DecodeService(worker, loop, receivers, who, DecodeSpans(tracing, who.worker_id))
     try:
         await serve(service.sessions, loop, service.deliver, config, stop or stop_signal(), who.costs)

@@ -18,7 +18,7 @@ from operator import attrgetter
 
 from engine.batch import Chunk
 from engine.blocks import BlockPool
-from engine.custody import Holder
+from engine.custody import Holder, Moves, check_holders
 from engine.prefix import PrefixCache
 from engine.sequence import FinishReason, Sequence, SequenceId
 
@@ -28,6 +28,15 @@ class State(StrEnum):
     PREFILLING = "prefilling"
     RUNNING = "running"
     PREEMPTED = "preempted"
+
+
+MOVES: Moves = {
+    State.RESERVED: frozenset({State.RUNNING}),
+    State.PREFILLING: frozenset({State.RUNNING, State.PREEMPTED}),
+    State.RUNNING: frozenset({State.PREEMPTED}),
+    State.PREEMPTED: frozenset({State.PREFILLING}),
+}
+"""From state to state; from each of them a sequence may also leave for good. It comes as RESERVED or PREFILLING."""
 
 
 @dataclass(slots=True)
@@ -222,7 +231,22 @@ class DecodeScheduler:
 
     def holders(self) -> list[Holder]:
         """Everybody here, in what state, and the blocks they hold."""
-        return [Holder(r.sequence.id, r.state, tuple(r.sequence.blocks)) for r in self._residents.values()]
+        return [Holder(r.sequence.id, r.state, tuple(r.sequence.blocks), _reason(r)) for r in self._residents.values()]
+
+    def check(self) -> None:
+        """Assert that blocks, states and sums agree."""
+        check_holders(self.pool, self.holders())
+        of: dict[State, list[Resident]] = {state: [] for state in State}
+        for resident in self._residents.values():
+            of[resident.state].append(resident)
+        assert list(self._running) == of[State.RUNNING], "who runs is not who is in the batch"
+        assert list(self._prefilling) == of[State.PREFILLING], "who is prefilled is not who is planned"
+        assert set(self._preempted) == {r.sequence.id for r in of[State.PREEMPTED]}, "who yielded is not who waits"
+        assert not any(r.sequence.blocks for r in of[State.PREEMPTED]), "who yielded its blocks has some"
+        promised = sum(len(r.sequence.blocks) for r in of[State.RESERVED])
+        assert self.num_promised_blocks == promised, f"{self.num_promised_blocks} blocks promised, held {promised}"
+        waiting = sum(r.sequence.num_uncomputed for r in (*of[State.PREFILLING], *of[State.PREEMPTED]))
+        assert self.waiting_tokens == waiting, f"{self.waiting_tokens} tokens wait, by their sequences {waiting}"
 
     @property
     def num_running(self) -> int:
@@ -279,3 +303,17 @@ class DecodeScheduler:
         self.num_preemptions += 1
         self._preempted[resident.sequence.id] = resident
         self._preempted.move_to_end(resident.sequence.id, last=False)
+
+
+def _reason(resident: Resident) -> str:
+    sequence = resident.sequence
+    match resident.state:
+        case State.RESERVED:
+            missing = len(sequence.tokens) - resident.num_cached
+            return f"the KV of {missing} tokens is to come from a prefill worker"
+        case State.PREFILLING:
+            return f"{sequence.num_computed} of {len(sequence.tokens)} tokens are computed, here"
+        case State.RUNNING:
+            return f"{sequence.num_output} of at most {sequence.params.max_tokens} tokens are sampled"
+        case State.PREEMPTED:
+            return f"it gave its blocks to older ones; {len(sequence.tokens)} tokens wait to be computed again"

@@ -13,11 +13,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from decode.scheduler import DecodeScheduler, Prefilled, Token
+from decode.scheduler import MOVES, DecodeScheduler, Prefilled, State, Token
 from engine.batch import Batch, Chunk
 from engine.blocks import CacheChanges
 from engine.cost import Slowdown, work_of
-from engine.custody import Custody, Inspect
+from engine.custody import Custody, Holder, Inspect, Moves
 from engine.meter import Rate
 from engine.runner import Runner
 from engine.sampler import Sampler
@@ -120,6 +120,8 @@ class Load:
 class DecodeWorker:
     """Owns the device: scheduler, model and sampler; and the tickets that are open on the receivers."""
 
+    moves: Moves = MOVES
+
     def __init__(
         self,
         scheduler: DecodeScheduler,
@@ -172,6 +174,19 @@ class DecodeWorker:
     def has_work(self) -> bool:
         return self.scheduler.has_work()
 
+    def holders(self) -> list[Holder]:
+        return self.scheduler.holders()
+
+    def check(self) -> None:
+        """Assert that the books agree: those of the scheduler, and that only who is reserved can be written to."""
+        self.scheduler.check()
+        holders = {holder.id: holder for holder in self.holders()}
+        reserved = {holder.id for holder in holders.values() if holder.state == State.RESERVED}
+        assert set(self._tickets) == set(self._reserved.values()) == reserved, "who is reserved is not who has a ticket"
+        assert self._queued_ns.keys() <= holders.keys() >= self._start_ns.keys(), "who is timed is not here"
+        for receiver in self._template.receivers:  # a receiver closes tickets of itself, but never opens one
+            assert self._reserved.keys() >= set(receiver.open_tickets), "a ticket outlives its blocks"
+
     def _apply(self, command: Command) -> list[Event]:
         match command:
             case Reserve(sequence, attempt):
@@ -183,7 +198,7 @@ class DecodeWorker:
             case GiveUp(sequence_id):
                 return [self._give_up(sequence_id)]
             case Inspect(reply):
-                reply(Custody.of(self.scheduler.pool, self.scheduler.holders()))
+                reply(Custody.of(self.scheduler.pool, self.holders()))
                 return []
 
     def _reserve(self, sequence: Answer, attempt: int) -> Event:

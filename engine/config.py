@@ -81,6 +81,8 @@ class WorkerConfig(BaseSettings):
     """A transfer whose peer takes nothing for this long has failed."""
     drain_timeout_s: PositiveFloat = 60.0
     """After the first SIGTERM, requests may take this long to end."""
+    debug_custody: bool = False
+    """Check after every command and step that each KV block is where the books say; end the process if one is not."""
     otlp_endpoint: str = ""
     """OTLP over gRPC, e.g. http://localhost:4317; empty exports no traces."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,7 +1,8 @@
 """Who holds which KV blocks of a worker, as asked from outside: a question to the step's thread and its answer."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,12 +10,27 @@ from engine.blocks import BlockPool
 from engine.sequence import SequenceId
 from protos import worker_pb2 as pb
 
+Moves = Mapping[str, AbstractSet[str]]
+"""From each state of a sequence to those that may follow it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Holder:
     id: SequenceId
     state: str
     blocks: tuple[int, ...]
+    reason: str
+    """In words: what it does with its blocks, or waits for."""
+
+
+def check_holders(pool: BlockPool[SequenceId], holders: Iterable[Holder]) -> None:
+    """Assert that each block is free, cached or owned, and that holders list exactly what the pool counts as theirs."""
+    pool.check()
+    listed = {holder.id: holder.blocks for holder in holders if holder.blocks}
+    owned = {owner: tuple(pool.blocks_of(owner)) for owner in pool.owners if pool.blocks_of(owner)}
+    for owner in listed.keys() | owned.keys():
+        has, should = listed.get(owner, ()), owned.get(owner, ())
+        assert has == should, f"{owner} holds the blocks {has}, the pool's books say {should}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +55,7 @@ class Custody:
             free_blocks=self.num_free,
             cached_blocks=self.num_cached,
             leaked_blocks=self.num_leaked,
-            holders=[pb.Holder(request_id=h.id, state=h.state, blocks=h.blocks) for h in self.holders],
+            holders=[pb.Holder(request_id=h.id, state=h.state, blocks=h.blocks, reason=h.reason) for h in self.holders],
         )
 
 

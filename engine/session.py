@@ -46,7 +46,8 @@ class Leg:
     admitted_at: float
     """`time.monotonic()`"""
     lease_ends_at: float
-    given_up: bool = False
+    given_up: str = ""
+    """Why, once it is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -197,7 +198,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
             del self._sessions[session.name]
             log.info("frontend %s gone, %d legs given up", session.name, len(session.legs))
             for leg in list(session.legs.values()):
-                self._give_up(leg)
+                self._give_up(leg, "its frontend's stream broke")
 
     async def GetCustody(  # noqa: N802 - gRPC's name
         self, request: pb.GetCustodyRequest, context: grpc.aio.ServicerContext[object, object]
@@ -210,10 +211,14 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
         now = time.monotonic()
         for holder in report.holders:
             leg = self._legs.get(SequenceId(holder.request_id))
-            if leg is None:
+            if leg is None:  # the step has ended it since, or it will never end
+                holder.reason += "; its frontend was told that it is over"
                 continue
             holder.request_id, holder.leg, holder.session = leg.request_id, leg.number, leg.session.name
+            holder.attempt = leg.attempt
             holder.age_s, holder.lease_s = now - leg.admitted_at, leg.lease_ends_at - now
+            if leg.given_up:
+                holder.reason += f"; given up: {leg.given_up}"
         return report
 
     # -- timers ------------------------------------------------------------------------------------------------------
@@ -228,7 +233,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
                 leg.session.send(
                     pb.WorkerEvent(failed=pb.Failed(leg=leg.number, reason=pb.FAILURE_REASON_EXPIRED, message="lease"))
                 )
-                self._give_up(leg)
+                self._give_up(leg, "its lease ended")
             self.report_load()
 
     async def drain(self) -> None:
@@ -260,7 +265,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
                 if leg is None:
                     session.send(pb.WorkerEvent(released=pb.Released(leg=command.abort.leg)))
                 else:
-                    self._give_up(leg)
+                    self._give_up(leg, "its frontend aborted it")
             case "renew_lease":
                 ends_at = time.monotonic() + self._lease_s
                 for number in command.renew_lease.legs:
@@ -300,9 +305,9 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
     def _refuse(self, session: FrontendSession, number: int, reason: pb.RefusalReason, message: str) -> None:
         session.send(pb.WorkerEvent(refused=pb.Refused(leg=number, reason=reason, message=message)))
 
-    def _give_up(self, leg: Leg) -> None:
+    def _give_up(self, leg: Leg, why: str) -> None:
         if not leg.given_up:
-            leg.given_up = True
+            leg.given_up = why
             self._role.abort(leg)
 
     def _load(self) -> pb.Load:

@@ -211,7 +211,7 @@ class Link:
         return self.hello.lease_ms / 1000 if self.hello else UNKNOWN_LEASE_S
 
     async def _commands(self, outbox: "asyncio.Queue[pb.WorkerCommand]") -> AsyncIterator[pb.WorkerCommand]:
-        """Commands as they come, and a renewal of all leases three times per lease."""
+        """Commands as they come; three times per lease a renewal of all leases, and again what was not answered yet."""
         renewed_at = time.monotonic()
         while True:
             wait_s = renewed_at + self._lease_s() / 3 - time.monotonic()
@@ -220,6 +220,9 @@ class Link:
             except TimeoutError:
                 renewed_at = time.monotonic()
                 wanted = [leg.number for leg in self._legs.values() if leg.wanted]
+                for leg in self._legs.values():
+                    if not leg.wanted:
+                        self.abort(leg)
                 command = pb.WorkerCommand(renew_lease=pb.RenewLease(legs=wanted))
             yield command
 
@@ -227,6 +230,7 @@ class Link:
         legs, self._legs = self._legs, {}
         died = Start(self.address, self.incarnation) if self.view is not None and not self.view.draining else None
         self.view = self.hello = None
+        self.load = pb.Load()  # what it said when it was there is true no more, and would be added up
         self.hashes = set()
         for leg in legs.values():
             leg.inbox.put_nowait((leg, Lost(f"worker {self.address} is gone", died)))

@@ -5,6 +5,7 @@ is read when somebody scrapes. Does not know who calls or where metrics are serv
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -37,17 +38,49 @@ ROUTE_BUCKETS = (0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0
 # fmt: on
 
 
-# name: help, and the attribute of a worker's status that it shows
-WORKER_GAUGES = {
-    "tandem_worker_ready": ("1: takes requests.", "ready"),
-    "tandem_worker_running": ("Sequences in the batch.", "running"),
-    "tandem_worker_queued": ("Sequences that wait for it.", "queued"),
-    "tandem_kv_blocks": ("KV blocks there are.", "num_blocks"),
-    "tandem_kv_blocks_free": ("KV blocks that can be taken, cached ones among them.", "free_blocks"),
-    "tandem_kv_blocks_promised": ("KV blocks reserved for transfers.", "promised_blocks"),
-    "tandem_kv_blocks_cached": ("KV blocks that only the prefix cache holds.", "cached_blocks"),
-    "tandem_kv_blocks_leaked": ("KV blocks nobody owns and nobody can take; must be 0.", "leaked_blocks"),
-}
+@dataclass(frozen=True, slots=True)
+class _WorkerGauge:
+    """What every worker says of itself, as two families. A sum under the name of its parts would be counted twice."""
+
+    of_all: str
+    """Without labels: the sum over all workers."""
+    of_each: str
+    """With a worker and its role for labels."""
+    text: str
+    attribute: str
+    """Of a worker's status."""
+
+
+WORKER_GAUGES = (
+    _WorkerGauge("tandem_workers_ready", "tandem_worker_ready", "Workers that take requests.", "ready"),
+    _WorkerGauge("tandem_running_sequences", "tandem_worker_running", "Sequences in batches.", "running"),
+    _WorkerGauge("tandem_queued_sequences", "tandem_worker_queued", "Sequences that wait for one.", "queued"),
+    _WorkerGauge("tandem_kv_blocks", "tandem_worker_kv_blocks", "KV blocks there are.", "num_blocks"),
+    _WorkerGauge(
+        "tandem_kv_blocks_free",
+        "tandem_worker_kv_blocks_free",
+        "KV blocks that can be taken, cached ones among them.",
+        "free_blocks",
+    ),
+    _WorkerGauge(
+        "tandem_kv_blocks_promised",
+        "tandem_worker_kv_blocks_promised",
+        "KV blocks reserved for transfers.",
+        "promised_blocks",
+    ),
+    _WorkerGauge(
+        "tandem_kv_blocks_cached",
+        "tandem_worker_kv_blocks_cached",
+        "KV blocks that only the prefix cache holds.",
+        "cached_blocks",
+    ),
+    _WorkerGauge(
+        "tandem_kv_blocks_leaked",
+        "tandem_worker_kv_blocks_leaked",
+        "KV blocks nobody owns and nobody can take, looked for while nobody owns any; must be 0.",
+        "leaked_blocks",
+    ),
+)
 
 
 class FrontendMetrics:
@@ -201,11 +234,13 @@ class _FleetCollector(Collector):
         queued, workers = self._inference.queued_requests, self._inference.workers()
         yield GaugeMetricFamily("tandem_queued_requests", "Waiting for a worker.", queued)
         yield GaugeMetricFamily("tandem_max_queued_requests", "More are refused.", self._inference.max_queued_requests)
-        for name, (text, attribute) in WORKER_GAUGES.items():
-            gauge = GaugeMetricFamily(name, text, labels=("worker", "role"))
-            for worker in workers:
-                gauge.add_metric((_name(worker), worker.role), getattr(worker, attribute))
-            yield gauge
+        for gauge in WORKER_GAUGES:
+            values = [getattr(worker, gauge.attribute) for worker in workers]
+            each = GaugeMetricFamily(gauge.of_each, f"By worker. {gauge.text}", labels=("worker", "role"))
+            for worker, value in zip(workers, values, strict=True):
+                each.add_metric((_name(worker), worker.role), value)
+            yield GaugeMetricFamily(gauge.of_all, gauge.text, sum(values))
+            yield each
         default_model = next((model.name for model in self._inference.models()), "")
         yield from _vllm_gauges(default_model, queued, workers)
 

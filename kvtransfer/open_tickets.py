@@ -91,6 +91,11 @@ class OpenTickets:
     def fenced_writes(self) -> int:
         return self._fenced_writes
 
+    def ids(self) -> list[TicketId]:
+        """Of those that may be written to now."""
+        with self._lock:
+            return list(self._open)
+
     def open(self, ticket: Ticket, slots: Sequence[int]) -> None:
         """Allow writes to `slots`; another attempt at the same ticket ends."""
         assert len(slots) == len(set(slots)) == ticket.num_blocks - ticket.first_block, "one slot per block to be sent"

@@ -1,7 +1,7 @@
 """What every receiver does, however bytes reach it: keep the open tickets, answer frames, deliver complete tickets."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from kvtransfer.open_tickets import OpenTickets, Refused
 from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence, Ticket, TicketId
@@ -27,6 +27,10 @@ class TicketReceiver:
     @property
     def fenced_writes(self) -> int:
         return self.tickets.fenced_writes
+
+    @property
+    def open_tickets(self) -> Collection[TicketId]:
+        return self.tickets.ids()
 
     @property
     def malformed_frames(self) -> int:

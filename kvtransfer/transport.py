@@ -8,7 +8,7 @@ from then on nothing of it is written. What carries the bytes is one module per 
 Knows tickets, fences and outcomes. Does not know sequences, schedulers or sockets.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NewType, Protocol
 
@@ -115,6 +115,10 @@ class KVReceiver(Protocol):
     @property
     def fenced_writes(self) -> int:
         """Frames dropped because their fence was not that of an open ticket."""
+
+    @property
+    def open_tickets(self) -> Collection[TicketId]:
+        """Which may be written to now."""
 
     def open(self, ticket: Ticket, slots: Sequence[int]) -> None:
         """Allow writes: the ticket's block `first_block + i` is the pool's block `slots[i]`. From any thread."""

@@ -6,6 +6,7 @@ import sys
 
 import uvloop
 
+from engine.audit import audited
 from engine.config import WorkerConfig
 from engine.cost import Slowdown
 from engine.device import OpenModel, open_model
@@ -45,7 +46,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     curve = Curve.of(config.kv_key, config.kv_peers)
     by_transport["zeromq"] = ZeroMQSender(model.cache, curve, stall_limit_s=config.stall_limit_s)
     senders = Senders(by_transport)
-    loop: StepLoop[Command, Event] = StepLoop(lending(worker, config, slowdown))
+    loop: StepLoop[Command, Event] = StepLoop(lending(audited(worker, config), config, slowdown))
     service = PrefillService(worker, loop, senders, model.who, PrefillSpans(tracing, model.who.worker_id))
     try:
         await serve(service.sessions, loop, service.deliver, config, stop or stop_signal(), model.who.costs)

@@ -12,7 +12,7 @@ from enum import StrEnum
 
 from engine.batch import Chunk
 from engine.blocks import BlockPool
-from engine.custody import Holder
+from engine.custody import Holder, Moves, check_holders
 from engine.prefix import PrefixCache
 from engine.sequence import FinishReason, Sequence, SequenceId
 
@@ -22,6 +22,15 @@ class State(StrEnum):
     PREFILLING = "prefilling"
     SENDING = "sending"
     DRAINING = "draining"
+
+
+MOVES: Moves = {
+    State.QUEUED: frozenset({State.PREFILLING}),
+    State.PREFILLING: frozenset({State.SENDING, State.DRAINING}),
+    State.SENDING: frozenset({State.DRAINING}),
+    State.DRAINING: frozenset(),
+}
+"""From state to state, only forward; from each of them a prompt may also leave for good. It comes as QUEUED."""
 
 
 @dataclass(slots=True)
@@ -166,7 +175,20 @@ class PrefillScheduler:
 
     def holders(self) -> list[Holder]:
         """Everybody here, in what state, and the blocks they hold."""
-        return [Holder(p.sequence.id, p.state, tuple(p.sequence.blocks)) for p in self._prompts.values()]
+        return [Holder(p.sequence.id, p.state, tuple(p.sequence.blocks), _reason(p)) for p in self._prompts.values()]
+
+    def check(self) -> None:
+        """Assert that blocks, states and sums agree."""
+        check_holders(self.pool, self.holders())
+        prompts = self._prompts.values()
+        for state, kept in ((State.QUEUED, self._queue), (State.PREFILLING, self._active)):
+            found = {prompt.sequence.id for prompt in prompts if prompt.state is state}
+            assert set(kept) == found, f"{found} are {state}, and {set(kept)} are kept as such"
+        assert not any(p.sequence.blocks for p in self._queue.values()), "who waits has blocks already"
+        queued = sum(len(p.sequence.tokens) for p in self._queue.values())
+        assert self.queued_tokens == queued, f"{self.queued_tokens} tokens wait, by their prompts {queued}"
+        for prompt in prompts:
+            assert prompt.num_ready <= len(prompt.sequence.blocks), f"{prompt.sequence.id} sends what it lacks"
 
     @property
     def num_queued(self) -> int:
@@ -195,3 +217,16 @@ class PrefillScheduler:
             return None
         first, prompt.num_ready = prompt.num_ready, num_ready
         return BlocksReady(sequence.id, first, tuple(sequence.blocks[first:num_ready]))
+
+
+def _reason(prompt: Prompt) -> str:
+    sequence = prompt.sequence
+    match prompt.state:
+        case State.QUEUED:
+            return f"{len(sequence.tokens)} tokens wait to be computed"
+        case State.PREFILLING:
+            return f"{sequence.num_computed} of {len(sequence.tokens)} tokens are computed"
+        case State.SENDING:
+            return "all is computed; a decode worker takes the blocks"
+        case State.DRAINING:
+            return "nobody wants it; the transport has not let go of the blocks yet"

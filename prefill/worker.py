@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from engine.batch import Batch
 from engine.blocks import CacheChanges
 from engine.cost import Slowdown, work_of
-from engine.custody import Custody, Inspect
+from engine.custody import Custody, Holder, Inspect, Moves
 from engine.meter import Rate
 from engine.runner import Runner
 from engine.sampler import Sampler
 from engine.sequence import Sequence as Prompt
 from engine.sequence import SequenceId, TokenLogprobs
-from prefill.scheduler import BlocksReady, Freed, PrefillScheduler, PromptDone
+from prefill.scheduler import MOVES, BlocksReady, Freed, PrefillScheduler, PromptDone
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,8 @@ class Load:
 class PrefillWorker:
     """Owns the device: scheduler, model and sampler."""
 
+    moves: Moves = MOVES
+
     def __init__(
         self,
         scheduler: PrefillScheduler,
@@ -147,6 +149,15 @@ class PrefillWorker:
     def has_work(self) -> bool:
         return self.scheduler.has_work()
 
+    def holders(self) -> list[Holder]:
+        return self.scheduler.holders()
+
+    def check(self) -> None:
+        """Assert that the books agree: those of the scheduler, and who is timed with who is here."""
+        self.scheduler.check()
+        here = {holder.id for holder in self.holders()}
+        assert set(self._queued_ns) == set(self._chunks) == here, "who is timed is not who is here"
+
     def _apply(self, command: Command) -> list[Event]:
         match command:
             case Compute(sequence):
@@ -156,7 +167,7 @@ class PrefillWorker:
             case Close(sequence_id):
                 return self._forget(self.scheduler.close(sequence_id))
             case Inspect(reply):
-                reply(Custody.of(self.scheduler.pool, self.scheduler.holders()))
+                reply(Custody.of(self.scheduler.pool, self.holders()))
                 return []
 
     def _admit(self, sequence: Prompt) -> list[Event]:

@@ -404,7 +404,7 @@ class GetCustodyResponse(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., num_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., leaked_blocks: _Optional[int] = ..., holders: _Optional[_Iterable[_Union[Holder, _Mapping]]] = ...) -> None: ...
 
 class Holder(_message.Message):
-    __slots__ = ("request_id", "leg", "session", "state", "blocks", "age_s", "lease_s")
+    __slots__ = ("request_id", "leg", "session", "state", "blocks", "age_s", "lease_s", "reason", "attempt")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     LEG_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
@@ -412,6 +412,8 @@ class Holder(_message.Message):
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     AGE_S_FIELD_NUMBER: _ClassVar[int]
     LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     leg: int
     session: str
@@ -419,4 +421,6 @@ class Holder(_message.Message):
     blocks: _containers.RepeatedScalarFieldContainer[int]
     age_s: float
     lease_s: float
-    def __init__(self, request_id: _Optional[str] = ..., leg: _Optional[int] = ..., session: _Optional[str] = ..., state: _Optional[str] = ..., blocks: _Optional[_Iterable[int]] = ..., age_s: _Optional[float] = ..., lease_s: _Optional[float] = ...) -> None: ...
+    reason: str
+    attempt: int
+    def __init__(self, request_id: _Optional[str] = ..., leg: _Optional[int] = ..., session: _Optional[str] = ..., state: _Optional[str] = ..., blocks: _Optional[_Iterable[int]] = ..., age_s: _Optional[float] = ..., lease_s: _Optional[float] = ..., reason: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...

@@ -112,6 +112,7 @@ async def cluster(
                     "kv_memory_mb": 16,
                     "profile_s": 0,
                     "stall_limit_s": 2.0,
+                    "debug_custody": True,
                     **(worker or {}),
                 }  # type: ignore[arg-type]
             )

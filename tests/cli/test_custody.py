@@ -16,7 +16,16 @@ DECODE: Report = {
     "free_blocks": 100,
     "cached_blocks": 20,
     "leaked_blocks": 0,
-    "holders": [{"request_id": "r-17", "state": "running", "blocks": [3, 5, 8], "age_s": 1.25, "lease_s": 9.0}],
+    "holders": [
+        {
+            "request_id": "r-17",
+            "state": "running",
+            "blocks": [3, 5, 8],
+            "age_s": 1.25,
+            "lease_s": 9.0,
+            "reason": "sampling",
+        }
+    ],
 }
 PREFILL: Report = {
     "worker_id": "prefill-0",
@@ -40,8 +49,8 @@ def test_workers_and_holders_are_listed() -> None:
         ["worker", "blocks", "free", "cached", "leaked"],
         ["decode-0", "128", "100", "20", "0"],
         ["prefill-0", "64", "61", "0", "3"],
-        ["worker", "request", "state", "blocks", "age", "lease"],
-        ["decode-0", "r-17", "running", "3", "1.2", "s", "9.0", "s"],
+        ["worker", "request", "state", "blocks", "age", "lease", "reason"],
+        ["decode-0", "r-17", "running", "3", "1.2", "s", "9.0", "s", "sampling"],
     ]
 
 
@@ -52,8 +61,8 @@ def test_an_idle_server_says_so() -> None:
 def test_a_report_that_lacks_a_field_is_still_shown() -> None:
     assert rows({"worker_id": "decode-0", "holders": [{"request_id": "r"}]})[1:] == [
         ["decode-0", "?", "?", "?", "?"],
-        ["worker", "request", "state", "blocks", "age", "lease"],
-        ["decode-0", "r", "?", "?", "?", "?"],
+        ["worker", "request", "state", "blocks", "age", "lease", "reason"],
+        ["decode-0", "r", "?", "?", "?", "?", "?"],
     ]
 
 

@@ -90,8 +90,8 @@ class Scene:
 
     def check(self) -> None:
         """Whatever may be written is owned by who was promised it."""
+        self.worker.check()
         pool = self.worker.scheduler.pool
-        pool.check()
         owned = {block for owner in pool.owners for block in pool.blocks_of(owner)}
         for slots in self.receiver.open_tickets.values():
             assert set(slots) <= owned, "a ticket outlives its blocks"

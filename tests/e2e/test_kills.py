@@ -36,6 +36,7 @@ pytestmark = pytest.mark.slow
 def server() -> Iterator[Tandem]:
     """Two of each, and every prompt is computed on a prefill worker, in many steps."""
     arguments = ("--model", model_folder(STORIES), "--prefill", "2", "--decode", "2", "--max-step-tokens", "16")
+    arguments = (*arguments, "--debug-custody")
     with tandem(*arguments, environment={"TANDEM_ALWAYS_REMOTE": "true"}) as running:
         yield running
 

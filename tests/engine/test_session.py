@@ -319,3 +319,15 @@ async def test_custody_names_legs_by_their_requests() -> None:
         report = await f.stub.GetCustody(pb.GetCustodyRequest())
         assert [(holder.request_id, holder.leg) for holder in report.holders] == [("r1", 1), ("nobody's", 0)]
         assert 0 < report.holders[0].lease_s <= 30
+        assert "over" in report.holders[1].reason
+
+
+async def test_custody_says_why_a_leg_was_given_up() -> None:
+    role = FakeRole(hold=True)
+    async with worker(role) as address, frontend(address) as f:
+        f.admit(1)
+        f.send(abort=pb.Abort(leg=1))
+        f.send(abort=pb.Abort(leg=99))
+        assert (await f.hear()).released.leg == 99
+        (held, _) = (await f.stub.GetCustody(pb.GetCustodyRequest())).holders
+        assert held.reason.endswith("given up: its frontend aborted it")

@@ -118,6 +118,13 @@ async def test_a_report_of_load_reaches_the_router() -> None:
     assert (view.costs.table_s(9), view.draining) == (3.0, True)
 
 
+async def test_of_a_worker_that_is_gone_nothing_is_believed_any_more() -> None:
+    worker = decode()
+    worker.load(free_blocks=5, running=2, leaked_blocks=1)
+    worker.down()
+    assert worker.link.load == pb.Load()
+
+
 async def test_a_profile_is_taken_as_slow_as_the_worker_now_finds_it() -> None:
     profile = pb.Profile(chunk_tokens=[1, 11], chunk_s=[1.0, 2.0], decode_s=3.0)
     own = pb.Profile(chunk_tokens=[1, 11], chunk_s=[2.0, 4.0], decode_s=6.0)
@@ -252,7 +259,7 @@ async def down(fleet: Fleet) -> None:
             await fleet.pulse.wait()
 
 
-async def test_leases_of_wanted_legs_are_renewed_and_of_others_not() -> None:
+async def test_leases_of_wanted_legs_are_renewed_and_others_are_aborted_until_that_is_answered() -> None:
     async with scripted() as (worker, address), running(address) as fleet:
         link, inbox = await up(fleet), Inbox()
         kept, left = (link.admit(pb.Admit(token_ids=[1]), inbox) for _ in "ab")
@@ -260,6 +267,7 @@ async def test_leases_of_wanted_legs_are_renewed_and_of_others_not() -> None:
         async with asyncio.timeout(10):
             while not (command := await worker.commands.get()).HasField("renew_lease"):
                 pass
+            assert (await worker.commands.get()).abort.leg == left.number
     assert list(command.renew_lease.legs) == [kept.number]
 
 

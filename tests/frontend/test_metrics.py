@@ -33,7 +33,8 @@ DECODE = WorkerStatus(
     running=3,
     queued=1,
 )
-AWAY = replace(DECODE, worker_id="", model="", ready=False, num_blocks=0, free_blocks=0, running=0, queued=0)
+NOTHING = dict.fromkeys(("num_blocks", "free_blocks", "cached_blocks", "promised_blocks", "running", "queued"), 0)
+AWAY = replace(DECODE, worker_id="", model="", ready=False, **NOTHING)
 
 
 @dataclass
@@ -192,11 +193,13 @@ def test_workers_are_asked_at_every_scrape(metrics: FrontendMetrics) -> None:
     assert samples["tandem_worker_ready{role=decode,worker=decode-0}"] == 1
     assert samples["tandem_worker_running{role=decode,worker=decode-0}"] == 3
     assert samples["tandem_worker_queued{role=decode,worker=decode-0}"] == 1
-    assert samples["tandem_kv_blocks{role=decode,worker=decode-0}"] == 10
-    assert samples["tandem_kv_blocks_free{role=decode,worker=decode-0}"] == 4
+    assert samples["tandem_worker_kv_blocks{role=decode,worker=decode-0}"] == 10
+    assert samples["tandem_worker_kv_blocks_free{role=decode,worker=decode-0}"] == 4
 
     inference.fleet = []
-    assert not [name for name in scrape(metrics) if name.startswith("tandem_worker_")]
+    samples = scrape(metrics)
+    assert not [name for name in samples if name.startswith("tandem_worker_")]
+    assert samples["tandem_workers_ready"] == samples["tandem_kv_blocks_leaked"] == 0
 
 
 def test_workers_that_are_away_have_an_address_and_no_usage(metrics: FrontendMetrics) -> None:
@@ -212,10 +215,21 @@ def test_every_block_of_every_worker_is_accounted_for(metrics: FrontendMetrics) 
     metrics.watch(FakeInference([DECODE, replace(DECODE, worker_id="decode-1", leaked_blocks=7)]))
     samples = scrape(metrics)
 
-    assert samples["tandem_kv_blocks_promised{role=decode,worker=decode-0}"] == 2
-    assert samples["tandem_kv_blocks_cached{role=decode,worker=decode-0}"] == 1
-    assert samples["tandem_kv_blocks_leaked{role=decode,worker=decode-0}"] == 0
-    assert samples["tandem_kv_blocks_leaked{role=decode,worker=decode-1}"] == 7
+    assert samples["tandem_worker_kv_blocks_promised{role=decode,worker=decode-0}"] == 2
+    assert samples["tandem_worker_kv_blocks_cached{role=decode,worker=decode-0}"] == 1
+    assert samples["tandem_worker_kv_blocks_leaked{role=decode,worker=decode-0}"] == 0
+    assert samples["tandem_worker_kv_blocks_leaked{role=decode,worker=decode-1}"] == 7
+
+
+def test_what_an_operator_watches_is_there_as_one_number(metrics: FrontendMetrics) -> None:
+    metrics.watch(FakeInference([DECODE, replace(DECODE, worker_id="decode-1", leaked_blocks=7), AWAY]))
+    samples = scrape(metrics)
+
+    assert samples["tandem_kv_blocks_leaked"] == 7
+    assert (samples["tandem_kv_blocks"], samples["tandem_kv_blocks_free"]) == (20, 8)
+    assert (samples["tandem_kv_blocks_promised"], samples["tandem_kv_blocks_cached"]) == (4, 2)
+    assert (samples["tandem_workers_ready"], samples["tandem_running_sequences"]) == (2, 6)
+    assert samples["tandem_queued_sequences"] == 2
 
 
 def test_two_frontends_in_one_process_do_not_share() -> None:

@@ -46,7 +46,7 @@ class Scene:
 
     def step(self) -> list[Event]:
         events = self.worker.step()
-        self.worker.scheduler.pool.check()
+        self.worker.check()
         return events
 
     def custody(self) -> Custody:
@@ -144,7 +144,7 @@ def test_any_order_of_commands_leaves_the_pool_empty_and_frees_each_once(seed: i
             close(rng.choice(sorted(here)))
         else:
             note(scene.step())
-        scene.worker.scheduler.pool.check()
+        scene.worker.check()
     for sequence_id in sorted(here):
         close(sequence_id)
 

@@ -1,0 +1,142 @@
+"""What cost users of other systems most, played one by one; the numbers are those of the table in docs/custody.md."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from kvtransfer.endpoints import SHM
+from tests.custody.parts import LEASE_S
+from tests.custody.world import World
+
+TRANSPORTS = ("zeromq", SHM)
+LONG, OTHER = [7] * 6 + [1, 2, 3, 1, 2], [3, 3, 2, 2, 1, 1, 3, 3, 2, 2, 1]
+
+
+@pytest.fixture(params=TRANSPORTS)
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    made = World(request.param)
+    yield made
+    made.check_quiet()
+    made.check_alive()
+    made.close()
+
+
+def until(world: World, condition: Callable[[], object], held_up: str = "") -> None:
+    """Let everything go on but what is held up."""
+    for _ in range(200):
+        if condition():
+            return
+        world.go_on(1, held_up)
+        world.check()
+    raise AssertionError("that never came")
+
+
+def states(world: World, name: str) -> list[str]:
+    worker = world.workers[name]
+    return [] if worker is None else [holder.state for holder in worker.worker.holders()]
+
+
+def under_way(world: World) -> None:
+    """A request's blocks are on their way to decode."""
+    world.ask(LONG, 5)
+    until(world, lambda: len(world.wires.frames) >= 2, held_up="frames")
+    assert states(world, "decode") == ["reserved"]
+
+
+def test_1_and_8_the_client_leaves_during_a_transfer_whose_frames_come_late(world: World) -> None:
+    under_way(world)
+    late = list(world.wires.frames)
+    world.cancel(world.requests[0])
+    until(world, lambda: states(world, "decode") == [], held_up="frames")
+    world.ask(OTHER, 5)  # takes the blocks that were given back
+    until(world, lambda: states(world, "decode") == ["reserved"], held_up="frames")
+    for frame in late:
+        world.arrive(frame)
+        world.check()
+    assert world.seen["fenced"] > 0
+
+
+def test_2_a_lease_ends_although_nobody_asks_for_anything(world: World) -> None:
+    under_way(world)
+    until(world, lambda: states(world, "decode") == [], held_up="commands")
+    until(world, lambda: states(world, "prefill") in ([], ["draining"]), held_up="commands")
+
+
+def test_4_what_a_receiver_reads_is_not_freed_by_the_end_of_a_lease(world: World) -> None:
+    under_way(world)
+    if world.wires.channels[0].memory is None:
+        pytest.skip("frames have copies of the blocks")
+    stream = next(stream for stream in world.streams if stream.worker == "prefill")
+    stream.break_at_worker()
+    world.loop.settle()
+    world.turn("prefill")
+    assert states(world, "prefill") == ["draining"]
+    world.check()
+
+
+def test_5_an_abort_lands_in_the_step_that_ends_the_prompt(world: World) -> None:
+    request = world.ask(LONG, 5)
+    until(world, lambda: states(world, "prefill") == ["prefilling"])
+    world.cancel(request)
+    for stream in world.streams:
+        while stream.commands:
+            world.tell(stream, 0)
+    world.turn("prefill")
+    world.hear_steps("prefill")
+
+
+def test_7_decode_needs_no_word_of_a_dead_prefill_worker(world: World) -> None:
+    under_way(world)
+    world.kill("prefill")
+    world.cancel(world.requests[0])
+    until(world, lambda: states(world, "decode") == [])
+
+
+@pytest.mark.parametrize("name", ["prefill", "decode"])
+def test_9_a_worker_dies_and_the_answer_goes_on(world: World, name: str) -> None:
+    under_way(world)
+    world.kill(name)
+    world.start(name)
+    world.check_quiet()
+    assert world.requests[0].outcome == "answered"
+
+
+def test_10_frames_for_the_process_before_reach_its_successor() -> None:
+    world = World("zeromq")  # shared memory's addresses are never used again
+    under_way(world)
+    late = list(world.wires.frames)
+    world.kill("decode")
+    world.start("decode")
+    decode = world.decode
+    assert decode is not None
+    until(world, lambda: decode.receiver.open_tickets, held_up="frames")
+    assert [frame.header.fence.ticket_id for frame in late] == [*decode.receiver.open_tickets] * len(late)
+    for frame in late:
+        world.arrive(frame)
+    assert world.seen["fenced"] == len(late)
+    world.check_quiet()
+    world.close()
+
+
+def test_a_frontend_dies_and_nobody_tells_the_workers(world: World) -> None:
+    under_way(world)
+    world.kill_frontend()
+    world.wait(LEASE_S / 2)
+    assert states(world, "decode") == ["reserved"]
+    for _ in range(3):
+        world.wait(LEASE_S)
+        for name in world.workers:
+            world.turn(name)
+            world.hear_steps(name)
+    assert states(world, "decode") == []
+
+
+def test_an_abort_that_is_lost_is_said_again(world: World) -> None:
+    under_way(world)
+    world.cancel(world.requests[0])
+    aborts = [command for stream in world.streams for command in stream.commands if command.HasField("abort")]
+    assert len(aborts) == 2
+    for stream in world.streams:
+        stream.commands.clear()
+    until(world, lambda: not world.frontend.num_held, held_up="frames")
+    assert states(world, "decode") == states(world, "prefill") == []
