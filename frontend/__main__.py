@@ -33,6 +33,7 @@ from frontend.metrics import FrontendMetrics
 from frontend.model import LoadedModel
 from frontend.observer import Observer
 from frontend.rest.app import build_app
+from frontend.rest.http import HttpProtocol
 from frontend.router import Policy
 from frontend.service import Health, build_server
 
@@ -80,6 +81,8 @@ async def run(config: FrontendConfig, model: LoadedModel, keys: KeyRing) -> None
 def rest_config(app: Starlette, tls: Tls | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=HttpProtocol,
+        ws="none",
         log_config=None,
         access_log=False,
         lifespan="off",
