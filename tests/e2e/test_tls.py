@@ -4,7 +4,7 @@ import re
 import ssl
 import subprocess
 import sys
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 
 import httpx
@@ -73,4 +73,6 @@ def address_of(hexadecimal: str) -> str:
     """Of words in the host's byte order, in front of a port."""
     digits = hexadecimal.partition(":")[0]
     words = [bytes.fromhex(digits[i : i + 8])[:: 1 if sys.byteorder == "big" else -1] for i in range(0, len(digits), 8)]
-    return str(ip_address(b"".join(words)))
+    address = ip_address(b"".join(words))
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None  # gRPC's sockets speak both
+    return str(mapped or address)
