@@ -319,3 +319,25 @@ async def test_custody_names_legs_by_their_requests() -> None:
         report = await f.stub.GetCustody(pb.GetCustodyRequest())
         assert [(holder.request_id, holder.leg) for holder in report.holders] == [("r1", 1), ("nobody's", 0)]
         assert 0 < report.holders[0].lease_s <= 30
+
+
+async def test_what_is_no_command_ends_its_stream_and_gives_its_legs_up() -> None:
+    role = FakeRole()
+
+    async def commands() -> AsyncIterator[bytes]:
+        yield pb.WorkerCommand(admit=pb.Admit(leg=1)).SerializeToString()
+        await role.until(1)
+        yield b"\x0a\x7fshort"
+        await asyncio.Event().wait()
+
+    async with worker(role) as address, grpc.aio.insecure_channel(address) as channel:
+        call = channel.stream_stream("/tandem.worker.v1.Worker/Session")(commands())
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            async with asyncio.timeout(10):
+                async for _ in call:
+                    pass
+        assert ended.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        await role.until(0)
+        async with frontend(address) as f:
+            f.admit(2)
+            await role.until(1)
