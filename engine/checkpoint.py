@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 _DTYPES = frozenset({"F32", "BF16", "F16"})
 _MAX_HEADER_BYTES = 100_000_000
 _SAMPLE_BYTES = 64
+_MAX_NAME_CHARS = 200
+"""Of a file; the system raises an error of its own for a name that it cannot take."""
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -142,7 +144,7 @@ def _names(weight_map: Mapping[str, object], index: str) -> list[str]:
     """The files that an index names, each of which is in the same folder."""
     names: set[str] = set()
     for name in weight_map.values():
-        if not isinstance(name, str) or not name or Path(name).name != name:
+        if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_CHARS or Path(name).name != name:
             raise ConfigError(f"{index} names {str(name)[:100]!r}, which is no file beside it")
         names.add(name)
     return sorted(names)

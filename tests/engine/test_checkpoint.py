@@ -139,7 +139,7 @@ def test_shards_must_be_there_and_hold_what_the_index_says(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="has no weight_map"):
         load(tmp_path)
 
-    for elsewhere in ("../model.safetensors", "/etc/passwd", "", None, 5, ["x"]):
+    for elsewhere in ("../model.safetensors", "/etc/passwd", "", "x" * 300, None, 5, ["x"]):
         index.write_text(json.dumps({"weight_map": {**weight_map, name: elsewhere}}))
         with pytest.raises(ConfigError, match="no file beside it"):
             load(tmp_path)
