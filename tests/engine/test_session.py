@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import grpc.aio
@@ -332,8 +332,10 @@ async def test_what_is_no_command_ends_its_stream_and_gives_its_legs_up() -> Non
 
     async with worker(role) as address, grpc.aio.insecure_channel(address) as channel:
         call = channel.stream_stream("/tandem.worker.v1.Worker/Session")(commands())
-        async with asyncio.timeout(10):
-            assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        with suppress(grpc.aio.AioRpcError):
+            async with asyncio.timeout(10):
+                _ = [event async for event in call]
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
         await role.until(0)
         async with frontend(address) as f:
             f.admit(2)
