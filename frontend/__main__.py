@@ -84,6 +84,7 @@ def rest_config(app: Starlette, tls: Tls | None) -> uvicorn.Config:
         http=HttpProtocol,
         ws="none",
         log_config=None,
+        log_level="error",  # else whoever sends what is not HTTP fills the log
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=5,
