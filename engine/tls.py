@@ -99,6 +99,8 @@ class Tls:
         if self._ca:
             context.load_verify_locations(self._ca)
             context.verify_mode = ssl.CERT_REQUIRED
+            context.num_tickets = 0  # who resumes a session is not asked again, and the list may have changed
+            context.options |= ssl.OP_NO_TICKET
         return context
 
     @property
