@@ -61,7 +61,7 @@ bench-rivals: install-dev
 
 FUZZ_MINUTES ?= 30
 fuzz: install-dev
-	TANDEM_FUZZ_MINUTES=$(FUZZ_MINUTES) $(PYTEST) tests/fuzz --timeout 0 --capture no --show-capture no $(ARGS)
+	TANDEM_FUZZ_MINUTES=$(FUZZ_MINUTES) $(PYTEST) tests/fuzz -m "not gpu" --timeout 0 --capture no --show-capture no $(ARGS)
 
 check: check-style check-types check-imports check-protos check-audit
 

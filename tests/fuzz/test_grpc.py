@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 
 import grpc
 import grpc.aio
@@ -11,16 +11,15 @@ from google.rpc.status_pb2 import Status
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
-from engine.hub import DEMO_MODEL
 from frontend.callers import KeyRing
 from frontend.grpc_errors import DETAILS_KEY
 from frontend.service import SERVICE, build_server
 from protos import generate_pb2, worker_pb2
 from protos import kvtransfer_pb2 as kv
-from tests.cluster import Cluster, cluster
 from tests.frontend.fake_inference import FakeInference
 from tests.fuzz.budget import fuzz
 from tests.fuzz.strategies import messages, mutated
+from tests.fuzz.workers import Workers
 
 METHODS: dict[str, SearchStrategy[bytes]] = {
     "Generate": messages(generate_pb2.GenerateRequest).map(lambda m: m.SerializeToString()),
@@ -154,26 +153,6 @@ def test_no_command_ends_a_worker_or_keeps_its_blocks() -> None:
             fuzz("worker stream", streams, lambda commands: runner.run(tell(commands)), quick=60)
         finally:
             runner.run(workers.stop())
-
-
-class Workers:
-    """Of each role one, started again when an example has ended them: the next one should find them alive."""
-
-    def __init__(self) -> None:
-        self._stack = AsyncExitStack()
-        self._cluster: Cluster | None = None
-
-    async def running(self) -> Cluster:
-        if self._cluster is not None and any(task.done() for task in self._cluster.tasks.values()):
-            with suppress(Exception):  # they say what ended them
-                await self.stop()
-            self._cluster = None
-        if self._cluster is None:
-            self._cluster = await self._stack.enter_async_context(cluster(DEMO_MODEL))
-        return self._cluster
-
-    async def stop(self) -> None:
-        await self._stack.aclose()
 
 
 async def _talk(channel: grpc.aio.Channel, commands: list[bytes]) -> None:

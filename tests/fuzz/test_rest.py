@@ -9,19 +9,25 @@ from typing import Any
 from urllib.parse import quote
 
 import httpx
+import pytest
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
+from engine.hub import DEMO_MODEL
+from frontend.callers import KeyRing
+from frontend.rest.app import build_app
 from frontend.rest.openapi import openapi_document
 from tests.frontend.fake_inference import MODEL, FakeInference
 from tests.frontend.test_rest_app import rest_client
 from tests.frontend.test_rest_head import say, served
 from tests.fuzz.budget import fuzz
-from tests.fuzz.strategies import beside, mutated
+from tests.fuzz.strategies import beside, mutated, seldom
+from tests.fuzz.workers import Workers
 
 DOCUMENT: Any = openapi_document()
 SCHEMAS = DOCUMENT["components"]["schemas"]
 OPERATIONS = [(path, verb, operation) for path, verbs in DOCUMENT["paths"].items() for verb, operation in verbs.items()]
+POSTS = [operation for operation in OPERATIONS if operation[1] == "post"]
 
 odd_headers = st.dictionaries(
     st.sampled_from(
@@ -34,19 +40,22 @@ odd_headers = st.dictionaries(
 
 
 @st.composite
-def requests(draw: DrawFn) -> httpx.Request:
-    path, verb, operation = draw(st.sampled_from(OPERATIONS))
-    name = draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.just(MODEL))
+def requests(draw: DrawFn, model: str = MODEL) -> httpx.Request:
+    path, verb, operation = draw(st.sampled_from(POSTS) | st.sampled_from(POSTS) | st.sampled_from(OPERATIONS))
+    name = draw(st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.just(model))
     path = path.replace("{id}", quote(name, safe=draw(st.sampled_from(["", "/"]))))
-    if draw(st.integers(0, 15)) == 0:
+    if draw(seldom):
         verb = draw(st.sampled_from(["get", "post", "put", "delete", "options", "head", "patch"]))
     content = b""
     if "requestBody" in operation:
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         fields = draw(beside(schema, SCHEMAS))
-        if isinstance(fields, dict) and draw(st.integers(0, 7)):
-            fields["model"] = MODEL
-        content = draw(mutated(st.just(json.dumps(fields).encode()), max_edits=draw(st.sampled_from([0, 0, 0, 3]))))
+        if isinstance(fields, dict) and not draw(seldom):
+            fields["model"] = model
+        if isinstance(fields, dict) and not draw(seldom):
+            fields.pop("max_completion_tokens", None)
+            fields["max_tokens"] = draw(st.integers(1, 3))  # of real answers there is time for short ones only
+        content = draw(mutated(st.just(json.dumps(fields).encode()), max_edits=4 if draw(seldom) else 0))
     headers = draw(odd_headers)
     return httpx.Request(verb.upper(), f"http://test{path}", headers=list(headers.items()), content=content)
 
@@ -66,6 +75,27 @@ def test_no_request_is_a_servers_fault() -> None:
 
         fuzz("REST", requests(), lambda request: runner.run(ask(request)), quick=150)
         runner.run(client.aclose())
+
+
+@pytest.mark.slow
+def test_no_request_breaks_real_workers() -> None:
+    workers = Workers()
+
+    async def ask(request: httpx.Request) -> None:
+        running = await workers.running()
+        app = build_app(running.inference, keys=KeyRing(), max_body_bytes=1 << 20, metrics=lambda: b"")
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            response = await client.send(request)
+            assert response.status_code < 500, response.text
+            assert b"server_error" not in response.content, response.text
+        ended = [name for name, task in running.tasks.items() if task.done()]
+        assert not ended
+
+    with asyncio.Runner() as runner:
+        try:
+            fuzz("REST with workers", requests(DEMO_MODEL.name), lambda request: runner.run(ask(request)), quick=60)
+        finally:
+            runner.run(workers.stop())
 
 
 @contextmanager
