@@ -3,7 +3,8 @@
 #   make up       serve the demo model, or ARGS="--model DIR --http-port 9000"
 #   make demo     one question, its streamed answer and where the time went
 #   make test     the quick tests         make test-all   the slow ones too
-#   make check    lint, types, imports, generated code
+#   make fuzz     requests, frames and files that are broken on purpose, FUZZ_MINUTES of each kind (30)
+#   make check    lint, types, imports, generated code, known vulnerabilities
 #   make bench    what separation, a step, moving KV, the frontend and the schedulers cost (minutes)
 #   make bench-rivals   installs vLLM, llama.cpp and transformers, and measures them beside us (about an hour, and 5 GB)
 #   make protos   regenerate the code of protos/*.proto
@@ -26,7 +27,7 @@ BUF_VERSION := 1.75.0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: up demo test test-all bench bench-rivals check check-style check-types check-imports check-protos protos install install-dev clean
+.PHONY: up demo test test-all fuzz bench bench-rivals check check-style check-types check-imports check-protos check-audit protos install install-dev clean
 
 up: install
 	@$(BIN)/tandem up $(ARGS)
@@ -58,7 +59,15 @@ bench-rivals: install-dev
 	$(BIN)/python -m bench.rivals.goodput $(TRACE) --output $(FOUND)/goodput.json
 	$(BIN)/python -m bench.rivals.plots $(FOUND)/*.json --out $(FOUND)
 
-check: check-style check-types check-imports check-protos
+FUZZ_MINUTES ?= 30
+fuzz: install-dev
+	TANDEM_FUZZ_MINUTES=$(FUZZ_MINUTES) $(PYTEST) tests/fuzz -m "not gpu" --timeout 0 --capture no --show-capture no $(ARGS)
+
+check: check-style check-types check-imports check-protos check-audit
+
+# Skipped, and says so, where the advisories cannot be reached.
+check-audit: install-dev
+	$(BIN)/python tools/audit.py
 
 check-style: install-dev
 	$(BIN)/ruff check .

@@ -8,23 +8,32 @@ import typer
 from rich.console import Console
 
 from cli.client import Choices, Client, Message, Server, explain
+from cli.launch import refusals
 from cli.ledger import ledger
+from cli.trust import CaOption, CertOption, KeyOption, Trust
 from protos import generate_pb2 as pb
 
 
 def chat(
     message: Annotated[str | None, typer.Argument(help="One question; without it, a conversation.")] = None,
-    address: Annotated[str, typer.Option("--grpc", help="Of the frontend.")] = "127.0.0.1:50051",
+    address: Annotated[str, typer.Option("--grpc", help="Of the frontend; grpcs://HOST:PORT if it has TLS.")] = (
+        "127.0.0.1:50051"
+    ),
     api_key: Annotated[str | None, typer.Option(envvar="TANDEM_API_KEY", help="If the server wants one.")] = None,
     system: Annotated[str | None, typer.Option(help="Instruction that opens the conversation.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy. Default: the model's.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Of one answer.")] = None,
     timing: Annotated[bool, typer.Option("--timing", help="Show where the time to the first token went.")] = False,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
 ) -> None:
     """Talk to a running server."""
     opening = [Message("system", system)] if system else []
     choices = Choices(temperature=temperature, max_tokens=max_tokens)
-    with Client(Server(address, api_key)) as client:
+    with refusals(Console(stderr=True)):
+        server = Client(Server(address, api_key, Trust(ca=ca, cert=cert, key=key)))
+    with server as client:
         conversation = Conversation(client, choices, opening, Console(highlight=False), timing=timing)
         if message is not None:
             raise typer.Exit(0 if conversation.ask(message) else 1)

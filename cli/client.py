@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import grpc
 
+from cli.trust import Trust
 from protos import generate_pb2 as pb
 from protos.generate_pb2_grpc import InferenceStub
 
@@ -14,7 +15,9 @@ class Server:
     """Where a frontend listens, and the key it wants."""
 
     address: str
+    """host:port, or grpcs://host:port for TLS."""
     api_key: str | None = None
+    trust: Trust = Trust()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +38,15 @@ class Client:
     """One connection. A context manager."""
 
     def __init__(self, server: Server) -> None:
+        """Raises ConfigError for certificates that cannot be used."""
+        address, credentials = server.trust.for_grpc(server.address)
         # A proxy for the web is not the way to a server that the user names by address.
-        self._channel = grpc.insecure_channel(server.address, options=[("grpc.enable_http_proxy", 0)])
+        options = [("grpc.enable_http_proxy", 0)]
+        self._channel = (
+            grpc.secure_channel(address, credentials, options)
+            if credentials
+            else grpc.insecure_channel(address, options)
+        )
         self._stub = InferenceStub(self._channel)
         self._metadata = [("authorization", f"Bearer {server.api_key}")] if server.api_key else []
 

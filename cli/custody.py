@@ -1,6 +1,7 @@
 """`tandem custody`: who holds which KV blocks, on every worker that a frontend knows."""
 
 import json
+import ssl
 import urllib.error
 import urllib.request
 from typing import Annotated
@@ -9,6 +10,9 @@ import typer
 from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
+
+from cli.launch import refusals
+from cli.trust import CaOption, CertOption, KeyOption, Trust
 
 COUNTS = ("num_blocks", "free_blocks", "cached_blocks", "leaked_blocks")
 
@@ -19,21 +23,27 @@ Report = dict[str, object]
 def custody(
     url: Annotated[str, typer.Option(help="Of the frontend.")] = "http://127.0.0.1:8000",
     api_key: Annotated[str | None, typer.Option(envvar="TANDEM_API_KEY", help="If the server wants one.")] = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
 ) -> None:
     """Show who holds which KV blocks, since when and why."""
+    with refusals(Console(stderr=True)):
+        context = Trust(ca=ca, cert=cert, key=key).for_https(url)
     try:
-        reports = _fetch(f"{url.rstrip('/')}/debug/custody", api_key)
+        reports = _fetch(f"{url.rstrip('/')}/debug/custody", api_key, context)
     except (OSError, ValueError) as error:
         typer.echo(f"tandem: no custody report from {url}: {error}", err=True)
         raise typer.Exit(1) from error
     Console().print(render(reports))
 
 
-def _fetch(url: str, api_key: str | None) -> list[Report]:
+def _fetch(url: str, api_key: str | None, context: ssl.SSLContext | None) -> list[Report]:
     if not url.startswith(("http://", "https://")):
         raise ValueError("the address must start with http:// or https://")
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10.0) as response:
+    handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+    with urllib.request.build_opener(*handlers).open(request, timeout=10.0) as response:
         reports = json.load(response)
     if not isinstance(reports, list):
         raise ValueError("the answer is not a list of workers")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.environment import child_environment
-from cli.probes import frontend_ready, worker_serving
+from cli.probes import frontend_ready, frontend_serving, worker_serving
 from cli.process import ProcessSpec
 from engine.cpus import format_cpus, share_out
 
@@ -47,8 +47,20 @@ class Deployment:
         return self.api_key is not None or self.frontend.get("api_keys") is not None
 
     @property
+    def has_tls(self) -> bool:
+        return self.frontend.get("tls_cert") is not None
+
+    @property
+    def asks_for_certificates(self) -> bool:
+        return self.frontend.get("tls_ca") is not None
+
+    @property
     def http_url(self) -> str:
-        return f"http://{_in_url(self.host)}:{self.http_port}"
+        return f"{'https' if self.has_tls else 'http'}://{_in_url(self.host)}:{self.http_port}"
+
+    @property
+    def grpc_url(self) -> str:
+        return f"{'grpcs' if self.has_tls else 'grpc'}://{self.grpc_address}"
 
     @property
     def grpc_address(self) -> str:
@@ -57,7 +69,7 @@ class Deployment:
     def socket_names(self) -> list[str]:
         """The files that its processes make in their folder."""
         workers = [*self._workers("prefill"), *self._workers("decode")]
-        return [f"{worker}.{ending}" for worker in workers for ending in ("sock", "kv")]
+        return ["frontend.sock", *(f"{worker}.{ending}" for worker in workers for ending in ("sock", "kv"))]
 
     def processes(self, folder: Path) -> list[ProcessSpec]:
         """Workers first, as the frontend waits for them; the frontend is drained first."""
@@ -95,11 +107,15 @@ class Deployment:
             own[role] = ",".join(_listen(folder, name) for name in self._workers(role)) or None
         # The key goes through the environment: a command line can be read by every user of the machine.
         key = {} if self.api_key is None else {"TANDEM_API_KEY": self.api_key}
+        until_ready = frontend_ready(reachable(self.host), self.http_port)
+        if self.has_tls:  # it may want certificates that nobody here has: it is asked over a socket in its folder
+            own["local_listen"] = local = _listen(folder, "frontend")
+            until_ready = frontend_serving(local)
         return ProcessSpec(
             name="frontend",
             command=self._command("frontend", {**self.shared, **self.frontend, **own}),
             environment=child_environment(**key),
-            until_ready=frontend_ready(_reachable(self.host), self.http_port),
+            until_ready=until_ready,
             drain_stage=0,
         )
 
@@ -128,11 +144,11 @@ def _listen(folder: Path, name: str) -> str:
     return f"unix:{folder / name}.sock"
 
 
-def _reachable(host: str) -> str:
+def reachable(host: str) -> str:
     """Where this machine reaches a server that listens on `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
 
 
 def _in_url(host: str) -> str:
-    reachable = _reachable(host)
-    return f"[{reachable}]" if ":" in reachable else reachable
+    address = reachable(host)
+    return f"[{address}]" if ":" in address else address

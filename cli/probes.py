@@ -30,12 +30,22 @@ def worker_serving(address: str) -> Callable[[Tell], Awaitable[None]]:
     """A wait until the worker at `address` has loaded its model and serves."""
 
     async def until_ready(tell: Tell) -> None:
-        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
-            health, start_s = HealthStub(channel), time.monotonic()
-            while not await _serves(health):
-                is_slow = time.monotonic() - start_s > SLOW_S
-                tell("loading model (the first start on a machine compiles kernels)" if is_slow else "loading model")
-                await asyncio.sleep(INTERVAL_S)
+        start_s = time.monotonic()
+
+        def tell_how_long() -> None:
+            is_slow = time.monotonic() - start_s > SLOW_S
+            tell("loading model (the first start on a machine compiles kernels)" if is_slow else "loading model")
+
+        await _until_serving(address, tell_how_long)
+
+    return until_ready
+
+
+def frontend_serving(address: str) -> Callable[[Tell], Awaitable[None]]:
+    """As `frontend_ready`, over gRPC, which does not say why not."""
+
+    async def until_ready(tell: Tell) -> None:
+        await _until_serving(address, lambda: tell("waiting for workers"))
 
     return until_ready
 
@@ -49,6 +59,14 @@ def frontend_ready(host: str, port: int) -> Callable[[Tell], Awaitable[None]]:
             await asyncio.sleep(INTERVAL_S)
 
     return until_ready
+
+
+async def _until_serving(address: str, tell: Callable[[], None]) -> None:
+    async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        health = HealthStub(channel)
+        while not await _serves(health):
+            tell()
+            await asyncio.sleep(INTERVAL_S)
 
 
 async def _serves(health: HealthStub) -> bool:

@@ -9,12 +9,16 @@ import typer
 from rich.console import Console
 
 from cli.cores import divide_cores
-from cli.deployment import Deployment
+from cli.deployment import Deployment, reachable
 from cli.launch import launch, refusals
 from cli.machine import take_ports
+from cli.trust import PEM, anchor
 from engine.exposure import check_guarded
+from engine.tls import Tls
 
 QUESTION = "What is a KV cache?"
+CLIENT_CERT, CLIENT_KEY = "client.pem", "client.key"
+"""What a client's own files are called in the lines that show how to ask."""
 
 
 def up(
@@ -60,6 +64,16 @@ def up(
     api_keys: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="File of keys, made by tandem keys api.")
     ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(envvar="TANDEM_TLS_CERT", help="PEM: serve REST and gRPC over TLS.", **PEM)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar="TANDEM_TLS_KEY", help="PEM: the certificate's key.", **PEM)
+    ] = None,
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(envvar="TANDEM_TLS_CA", help="PEM: clients must show a certificate signed by it.", **PEM),
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve other machines without asking for a key.")
     ] = False,
@@ -83,8 +97,9 @@ def up(
     with refusals(console):
         lists = {"prefill": prefill_cpus, "decode": decode_cpus, "frontend": frontend_cpus}
         divided = divide_cores(lists, num_prefill=prefill, num_decode=decode, split=cores == "split", borrow=borrow)
-        guarded = api_key is not None or api_keys is not None
+        guarded = api_key is not None or api_keys is not None or tls_ca is not None
         check_guarded(f"{host}:{http_port}", guarded=guarded, insecure=insecure, how="--api-key or --api-keys")
+        trusted = _check_tls(tls_cert, tls_key, tls_ca, reachable(host))
         ports = take_ports(host, {"--http-port": http_port, "--grpc-port": grpc_port})
         deployment = Deployment(
             host=host,
@@ -116,13 +131,17 @@ def up(
             frontend={
                 "chat_template": chat_template,
                 "ttft_slo_s": ttft_slo,
-                "api_keys": api_keys and api_keys.resolve(),
+                "api_keys": api_keys and api_keys.absolute(),
+                # Not resolved: who renews a certificate may do it by pointing a link at another file.
+                "tls_cert": tls_cert and tls_cert.absolute(),
+                "tls_key": tls_key and tls_key.absolute(),
+                "tls_ca": tls_ca and tls_ca.absolute(),
                 "insecure": insecure or None,
             },
             cpus=divided.cpus,
             borrowers=divided.borrowers,
         )
-        status = launch(deployment, console, lambda _: _announce(deployment))
+        status = launch(deployment, console, lambda _: _announce(deployment, trusted))
     raise typer.Exit(status)
 
 
@@ -134,24 +153,41 @@ def _model_options(model: str, served_model_name: str | None) -> dict[str, str]:
     return {**folder, "served_model_name": model_name(model, served_model_name or "")}
 
 
-async def _announce(deployment: Deployment) -> None:
+def _check_tls(cert: Path | None, key: Path | None, ca: Path | None, host: str) -> Path | None:
+    """The file by which a client on this machine believes the server; None: by the system's list, or there is no TLS.
+    Raises ConfigError."""
+    if Tls.of(str(cert or ""), str(key or ""), str(ca or "")) is None or cert is None or key is None:
+        return None
+    found = anchor(cert, key, host, (None, ca, cert))
+    return found and found.absolute()
+
+
+async def _announce(deployment: Deployment, trusted: Path | None) -> None:
     """Say that requests are served, for a person and for a program that waits for the line."""
     name = str(deployment.shared["served_model_name"])
-    print(f"ready {deployment.http_url} grpc://{deployment.grpc_address}")
-    print(_curl(deployment, name))
-    print(_python(deployment, name), flush=True)
+    print(f"ready {deployment.http_url} {deployment.grpc_url}")
+    print(_curl(deployment, name, trusted))
+    print(_python(deployment, name, trusted), flush=True)
 
 
-def _curl(deployment: Deployment, name: str) -> str:
+def _curl(deployment: Deployment, name: str, trusted: Path | None) -> str:
     body = {"model": name, "stream": True, "messages": [{"role": "user", "content": QUESTION}]}
+    ca = f" --cacert {shlex.quote(str(trusted))}" if trusted else ""
+    own = f" --cert {CLIENT_CERT} --key {CLIENT_KEY}" if deployment.asks_for_certificates else ""
     key = ' -H "Authorization: Bearer $TANDEM_API_KEY"' if deployment.needs_key else ""
     url = f"{deployment.http_url}/v1/chat/completions"
-    return f"curl -N {url}{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+    return f"curl -N {url}{ca}{own}{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
 
 
-def _python(deployment: Deployment, name: str) -> str:
+def _python(deployment: Deployment, name: str, trusted: Path | None) -> str:
     key = 'os.environ["TANDEM_API_KEY"]' if deployment.needs_key else '"none"'
     imports = "import os; from openai import OpenAI" if deployment.needs_key else "from openai import OpenAI"
-    client = f'OpenAI(base_url="{deployment.http_url}/v1", api_key={key})'
+    http = ""
+    if trusted or deployment.asks_for_certificates:
+        cafile = f"cafile={json.dumps(str(trusted))}" if trusted else ""
+        own = f'; tls.load_cert_chain("{CLIENT_CERT}", "{CLIENT_KEY}")' if deployment.asks_for_certificates else ""
+        imports += f", DefaultHttpxClient; import ssl; tls = ssl.create_default_context({cafile}){own}"
+        http = ", http_client=DefaultHttpxClient(verify=tls)"
+    client = f'OpenAI(base_url="{deployment.http_url}/v1", api_key={key}{http})'
     arguments = f"model={json.dumps(name)}, messages={json.dumps([{'role': 'user', 'content': QUESTION}])}"
     return f"{imports}; print({client}.chat.completions.create({arguments}).choices[0].message.content)"

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 _DTYPES = frozenset({"F32", "BF16", "F16"})
 _MAX_HEADER_BYTES = 100_000_000
 _SAMPLE_BYTES = 64
+_MAX_NAME_CHARS = 200
+"""Of a file; the system raises an error of its own for a name that it cannot take."""
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
@@ -75,7 +77,7 @@ class Shard:
             entries = json.loads(header)
             entries.pop("__metadata__", None)
             tensors = {name: _tensor_entry(entry, 8 + length) for name, entry in entries.items()}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ConfigError(f"{path.name} has a broken safetensors header") from error
         end = max((tensor.end for tensor in tensors.values()), default=0)
         if end > size_bytes:
@@ -124,7 +126,7 @@ def open_shards(path: Path) -> list[Shard]:
         weight_map = _read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise ConfigError(f"{index.name} has no weight_map")
-        shards = [Shard.open(path / name) for name in sorted(set(weight_map.values()))]
+        shards = [Shard.open(path / name) for name in _names(weight_map, index.name)]
     elif (path / "model.safetensors").exists():
         return [Shard.open(path / "model.safetensors")]
     else:
@@ -136,6 +138,16 @@ def open_shards(path: Path) -> list[Shard]:
         if held.get(name) != file:
             raise ConfigError(f"tensor {name} is not in {file}, where {index.name} puts it")
     return shards
+
+
+def _names(weight_map: Mapping[str, object], index: str) -> list[str]:
+    """The files that an index names, each of which is in the same folder."""
+    names: set[str] = set()
+    for name in weight_map.values():
+        if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_CHARS or Path(name).name != name:
+            raise ConfigError(f"{index} names {str(name)[:100]!r}, which is no file beside it")
+        names.add(name)
+    return sorted(names)
 
 
 def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
@@ -197,7 +209,9 @@ def _read_json(path: Path) -> dict[str, object]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path} is missing") from error
-    except ValueError as error:
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} does not hold an object")

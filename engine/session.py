@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from engine.blocks import CacheChanges
 from engine.errors import InvalidRequest
@@ -192,7 +193,10 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
             while (event := await session.outbox.get()) is not None:
                 yield event
             if reader.done():
-                reader.result()  # raises what ended it
+                try:
+                    reader.result()  # raises what ended it
+                except DecodeError:
+                    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a command cannot be parsed")
         finally:
             reader.cancel()
             del self._sessions[session.name]

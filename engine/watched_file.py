@@ -1,4 +1,4 @@
-"""A file that is read again when it changes: keys are added and taken back without a restart."""
+"""A file that is read again when it changes: keys and certificates are replaced without a restart."""
 
 import logging
 import time
@@ -17,11 +17,15 @@ T = TypeVar("T")
 
 
 class WatchedFile(Generic[T]):
-    """What `read` makes of the file at `path`; it raises ConfigError for one that cannot be used."""
+    """What `read` makes of the file at `path`; it raises ConfigError for one that cannot be used.
 
-    def __init__(self, path: Path, read: Callable[[Path], T]) -> None:
+    `beside` are files that `read` looks at, too: when one of them changes, all are read again.
+    """
+
+    def __init__(self, path: Path, read: Callable[[Path], T], *beside: Path) -> None:
         """Raises what `read` raises."""
         self._path = path
+        self._beside = beside
         self._read = read
         self._state = self._file_state()
         self._content = read(path)
@@ -44,11 +48,19 @@ class WatchedFile(Generic[T]):
             self._content = self._read(self._path)
             log.info("%s has changed and was read again", self._path)
         except ConfigError as error:
-            log.error("%s; what was read before holds", error.message)
+            log.warning("%s; what was read before holds", error.message)
 
-    def _file_state(self) -> tuple[int, int, int] | None:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+    def _file_state(self) -> "list[State | None]":
+        return [_state_of(path) for path in (self._path, *self._beside)]
+
+
+State = tuple[int, int, int]
+"""By which a change shows: time, size and inode."""
+
+
+def _state_of(path: Path) -> State | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,7 +1,5 @@
 """Protobuf to the engine's values and back, as far as prefill and decode share it."""
 
-import math
-
 from engine.errors import InvalidRequest
 from engine.hashes import HASH_BYTES, split_hashes
 from engine.identity import Identity
@@ -37,16 +35,18 @@ def sequence_from(sequence_id: SequenceId, admit: pb.Admit, who: Identity) -> Se
 
 def sampling_from(sampling: pb.Sampling) -> SamplingParams:
     """Raises InvalidRequest for values that no frontend of ours sends."""
-    numbers = (
-        sampling.temperature,
-        sampling.top_p,
-        sampling.min_p,
-        sampling.repetition_penalty,
-        sampling.presence_penalty,
-        sampling.frequency_penalty,
-        *sampling.logit_bias.values(),
+    in_range = (
+        0 <= sampling.temperature <= 2,
+        0 <= sampling.top_p <= 1,
+        0 <= sampling.min_p <= 1,
+        0 < sampling.repetition_penalty <= 100,
+        -2 <= sampling.presence_penalty <= 2,
+        -2 <= sampling.frequency_penalty <= 2,
+        all(-100 <= bias <= 100 for bias in sampling.logit_bias.values()),
+        sampling.max_tokens > 0,
+        min(sampling.stop_token_ids, default=0) >= 0,
     )
-    if not all(map(math.isfinite, numbers)) or sampling.max_tokens < 1 or sampling.repetition_penalty <= 0:
+    if not all(in_range):  # NaN is in none; the step would compute nonsense with what is not, or end the process
         raise InvalidRequest("sampling parameters are out of range", field="sampling")
     return SamplingParams(
         max_tokens=sampling.max_tokens,

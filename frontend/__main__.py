@@ -33,6 +33,7 @@ from frontend.metrics import FrontendMetrics
 from frontend.model import LoadedModel
 from frontend.observer import Observer
 from frontend.rest.app import build_app
+from frontend.rest.http import HttpProtocol
 from frontend.router import Policy
 from frontend.service import Health, build_server
 
@@ -93,7 +94,10 @@ async def run(config: FrontendConfig, model: LoadedModel, keys: KeyRing) -> None
 def rest_config(app: Starlette, tls: Tls | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
+        http=HttpProtocol,
+        ws="none",
         log_config=None,
+        log_level="error",  # else whoever sends what is not HTTP fills the log
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=5,
@@ -118,17 +122,9 @@ def bound(config: FrontendConfig, grpc_server: grpc.aio.Server, tls: Tls | None)
         message = f"cannot listen on {config.host}:{config.http_port}: {os.strerror(error.errno or 0)}"
         raise ConfigError(message, field="http_port") from error
     with rest_socket:
-        try:
-            address = f"{config.host}:{config.grpc_port}"
-            credentials = tls and tls.listens()
-            grpc_port = (
-                grpc_server.add_secure_port(address, credentials)
-                if credentials
-                else grpc_server.add_insecure_port(address)
-            )
-        except RuntimeError as error:
-            message = f"cannot listen on {config.host}:{config.grpc_port}: the address is in use or not this machine's"
-            raise ConfigError(message, field="grpc_port") from error
+        grpc_port = _listen(grpc_server, f"{config.host}:{config.grpc_port}", tls, field="grpc_port")
+        if config.local_listen:
+            _listen(grpc_server, config.local_listen, None, field="local_listen")
         log.info(
             "%s://%s:%d grpc://%s:%d",
             "https" if tls else "http",
@@ -138,6 +134,14 @@ def bound(config: FrontendConfig, grpc_server: grpc.aio.Server, tls: Tls | None)
             grpc_port,
         )
         yield rest_socket
+
+
+def _listen(server: grpc.aio.Server, address: str, tls: Tls | None, *, field: str) -> int:
+    try:
+        return server.add_secure_port(address, tls.listens()) if tls else server.add_insecure_port(address)
+    except RuntimeError as error:
+        message = f"cannot listen on {address}: the address is in use or not this machine's"
+        raise ConfigError(message, field=field) from error
 
 
 async def _tell_health(inference: FleetInference, fleet: Fleet, health: Health) -> None:
@@ -165,6 +169,8 @@ def main() -> int:
         guarded = not keys.is_open or bool(config.tls_ca)
         address = f"{config.host}:{config.http_port}"
         check_guarded(address, guarded=guarded, insecure=config.insecure, how="--api-key or --api-keys")
+        if config.local_listen and not config.local_listen.startswith("unix:"):
+            raise ConfigError(f"{config.local_listen} is not unix:PATH", field="local_listen")
         uvloop.run(run(config, model, keys))
     except ConfigError as error:
         log.error("%s", error.message)

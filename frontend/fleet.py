@@ -18,7 +18,7 @@ class Fleet:
 
     def __init__(self, prefill: tuple[str, ...], decode: tuple[str, ...], tls: Tls | None = None) -> None:
         """Workers are reached over TLS where there is `tls`."""
-        self._credentials = tls.connects() if tls else None
+        self._tls = tls
         self.pulse = Pulse()
         self._addresses = {pb.ROLE_PREFILL: prefill, pb.ROLE_DECODE: decode}
         self._links: dict[str, Link] = {}
@@ -42,7 +42,7 @@ class Fleet:
 
     def _update(self, wanted: dict[str, "pb.Role"], streams: asyncio.TaskGroup) -> None:
         for address in wanted.keys() - self._links.keys():
-            self._links[address] = Link(address, self.pulse, self._credentials)
+            self._links[address] = Link(address, self.pulse, self._tls)
             self._roles[address] = wanted[address]
             self._tasks[address] = streams.create_task(self._links[address].run())
         for address in self._links.keys() - wanted.keys():

@@ -9,6 +9,11 @@ from collections.abc import Mapping
 from engine.errors import InvalidRequest
 from frontend.api import ServedModel, WorkerStatus
 from frontend.request import (
+    MAX_LOGIT_BIAS,
+    MAX_MESSAGES,
+    MAX_PROMPT_IDS,
+    MAX_STOP_STRINGS,
+    MAX_STOP_TOKEN_IDS,
     Chat,
     Delta,
     Event,
@@ -20,6 +25,8 @@ from frontend.request import (
     TokenLogprob,
     TokenLogprobs,
     TokenPrompt,
+    check_count,
+    check_role,
 )
 from protos import generate_pb2 as pb
 
@@ -53,8 +60,11 @@ def field_path(name: str) -> str:
 def generate_request(
     message: pb.GenerateRequest, metadata: Mapping[str, str | bytes], deadline_s: float | None
 ) -> GenerateRequest:
-    """Raises InvalidRequest when there is no prompt."""
+    """Raises InvalidRequest when there is no prompt, or too much of something."""
     stopping, output = message.stopping, message.output
+    check_count(message.sampling.logit_bias, MAX_LOGIT_BIAS, field_path("logit_bias"))
+    check_count(stopping.stop, MAX_STOP_STRINGS, field_path("stop"))
+    check_count(stopping.stop_token_ids, MAX_STOP_TOKEN_IDS, field_path("stop_token_ids"))
     return GenerateRequest(
         prompt=_prompt(message),
         model=message.model or None,
@@ -77,6 +87,7 @@ def _prompt(message: pb.GenerateRequest) -> str | TokenPrompt | Chat:
         case "text":
             return message.text
         case "token_ids":
+            check_count(message.token_ids.ids, MAX_PROMPT_IDS, "prompt")
             return TokenPrompt(tuple(message.token_ids.ids))
         case "chat":
             return chat(message.chat)
@@ -96,6 +107,10 @@ def tokenize_input(message: pb.TokenizeRequest) -> str | Chat:
 
 
 def chat(message: pb.Chat) -> Chat:
+    """Raises InvalidRequest for more messages, or longer roles, than anybody means."""
+    check_count(message.messages, MAX_MESSAGES, field_path("messages"))
+    for each in message.messages:
+        check_role(each.role, field_path("messages"))
     messages = tuple({"role": each.role, "content": each.content} for each in message.messages)
     wants_opening = message.add_generation_prompt if message.HasField("add_generation_prompt") else True
     return Chat(messages, wants_opening)

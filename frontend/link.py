@@ -14,7 +14,6 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import grpc
 import grpc.aio
 import msgspec
 
@@ -22,6 +21,7 @@ from engine.cost import Costs
 from engine.errors import ProtocolError
 from engine.hashes import split_hashes
 from engine.sequence import BlockHash
+from engine.tls import Tls
 from engine.wire import MAX_MESSAGE_BYTES
 from frontend.router import WorkerView
 from protos import worker_pb2 as pb
@@ -113,7 +113,7 @@ class Link:
 
     address: str
     pulse: "Pulse"
-    credentials: grpc.ChannelCredentials | None = None
+    tls: Tls | None = None
     """None: the worker is reached without TLS."""
     view: WorkerView | None = None
     hello: pb.Hello | None = None
@@ -184,9 +184,9 @@ class Link:
             retry_s = min(retry_s * 2, LAST_RETRY_S)
 
     def _channel(self) -> grpc.aio.Channel:
-        if self.credentials is None or self.address.startswith("unix:"):
+        if self.tls is None or self.address.startswith("unix:"):
             return grpc.aio.insecure_channel(self.address, OPTIONS)
-        return grpc.aio.secure_channel(self.address, self.credentials, OPTIONS)
+        return grpc.aio.secure_channel(self.address, self.tls.connects(), OPTIONS)
 
     async def _session(self, stub: worker_pb2_grpc.WorkerStub) -> None:
         """Returns when the worker ends the stream. Raises TimeoutError when it is silent for `_silence_s`.

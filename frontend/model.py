@@ -1,6 +1,6 @@
 """The model a frontend serves, as far as text is concerned: tokenizer, chat template, limits and defaults."""
 
-import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,4 +59,5 @@ def _ids(value: object) -> frozenset[int]:
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    """Of what no float holds, nothing: it is no setting of anybody's."""
+    return float(value) if isinstance(value, int | float) and abs(value) < sys.float_info.max else None

@@ -7,7 +7,7 @@ Knows fields, ranges and defaults. Does not know dialects, tokenizers or workers
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
@@ -19,7 +19,12 @@ from frontend.callers import ANYBODY, Caller
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1_000
 MAX_LOGIT_BIAS = 1_024
+MAX_STOP_TOKEN_IDS = 1_024
 MAX_LOGPROBS = 20
+MAX_MESSAGES = 4_096
+MAX_ROLE_CHARS = 64
+MAX_PROMPT_IDS = 1 << 20
+"""Checked before ids are looked at one by one; which of them fit the model's context is checked later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +183,7 @@ def resolve(request: GenerateRequest, prompt_tokens: int, limits: ModelLimits) -
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
         raise InvalidRequest(f"logprobs must be between 0 and {MAX_LOGPROBS}, not {request.logprobs}", field="logprobs")
     _check_stops(request)
+    check_count(request.stop_token_ids, MAX_STOP_TOKEN_IDS, "stop_token_ids")
     check_token_ids(request.stop_token_ids, limits.vocab_size, "stop_token_ids")
     return SamplingParams(
         max_tokens=max_tokens,
@@ -197,8 +203,22 @@ def resolve(request: GenerateRequest, prompt_tokens: int, limits: ModelLimits) -
     )
 
 
+def check_count(values: Sized, most: int, name: str) -> None:
+    """Raise InvalidRequest for too many of what `name` lists: before each costs time that others wait for."""
+    if len(values) > most:
+        raise InvalidRequest(f"{name} has at most {most} entries, not {len(values)}", field=name)
+
+
+def check_role(role: str, name: str) -> None:
+    """Raise InvalidRequest for a role that no chat template knows: it is text that nobody counts."""
+    if len(role) > MAX_ROLE_CHARS:
+        raise InvalidRequest(f"a role has at most {MAX_ROLE_CHARS} characters, not {len(role)}", field=name)
+
+
 def check_token_ids(ids: tuple[int, ...], vocab_size: int, name: str) -> None:
     """Raise InvalidRequest for the first id that is not in the vocabulary."""
+    if not ids or 0 <= min(ids) <= max(ids) < vocab_size:
+        return
     for position, token in enumerate(ids):
         if not 0 <= token < vocab_size:
             raise InvalidRequest(f"{name}[{position}] is {token}; the vocabulary is 0 to {vocab_size - 1}", field=name)
@@ -233,8 +253,7 @@ def _check_stops(request: GenerateRequest) -> None:
 
 
 def _logit_bias(bias: Mapping[int, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
-    if len(bias) > MAX_LOGIT_BIAS:
-        raise InvalidRequest(f"logit_bias has at most {MAX_LOGIT_BIAS} entries, not {len(bias)}", field="logit_bias")
+    check_count(bias, MAX_LOGIT_BIAS, "logit_bias")
     for token, value in bias.items():
         if not 0 <= token < vocab_size:
             raise InvalidRequest(

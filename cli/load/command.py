@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 from cli.load.config import InterferenceConfig, LoadConfig, TargetConfig, TraceConfig
 from cli.load.options import check_finite, check_suffix, json_object, parse_goodput, refusals, refuse_idle_options
+from cli.trust import CaOption, CertOption, KeyOption, Trust
 
 PANEL = "Interference"
 LIMIT = re.compile(r"\w+:\S*")
@@ -28,10 +29,15 @@ class BenchCommand(TyperCommand):
 
 def bench(
     ctx: typer.Context,
-    url: Annotated[str, typer.Argument(help="http://host:port (OpenAI-compatible) or grpc://host:port (Tandem).")],
+    url: Annotated[
+        str, typer.Argument(help="http(s)://host:port (OpenAI-compatible) or grpc(s)://host:port (Tandem).")
+    ],
     endpoint: Annotated[Literal["completions", "chat"], typer.Option(help="Chat needs --prompts.")] = "completions",
     model: Annotated[str, typer.Option(help="Default: the first that the server lists.")] = "",
     api_key: Annotated[str | None, typer.Option(envvar="TANDEM_API_KEY", help="If the server wants one.")] = None,
+    ca: CaOption = None,
+    cert: CertOption = None,
+    key: KeyOption = None,
     num_prompts: Annotated[int | None, typer.Option(min=1, help="Default: 100, or the whole trace or file.")] = None,
     request_rate: Annotated[
         float | None, typer.Option(help="Open loop: requests per second; inf, the default, is all at once.")
@@ -99,6 +105,7 @@ def bench(
             endpoint=endpoint,
             model=model,
             api_key=api_key,
+            trust=Trust(ca=ca, cert=cert, key=key),
             temperature=temperature,
             ignore_eos=ignore_eos,
             extra_body=json_object(extra_body),

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from cli.trust import Trust
+
 Endpoint = Literal["completions", "chat"]
 DEFAULT_VOCAB = 32_000
 """When neither the option nor the server tells."""
@@ -16,11 +18,13 @@ class TargetConfig:
     """The server, and how it is asked."""
 
     url: str
-    """http://host:port or https://host:port (OpenAI-compatible), or grpc://host:port (tandem.v1.Inference)."""
+    """http://host:port or https://host:port (OpenAI-compatible), or grpc:// and grpcs:// (tandem.v1.Inference)."""
     endpoint: Endpoint = "completions"
     model: str = ""
     """Empty takes the first that the server lists."""
     api_key: str | None = None
+    trust: Trust = Trust()
+    """For https:// and grpcs://."""
     temperature: float = 0.0
     ignore_eos: bool = True
     """Answers have exactly the length that was asked for."""

@@ -27,7 +27,12 @@ class GrpcClient:
         self._model = target.model
         # A proxy for the web is not the way to a server that the user names by address.
         options = [("grpc.enable_http_proxy", 0), ("grpc.max_receive_message_length", -1)]
-        self._channel = grpc.aio.insecure_channel(target.url.removeprefix("grpc://").rstrip("/"), options=options)
+        address, credentials = target.trust.for_grpc(target.url)
+        self._channel = (
+            grpc.aio.secure_channel(address, credentials, options)
+            if credentials
+            else grpc.aio.insecure_channel(address, options)
+        )
         self._generate = self._channel.unary_stream(
             GENERATE, request_serializer=pb.GenerateRequest.SerializeToString, response_deserializer=None
         )

@@ -54,7 +54,7 @@ class OpenAIClient:
         if not parts.hostname:
             raise ConfigError(f"{target.url} names no host", field="url")
         self._host = parts.hostname
-        self._tls = True if parts.scheme == "https" else None
+        self._tls = target.trust.for_https(target.url)
         self._address = parts.netloc.rpartition("@")[2]
         self._base = parts.path.rstrip("/").removesuffix("/v1")
         self._target = target

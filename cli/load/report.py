@@ -56,9 +56,9 @@ def _dump(value: dict[str, object]) -> str:
 
 
 def _config(config: LoadConfig | InterferenceConfig) -> dict[str, object]:
-    """Without the key; paths and what JSON has no number for are words."""
+    """Without keys; paths and what JSON has no number for are words."""
     values = asdict(config)
-    del values["target"]["api_key"]
+    del values["target"]["api_key"], values["target"]["trust"]
     return {name: _plain(value) for name, value in values.items()}
 
 

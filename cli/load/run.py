@@ -41,12 +41,12 @@ def open_client(target: TargetConfig) -> Client:
             from cli.load.openai_client import OpenAIClient
 
             return OpenAIClient(target)
-        case "grpc":
+        case "grpc" | "grpcs":
             from cli.load.grpc_client import GrpcClient
 
             return GrpcClient(target)
         case _:
-            raise ConfigError(f"{target.url} is neither http://, https:// nor grpc://", field="url")
+            raise ConfigError(f"{target.url} is neither http://, https://, grpc:// nor grpcs://", field="url")
 
 
 def run_load(config: LoadConfig, on_progress: Callable[[int, int], None] | None = None) -> Result:

@@ -46,7 +46,7 @@ def decoder_spec(fields: Fields, family: Family) -> ModelSpec:
         architecture=family.architecture,
         vocab_size=fields.integer("vocab_size"),
         hidden_size=fields.integer("hidden_size"),
-        num_layers=fields.integer("num_hidden_layers"),
+        num_layers=fields.num_layers(),
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=_head_dim(fields, num_heads, family.head_dim),
@@ -76,7 +76,7 @@ def sliding_window(fields: Fields) -> int | None:
 
 def layer_windows(fields: Fields) -> tuple[int | None, frozenset[int]]:
     """Qwen's sliding layers: `layer_types`, or all from `max_window_layers` on, once `use_sliding_window` is true."""
-    num_layers, first = fields.integer("num_hidden_layers"), fields.integer("max_window_layers", 28, low=0)
+    num_layers, first = fields.num_layers(), fields.integer("max_window_layers", 28, low=0)
     window = sliding_window(fields)
     if not fields.flag("use_sliding_window", False):
         window = None

@@ -97,6 +97,12 @@ _ROPE_KEYS: dict[RopeKind, frozenset[str]] = {
 }
 
 
+MAX_INTEGER = 2**31 - 1
+MAX_LAYERS = 4_096
+MAX_NUMBER = 1e12
+"""More than any field of any model; arithmetic with larger ones overflows."""
+
+
 def refuse(name: str, why: str) -> ConfigError:
     """The error for a config field that cannot be served."""
     return ConfigError(f"config.json: {name} {why}", field=name)
@@ -127,7 +133,7 @@ class Fields:
         self._read.add(key)
         return key not in self._values
 
-    def integer(self, key: str, default: int | None = None, *, low: int = 1) -> int:
+    def integer(self, key: str, default: int | None = None, *, low: int = 1, high: int = MAX_INTEGER) -> int:
         value = self._or_default(key, default)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
@@ -135,14 +141,20 @@ class Fields:
             raise refuse(self.name(key), f"is {value!r}, expected an integer")
         if value < low:
             raise refuse(self.name(key), f"is {value}, expected at least {low}")
+        if value > high:
+            raise refuse(self.name(key), f"is more than {high}")
         return value
+
+    def num_layers(self) -> int:
+        """Bounded well below what a list of all layers would need gigabytes for."""
+        return self.integer("num_hidden_layers", high=MAX_LAYERS)
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._or_default(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise refuse(self.name(key), f"is {value!r}, expected a number")
-        if not (math.isfinite(value) and value > 0):
-            raise refuse(self.name(key), f"is {value}, expected a positive number")
+        if not 0 < value <= MAX_NUMBER:
+            raise refuse(self.name(key), f"is {str(value)[:40]}, expected a positive number of at most {MAX_NUMBER:g}")
         return float(value)
 
     def flag(self, key: str, default: bool) -> bool:
@@ -248,6 +260,8 @@ def _llama3(rope: Fields, theta: float, original: int) -> RopeSpec:
 
 
 def _yarn(rope: Fields, theta: float, original: int, max_positions: int) -> RopeSpec:
+    if theta <= 1:
+        raise refuse(rope.name("rope_theta"), f"is {theta}, expected more than 1")
     factor = rope.number("factor", max_positions / original)
     if rope.has("mscale") and rope.has("mscale_all_dim"):
         inferred = _mscale(factor, rope.number("mscale")) / _mscale(factor, rope.number("mscale_all_dim"))

@@ -8,7 +8,7 @@ from engine.models.spec import ModelSpec
 def llama(fields: Fields) -> ModelSpec:
     bias = fields.flag("attention_bias", False)
     fields.only("sliding_window", None)
-    fields.only("layer_types", ["full_attention"] * fields.integer("num_hidden_layers"))
+    fields.only("layer_types", ["full_attention"] * fields.num_layers())
     return decoder_spec(
         fields,
         Family(

@@ -6,7 +6,7 @@ from engine.models.spec import ModelSpec
 
 
 def mistral(fields: Fields) -> ModelSpec:
-    num_layers, window = fields.integer("num_hidden_layers"), sliding_window(fields)
+    num_layers, window = fields.num_layers(), sliding_window(fields)
     layers = frozenset(range(num_layers)) if window is not None else frozenset()
     layer_types = fields.get("layer_types")
     if layer_types is not None and sliding_layer_types(layer_types, num_layers) != layers:

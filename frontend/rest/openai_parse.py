@@ -7,12 +7,23 @@ Ranges that bind every dialect are left to `frontend.request.resolve`; `names` s
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
 
 from engine.errors import InvalidRequest
-from frontend.request import Chat, GenerateRequest, TokenPrompt
+from frontend.request import (
+    MAX_LOGIT_BIAS,
+    MAX_MESSAGES,
+    MAX_PROMPT_IDS,
+    MAX_STOP_STRINGS,
+    MAX_STOP_TOKEN_IDS,
+    Chat,
+    GenerateRequest,
+    TokenPrompt,
+    check_count,
+)
 from frontend.rest.openai_errors import UnknownParameter, UnsupportedParameter
 from frontend.rest.openai_types import (
     CHAT_OFF,
@@ -29,8 +40,15 @@ from frontend.rest.openai_types import (
 )
 
 MAX_N = 16
+MAX_PARTS = 1_024
+"""Of one message's content."""
 MAX_CHOICES = 128
 """Answers that one request may ask for: prompts times n."""
+
+MOST = MappingProxyType(
+    {"stop": MAX_STOP_STRINGS, "stop_token_ids": MAX_STOP_TOKEN_IDS, "logit_bias": MAX_LOGIT_BIAS, "metadata": 64}
+)
+"""Entries of parameters, refused before they are converted one by one."""
 
 Body = dict[str, object]
 T = TypeVar("T", bound=msgspec.Struct)
@@ -51,6 +69,7 @@ class Ask:
 def parse_chat(body: bytes) -> Ask:
     fields = _fields(body, ChatCompletionRequest, CHAT_OFF)
     if isinstance(messages := fields.get("messages"), list):
+        check_count(messages, MAX_MESSAGES, "messages")
         fields["messages"] = [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
     given = _convert(fields, ChatCompletionRequest)
     names = {"prompt": "messages", "include_stop": "include_stop_str_in_output"}
@@ -72,7 +91,12 @@ def parse_chat(body: bytes) -> Ask:
 
 
 def parse_completion(body: bytes) -> Ask:
-    given = _convert(_fields(body, CompletionRequest, COMPLETION_OFF), CompletionRequest)
+    fields = _fields(body, CompletionRequest, COMPLETION_OFF)
+    if isinstance(prompt := fields.get("prompt"), list):
+        check_count(prompt, MAX_PROMPT_IDS if isinstance(prompt[0] if prompt else 0, int) else MAX_CHOICES, "prompt")
+        for item in prompt:
+            check_count(item if isinstance(item, list) else (), MAX_PROMPT_IDS, "prompt")
+    given = _convert(fields, CompletionRequest)
     generation = replace(_generation(given), logprobs=given.logprobs)
     prompts = [replace(generation, prompt=prompt) for prompt in _prompts(given.prompt)]
     return _ask(given, prompts, {"include_stop": "include_stop_str_in_output"})
@@ -89,6 +113,9 @@ def _fields(body: bytes, kind: type[Sampling], off: Off) -> Body:
     if not isinstance(decoded, dict):
         raise InvalidRequest(f"the request body must be a JSON object, not {type(decoded).__name__}")
     fields = _supported(decoded, kind, off, "")
+    for name, most in MOST.items():
+        if isinstance(given := fields.get(name), list | dict):
+            check_count(given, most, name)
     if isinstance(options := fields.get("stream_options"), dict):
         fields["stream_options"] = _supported(options, StreamOptions, STREAM_OPTIONS_OFF, "stream_options.")
     return fields
@@ -113,7 +140,9 @@ def _message(given: object, path: str) -> object:
         return given  # _convert says what is wrong with it
     kept = _supported(given, Message, MESSAGE_OFF, f"{path}.")
     content = kept.get("content")
-    for position, part in enumerate(content if isinstance(content, list) else ()):
+    parts = content if isinstance(content, list) else []
+    check_count(parts, MAX_PARTS, f"{path}.content")
+    for position, part in enumerate(parts):
         kind = part.get("type") if isinstance(part, dict) else None
         if isinstance(kind, str) and kind in PART_TYPES:
             raise UnsupportedParameter(

@@ -32,10 +32,14 @@ Penalty = Annotated[float, Meta(description="0 is off.", extra_json_schema=PENAL
 LogitBias = Annotated[dict[str, float], Meta(description="Token id to what is added to its logit, -100 to 100.")]
 Seed = Annotated[int, Meta(description="Same seed, same text; choice i of a request uses seed + i. Default: random.")]
 Stops = str | Annotated[list[str], Meta(extra_json_schema=limits(maxItems=16))]
-StopIds = Annotated[list[int], Meta(description="Tokens that end the answer and are not part of it.")]
+StopIds = Annotated[
+    list[int],
+    Meta(description="Tokens that end the answer and are not part of it.", extra_json_schema=limits(maxItems=1024)),
+]
 Tokens = Annotated[int, Meta(extra_json_schema=limits(minimum=1))]
 Count = Annotated[int, Meta(extra_json_schema=limits(minimum=0))]
 Choices = Annotated[int, Meta(description="Answers per prompt.", extra_json_schema=limits(minimum=1, maximum=16))]
+Name = Annotated[str, Meta(max_length=256)]
 IgnoredText = Annotated[str, Meta(description="Accepted; means nothing here.")]
 IgnoredMap = Annotated[dict[str, str], Meta(description="Accepted; means nothing here.")]
 
@@ -82,8 +86,8 @@ class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
 class Message(Struct, frozen=True, kw_only=True):
     role: Literal["developer", "system", "user", "assistant", "tool"]
     content: str | Annotated[list[TextPart], Meta(min_length=1)]
-    name: str | None = None
-    tool_call_id: str | None = None
+    name: Name | None = None
+    tool_call_id: Name | None = None
 
 
 class ChatCompletionRequest(Sampling, frozen=True, kw_only=True):

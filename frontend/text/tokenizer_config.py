@@ -11,6 +11,8 @@ from pathlib import Path
 
 from engine.errors import ConfigError
 
+MAX_ID_DIGITS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class NamedToken:
@@ -59,7 +61,7 @@ def read_json(path: Path) -> dict[str, object]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no JSON object")
@@ -85,7 +87,7 @@ def _added_tokens(value: object) -> dict[int, NamedToken]:
         return {}
     tokens = {}
     for key, spec in value.items():
-        if key.isdecimal() and (content := _content(spec)) is not None:
+        if key.isdecimal() and len(key) < MAX_ID_DIGITS and (content := _content(spec)) is not None:
             flags = spec if isinstance(spec, dict) else {}
             tokens[int(key)] = NamedToken(
                 content,

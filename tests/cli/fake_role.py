@@ -41,6 +41,8 @@ def _frontend(given: dict[str, str]) -> list[grpc.Server]:
     address = f"{given['--host']}:{given['--grpc-port']}"
     inference = fake_server.FakeInference(api_key=os.environ.get("TANDEM_API_KEY"))
     server, _ = fake_server.start(inference, address)
+    if local := given.get("--local-listen"):  # with TLS this is asked, not HTTP
+        return [server, _worker({"--listen": local})]
     http = ThreadingHTTPServer((given["--host"], int(given["--http-port"])), Ready)
     threading.Thread(target=http.serve_forever, daemon=True).start()
     return [server]

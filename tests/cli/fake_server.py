@@ -37,10 +37,12 @@ class FakeInference(InferenceServicer):
         yield pb.GenerateResponse(finished=pb.Finished(usage=usage, timing=timing))
 
 
-def start(inference: FakeInference, address: str = "127.0.0.1:0") -> tuple[grpc.Server, int]:
+def start(
+    inference: FakeInference, address: str = "127.0.0.1:0", credentials: grpc.ServerCredentials | None = None
+) -> tuple[grpc.Server, int]:
     """Serve; the second value is the port."""
     server = grpc.server(futures.ThreadPoolExecutor(4))
     add_InferenceServicer_to_server(inference, server)
-    port = server.add_insecure_port(address)
+    port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     server.start()
     return server, port

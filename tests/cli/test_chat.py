@@ -3,7 +3,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.__main__ import app
+from engine.tls import Tls
+from tests.certificates import Authority
 from tests.cli.fake_server import FakeInference, start
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"), "ours")
 
 
 def chat(inference: FakeInference, *arguments: str, typed: str | None = None) -> Result:
@@ -79,3 +86,24 @@ def test_a_failed_question_is_not_remembered(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(inference, "Generate", fail_once)
     chat(inference, typed="first\nsecond\n")
     assert [m.content for m in inference.asked[1].chat.messages] == ["second"]
+
+
+def test_a_server_with_tls_is_believed_by_its_authority_and_asks_who_one_is(authority: Authority) -> None:
+    own, mine = authority.issue("server"), authority.issue("me")
+    server, port = start(FakeInference(), credentials=Tls(own.cert, own.key, authority.cert).listens())
+    try:
+        command = ["chat", "--grpc", f"grpcs://127.0.0.1:{port}", "hello"]
+        known = [*command, "--ca", authority.cert, "--cert", mine.cert, "--key", mine.key]
+        assert CliRunner().invoke(app, known).output == "Keys and values.\n"
+        for arguments in (command, [*command, "--ca", authority.cert]):
+            refused = CliRunner().invoke(app, arguments)
+            assert refused.exit_code == 1
+            assert "tandem: unavailable" in refused.output
+    finally:
+        server.stop(None).wait()
+
+
+def test_an_authority_without_tls_is_refused(authority: Authority) -> None:
+    refused = CliRunner().invoke(app, ["chat", "--grpc", "127.0.0.1:1", "--ca", authority.cert, "hello"])
+    assert refused.exit_code == 1
+    assert "does not begin with grpcs://" in " ".join(refused.output.split())

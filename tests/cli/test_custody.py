@@ -1,14 +1,18 @@
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 from rich.console import Console
 from typer.testing import CliRunner
 
 from cli.__main__ import app
 from cli.custody import Report, render
+from engine.tls import Tls
+from tests.certificates import Authority
 
 DECODE: Report = {
     "worker_id": "decode-0",
@@ -72,7 +76,7 @@ def test_a_worker_that_does_not_answer_is_named_with_the_reason() -> None:
 
 
 @contextmanager
-def serving(body: bytes, status: int = 200) -> Iterator[str]:
+def serving(body: bytes, status: int = 200, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status if self.path == "/debug/custody" else 404)
@@ -83,8 +87,10 @@ def serving(body: bytes, status: int = 200) -> Iterator[str]:
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
@@ -101,3 +107,15 @@ def test_a_failure_is_told() -> None:
             result = CliRunner().invoke(app, ["custody", "--url", url])
         assert result.exit_code == 1
         assert told in result.output
+
+
+def test_a_frontend_with_tls_is_believed_by_its_authority(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ours")
+    own = authority.issue("server")
+    with serving(json.dumps([DECODE]).encode(), tls=Tls(own.cert, own.key).context()) as url:
+        believed = CliRunner().invoke(app, ["custody", "--url", url, "--ca", authority.cert])
+        refused = CliRunner().invoke(app, ["custody", "--url", url])
+    assert believed.exit_code == 0, believed.output
+    assert "r-17" in believed.output
+    assert refused.exit_code == 1
+    assert "CERTIFICATE_VERIFY_FAILED" in refused.output

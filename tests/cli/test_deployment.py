@@ -114,3 +114,14 @@ def test_the_key_is_in_the_environment_of_the_frontend_alone(monkeypatch: pytest
 def test_addresses_are_those_that_a_client_on_this_machine_uses(host: str, url: str, grpc: str) -> None:
     deployment = Deployment(host=host, http_port=80, grpc_port=81)
     assert (deployment.http_url, deployment.grpc_address) == (url, grpc)
+
+
+def test_with_tls_the_frontend_is_asked_over_a_socket_of_its_own() -> None:
+    files = {"tls_cert": "c.pem", "tls_key": "k.pem", "tls_ca": "ca.pem"}
+    deployment = Deployment(http_port=80, grpc_port=81, frontend=files)
+    frontend = frontend_config(processes(deployment)["frontend"])
+    assert (frontend.tls_cert, frontend.tls_key, frontend.tls_ca) == ("c.pem", "k.pem", "ca.pem")
+    assert frontend.local_listen == f"unix:{FOLDER}/frontend.sock"
+    assert "frontend.sock" in deployment.socket_names()
+    assert (deployment.http_url, deployment.grpc_url) == ("https://127.0.0.1:80", "grpcs://127.0.0.1:81")
+    assert frontend_config(processes(Deployment(http_port=80, grpc_port=81))["frontend"]).local_listen == ""

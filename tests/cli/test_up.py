@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority
 from tests.cli.test_supervisor import ROOT, alive
 
 FAKE_ROLE = "from tests.cli.fake_role import main; main({!r})"
@@ -147,6 +148,29 @@ def test_a_key_is_wanted_and_never_on_a_command_line(tandem: Start) -> None:
     assert running.ended() == 0, running.stderr
     assert "$TANDEM_API_KEY" in running.stdout
     assert "secret-key" not in running.stdout + running.stderr
+
+
+def test_with_tls_the_lines_say_whom_to_believe(tandem: Start, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ours")
+    own = authority.issue("server")
+    running = up(tandem, "--tls-cert", own.cert, "--tls-key", own.key, "--tls-ca", authority.cert)
+    running.until_ready()
+    ready, curl, python = running.stdout.splitlines()
+    assert re.fullmatch(r"ready https://127\.0\.0\.1:\d+ grpcs://127\.0\.0\.1:\d+", ready)
+    assert f" --cacert {authority.cert} --cert client.pem --key client.key " in curl
+    assert f'cafile="{authority.cert}"' in python
+    assert 'load_cert_chain("client.pem", "client.key")' in python
+    compile(python, "announced", "exec")
+    running.send(signal.SIGTERM)
+    assert running.ended() == 0, running.stderr
+
+
+def test_certificates_that_do_not_fit_are_named_before_anything_starts(tandem: Start, tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ours")
+    own, other = authority.issue("server"), authority.issue("other")
+    running = up(tandem, "--tls-cert", own.cert, "--tls-key", other.key)
+    assert running.ended() == 1
+    assert running.stderr.startswith(f"tandem: cannot use {own.cert}, {other.key}: ")
 
 
 def test_demo_shows_an_answer_and_its_ledger_and_stops(tandem: Start, runtime_parent: Path) -> None:

@@ -109,7 +109,13 @@ def test_a_file_cut_short_is_refused(folder: Path, keep: int) -> None:
         load(folder)
 
 
-@pytest.mark.parametrize("header", [b"{]", b"[1]", b'{"a": 3}', b'{"a": {"dtype": "F32", "shape": 1}}'])
+ENDLESS = b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, Infinity]}}'
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"{]", b"[1]", b'{"a": 3}', b'{"a": {"dtype": "F32", "shape": 1}}', ENDLESS, b"[" * 100_000, b"\xff\xff"],
+)
 def test_a_broken_header_is_refused(folder: Path, header: bytes) -> None:
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
 
@@ -133,6 +139,11 @@ def test_shards_must_be_there_and_hold_what_the_index_says(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="has no weight_map"):
         load(tmp_path)
 
+    for elsewhere in ("../model.safetensors", "/etc/passwd", "", "x" * 300, None, 5, ["x"]):
+        index.write_text(json.dumps({"weight_map": {**weight_map, name: elsewhere}}))
+        with pytest.raises(ConfigError, match="no file beside it"):
+            load(tmp_path)
+
     index.write_text(good)
     first.unlink()
     with pytest.raises(ConfigError, match=f"{first.name} is missing"):
@@ -152,6 +163,9 @@ def test_a_folder_without_config_or_with_a_broken_one_is_refused(tmp_path: Path)
     with pytest.raises(ConfigError, match=r"config\.json is missing"):
         ModelFolder.open(tmp_path)
     (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="is not JSON"):
+        ModelFolder.open(tmp_path)
+    (tmp_path / "config.json").write_text("[" * 100_000)
     with pytest.raises(ConfigError, match="is not JSON"):
         ModelFolder.open(tmp_path)
     (tmp_path / "config.json").write_text("[]")
@@ -208,3 +222,9 @@ def test_expected_shapes_count_every_weight(folder: Path) -> None:
     spec = model_spec(ModelFolder.open(folder).config)
 
     assert expected_shapes(spec).keys() == load_file(folder / "model.safetensors").keys()
+
+
+def test_a_file_that_is_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(ConfigError, match="Is a directory"):
+        ModelFolder.open(tmp_path)

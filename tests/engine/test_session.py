@@ -3,7 +3,7 @@
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import grpc.aio
@@ -331,3 +331,24 @@ async def test_custody_says_why_a_leg_was_given_up() -> None:
         assert (await f.hear()).released.leg == 99
         (held, _) = (await f.stub.GetCustody(pb.GetCustodyRequest())).holders
         assert held.reason.endswith("given up: its frontend aborted it")
+
+
+async def test_what_is_no_command_ends_its_stream_and_gives_its_legs_up() -> None:
+    role = FakeRole()
+
+    async def commands() -> AsyncIterator[bytes]:
+        yield pb.WorkerCommand(admit=pb.Admit(leg=1)).SerializeToString()
+        await role.until(1)
+        yield b"\x0a\x7fshort"
+        await asyncio.Event().wait()
+
+    async with worker(role) as address, grpc.aio.insecure_channel(address) as channel:
+        call = channel.stream_stream("/tandem.worker.v1.Worker/Session")(commands())
+        with suppress(grpc.aio.AioRpcError):
+            async with asyncio.timeout(10):
+                _ = [event async for event in call]
+        assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        await role.until(0)
+        async with frontend(address) as f:
+            f.admit(2)
+            await role.until(1)

@@ -1,7 +1,12 @@
-"""TLS between frontends and workers: who shows no certificate that the authority signed gets nowhere."""
+"""TLS between frontends and workers: who shows no certificate that the authority signed gets nowhere, and certificates
+are replaced while connections come and go."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import logging
+import shutil
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import grpc
@@ -10,6 +15,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
+from engine import watched_file
 from engine.errors import ConfigError
 from engine.tls import Tls
 from tests.certificates import Authority, Certificate
@@ -102,3 +108,125 @@ def test_what_does_not_fit_together_is_refused_by_name(authority: Authority, tmp
     ):
         with pytest.raises(ConfigError, match="cannot use"):
             Tls.of(cert, key, ca)
+
+
+# -- certificates that change ------------------------------------------------------------------------------------------
+
+
+class Files:
+    """A server's certificate and key where it reads them, copied there from others."""
+
+    def __init__(self, folder: Path, first: Certificate) -> None:
+        self.cert, self.key = folder / "server.pem", folder / "server.key"
+        self.put(first)
+
+    def put(self, certificate: Certificate) -> None:
+        """As renewing programs do it: each file at once, one after the other."""
+        for made, place in ((certificate.cert, self.cert), (certificate.key, self.key)):
+            shutil.copy(made, place.with_suffix(".new"))
+            place.with_suffix(".new").replace(place)
+
+    def tls(self, ca: str = "") -> Tls:
+        made = Tls.of(str(self.cert), str(self.key), ca)
+        assert made is not None
+        return made
+
+
+@pytest.fixture
+def files(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+    monkeypatch.setattr(watched_file, "LOOK_S", 0.0)
+    return Files(tmp_path, authority.issue("first"))
+
+
+@asynccontextmanager
+async def rest(side: Tls) -> AsyncIterator[str]:
+    """What serves REST, as far as TLS is concerned: asyncio's streams over `side`'s context."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=side.context()) as server:
+        yield "{}:{}".format(*server.sockets[0].getsockname())
+
+
+async def shown(address: str, context: ssl.SSLContext) -> str:
+    """The name in the certificate that a server shows to a new connection."""
+    host, _, port = address.rpartition(":")
+    _, writer = await asyncio.open_connection(host, int(port), ssl=context)
+    certificate = writer.get_extra_info("peercert")
+    writer.transport.abort()
+    return str(dict(pair for entry in certificate["subject"] for pair in entry)["commonName"])
+
+
+def client(authority: Authority) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=authority.cert)
+    context.set_alpn_protocols(["h2"])  # gRPC ends a connection without it
+    return context
+
+
+@pytest.mark.parametrize("listener", [rest, serving])
+async def test_a_new_certificate_is_shown_without_a_restart(
+    authority: Authority, files: Files, listener: Callable[[Tls], AbstractAsyncContextManager[str]]
+) -> None:
+    async with listener(files.tls()) as address:
+        assert await shown(address, client(authority)) == "first"
+        files.put(authority.issue("second"))
+        assert await shown(address, client(authority)) == "second"
+        assert await shown(address, client(authority)) == "second"
+
+
+@pytest.mark.parametrize("listener", [rest, serving])
+@pytest.mark.parametrize("broken", [b"", b"-----BEGIN CERTIFICATE-----\nMIIB", None])
+async def test_files_that_are_broken_or_do_not_fit_change_nothing(
+    authority: Authority,
+    files: Files,
+    caplog: pytest.LogCaptureFixture,
+    listener: Callable[[Tls], AbstractAsyncContextManager[str]],
+    broken: bytes | None,
+) -> None:
+    second = authority.issue("second")
+    with caplog.at_level(logging.WARNING):
+        async with listener(files.tls()) as address:
+            if broken is None:
+                shutil.copy(second.cert, files.cert)  # without its key
+            else:
+                files.cert.write_bytes(broken)
+            assert await shown(address, client(authority)) == "first"
+            assert "what was read before holds" in caplog.text
+            files.put(second)
+            assert await shown(address, client(authority)) == "second"
+
+
+async def test_an_open_connection_outlives_the_certificate(authority: Authority, files: Files) -> None:
+    async with serving(files.tls()) as address, grpc.aio.secure_channel(address, trusting(authority)) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status
+        files.put(authority.issue("second"))
+        assert (await health.Check(health_pb2.HealthCheckRequest(), timeout=5)).status
+
+
+async def test_whose_certificates_are_taken_changes_too(
+    authority: Authority, stranger: Authority, files: Files, tmp_path: Path
+) -> None:
+    known, unknown = authority.issue("known"), stranger.issue("unknown")
+    taken = tmp_path / "ca.pem"
+    shutil.copy(authority.cert, taken)
+    async with serving(files.tls(str(taken))) as address:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ask(address, tls(unknown, authority.cert).connects())
+        shutil.copy(stranger.cert, taken)
+        assert await ask(address, tls(unknown, authority.cert).connects())
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ask(address, tls(known, authority.cert).connects())
+
+
+async def test_who_connects_shows_its_new_certificate_the_next_time(
+    authority: Authority, stranger: Authority, files: Files
+) -> None:
+    files.put(stranger.issue("old"))
+    side = files.tls(authority.cert)
+    async with serving(tls(authority.issue("worker"), authority.cert)) as address:
+        with pytest.raises(grpc.aio.AioRpcError):
+            await ask(address, side.connects())
+        files.put(authority.issue("new"))
+        assert await ask(address, side.connects())

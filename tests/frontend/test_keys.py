@@ -1,9 +1,12 @@
 """Keys at both doors, and TLS: each key is told by what it stands for, in REST and in gRPC."""
 
 import re
+import shutil
+import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,3 +141,32 @@ def test_clients_need_a_certificate_where_an_authority_is_given(authority: Autho
         credentials = grpc.ssl_channel_credentials(Path(authority.cert).read_bytes())
         with grpc.secure_channel(f"localhost:{grpc_port}", credentials) as channel, pytest.raises(grpc.RpcError):
             health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+
+
+def serial(port: int, authority: Authority) -> str:
+    """Of the certificate that a new connection is shown."""
+    context = ssl.create_default_context(cafile=authority.cert)
+    context.set_alpn_protocols(["h2", "http/1.1"])  # gRPC ends a connection without h2
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        certificate = connection.getpeercert()
+    assert certificate is not None
+    return str(certificate["serialNumber"])
+
+
+def test_a_renewed_certificate_is_shown_without_a_restart(authority: Authority, tmp_path: Path) -> None:
+    old, new = authority.issue("old"), authority.issue("new")
+    own = Certificate(str(tmp_path / "server.pem"), str(tmp_path / "server.key"))
+    shutil.copy(old.cert, own.cert)
+    shutil.copy(old.key, own.key)
+    with frontend(own) as ports:
+        first = {serial(port, authority) for port in ports}
+        assert len(first) == 1
+        shutil.copy(new.cert, own.cert)
+        shutil.copy(new.key, own.key)
+        for port in ports:
+            while serial(port, authority) in first:  # it looks at the files once a second
+                time.sleep(0.05)
+        assert len({serial(port, authority) for port in ports}) == 1

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import pytest
@@ -6,8 +7,11 @@ import pytest
 from cli.load.config import LoadConfig, TargetConfig
 from cli.load.grpc_client import read_messages
 from cli.load.run import Result, run_load
+from cli.trust import Trust
 from engine.errors import ConfigError
+from engine.tls import Tls
 from protos import generate_pb2 as pb
+from tests.certificates import Authority
 from tests.cli.fake_server import FakeInference, start
 
 DELTA = pb.GenerateResponse(delta=pb.Delta(text="a", token_ids=[1, 2])).SerializeToString()
@@ -84,3 +88,14 @@ def test_a_server_that_is_not_there_and_fields_of_json_are_refused() -> None:
         bench("grpc://127.0.0.1:1")
     with pytest.raises(ConfigError, match="--extra-body"):
         bench("grpc://127.0.0.1:1", {"extra_body": {"a": 1}})
+
+
+def test_a_server_with_tls_is_measured_too(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ours")
+    own = authority.issue("server")
+    server, port = start(Inference(), credentials=Tls(own.cert, own.key).listens())
+    try:
+        result = bench(f"grpcs://127.0.0.1:{port}", {"trust": Trust(ca=Path(authority.cert))}, num_prompts=1)
+    finally:
+        server.stop(None)
+    assert result.failures == {}
