@@ -4,6 +4,7 @@
 #   make demo     one question, its streamed answer and where the time went
 #   make test     the quick tests         make test-all   the slow ones too
 #   make check    lint, types, imports, generated code
+#   make chaos    kills, stops and cuts off workers under load for MINUTES=10, at most 30, and checks that nobody notices
 #   make bench    what separation, a step, moving KV, the frontend and the schedulers cost (minutes)
 #   make bench-rivals   installs vLLM, llama.cpp and transformers, and measures them beside us (about an hour, and 5 GB)
 #   make protos   regenerate the code of protos/*.proto
@@ -26,7 +27,7 @@ BUF_VERSION := 1.75.0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: up demo test test-all bench bench-rivals check check-style check-types check-imports check-protos protos install install-dev clean
+.PHONY: up demo test test-all chaos bench bench-rivals check check-style check-types check-imports check-protos protos install install-dev clean
 
 up: install
 	@$(BIN)/tandem up $(ARGS)
@@ -39,6 +40,11 @@ test: install-dev
 
 test-all: install-dev
 	$(PYTEST) -m "not gpu" $(ARGS)
+
+MINUTES ?= 10
+chaos: install
+	@test "$(MINUTES)" -le 30 || { echo "MINUTES is $(MINUTES); tandem chaos --minutes takes more than 30" >&2; exit 1; }
+	$(BIN)/tandem chaos --minutes $(MINUTES) $(ARGS)
 
 bench: install-dev
 	$(BIN)/python -m bench.step
