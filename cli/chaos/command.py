@@ -22,7 +22,10 @@ def chaos(
     asks: Annotated[int, typer.Option(min=1, help="Different requests; each is first answered in peace.")] = 96,
     every: Annotated[float, typer.Option(min=0.5, help="Seconds between two faults, on average.")] = 5.0,
     api_key: Annotated[str | None, typer.Option(envvar="TANDEM_API_KEY", help="If the server wants one.")] = None,
-    output: Annotated[Path | None, typer.Option(help="FILE.json: a row per request and per fault.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="FILE.json: a row per request and per fault. The log of a server of its own is FILE.log."),
+    ] = None,
 ) -> None:
     """Kill and stop workers under load, and check that nobody notices: every answer exact, nothing lost, nothing held.
 

@@ -34,9 +34,12 @@ LOOK_S = 0.2
 Say = Callable[[str], None]
 
 
-async def run(config: Config, api_key: str | None, say: Say) -> Report:
-    """Raises ConfigError for a server that cannot be hurt, Unavailable when it does not answer even in peace."""
-    async with _server(config, say) as (url, server, links):
+async def run(config: Config, api_key: str | None, say: Say, log: Path | None = None) -> Report:
+    """A server of its own writes to `log`.
+
+    Raises ConfigError for a server that cannot be hurt, Unavailable when it does not answer even in peace.
+    """
+    async with _server(config, say, log) as (url, server, links):
         talk = Talk(Places(url, server.grpc_address, api_key))
         try:
             return await _hurt(config, server, links, talk, say)
@@ -45,14 +48,15 @@ async def run(config: Config, api_key: str | None, say: Say) -> Report:
 
 
 @asynccontextmanager
-async def _server(config: Config, say: Say) -> AsyncIterator[tuple[str, LocalServer, dict[str, LinkProxy]]]:
+async def _server(
+    config: Config, say: Say, log: Path | None
+) -> AsyncIterator[tuple[str, LocalServer, dict[str, LinkProxy]]]:
     if config.url:
         yield config.url, find_server(config.url), {}
         return
     with tempfile.TemporaryDirectory(prefix="tandem-chaos-") as folder:
-        log = Path(folder) / "log"
         say("starting a server to hurt")
-        async with own_server(config.model, log) as url:
+        async with own_server(config.model, log or Path(folder) / "log") as url:
             server = find_server(url)
             found = workers(server.up_pid).values()
             addresses = {worker.name: option(worker.command, "--kv-listen") for worker in found}

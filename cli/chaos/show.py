@@ -17,7 +17,7 @@ def run_and_show(config: Config, api_key: str | None, terminal: Console, output:
     def say(line: str) -> None:
         terminal.print(Text(line, "dim"), soft_wrap=True)
 
-    report = asyncio.run(run(config, api_key, say))
+    report = asyncio.run(run(config, api_key, say, output and output.with_suffix(".log")))
     Console(highlight=False, soft_wrap=True).print(render(report))
     if output is not None:
         try:

@@ -113,10 +113,9 @@ class Striker:
         self.strikes.append(strike)
 
     def _victim(self, fault: Fault) -> Worker | None:
-        """One of the role that is in use, so that a stop or a kill hits something."""
-        there = [worker for _, worker in sorted(workers(self.server.up_pid).items()) if worker.role == fault.role]
-        if fault.action in (Action.KILL, Action.STOP):
-            there = [worker for worker in there if worker.name not in self._busy]
+        """One of the role that is in use: of the others there is nothing to hurt."""
+        found = [worker for _, worker in sorted(workers(self.server.up_pid).items()) if worker.role == fault.role]
+        there = [worker for worker in found if worker.name not in self._busy]
         return there[fault.pick % len(there)] if there else None
 
     # -- workers -----------------------------------------------------------------------------------------------------
