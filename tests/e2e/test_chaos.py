@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.e2e.clients import STORIES, model_folder
-from tests.e2e.server import ROOT, tandem
+from tests.e2e.clients import PATIENCE_S, STORIES, model_folder
+from tests.e2e.server import ROOT, Tandem, tandem
 
 pytestmark = pytest.mark.slow
 
@@ -44,3 +47,28 @@ def test_a_server_of_its_own_and_its_links(tmp_path: Path) -> None:
     faults = report["faults"]
     assert isinstance(faults, list)
     assert {fault["action"] for fault in faults if fault["state"] == "done"} & {"cut", "delay", "corrupt"}
+
+
+def test_ending_it_leaves_nobody_stopped() -> None:
+    with tandem("--model", model_folder(STORIES), "--prefill", "2", "--decode", "2") as server:
+        command = [sys.executable, "-m", "cli", "chaos", "--url", server.http, "--minutes", "10", "--every", "0.5"]
+        running = subprocess.Popen([*command, "--asks", "8"], cwd=ROOT, stderr=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + PATIENCE_S
+            while psutil.STATUS_STOPPED not in (statuses := states(server)):
+                assert running.poll() is None
+                assert time.monotonic() < deadline, f"nobody was stopped: {statuses}"
+                time.sleep(0.02)
+        finally:
+            running.terminate()
+            status = running.wait(PATIENCE_S)
+        assert status == 130
+        assert psutil.STATUS_STOPPED not in states(server)
+
+
+def states(server: Tandem) -> set[str]:
+    found = set()
+    for process in server.processes().values():
+        with suppress(psutil.NoSuchProcess):  # killed meanwhile
+            found.add(process.status())
+    return found
