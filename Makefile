@@ -5,6 +5,8 @@
 #   make test     the quick tests         make test-all   the slow ones too
 #   make fuzz     requests, frames and files that are broken on purpose, FUZZ_MINUTES of each kind (30)
 #   make check    lint, types, imports, generated code, known vulnerabilities
+#   make chaos    kills, stops and cuts off workers under load for MINUTES=10, at most 30, and checks that nobody notices
+#   make soak     a steady load for SOAK_MINUTES=60: whether memory, descriptors, threads or TTFT change
 #   make bench    what separation, a step, moving KV, the frontend and the schedulers cost (minutes)
 #   make bench-rivals   installs vLLM, llama.cpp and transformers, and measures them beside us (about an hour, and 5 GB)
 #   make protos   regenerate the code of protos/*.proto
@@ -27,7 +29,7 @@ BUF_VERSION := 1.75.0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: up demo test test-all fuzz bench bench-rivals check check-style check-types check-imports check-protos check-audit protos install install-dev clean
+.PHONY: up demo test test-all fuzz chaos soak bench bench-rivals check check-style check-types check-imports check-protos check-audit protos install install-dev clean
 
 up: install
 	@$(BIN)/tandem up $(ARGS)
@@ -40,6 +42,15 @@ test: install-dev
 
 test-all: install-dev
 	$(PYTEST) -m "not gpu" $(ARGS)
+
+MINUTES ?= 10
+SOAK_MINUTES ?= 60
+soak: install
+	$(BIN)/python -m bench.soak --minutes $(SOAK_MINUTES) $(ARGS)
+
+chaos: install
+	@test "$(MINUTES)" -le 30 || { echo "MINUTES is $(MINUTES); tandem chaos --minutes takes more than 30" >&2; exit 1; }
+	$(BIN)/tandem chaos --minutes $(MINUTES) $(ARGS)
 
 bench: install-dev
 	$(BIN)/python -m bench.step

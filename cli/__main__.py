@@ -2,6 +2,7 @@
 
 import typer
 
+from cli.chaos.command import chaos
 from cli.chat import chat
 from cli.custody import custody
 from cli.demo import demo
@@ -23,6 +24,7 @@ app.command()(chat)
 app.command()(custody)
 app.add_typer(keys, name="keys")
 app.command(cls=BenchCommand)(bench)
+app.command()(chaos)
 add_roles(app)
 
 

@@ -120,6 +120,7 @@ async def _start(sessions: Sessions, config: WorkerConfig) -> tuple[grpc.aio.Ser
             ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_time_ms", 10_000),  # a frontend that hangs reads nothing: what is sent to it would pile up
             ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.http2.ping_timeout_ms", 5_000),  # a keepalive is a ping, whose own limit is a minute
             ("grpc.so_reuseport", 0),
         )
     )

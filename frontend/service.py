@@ -153,6 +153,7 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 0),  # else two servers share a port and nobody is told
         ("grpc.keepalive_time_ms", 60_000),  # finds clients that vanished, and keeps middleboxes from forgetting us
         ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.ping_timeout_ms", 20_000),  # a keepalive is a ping, whose own limit is a minute
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 0),  # a client that pings while it waits for a long answer means well

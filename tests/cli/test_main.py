@@ -22,7 +22,7 @@ finally:
     assert not {HEAVY!r} & set(sys.modules), sorted(sys.modules)
 """
     shown = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for command in ("up", "demo", "chat", "custody", "bench", "frontend", "prefill", "decode"):
+    for command in ("up", "demo", "chat", "custody", "bench", "chaos", "frontend", "prefill", "decode"):
         assert f" {command} " in shown
 
 

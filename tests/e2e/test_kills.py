@@ -97,6 +97,25 @@ async def test_a_decode_worker_mid_stream(server: Tandem) -> None:
         await until_idle(server, num_workers=4)
 
 
+async def test_a_worker_that_falls_silent(server: Tandem) -> None:
+    """Stopped, it keeps its connections and says nothing: it is given up, long before gRPC's own minute is over."""
+    asks = greedy_and_seeded()
+    undisturbed = await answers(server, asks)
+    progress: asyncio.Queue[int] = asyncio.Queue()
+    retries = sum(await metric(server, "tandem_retries_total"))
+    streams = asyncio.create_task(answers(server, asks, progress))
+    await until_all_are_at(progress, len(asks), 20)
+    silent = server.processes()["decode-0"]
+    silent.suspend()
+    try:
+        async with asyncio.timeout(PATIENCE_S / 2):
+            assert await streams == undisturbed
+        assert sum(await metric(server, "tandem_retries_total")) > retries, "nobody was on the worker that was stopped"
+    finally:
+        silent.resume()
+    await until_idle(server, num_workers=4)
+
+
 async def test_a_prefill_worker_at_work(server: Tandem) -> None:
     rng = random.Random(0)
     # Each prompt is a new one, so that no prefix cache spares the work, and long, so that many wait for it.
