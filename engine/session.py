@@ -189,6 +189,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
             yield pb.WorkerEvent(hello=hello)
             if self._stored:
                 yield pb.WorkerEvent(blocks_stored=pb.BlocksStored(hashes=b"".join(self._stored)))
+            self._last_load = None  # this one hears what nobody was told yet: that it is over must be news to him, too
             yield pb.WorkerEvent(load=self._load())
             while (event := await session.outbox.get()) is not None:
                 yield event

@@ -298,6 +298,18 @@ async def test_a_refusal_is_followed_by_a_report_even_if_nothing_changed() -> No
         assert (await f.hear(loads=True)).released.leg == 5, "what has not changed is not said again"
 
 
+async def test_who_connects_between_two_reports_hears_how_that_moment_ended() -> None:
+    role = FakeRole()
+    async with worker(role) as address, frontend(address):
+        role.sessions.report_load()
+        role.told = pb.Load(running=2)  # nobody was told, but who comes now
+        async with frontend(address) as late:
+            assert (await late.hear(loads=True)).load.running == 2
+            role.told = pb.Load()
+            role.sessions.report_load()
+            assert (await late.hear(loads=True)).load.running == 0
+
+
 async def test_a_new_frontend_is_told_of_every_cached_block() -> None:
     role = FakeRole()
     a, b, c = (BlockHash(bytes([n]) * 16) for n in range(3))
