@@ -155,7 +155,7 @@ class OpenTickets:
             if fence in self._completed:
                 return None
             filling = self._filling(fence)
-            _check_complete(filling, num_blocks, checked)
+            _check_complete(filling, commit, num_blocks, checked)
             del self._open[fence.ticket_id]
             self._completed[fence] = None
             if len(self._completed) > MAX_COMPLETED:
@@ -171,12 +171,12 @@ class OpenTickets:
         return filling
 
 
-def _check_complete(filling: _Filling, num_blocks: int, checked: int | None) -> None:
+def _check_complete(filling: _Filling, commit: Commit, num_blocks: int, checked: int | None) -> None:
     if num_blocks != filling.ticket.num_blocks:
         raise Refused(pb.NACK_REASON_CORRUPT, f"{num_blocks} blocks committed of {filling.ticket.num_blocks}")
     if missing := filling.missing():
         raise Refused(pb.NACK_REASON_CORRUPT, f"{missing} pieces never came")
-    if checked is not None and checked != digest(filling.checksums):
+    if checked is not None and checked != digest(filling.checksums, commit.first_token):
         raise Refused(pb.NACK_REASON_CORRUPT, "the digests differ")
 
 

@@ -100,6 +100,6 @@ def _copy(
     return checksums
 
 
-def digest(checksums: Checksums) -> int:
-    """XXH3-64 over the checksums of all pieces of a ticket."""
-    return xxhash.xxh3_64_intdigest(checksums.astype("<u8").tobytes())
+def digest(checksums: Checksums, first_token: int) -> int:
+    """XXH3-64 over the checksums of all pieces of a ticket, and the token that comes with them."""
+    return xxhash.xxh3_64_intdigest(checksums.astype("<u8").tobytes() + first_token.to_bytes(8, "little", signed=True))

@@ -71,7 +71,7 @@ class ZeroMQSender:
     async def commit(self, ticket: Ticket, commit: Commit) -> None:
         message = pb.Commit(
             num_blocks=ticket.num_blocks,
-            digest=digest(self._checksums(ticket)),
+            digest=digest(self._checksums(ticket), commit.first_token),
             first_token=commit.first_token,
             traceparent=commit.traceparent,
         )

@@ -73,5 +73,7 @@ def test_pieces_go_through_a_frame_unchanged_and_nothing_else_does(block_bytes: 
 
 
 def test_a_digest_depends_on_every_checksum_and_their_order() -> None:
-    assert len({digest(np.array(sums, np.uint64)) for sums in ([1, 2], [2, 1], [1, 3], [1], [])}) == 5
-    assert digest(np.array([1, 2**63], np.uint64)) == xxhash.xxh3_64_intdigest(b"\1" + bytes(14) + b"\x80")
+    assert len({digest(np.array(sums, np.uint64), 7) for sums in ([1, 2], [2, 1], [1, 3], [1], [])}) == 5
+    assert len({digest(np.array([1], np.uint64), token) for token in (0, 7, 2**31 - 1)}) == 3
+    data = b"\1" + bytes(14) + b"\x80" + b"\5" + bytes(7)
+    assert digest(np.array([1, 2**63], np.uint64), 5) == xxhash.xxh3_64_intdigest(data)

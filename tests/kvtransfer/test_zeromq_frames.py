@@ -97,7 +97,7 @@ def blocks_frame(
 def commit_frame(ticket: Ticket, source: Pool, **changes: int) -> pb.SenderFrame:
     """The right commit of all of `source`, but for `changes`."""
     sums = [checksum for block in range(NUM_BLOCKS) for checksum in checksums_of(source.block(block))]
-    fields = {"num_blocks": NUM_BLOCKS, "digest": digest(np.array(sums, np.uint64)), "first_token": 5, **changes}
+    fields = {"num_blocks": NUM_BLOCKS, "digest": digest(np.array(sums, np.uint64), 5), "first_token": 5, **changes}
     return pb.SenderFrame(fence=fence_to_proto(ticket.fence), number=77, commit=pb.Commit(**fields))  # type: ignore[arg-type]
 
 
@@ -116,7 +116,7 @@ def test_frames_by_the_book_are_acknowledged_and_commit_is_answered_again(rig: R
     assert rig.pool.blocks(range(NUM_BLOCKS)) == rig.source.blocks(range(NUM_BLOCKS))
 
 
-@pytest.mark.parametrize("changes", [{"digest": 1}, {"num_blocks": 2}, {"num_blocks": 2**32 - 1}])
+@pytest.mark.parametrize("changes", [{"digest": 1}, {"first_token": 6}, {"num_blocks": 2}, {"num_blocks": 2**32 - 1}])
 async def test_a_commit_that_disagrees_is_corrupt(rig: Rig, changes: dict[str, int]) -> None:
     send_all(rig)
 
