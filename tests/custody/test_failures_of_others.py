@@ -1,6 +1,7 @@
 """What cost users of other systems most, played one by one; the numbers are those of the table in docs/custody.md."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -12,13 +13,21 @@ TRANSPORTS = ("zeromq", SHM)
 LONG, OTHER = [7] * 6 + [1, 2, 3, 1, 2], [3, 3, 2, 2, 1, 1, 3, 3, 2, 2, 1]
 
 
+@contextmanager
+def ends_well(transport: str) -> Iterator[World]:
+    made = World(transport)
+    try:
+        yield made
+        made.check_quiet()
+        made.check_alive()
+    finally:
+        made.close()
+
+
 @pytest.fixture(params=TRANSPORTS)
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    made = World(request.param)
-    yield made
-    made.check_quiet()
-    made.check_alive()
-    made.close()
+    with ends_well(request.param) as made:
+        yield made
 
 
 def until(world: World, condition: Callable[[], object], held_up: str = "") -> None:
@@ -62,16 +71,15 @@ def test_2_a_lease_ends_although_nobody_asks_for_anything(world: World) -> None:
     until(world, lambda: states(world, "prefill") in ([], ["draining"]), held_up="commands")
 
 
-def test_4_what_a_receiver_reads_is_not_freed_by_the_end_of_a_lease(world: World) -> None:
-    under_way(world)
-    if world.wires.channels[0].memory is None:
-        pytest.skip("frames have copies of the blocks")
-    stream = next(stream for stream in world.streams if stream.worker == "prefill")
-    stream.break_at_worker()
-    world.loop.settle()
-    world.turn("prefill")
-    assert states(world, "prefill") == ["draining"]
-    world.check()
+def test_4_what_a_receiver_reads_is_not_freed_by_the_end_of_a_stream() -> None:
+    with ends_well(SHM) as world:  # over ZeroMQ, frames have copies of the blocks
+        under_way(world)
+        stream = next(stream for stream in world.streams if stream.worker == "prefill")
+        stream.break_at_worker()
+        world.loop.settle()
+        world.turn("prefill")
+        assert states(world, "prefill") == ["draining"]
+        world.check()
 
 
 def test_5_an_abort_lands_in_the_step_that_ends_the_prompt(world: World) -> None:
@@ -102,20 +110,18 @@ def test_9_a_worker_dies_and_the_answer_goes_on(world: World, name: str) -> None
 
 
 def test_10_frames_for_the_process_before_reach_its_successor() -> None:
-    world = World("zeromq")  # shared memory's addresses are never used again
-    under_way(world)
-    late = list(world.wires.frames)
-    world.kill("decode")
-    world.start("decode")
-    decode = world.decode
-    assert decode is not None
-    until(world, lambda: decode.receiver.open_tickets, held_up="frames")
-    assert [frame.header.fence.ticket_id for frame in late] == [*decode.receiver.open_tickets] * len(late)
-    for frame in late:
-        world.arrive(frame)
-    assert world.seen["fenced"] == len(late)
-    world.check_quiet()
-    world.close()
+    with ends_well("zeromq") as world:  # addresses of shared memory are never used again
+        under_way(world)
+        late = list(world.wires.frames)
+        world.kill("decode")
+        world.start("decode")
+        decode = world.decode
+        assert decode is not None
+        until(world, lambda: decode.receiver.open_tickets, held_up="frames")
+        assert {frame.header.fence.ticket_id for frame in late} == set(decode.receiver.open_tickets)
+        for frame in late:
+            world.arrive(frame)
+        assert world.seen["fenced"] == len(late)
 
 
 def test_a_frontend_dies_and_nobody_tells_the_workers(world: World) -> None:
