@@ -291,8 +291,10 @@ async def _custody(link: Link) -> dict[str, object]:
         {
             "request_id": holder.request_id,
             "leg": holder.leg,
+            "attempt": holder.attempt,
             "session": holder.session,
             "state": holder.state,
+            "reason": holder.reason,
             "blocks": list(holder.blocks),
             "age_s": holder.age_s,
             "lease_s": holder.lease_s,

@@ -67,6 +67,8 @@ class Legs:
                 raise self._failure
             await self._inbox.wait()
             for sender, event in self._inbox.pop_all():
+                if isinstance(event, pb.Refused) and sender.wanted:  # after it was granted: nothing more will come
+                    self._failure = Interrupted(f"refused what it had granted: {event.message}")
                 self._note(sender, event)
         return rows
 

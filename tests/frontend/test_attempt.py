@@ -432,6 +432,17 @@ async def test_a_worker_that_finds_it_too_large_is_believed() -> None:
         await taken
 
 
+async def test_a_refusal_of_what_was_granted_interrupts() -> None:
+    scene = Scene(prefill=False)
+    async with scene.attempt(job(), ends=Interrupted) as hearing:
+        taken = hearing.next()
+        (admit,) = await admits(scene.decode)
+        scene.decode.grant(admit.leg)
+        assert await taken == []
+        scene.decode.refuse(admit.leg)
+        await asyncio.wait_for(hearing.next(), 10)
+
+
 async def test_a_command_a_worker_cannot_make_sense_of_interrupts() -> None:
     scene = Scene()
     async with scene.attempt(job(), ends=Interrupted) as hearing:
