@@ -39,7 +39,7 @@ def sampling_from(sampling: pb.Sampling) -> SamplingParams:
         0 <= sampling.temperature <= 2,
         0 <= sampling.top_p <= 1,
         0 <= sampling.min_p <= 1,
-        0 < sampling.repetition_penalty <= 100,
+        0.01 <= sampling.repetition_penalty <= 100,  # logits are divided by it, in float32
         -2 <= sampling.presence_penalty <= 2,
         -2 <= sampling.frequency_penalty <= 2,
         all(-100 <= bias <= 100 for bias in sampling.logit_bias.values()),

@@ -193,7 +193,7 @@ def resolve(request: GenerateRequest, prompt_tokens: int, limits: ModelLimits) -
         top_k=min(max(top_k, 0), limits.vocab_size),
         top_p=number("top_p", 1.0, 0.0, 1.0, above=True),
         min_p=number("min_p", 0.0, 0.0, 1.0),
-        repetition_penalty=number("repetition_penalty", 1.0, 0.0, 100.0, above=True),
+        repetition_penalty=number("repetition_penalty", 1.0, 0.01, 100.0),
         presence_penalty=number("presence_penalty", 0.0, -2.0, 2.0),
         frequency_penalty=number("frequency_penalty", 0.0, -2.0, 2.0),
         logit_bias=_logit_bias(request.logit_bias, limits.vocab_size),

@@ -27,7 +27,7 @@ MinP = Annotated[
     float,
     Meta(description="Least probability kept, relative to the best.", extra_json_schema=limits(minimum=0, maximum=1)),
 ]
-Repetition = Annotated[float, Meta(description="1 is off.", extra_json_schema=limits(exclusiveMinimum=0, maximum=100))]
+Repetition = Annotated[float, Meta(description="1 is off.", extra_json_schema=limits(minimum=0.01, maximum=100))]
 Penalty = Annotated[float, Meta(description="0 is off.", extra_json_schema=PENALTY)]
 LogitBias = Annotated[dict[str, float], Meta(description="Token id to what is added to its logit, -100 to 100.")]
 Seed = Annotated[int, Meta(description="Same seed, same text; choice i of a request uses seed + i. Default: random.")]

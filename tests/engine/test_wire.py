@@ -95,6 +95,7 @@ def test_without_a_root_the_prefix_cache_is_not_used() -> None:
         ({"sampling": pb.Sampling(max_tokens=1, repetition_penalty=1, logit_bias={1: 1e300})}, "sampling"),
         ({"sampling": pb.Sampling(max_tokens=1, repetition_penalty=1, temperature=-1)}, "sampling"),
         ({"sampling": pb.Sampling(max_tokens=1, repetition_penalty=1, min_p=1.5)}, "sampling"),
+        ({"sampling": pb.Sampling(max_tokens=1, repetition_penalty=1e-300)}, "sampling"),
         ({"sampling": pb.Sampling(max_tokens=1, repetition_penalty=1, frequency_penalty=1e300)}, "sampling"),
         ({"sampling": pb.Sampling(max_tokens=1, repetition_penalty=1, stop_token_ids=[-(2**31)])}, "sampling"),
         ({"sampling": pb.Sampling(max_tokens=1, repetition_penalty=1, logit_bias={50: 1.0})}, "logit_bias"),

@@ -42,7 +42,7 @@ def test_generation_config_goes_before_the_documented_defaults_and_after_the_req
         ("temperature", [0, 0.0, 1e-9, 2, 2.0], [-0.001, 2.001, NAN, INF, -INF, 10**400]),
         ("top_p", [1e-9, 1], [0, 0.0, -1, 1.001, NAN, INF, -INF]),
         ("min_p", [0, 0.5, 1], [-0.001, 1.001, NAN, INF]),
-        ("repetition_penalty", [0.001, 1, 100], [0, -1, 100.1, NAN, INF]),
+        ("repetition_penalty", [0.01, 1, 100], [0, 1e-300, 0.001, -1, 100.1, NAN, INF]),
         ("presence_penalty", [-2, 0, 2], [-2.001, 2.001, NAN, INF, -INF]),
         ("frequency_penalty", [-2, 0, 2], [-2.001, 2.001, NAN, INF, -INF]),
         ("top_k", [-1, 0, 1, 2**31 - 1], [-2, 2**31, 10**30]),

@@ -57,6 +57,7 @@ OUT_OF_RANGE: list[tuple[str, object]] = [
     ("top_k", -2),
     ("min_p", -1),
     ("repetition_penalty", 0),
+    ("repetition_penalty", 1e-300),
     ("presence_penalty", 3),
     ("frequency_penalty", -3),
     ("max_tokens", 0),
