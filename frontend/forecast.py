@@ -8,21 +8,23 @@ how long answers are:
     wait      places come free as answers end; those who wait take them in turn and keep them for their own answers
 
 What comes of that is corrected by how forecasts have turned out: nine of ten first tokens shall come before they are
-predicted, for who is let in on a promise is not helped by one that is right on average.
+predicted, for who is let in on a promise is not helped by one that is right on average. Those who are taken at once and
+those who wait are told apart: what a wait is underestimated by says nothing of the router's estimate.
 
 An answer is expected to have the share of its `max_tokens` that those which ended lately had; the time between two of
 its tokens is theirs as well, once there is one, and until then what workers measured.
 """
 
 import heapq
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 NEWEST = 0.1
 """Weight of the latest answer in the averages, once there have been as many that it is not less than an equal share."""
 QUANTILE = 0.9
-BIAS_STEP = 0.1
-MAX_BIAS = 2.0
+BIAS_STEP = 0.2
+MAX_BIAS = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,21 @@ class Forecast:
     ttft_s: float
     unbiased_s: float = 0.0
     """The same before it was corrected by earlier ones."""
+    waits: bool = False
+    """Whether no worker has a place for it now."""
+
+
+@dataclass(slots=True)
+class Bias:
+    """What nine of ten first tokens take at most, against their forecasts: a quantile, by stochastic gradient."""
+
+    times: float = 1.0
+
+    def came_true(self, predicted_s: float, actual_s: float) -> None:
+        """Note when a first token came that was predicted, without correction."""
+        over = actual_s > self.times * predicted_s
+        self.times *= math.exp(BIAS_STEP * (QUANTILE if over else QUANTILE - 1))
+        self.times = min(max(self.times, 1 / MAX_BIAS), MAX_BIAS)
 
 
 @dataclass(slots=True)
@@ -52,8 +69,6 @@ class Pace:
 
     token_s: float = 0.0
     """Between two tokens of an answer; 0 while unknown."""
-    bias: float = 1.0
-    """What nine of ten first tokens take at most, against their forecasts before this correction."""
     _share: float = 1.0
     _num_ended: int = 0
 
@@ -65,12 +80,6 @@ class Pace:
         if num_tokens > 1:
             each_s = seconds / (num_tokens - 1)
             self.token_s += (weight if self.token_s else 1.0) * (each_s - self.token_s)
-
-    def came_true(self, predicted_s: float, actual_s: float) -> None:
-        """Note when a first token came that was predicted, without `bias`. (A quantile by stochastic gradient.)"""
-        over = actual_s > self.bias * predicted_s
-        self.bias += BIAS_STEP * (QUANTILE if over else QUANTILE - 1)
-        self.bias = min(max(self.bias, 1 / MAX_BIAS), MAX_BIAS)
 
     def tokens_left(self, num_tokens: int, max_tokens: int) -> float:
         """How many more an answer that has `num_tokens` will probably get."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import Overloaded
 from frontend.admission import Admission
-from frontend.forecast import Forecast, Pace, wait_s
+from frontend.forecast import Bias, Forecast, Pace, wait_s
 from frontend.job import Job
 from frontend.places import Places, check_servable
 from frontend.router import first_token_s
@@ -31,6 +31,9 @@ class Outlook:
     ttft_slo_s: float = 0.0
     """0 refuses nothing for its predicted time to first token."""
     pace: Pace = field(default_factory=Pace)
+    _at_once: Bias = field(default_factory=Bias)
+    """Of forecasts for those who need not wait for a place; and for the others."""
+    _waiting: Bias = field(default_factory=Bias)
     _served: dict[str, Job] = field(default_factory=dict)
     """Jobs that workers have taken, by request id."""
 
@@ -60,20 +63,17 @@ class Outlook:
         if first_s is None:
             first_s = first_token_s(job.need(), *self.places.views())
         if placement is not None:
-            return self._corrected(0, 0.0, first_s)
+            return _corrected(self._at_once, 0, 0.0, first_s)
         # Whoever is taken later finds prompts before its own as one that is taken now would: others come as they go.
         held_s = [first_s + self._token_s() * self.pace.tokens_left(0, demand.max_tokens) for demand in before]
-        return self._corrected(len(before), wait_s(self._left_s(), held_s), first_s)
-
-    def _corrected(self, queue_position: int, waits_s: float, first_s: float) -> Forecast:
-        bias = self.pace.bias
-        return Forecast(queue_position, bias * waits_s, bias * (waits_s + first_s), waits_s + first_s)
+        return _corrected(self._waiting, len(before), wait_s(self._left_s(), held_s), first_s)
 
     def first_token(self, job: Job) -> None:
         """It has come."""
         if job.forecast is not None and job.forecast.unbiased_s:
             waited_s = (time.monotonic_ns() - job.ledger.tokenized_ns) / 1e9
-            self.pace.came_true(job.forecast.unbiased_s, waited_s)
+            bias = self._waiting if job.forecast.waits else self._at_once
+            bias.came_true(job.forecast.unbiased_s, waited_s)
 
     def check(self, job: Job) -> None:
         """Raises Overloaded for what there is no room for in the queue, or what would wait there in vain."""
@@ -109,6 +109,11 @@ class Outlook:
     def _token_s(self) -> float:
         """Between two tokens of an answer: as it was lately, or as workers say. 0 while nobody knows."""
         return self.pace.token_s or max((view.token_s for view in self.places.views()[0]), default=0.0)
+
+
+def _corrected(bias: Bias, queue_position: int, waits_s: float, first_s: float) -> Forecast:
+    unbiased_s, times = waits_s + first_s, bias.times
+    return Forecast(queue_position, times * waits_s, times * unbiased_s, unbiased_s, waits=waits_s > 0)
 
 
 def _overloaded(why: str, forecast: Forecast, retry_after_s: float) -> Overloaded:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frontend.forecast import Pace, wait_s
+from frontend.forecast import Bias, Pace, wait_s
 
 seconds = st.floats(0, 100)
 
@@ -56,19 +56,19 @@ def test_answers_of_one_token_say_nothing_of_the_pace() -> None:
 
 
 def test_nine_of_ten_first_tokens_come_before_they_are_predicted() -> None:
-    rng, pace, late = random.Random(0), Pace(), []
+    rng, bias, late = random.Random(0), Bias(), []
     for _ in range(5000):
         actual_s = rng.uniform(0.8, 1.8)
-        late.append(actual_s > pace.bias * 1.0)
-        pace.came_true(1.0, actual_s)
+        late.append(actual_s > bias.times)
+        bias.came_true(1.0, actual_s)
     assert sum(late[1000:]) / len(late[1000:]) == pytest.approx(0.1, abs=0.03)
 
 
 def test_forecasts_are_corrected_within_bounds() -> None:
-    pace = Pace()
+    bias = Bias()
     for _ in range(100):
-        pace.came_true(1.0, 50.0)
-    assert pace.bias == 2
-    for _ in range(200):
-        pace.came_true(1.0, 0.0)
-    assert pace.bias == 0.5
+        bias.came_true(1.0, 50.0)
+    assert bias.times == 8
+    for _ in range(300):
+        bias.came_true(1.0, 0.0)
+    assert bias.times == 1 / 8
