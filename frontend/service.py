@@ -28,7 +28,7 @@ from frontend import grpc_convert as convert
 from frontend.api import Inference
 from frontend.callers import KeyRing
 from frontend.interceptors import AuthInterceptor, ErrorInterceptor, identify, no_key
-from frontend.request import Delta, Event, Finished, Started, check_token_ids
+from frontend.request import MAX_PROMPT_IDS, Delta, Event, Finished, Started, check_count, check_token_ids
 from frontend.resumption import Resumption
 from protos import generate_pb2 as pb
 from protos import generate_pb2_grpc
@@ -76,6 +76,7 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         model = self._inference.model(request.model or None)
+        check_count(request.token_ids, MAX_PROMPT_IDS, "token_ids")
         token_ids = tuple(request.token_ids)
         check_token_ids(token_ids, model.vocab_size, "token_ids")
         text = await asyncio.to_thread(
