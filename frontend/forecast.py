@@ -24,7 +24,8 @@ NEWEST = 0.1
 """Weight of the latest answer in the averages, once there have been as many that it is not less than an equal share."""
 QUANTILE = 0.9
 BIAS_STEP = 0.2
-MAX_BIAS = 8.0
+BIAS_HALF_LIFE_S = 20.0
+MAX_LOG = math.log(8.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +53,24 @@ class Forecast:
 
 @dataclass(slots=True)
 class Bias:
-    """What nine of ten first tokens take at most, against their forecasts: a quantile, by stochastic gradient."""
+    """What nine of ten first tokens take at most, against their forecasts: a quantile, by stochastic gradient.
 
-    times: float = 1.0
+    It is forgotten in time: one so high that everybody is refused would never be proved wrong. Times are of one clock.
+    """
 
-    def came_true(self, predicted_s: float, actual_s: float) -> None:
+    _log: float = 0.0
+    _noted_at_s: float = 0.0
+
+    def times(self, now_s: float) -> float:
+        """What to multiply a forecast by."""
+        return math.exp(self._log * 0.5 ** ((now_s - self._noted_at_s) / BIAS_HALF_LIFE_S))
+
+    def came_true(self, predicted_s: float, actual_s: float, now_s: float) -> None:
         """Note when a first token came that was predicted, without correction."""
-        over = actual_s > self.times * predicted_s
-        self.times *= math.exp(BIAS_STEP * (QUANTILE if over else QUANTILE - 1))
-        self.times = min(max(self.times, 1 / MAX_BIAS), MAX_BIAS)
+        times = self.times(now_s)
+        step = BIAS_STEP * (QUANTILE if actual_s > times * predicted_s else QUANTILE - 1)
+        self._log = min(max(math.log(times) + step, -MAX_LOG), MAX_LOG)
+        self._noted_at_s = now_s
 
 
 @dataclass(slots=True)

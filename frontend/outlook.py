@@ -65,7 +65,8 @@ class Outlook:
         if placement is not None:
             return _corrected(self._at_once, 0, 0.0, first_s)
         # Whoever is taken later finds prompts before its own as one that is taken now would: others come as they go.
-        held_s = [first_s + self._token_s() * self.pace.tokens_left(0, demand.max_tokens) for demand in before]
+        token_s = self._token_s()
+        held_s = [first_s + token_s * self.pace.tokens_left(0, demand.max_tokens) for demand in before]
         return _corrected(self._waiting, len(before), wait_s(self._left_s(), held_s), first_s)
 
     def first_token(self, job: Job) -> None:
@@ -73,7 +74,7 @@ class Outlook:
         if job.forecast is not None and job.forecast.unbiased_s:
             waited_s = (time.monotonic_ns() - job.ledger.tokenized_ns) / 1e9
             bias = self._waiting if job.forecast.waits else self._at_once
-            bias.came_true(job.forecast.unbiased_s, waited_s)
+            bias.came_true(job.forecast.unbiased_s, waited_s, time.monotonic())
 
     def check(self, job: Job) -> None:
         """Raises Overloaded for what there is no room for in the queue, or what would wait there in vain."""
@@ -112,7 +113,7 @@ class Outlook:
 
 
 def _corrected(bias: Bias, queue_position: int, waits_s: float, first_s: float) -> Forecast:
-    unbiased_s, times = waits_s + first_s, bias.times
+    unbiased_s, times = waits_s + first_s, bias.times(time.monotonic())
     return Forecast(queue_position, times * waits_s, times * unbiased_s, unbiased_s, waits=waits_s > 0)
 
 

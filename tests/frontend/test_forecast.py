@@ -57,18 +57,26 @@ def test_answers_of_one_token_say_nothing_of_the_pace() -> None:
 
 def test_nine_of_ten_first_tokens_come_before_they_are_predicted() -> None:
     rng, bias, late = random.Random(0), Bias(), []
-    for _ in range(5000):
-        actual_s = rng.uniform(0.8, 1.8)
-        late.append(actual_s > bias.times)
-        bias.came_true(1.0, actual_s)
+    for number in range(5000):
+        now_s, actual_s = number / 100, rng.uniform(0.8, 1.8)
+        late.append(actual_s > bias.times(now_s))
+        bias.came_true(1.0, actual_s, now_s)
     assert sum(late[1000:]) / len(late[1000:]) == pytest.approx(0.1, abs=0.03)
 
 
 def test_forecasts_are_corrected_within_bounds() -> None:
     bias = Bias()
     for _ in range(100):
-        bias.came_true(1.0, 50.0)
-    assert bias.times == 8
+        bias.came_true(1.0, 50.0, 0.0)
+    assert bias.times(0.0) == pytest.approx(8)
     for _ in range(300):
-        bias.came_true(1.0, 0.0)
-    assert bias.times == 1 / 8
+        bias.came_true(1.0, 0.0, 0.0)
+    assert bias.times(0.0) == pytest.approx(1 / 8)
+
+
+def test_a_correction_that_nobody_can_prove_wrong_is_forgotten() -> None:
+    bias = Bias()
+    for _ in range(100):
+        bias.came_true(1.0, 50.0, 0.0)
+    times = [bias.times(now_s) for now_s in (0.0, 20.0, 40.0, 200.0)]
+    assert times == pytest.approx([8, 8**0.5, 8**0.25, 1], rel=0.01)
