@@ -81,6 +81,7 @@ class InferenceServicer:
 
     def Generate(self, request, context):
         """Generates one answer and streams it: `started` once, `delta` as tokens come, `finished` once.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,6 +90,8 @@ class InferenceServicer:
     def Resume(self, request, context):
         """Goes on with an answer whose call broke: `delta` from the first token that is missing, then `finished`. For requests
         that set `resume_grace_ms`, on the frontend that took them. NOT_FOUND: it never was, or its grace is over.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
