@@ -1,7 +1,6 @@
 """The router over the workers that are there: which of them could take a request now."""
 
 import time
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from engine.errors import ContextOverflow, Unavailable
@@ -22,8 +21,9 @@ class Places:
     policy: Policy
     hop_s: float = 0.002
     """What a leg on a prefill worker costs beside waiting and computing there."""
-    _cut: dict[tuple[str, str], float] = field(default_factory=dict)
-    """Prefill and decode workers between which a transfer failed, and when (`time.monotonic()`)."""
+    _cut: list[tuple[WorkerView, WorkerView, float]] = field(default_factory=list)
+    """Prefill and decode workers between which a transfer failed, and when (`time.monotonic()`). A worker that was
+    started anew has another view: what its last start could not receive says nothing of this one."""
 
     def views(self) -> tuple[list[WorkerView], list[WorkerView]]:
         """Decode and prefill workers that are there."""
@@ -39,13 +39,13 @@ class Places:
     def note_failed_transfer(self, placement: Placement) -> None:
         """For a while KV goes other ways: a link that swallows packets is found out by a time limit, each time."""
         if placement.prefill is not None:
-            self._cut[placement.prefill.worker_id, placement.decode.worker_id] = time.monotonic()
+            self._cut.append((placement.prefill, placement.decode, time.monotonic()))
 
-    def _cut_now(self) -> AbstractSet[tuple[str, str]]:
+    def _cut_now(self) -> list[tuple[WorkerView, WorkerView]]:
         if self._cut:
             since = time.monotonic() - AVOID_S
-            self._cut = {pair: at for pair, at in self._cut.items() if at > since}
-        return self._cut.keys()
+            self._cut = [each for each in self._cut if each[2] > since]
+        return [(prefill, decode) for prefill, decode, _ in self._cut]
 
     def note_hop(self, ledger: Ledger) -> None:
         """A first token came from a prefill worker: what took neither waiting nor computing there was the hop."""

@@ -160,7 +160,7 @@ def place(
     prefills: Iterable[WorkerView],
     policy: Policy,
     hop_s: float,
-    cut: AbstractSet[tuple[str, str]] = frozenset(),
+    cut: Sequence[tuple[WorkerView, WorkerView]] = (),
 ) -> Placement | None:
     """Choose workers for a request; None when there is no room now.
 
@@ -174,7 +174,7 @@ def place(
         return None
     cached = min(decode.cached_tokens(need.hashes), need.num_tokens - 1)
     able = [view for view in prefills if _can_prefill(view, need, decode)]
-    able = [view for view in able if (view.worker_id, decode.worker_id) not in cut]
+    able = [view for view in able if not any(p is view and d is decode for p, d in cut)]
     usable = ((_prefill_s(view, decode, need), view) for view in able if not view.full)
     (queue_s, compute_s), prefill = min(usable, key=lambda pair: sum(pair[0]), default=((0.0, 0.0), None))
     if prefill is None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -344,11 +343,16 @@ async def test_kv_that_does_not_get_through_goes_another_way_for_a_while() -> No
         push, _ = await scene.granted(hearing)
         scene.prefill.say(failed=pb.Failed(leg=push, reason=pb.FAILURE_REASON_TRANSFER, message="nothing was taken"))
         await hearing.next()
+    kept = list(scene.attempts.places._cut)
     assert scene.attempts.places.find(job()).prefill is other.link.view
     other.down()
     assert scene.attempts.places.find(job()).prefill is None, "decode computes it"
-    scene.attempts.places._cut = dict.fromkeys(scene.attempts.places._cut, time.monotonic() - 5.1)
+    scene.attempts.places._cut = [(p, d, at - 5.1) for p, d, at in scene.attempts.places._cut]
     assert scene.attempts.places.find(job()).prefill is scene.prefill.link.view
+    scene.attempts.places._cut = kept
+    scene.decode.down()
+    scene.decode.up()
+    assert scene.attempts.places.find(job()).prefill is scene.prefill.link.view, "decode was started anew"
 
 
 async def test_a_draining_prefill_worker_is_passed_over() -> None:
