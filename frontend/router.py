@@ -175,7 +175,7 @@ def place(
     cached = min(decode.cached_tokens(need.hashes), need.num_tokens - 1)
     able = [view for view in prefills if _can_prefill(view, need, decode)]
     able = [view for view in able if not any(p is view and d is decode for p, d in cut)]
-    usable = ((_prefill_s(view, decode, need), view) for view in able if not view.full)
+    usable = ((_prefill_s(view, _prefill_costs(view, decode), need), view) for view in able if not view.full)
     (queue_s, compute_s), prefill = min(usable, key=lambda pair: sum(pair[0]), default=((0.0, 0.0), None))
     if prefill is None:
         return None if able and policy.always_remote else Placement(decode, None, cached)
@@ -196,15 +196,8 @@ def place(
 
 def first_token_s(need: Need, decodes: Iterable[WorkerView], prefills: Iterable[WorkerView]) -> float:
     """Predicted time to the first token of a request that a worker takes now: the shortest of any; 0 while unknown."""
-    views = [view for view in (*decodes, *prefills) if _serves(view, need) and view.costs is not None]
-    return min((_alone_s(view, need) for view in views), default=0.0)
-
-
-def _alone_s(view: WorkerView, need: Need) -> float:
-    """Waiting and computing on a worker of either role."""
-    assert view.costs is not None
-    cached = min(view.cached_tokens(need.hashes), need.num_tokens - 1)
-    return _queue_s(view, view.costs) + view.costs.prefill_s(need.num_tokens - cached, cached, view.max_step_tokens)
+    views = [view for view in (*decodes, *prefills) if _serves(view, need)]
+    return min((sum(_prefill_s(view, view.costs, need)) for view in views if view.costs is not None), default=0.0)
 
 
 def can_ever_serve(need: Need, decodes: Iterable[WorkerView]) -> bool:
@@ -238,9 +231,8 @@ def _can_prefill(view: WorkerView, need: Need, decode: WorkerView) -> bool:
     return _serves(view, need) and view.layout == decode.layout and fits
 
 
-def _prefill_s(view: WorkerView, decode: WorkerView, need: Need) -> tuple[float, float]:
-    """Waiting and computing on a prefill worker."""
-    costs = _prefill_costs(view, decode)
+def _prefill_s(view: WorkerView, costs: Costs, need: Need) -> tuple[float, float]:
+    """Waiting and computing on a worker that does nothing else."""
     cached = min(view.cached_tokens(need.hashes), need.num_tokens - 1)
     return _queue_s(view, costs), costs.prefill_s(need.num_tokens - cached, cached, view.max_step_tokens)
 
@@ -249,9 +241,9 @@ def _prefill_costs(view: WorkerView, decode: WorkerView) -> Costs:
     return view.costs_beside(decode, busy=decode.streams > 0) or UNMEASURED
 
 
-def _decode_costs(view: WorkerView, prefill: WorkerView) -> Costs:
-    """A decode worker of which nothing is known is taken to be like the prefill worker."""
-    return view.costs_beside(prefill, busy=prefill.streams > 0) or prefill.costs or UNMEASURED
+def _decode_costs(view: WorkerView, prefill: WorkerView, *, busy: bool) -> Costs:
+    """Beside a prefill worker that is busy or has no work; taken to be like its where nothing is known."""
+    return view.costs_beside(prefill, busy=busy) or prefill.costs or UNMEASURED
 
 
 def _queue_s(view: WorkerView, costs: Costs) -> float:
@@ -261,7 +253,8 @@ def _queue_s(view: WorkerView, costs: Costs) -> float:
 
 def _under_way_s(decode: WorkerView, prefill: WorkerView) -> float:
     """What is left, on average, of the step that runs now: the worker takes nobody in before it ends."""
-    return _decode_costs(decode, prefill).decode_step_s(decode.streams, decode.context_tokens) / 2
+    costs = _decode_costs(decode, prefill, busy=prefill.streams > 0)
+    return costs.decode_step_s(decode.streams, decode.context_tokens) / 2
 
 
 def _crowding_s(decode: WorkerView, prefill: WorkerView, compute_s: float) -> float:
@@ -305,7 +298,7 @@ class _Pace:
 
     @classmethod
     def of(cls, decode: WorkerView, prefill: WorkerView) -> "_Pace":
-        lent, own = (decode.costs_beside(prefill, busy=busy) or prefill.costs or UNMEASURED for busy in (False, True))
+        lent, own = (_decode_costs(decode, prefill, busy=busy) for busy in (False, True))
         return cls(lent, own, _queue_s(prefill, _prefill_costs(prefill, decode)))
 
     def steps_s(self, work: StepWork, num_steps: int = 1) -> float:
