@@ -12,7 +12,6 @@ stream was silent, and what is held at the end.
 import argparse
 import asyncio
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ import grpc
 import grpc.aio
 
 from bench.abandon import Stub, held_and_leaked, settled_s
+from cli.probes import frontend_ready
 from protos import generate_pb2 as pb
 
 LEASE_S = 3.0
@@ -168,7 +168,8 @@ async def run(num_cuts: int) -> None:
     rng = random.Random(0)
     prompts = [[1, *(rng.randrange(3, 250) for _ in range(120))] for _ in range(STREAMS)]
     http = f"http://127.0.0.1:{HTTP_PORT}"
-    await until_ready()
+    async with asyncio.timeout(READY_S):
+        await frontend_ready("127.0.0.1", HTTP_PORT)(lambda _: None)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{GRPC_PORT}") as channel:
         stub = Stub(channel)
         quiet = await asyncio.gather(*(stream(stub, prompt) for prompt in prompts))
@@ -211,20 +212,6 @@ async def disturbed(
         await asyncio.sleep(CUT_S)
     await streams
     return answers
-
-
-async def until_ready() -> None:
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        try:
-            with socket.create_connection(("127.0.0.1", HTTP_PORT), timeout=1) as connection:
-                connection.sendall(b"GET /ready HTTP/1.0\r\n\r\n")
-                if b" 200 " in connection.recv(100):
-                    return
-        except OSError:
-            pass
-        await asyncio.sleep(0.2)
-    sys.exit("the servers did not become ready")
 
 
 if __name__ == "__main__":

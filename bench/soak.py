@@ -3,9 +3,9 @@
     python -m bench.soak [--minutes 60] [--load 0.8] [--model DIR] [--serve-option ...]
 
 A `tandem up`; what it can do at most is measured by a closed loop of 32 streams over gRPC; then requests arrive as a
-Poisson process at a share of that rate. Every ten seconds each process's resident memory (less what it shares with
-others), descriptors and threads are noted. Reported: their growth from the end of the first sixth to the last, and p99
-TTFT of the first and of the last sixth.
+Poisson process at a share of that rate. Every ten seconds each process's resident memory, descriptors and threads are
+noted, as `tandem chaos` does. Reported: their growth from the second sixth to the last, and p99 TTFT of the first and of
+the last sixth.
 """
 
 import argparse
@@ -22,6 +22,8 @@ import grpc.aio
 
 from bench.abandon import Stub, asked, held_and_leaked, settled_s
 from bench.foundation import serving_urls
+from cli.chaos.checks import Processes
+from cli.chaos.victims import LocalServer, Vitals, find_server
 
 AT_ONCE = 32
 CALIBRATION_S = 20.0
@@ -30,16 +32,17 @@ REFUSED_S = 0.1
 """A stream of a closed loop that is refused waits so long."""
 PARTS = 6
 
+Sample = tuple[float, Processes]
+"""With the seconds since the start."""
+
 
 @dataclass(slots=True)
 class Record:
-    """What was seen, each with the seconds since the start."""
+    """What became of requests."""
 
     ttft: list[tuple[float, float]] = field(default_factory=list)
-    """Seconds, of each answer."""
+    """Of each answer: when it was asked for, and its TTFT, in seconds."""
     ends: Counter[str] = field(default_factory=Counter)
-    sizes: list[tuple[float, dict[str, tuple[int, int, int]]]] = field(default_factory=list)
-    """Of each process: private memory in KiB, descriptors, threads."""
 
 
 def main() -> None:
@@ -60,19 +63,21 @@ async def run(http: str, address: str, seconds: float, load: float) -> None:
         stub = Stub(channel)
         most_per_s = await closed_loop(stub, rng)
         print(f"{'most, requests/s (closed loop of 32)':<45} {most_per_s:.1f}", flush=True)
+        samples: list[Sample] = []
+        sampling = asyncio.create_task(sample(find_server(http), samples))
         record = await open_loop(stub, most_per_s * load, seconds, rng)
+        sampling.cancel()
     settle_s = await settled_s(http)
     held, leaked = held_and_leaked(http)
     print(f"{'requests, by how they ended':<45} {dict(record.ends)}")
     first, last = (p99_ms(record, seconds, part) for part in (0, PARTS - 1))
     print(f"{'p99 TTFT of the first and the last sixth, ms':<45} {first:.1f}, {last:.1f} ({last / first:.2f} times)")
     print(f"{'KV blocks held (after s), and leaked':<45} {held} ({settle_s:.2f}), {leaked}")
-    for name, (before, after) in growth(record, seconds).items():
-        changes = ", ".join(f"{b} to {a} {what}" for b, a, what in zip(before, after, UNITS, strict=True))
-        print(f"{name:<45} {changes}")
-
-
-UNITS = ("KiB of its own", "descriptors", "threads")
+    for name in sorted(samples[-1][1].vitals):
+        before, after = (median(samples, seconds, part, name) for part in (1, PARTS - 1))
+        rss = f"{before.rss_kib} to {after.rss_kib} KiB"
+        rest = f"{before.fds} to {after.fds} descriptors, {before.threads} to {after.threads} threads"
+        print(f"{name:<45} {rss}, {rest}")
 
 
 async def closed_loop(stub: Stub, rng: random.Random) -> float:
@@ -89,12 +94,10 @@ async def closed_loop(stub: Stub, rng: random.Random) -> float:
 
 async def open_loop(stub: Stub, per_s: float, seconds: float, rng: random.Random) -> Record:
     record, began = Record(), time.monotonic()
-    sampling = asyncio.create_task(sample(record, began))
     async with asyncio.TaskGroup() as requests:
         while (now := time.monotonic() - began) < seconds:
             requests.create_task(one(stub, rng, record, now))
             await asyncio.sleep(rng.expovariate(per_s))
-    sampling.cancel()
     return record
 
 
@@ -112,27 +115,11 @@ async def one(stub: Stub, rng: random.Random, record: Record, at_s: float) -> No
         record.ttft.append((at_s, first_s))
 
 
-async def sample(record: Record, began: float) -> None:
+async def sample(server: LocalServer, samples: list[Sample]) -> None:
+    began = time.monotonic()
     while True:
-        record.sizes.append((time.monotonic() - began, sizes()))
+        samples.append((time.monotonic() - began, Processes.of(server)))
         await asyncio.sleep(SAMPLE_S)
-
-
-def sizes() -> dict[str, tuple[int, int, int]]:
-    """Of every process of the `tandem up` that this one started, by what it is."""
-    found = {}
-    for folder in Path("/proc").iterdir():
-        try:
-            command = (folder / "cmdline").read_text().split("\0")
-            if "-m" not in command or command[command.index("-m") + 1] not in ("frontend", "prefill", "decode"):
-                continue
-            name = command[command.index("--worker-id") + 1] if "--worker-id" in command else "frontend"
-            rollup = (folder / "smaps_rollup").read_text().splitlines()
-            own = sum(int(line.split()[1]) for line in rollup if line.startswith("Private_"))
-            found[name] = own, len(list((folder / "fd").iterdir())), len(list((folder / "task").iterdir()))
-        except (OSError, ValueError, IndexError):
-            continue  # not one of ours, or gone
-    return found
 
 
 def p99_ms(record: Record, seconds: float, part: int) -> float:
@@ -140,14 +127,12 @@ def p99_ms(record: Record, seconds: float, part: int) -> float:
     return statistics.quantiles(times, n=100)[98] * 1e3
 
 
-def growth(record: Record, seconds: float) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Of each process, what it had on median in the second sixth and in the last."""
-
-    def median(name: str, part: int) -> tuple[int, ...]:
-        of_part = [each[name] for at, each in record.sizes if part <= at / seconds * PARTS < part + 1 and name in each]
-        return tuple(int(statistics.median(column)) for column in zip(*of_part, strict=True))
-
-    return {name: (median(name, 1), median(name, PARTS - 1)) for name in sorted(record.sizes[-1][1])}
+def median(samples: list[Sample], seconds: float, part: int, name: str) -> Vitals:
+    """What a process had in one part of the time."""
+    of_part = [each for at, each in samples if part <= at / seconds * PARTS < part + 1]
+    found = [each.vitals[name][1] for each in of_part if name in each.vitals]
+    columns = zip(*((each.rss_kib, each.fds, each.threads) for each in found), strict=True)
+    return Vitals(*(int(statistics.median(column)) for column in columns))
 
 
 if __name__ == "__main__":
