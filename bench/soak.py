@@ -4,8 +4,8 @@
 
 A `tandem up`; what it can do at most is measured by a closed loop of 32 streams over gRPC; then requests arrive as a
 Poisson process at a share of that rate. Every ten seconds each process's resident memory, descriptors and threads are
-noted, as `tandem chaos` does. Reported: their growth from the second sixth to the last, and p99 TTFT of the first and of
-the last sixth.
+noted, as `tandem chaos` does. Reported: their growth from the second sixth to the last, and p99 TTFT of the first and
+of the last sixth.
 """
 
 import argparse
