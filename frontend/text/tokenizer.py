@@ -47,7 +47,9 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_str(content)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error.message}") from error
-        except Exception as error:  # the library raises nothing narrower
+        except BaseException as error:
+            if not _is_the_librarys(error):
+                raise
             raise ConfigError(f"{path} cannot be read: {error}") from error
         return cls(backend, decoder, TokenizerConfig.load(folder))
 
@@ -90,6 +92,11 @@ class Tokenizer:
     def _ids_of(self, token: str | None, wanted: bool) -> list[int]:
         token_id = self._backend.token_to_id(token) if wanted and token is not None else None
         return [] if token_id is None else [token_id]
+
+
+def _is_the_librarys(error: BaseException) -> bool:
+    """It raises nothing narrower than Exception; where its Rust panics, not even that."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def _add_tokens(backend: tokenizers.Tokenizer, config: TokenizerConfig) -> None:

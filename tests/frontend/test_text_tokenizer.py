@@ -124,6 +124,13 @@ def test_a_missing_or_broken_file_is_named(content: str | None, tmp_path: Path) 
         Tokenizer.load(tmp_path)
 
 
+def test_a_file_that_makes_the_library_panic_is_named(tmp_path: Path) -> None:
+    merged = {"vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]], "continuing_subword_prefix": "longer"}
+    dump(tmp_path / "tokenizer.json", {"version": "1.0", "added_tokens": [], "model": {"type": "BPE", **merged}})
+    with pytest.raises(ConfigError, match=r"tokenizer\.json"):
+        Tokenizer.load(tmp_path)
+
+
 def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
     unpack("gpt-2", tmp_path)
     (tmp_path / "tokenizer_config.json").write_text("[1]")
