@@ -86,8 +86,7 @@ class FleetInference:
             request.caller.check_model(model.name)
             ledger.checked_ns = time.monotonic_ns()
             tokens = await self._encode(model, request)
-            job = self._job(model, request, tokens, ledger, watched.traceparent)
-            job.deadline = deadline
+            job = self._job(model, request, tokens, deadline, ledger, watched.traceparent)
             self._quarantine.check(job)
             ledger.tokenized_ns = time.monotonic_ns()
             watched.tokenized(job)
@@ -135,7 +134,13 @@ class FleetInference:
         return tokens
 
     def _job(
-        self, model: LoadedModel, request: GenerateRequest, tokens: list[int], ledger: Ledger, traceparent: str
+        self,
+        model: LoadedModel,
+        request: GenerateRequest,
+        tokens: list[int],
+        deadline: float,
+        ledger: Ledger,
+        traceparent: str,
     ) -> Job:
         limits = replace(model.limits, max_context=self._max_context(model))
         params = resolve(request, len(tokens), limits)
@@ -149,6 +154,7 @@ class FleetInference:
             hashes=block_hashes(tokens, self._block_tokens(), request.caller.hash_root),
             traceparent=traceparent,
             ledger=ledger,
+            deadline=deadline,
         )
 
     async def _rows(self, job: Job, watched: Watched) -> AsyncGenerator[list[Row], None]:
