@@ -40,6 +40,7 @@ from frontend.request import (
     check_token_ids,
     resolve,
 )
+from frontend.tally import Counts
 from protos import worker_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -210,6 +211,10 @@ class FleetInference:
     def workers(self) -> list[WorkerStatus]:
         return [_status(role, link) for role, link in self._fleet.all_links]
 
+    @property
+    def counts(self) -> Counts:
+        return self._fleet.counts
+
     def readiness(self) -> Readiness:
         if self.draining:
             return Readiness(False, "draining")
@@ -326,4 +331,5 @@ def _status(role: "pb.Role", link: Link) -> WorkerStatus:
         block_tokens=hello.block_tokens,
         running=load.running,
         queued=load.waiting,
+        counts=link.tally.total,
     )
