@@ -250,7 +250,9 @@ class _FleetCollector(Collector):
         counts = self._inference.counts
         for attribute, text in WORKER_COUNTERS:
             yield CounterMetricFamily(f"tandem_{attribute}", text, getattr(counts, attribute))
-            counters = CounterMetricFamily(f"tandem_worker_{attribute}", f"By worker. {text}", labels=("worker", "role"))
+            counters = CounterMetricFamily(
+                f"tandem_worker_{attribute}", f"By worker. {text}", labels=("worker", "role")
+            )
             for worker in workers:
                 counters.add_metric((_name(worker), worker.role), getattr(worker.counts, attribute))
             yield counters
