@@ -83,7 +83,7 @@ class FleetInference:
             model = self._named(request.model)
             request.caller.check_model(model.name)
             ledger.checked_ns = time.monotonic_ns()
-            tokens = await encode(model, request.prompt)
+            tokens = await encode(model, request.prompt, self._max_context(model))
             job = self._job(model, request, tokens, deadline, ledger, watched.traceparent)
             self._quarantine.check(job)
             ledger.tokenized_ns = time.monotonic_ns()
