@@ -18,11 +18,10 @@ from grpc_health.v1._async import HealthServicer
 
 from engine.config import WorkerConfig
 from engine.cost import Costs
-from engine.errors import ConfigError
 from engine.exposure import check_guarded
 from engine.session import LOAD_INTERVAL_S, Sessions
 from engine.steploop import StepLoop
-from engine.tls import Tls
+from engine.tls import Tls, listen
 from engine.wire import MAX_MESSAGE_BYTES
 from protos import worker_pb2_grpc
 
@@ -128,10 +127,7 @@ async def _start(sessions: Sessions, config: WorkerConfig) -> tuple[grpc.aio.Ser
     worker_pb2_grpc.add_WorkerServicer_to_server(sessions, server)
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     tls = None if config.listen.startswith("unix:") else Tls.of(config.tls_cert, config.tls_key, config.tls_ca)
-    try:
-        port = server.add_secure_port(config.listen, tls.listens()) if tls else server.add_insecure_port(config.listen)
-    except RuntimeError as error:
-        raise ConfigError(f"cannot listen on {config.listen}: {error}", field="listen") from error
+    port = listen(server, config.listen, tls, field="listen")
     await server.start()
     await health.set("", SERVING)
     log.info("listening on %s", config.listen if config.listen.startswith("unix:") else f"port {port}")

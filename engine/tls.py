@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import grpc.aio
 
 from engine.errors import ConfigError
 from engine.watched_file import WatchedFile
@@ -106,6 +107,18 @@ class Tls:
     @property
     def _names(self) -> str:
         return f"{self._cert}, {self._key}{f' or {self._ca}' if self._ca else ''}"
+
+
+def listen(server: grpc.aio.Server, address: str, tls: Tls | None, *, field: str) -> int:
+    """Bind `address` for gRPC, over TLS where there is `tls`; says the port.
+
+    Raises ConfigError, naming the address and the option `field`, where it cannot be had.
+    """
+    try:
+        return server.add_secure_port(address, tls.listens()) if tls else server.add_insecure_port(address)
+    except RuntimeError as error:  # which does not say why
+        message = f"cannot listen on {address}: the address is in use or not this machine's"
+        raise ConfigError(message, field=field) from error
 
 
 def _configuration(loaded: _Loaded) -> grpc.ServerCertificateConfiguration:

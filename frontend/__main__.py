@@ -21,7 +21,7 @@ from engine.exposure import check_guarded
 from engine.hub import model_name, resolve_model
 from engine.process import drain, stop_signal
 from engine.telemetry import setup_logging, setup_tracing
-from engine.tls import Tls
+from engine.tls import Tls, listen
 from engine.version import VERSION
 from frontend.admission import Admission
 from frontend.attempt import Attempts
@@ -122,9 +122,9 @@ def bound(config: FrontendConfig, grpc_server: grpc.aio.Server, tls: Tls | None)
         message = f"cannot listen on {config.host}:{config.http_port}: {os.strerror(error.errno or 0)}"
         raise ConfigError(message, field="http_port") from error
     with rest_socket:
-        grpc_port = _listen(grpc_server, f"{config.host}:{config.grpc_port}", tls, field="grpc_port")
+        grpc_port = listen(grpc_server, f"{config.host}:{config.grpc_port}", tls, field="grpc_port")
         if config.local_listen:
-            _listen(grpc_server, config.local_listen, None, field="local_listen")
+            listen(grpc_server, config.local_listen, None, field="local_listen")
         log.info(
             "%s://%s:%d grpc://%s:%d",
             "https" if tls else "http",
@@ -134,14 +134,6 @@ def bound(config: FrontendConfig, grpc_server: grpc.aio.Server, tls: Tls | None)
             grpc_port,
         )
         yield rest_socket
-
-
-def _listen(server: grpc.aio.Server, address: str, tls: Tls | None, *, field: str) -> int:
-    try:
-        return server.add_secure_port(address, tls.listens()) if tls else server.add_insecure_port(address)
-    except RuntimeError as error:
-        message = f"cannot listen on {address}: the address is in use or not this machine's"
-        raise ConfigError(message, field=field) from error
 
 
 async def _tell_health(inference: FleetInference, fleet: Fleet, health: Health) -> None:

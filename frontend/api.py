@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from frontend.request import Chat, Event, GenerateRequest
+from frontend.tally import Counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,8 @@ class WorkerStatus:
     block_tokens: int
     running: int
     queued: int
+    counts: Counts
+    """Over all starts of the worker that this frontend has met."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,10 @@ class Inference(Protocol):
         """The model that a request naming `name` gets; None or empty is the only one. Raises UnknownModel."""
 
     def workers(self) -> list[WorkerStatus]: ...
+
+    @property
+    def counts(self) -> Counts:
+        """Of all workers that this frontend has met, those that are gone among them."""
 
     def readiness(self) -> Readiness: ...
 

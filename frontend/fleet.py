@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 
 from engine.tls import Tls
 from frontend.link import Link, Pulse, Start
+from frontend.tally import Counts, Tally
 from protos import worker_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -22,6 +23,8 @@ class Fleet:
         self.pulse = Pulse()
         self._addresses = {pb.ROLE_PREFILL: prefill, pb.ROLE_DECODE: decode}
         self._links: dict[str, Link] = {}
+        self._tallies: dict[str, Tally] = {}
+        """Of addresses that are gone, too."""
         self._roles: dict[str, pb.Role] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._resolved: dict[str, list[str]] = {}
@@ -42,7 +45,8 @@ class Fleet:
 
     def _update(self, wanted: dict[str, "pb.Role"], streams: asyncio.TaskGroup) -> None:
         for address in wanted.keys() - self._links.keys():
-            self._links[address] = Link(address, self.pulse, self._tls)
+            tally = self._tallies.setdefault(address, Tally())
+            self._links[address] = Link(address, self.pulse, self._tls, tally=tally)
             self._roles[address] = wanted[address]
             self._tasks[address] = streams.create_task(self._links[address].run())
         for address in self._links.keys() - wanted.keys():
@@ -57,6 +61,11 @@ class Fleet:
     @property
     def all_links(self) -> list[tuple["pb.Role", Link]]:
         return [(self._role_of(link), link) for link in self._links.values()]
+
+    @property
+    def counts(self) -> Counts:
+        """Of all workers there ever were."""
+        return sum((tally.total for tally in self._tallies.values()), Counts())
 
     def died(self, start: Start) -> bool:
         """Whether this start of a worker is certain to be over: another one has said hello, or nobody is there now."""

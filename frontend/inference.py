@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import grpc.aio
 
-from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, UnknownModel
+from engine.errors import DeadlineExceeded, Unavailable, UnknownModel
 from engine.hashes import block_hashes
 from frontend.answer import Answer
 from frontend.api import Readiness, ServedModel, WorkerStatus
@@ -30,22 +30,20 @@ from frontend.legs import Interrupted
 from frontend.link import Link, Row
 from frontend.model import LoadedModel
 from frontend.observer import Observer, Watched
+from frontend.prompt import encode, tokens_of
 from frontend.quarantine import Quarantine
 from frontend.request import (
     Chat,
     Event,
     GenerateRequest,
     Started,
-    TokenPrompt,
     check_token_ids,
     resolve,
 )
+from frontend.tally import Counts
 from protos import worker_pb2 as pb
 
 log = logging.getLogger(__name__)
-
-OFF_LOOP_CHARS = 8_192
-"""Longer prompts are tokenized on a thread, so that they do not hold up everybody's tokens."""
 
 
 class FleetInference:
@@ -85,9 +83,8 @@ class FleetInference:
             model = self._named(request.model)
             request.caller.check_model(model.name)
             ledger.checked_ns = time.monotonic_ns()
-            tokens = await self._encode(model, request)
-            job = self._job(model, request, tokens, ledger, watched.traceparent)
-            job.deadline = deadline
+            tokens = await encode(model, request.prompt, self._max_context(model))
+            job = self._job(model, request, tokens, deadline, ledger, watched.traceparent)
             self._quarantine.check(job)
             ledger.tokenized_ns = time.monotonic_ns()
             watched.tokenized(job)
@@ -121,21 +118,14 @@ class FleetInference:
             if not self._active:
                 self._idle.set()
 
-    async def _encode(self, model: LoadedModel, request: GenerateRequest) -> list[int]:
-        match request.prompt:
-            case TokenPrompt(ids):
-                check_token_ids(ids, model.limits.vocab_size, "prompt")
-                tokens = list(ids)
-            case str() | Chat() as text if _num_chars(text) > OFF_LOOP_CHARS:
-                tokens = await asyncio.to_thread(self._tokens_of, model, text, add_special_tokens=True)
-            case str() | Chat() as text:
-                tokens = self._tokens_of(model, text, add_special_tokens=True)
-        if not tokens:
-            raise InvalidRequest("the prompt is empty", field="prompt")
-        return tokens
-
     def _job(
-        self, model: LoadedModel, request: GenerateRequest, tokens: list[int], ledger: Ledger, traceparent: str
+        self,
+        model: LoadedModel,
+        request: GenerateRequest,
+        tokens: list[int],
+        deadline: float,
+        ledger: Ledger,
+        traceparent: str,
     ) -> Job:
         limits = replace(model.limits, max_context=self._max_context(model))
         params = resolve(request, len(tokens), limits)
@@ -149,6 +139,7 @@ class FleetInference:
             hashes=block_hashes(tokens, self._block_tokens(), request.caller.hash_root),
             traceparent=traceparent,
             ledger=ledger,
+            deadline=deadline,
         )
 
     async def _rows(self, job: Job, watched: Watched) -> AsyncGenerator[list[Row], None]:
@@ -176,7 +167,7 @@ class FleetInference:
     # -- everything else ---------------------------------------------------------------------------------------------
 
     def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool = True) -> list[int]:
-        return self._tokens_of(self._named(model), text, add_special_tokens=add_special_tokens)
+        return tokens_of(self._named(model), text, add_special_tokens=add_special_tokens)
 
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         named = self._named(model)
@@ -203,6 +194,10 @@ class FleetInference:
 
     def workers(self) -> list[WorkerStatus]:
         return [_status(role, link) for role, link in self._fleet.all_links]
+
+    @property
+    def counts(self) -> Counts:
+        return self._fleet.counts
 
     def readiness(self) -> Readiness:
         if self.draining:
@@ -232,16 +227,6 @@ class FleetInference:
             raise UnknownModel(f"the model {name!r} is not served here; {self._model.name!r} is", field="model")
         return self._model
 
-    def _tokens_of(self, model: LoadedModel, text: str | Chat, *, add_special_tokens: bool) -> list[int]:
-        if isinstance(text, str):
-            return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        if model.template is None:
-            raise InvalidRequest(f"{model.name} has no chat template; give one or use completions", field="messages")
-        if not text.messages:
-            raise InvalidRequest("the conversation has no messages", field="messages")
-        rendered = model.template.render(text.messages, add_generation_prompt=text.add_generation_prompt)
-        return model.tokenizer.encode(rendered, add_special_tokens=False)
-
     def _max_context(self, model: LoadedModel) -> int:
         """The longest context that some decode worker holds; the model's own while there is none."""
         contexts = [link.hello.max_context for link in self._fleet.links(pb.ROLE_DECODE) if link.hello]
@@ -251,11 +236,6 @@ class FleetInference:
         """Of the fleet's workers; requests are hashed for the first, and workers of one fleet agree."""
         sizes = [link.hello.block_tokens for link in self._fleet.links(pb.ROLE_DECODE) if link.hello]
         return sizes[0] if sizes else 16
-
-
-def _num_chars(prompt: str | Chat) -> int:
-    """About how much there is to tokenize."""
-    return len(prompt) if isinstance(prompt, str) else sum(len(str(m.get("content"))) for m in prompt.messages)
 
 
 async def _next(rows: AsyncGenerator[list[Row], None], deadline: float) -> list[Row]:
@@ -320,4 +300,5 @@ def _status(role: "pb.Role", link: Link) -> WorkerStatus:
         block_tokens=hello.block_tokens,
         running=load.running,
         queued=load.waiting,
+        counts=link.tally.total,
     )

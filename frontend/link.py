@@ -24,6 +24,7 @@ from engine.sequence import BlockHash
 from engine.tls import Tls
 from engine.wire import MAX_MESSAGE_BYTES
 from frontend.router import WorkerView
+from frontend.tally import Tally
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
 
@@ -121,6 +122,8 @@ class Link:
     incarnation: str = ""
     """The worker's latest."""
     load: pb.Load = field(default_factory=pb.Load)
+    tally: Tally = field(default_factory=Tally)
+    """Goes on over the worker's starts, and over links to it."""
     hashes: set[BlockHash] = field(default_factory=set)
     _costs: Costs | None = None
     """The worker's profile, as of its start, with every CPU it may borrow."""
@@ -324,6 +327,7 @@ class Link:
 
     def _take_load(self, load: pb.Load) -> None:
         self.load = load
+        self.tally.take(self.incarnation, load)
         view = self.view
         if view is None:
             return

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
@@ -81,6 +81,12 @@ WORKER_GAUGES = (
         "leaked_blocks",
     ),
 )
+WORKER_COUNTERS = (
+    ("preemptions", "Sequences that gave up their KV blocks, to be computed again later."),
+    ("fenced_writes", "Late writes of KV that were dropped."),
+)
+"""What every worker counts, by attribute of its counts: `tandem_*_total` over all workers there ever were, so that it
+never goes back, and `tandem_worker_*_total` with a worker and its role for labels."""
 
 
 class FrontendMetrics:
@@ -221,7 +227,7 @@ class _Segments:
 
 
 class _FleetCollector(Collector):
-    """Asks at each scrape; nothing is kept of workers that are gone."""
+    """Asks at each scrape; of workers that are gone, only what they counted is part of a sum."""
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
@@ -241,6 +247,15 @@ class _FleetCollector(Collector):
                 each.add_metric((_name(worker), worker.role), value)
             yield GaugeMetricFamily(gauge.of_all, gauge.text, sum(values))
             yield each
+        counts = self._inference.counts
+        for attribute, text in WORKER_COUNTERS:
+            yield CounterMetricFamily(f"tandem_{attribute}", text, getattr(counts, attribute))
+            counters = CounterMetricFamily(
+                f"tandem_worker_{attribute}", f"By worker. {text}", labels=("worker", "role")
+            )
+            for worker in workers:
+                counters.add_metric((_name(worker), worker.role), getattr(worker.counts, attribute))
+            yield counters
         default_model = next((model.name for model in self._inference.models()), "")
         yield from _vllm_gauges(default_model, queued, workers)
 

@@ -62,9 +62,13 @@ class ChatTemplate:
         *,
         tools: Sequence[Mapping[str, object]] | None = None,
         add_generation_prompt: bool = True,
+        max_chars: int | None = None,
         **variables: object,
     ) -> str:
-        """The prompt; `variables` are further names the template may know. Raises InvalidRequest if it refuses."""
+        """The prompt; `variables` are further names the template may know. Raises InvalidRequest if it refuses.
+
+        Of a prompt longer than `max_chars` it gives the beginning, which is longer, too, and spares itself the rest.
+        """
         template = self._template(with_tools=tools is not None)
         context = {
             **self._special_tokens,
@@ -75,20 +79,22 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            return self._bounded(template, context)
+            return self._bounded(template, context, max_chars)
         except FAULTS as error:
             raise InvalidRequest(f"the chat template refuses these messages: {error}", field="messages") from error
 
     def _template(self, *, with_tools: bool) -> Template:
         return self._templates["tool_use" if with_tools and "tool_use" in self._templates else "default"]
 
-    def _bounded(self, template: Template, context: Mapping[str, object]) -> str:
+    def _bounded(self, template: Template, context: Mapping[str, object], max_chars: int | None) -> str:
         parts = []
-        room = self._max_chars
+        length = 0
         for part in template.generate(context):
             parts.append(part)
-            room -= len(part)
-            if room < 0:
+            length += len(part)
+            if max_chars is not None and length > max_chars:
+                break
+            if length > self._max_chars:
                 raise InvalidRequest(f"the prompt is longer than {self._max_chars} characters", field="messages")
         return "".join(parts)
 

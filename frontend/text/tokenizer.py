@@ -12,6 +12,7 @@ from pathlib import Path
 import tokenizers
 
 from engine.errors import ConfigError, InvalidRequest
+from frontend.text.coverage import max_chars_per_token
 from frontend.text.pieces import PieceDecoder, Pieces
 from frontend.text.tokenizer_config import TokenizerConfig
 
@@ -19,11 +20,16 @@ from frontend.text.tokenizer_config import TokenizerConfig
 class Tokenizer:
     """The tokenizer of one model; safe to use from several threads."""
 
-    def __init__(self, backend: tokenizers.Tokenizer, decoder: PieceDecoder, config: TokenizerConfig) -> None:
+    def __init__(
+        self, backend: tokenizers.Tokenizer, decoder: PieceDecoder, config: TokenizerConfig, spec: object
+    ) -> None:
+        """`spec` is the content of the tokenizer.json that `backend` was made of."""
         backend.no_truncation()
         backend.no_padding()
         _add_tokens(backend, config)
         self._backend = backend
+        self.max_chars_per_token = max_chars_per_token(spec, backend)
+        """None: a token may stand for any amount of text."""
         self.bos_token = config.special_tokens.get("bos_token")
         self.eos_token = config.special_tokens.get("eos_token")
         self.max_lead_spaces = decoder.max_lead_spaces
@@ -43,7 +49,8 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         try:
             content = path.read_text(encoding="utf-8")
-            decoder = PieceDecoder.parse(json.loads(content).get("decoder"))
+            spec = json.loads(content)
+            decoder = PieceDecoder.parse(spec.get("decoder"))
             backend = tokenizers.Tokenizer.from_str(content)
         except ConfigError as error:
             raise ConfigError(f"{path}: {error.message}") from error
@@ -51,7 +58,7 @@ class Tokenizer:
             if not _is_the_librarys(error):
                 raise
             raise ConfigError(f"{path} cannot be read: {error}") from error
-        return cls(backend, decoder, TokenizerConfig.load(folder))
+        return cls(backend, decoder, TokenizerConfig.load(folder), spec)
 
     @property
     def vocab_size(self) -> int:
@@ -69,6 +76,10 @@ class Tokenizer:
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequest("the text is not valid Unicode: it holds half a surrogate pair") from error
         return [*self._prefix, *ids, *self._suffix] if add_special_tokens else ids
+
+    def most_chars(self, num_tokens: int) -> int | None:
+        """A longer text is certain to have more tokens than that; None where no text is."""
+        return None if self.max_chars_per_token is None else num_tokens * self.max_chars_per_token
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of `ids` from its start; unknown ids have none, bytes that are not UTF-8 become U+FFFD."""

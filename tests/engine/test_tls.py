@@ -17,7 +17,7 @@ from grpc_health.v1._async import HealthServicer
 
 from engine import watched_file
 from engine.errors import ConfigError
-from engine.tls import Tls
+from engine.tls import Tls, listen
 from tests.certificates import Authority, Certificate
 
 
@@ -43,11 +43,11 @@ def trusting(authority: Authority) -> grpc.ChannelCredentials:
 
 
 @asynccontextmanager
-async def serving(side: Tls) -> AsyncIterator[str]:
+async def serving(side: Tls | None) -> AsyncIterator[str]:
     server = grpc.aio.server()
     health = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
-    port = server.add_secure_port("127.0.0.1:0", side.listens())
+    port = listen(server, "127.0.0.1:0", side, field="listen")
     await server.start()
     await health.set("", health_pb2.HealthCheckResponse.SERVING)
     try:
@@ -92,6 +92,22 @@ async def test_a_worker_of_another_authority_is_not_believed(authority: Authorit
 async def test_without_an_authority_a_listener_asks_nobody(authority: Authority) -> None:
     async with serving(tls(authority.issue("server"), "")) as address:
         assert await ask(address, trusting(authority)) == 1
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_an_address_that_is_taken_is_named_with_its_option(authority: Authority, secure: bool) -> None:
+    side = tls(authority.issue("server"), "") if secure else None
+    async with serving(side) as address:
+        assert await ask(address, trusting(authority) if secure else None) == health_pb2.HealthCheckResponse.SERVING
+        other = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        with pytest.raises(ConfigError, match=f"cannot listen on {address}: the address is in use") as refused:
+            listen(other, address, side, field="grpc_port")
+        assert refused.value.field == "grpc_port"
+
+
+async def test_a_socket_without_a_folder_cannot_be_listened_on(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot listen on unix:"):
+        listen(grpc.aio.server(), f"unix:{tmp_path}/nowhere/w.sock", None, field="listen")
 
 
 def test_what_does_not_fit_together_is_refused_by_name(authority: Authority, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from frontend.request import (
     check_token_ids,
     resolve,
 )
+from frontend.tally import Counts
 
 MODEL = "org/demo"
 VOCAB_SIZE = 257
@@ -152,6 +153,10 @@ class FakeInference:
 
     def workers(self) -> list[WorkerStatus]:
         return []
+
+    @property
+    def counts(self) -> Counts:
+        return Counts()
 
     def readiness(self) -> Readiness:
         return self.state

@@ -13,6 +13,7 @@ from frontend import fleet as fleets
 from frontend import link as link_module
 from frontend.fleet import Fleet
 from frontend.link import Leg, LegEvent, Link, Lost, Pulse, Row, Start
+from frontend.tally import Counts
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
 from tests.frontend.fake_worker import FakeWorker
@@ -123,6 +124,52 @@ async def test_of_a_worker_that_is_gone_nothing_is_believed_any_more() -> None:
     worker.load(free_blocks=5, running=2, leaked_blocks=1)
     worker.down()
     assert worker.link.load == pb.Load()
+
+
+async def test_what_a_worker_counts_goes_on_over_its_starts() -> None:
+    worker = decode()
+
+    def start(incarnation: str) -> None:
+        worker.say(hello=pb.Hello(worker_id="decode", role=pb.ROLE_DECODE, incarnation=incarnation))
+
+    start("a")
+    assert worker.link.tally.total == Counts()
+    worker.load(preemptions=2, fenced_writes=1)
+    worker.load(preemptions=3, fenced_writes=1)
+    assert worker.link.tally.total == Counts(preemptions=3, fenced_writes=1)
+    worker.down()
+    assert worker.link.tally.total == Counts(preemptions=3, fenced_writes=1)
+    start("a")
+    worker.load(preemptions=4, fenced_writes=1)
+    assert worker.link.tally.total == Counts(preemptions=4, fenced_writes=1), "a stream broke, nothing began anew"
+    worker.down()
+    start("b")
+    assert worker.link.tally.total == Counts(preemptions=4, fenced_writes=1)
+    worker.load(preemptions=1)
+    assert worker.link.tally.total == Counts(preemptions=5, fenced_writes=1)
+
+
+async def test_what_was_counted_where_nobody_is_any_more_stays_counted_and_is_not_counted_twice() -> None:
+    fleet = Fleet((), ("dns:///decode:1",))
+    there = {"a:1": pb.ROLE_DECODE, "b:1": pb.ROLE_DECODE}
+    report = pb.WorkerEvent(load=pb.Load(preemptions=2))
+
+    def both_say() -> None:
+        for _, link in fleet.all_links:
+            link._take(pb.WorkerEvent(hello=pb.Hello(incarnation=link.address, role=pb.ROLE_DECODE)))
+            link._take(report)
+
+    async with asyncio.TaskGroup() as streams:
+        fleet._update(there, streams)
+        both_say()
+        assert fleet.counts == Counts(preemptions=4)
+        fleet._update({"b:1": pb.ROLE_DECODE}, streams)
+        assert [link.address for _, link in fleet.all_links] == ["b:1"]
+        assert fleet.counts == Counts(preemptions=4)
+        fleet._update(there, streams)
+        both_say()
+        assert fleet.counts == Counts(preemptions=4)
+        fleet._update({}, streams)
 
 
 async def test_a_profile_is_taken_as_slow_as_the_worker_now_finds_it() -> None:

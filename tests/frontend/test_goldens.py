@@ -65,7 +65,9 @@ async def test_with_preemptions() -> None:
     options = {"num_blocks": 24, "block_tokens": 8, "max_step_tokens": 16}
     async with cluster(folder, worker=options) as running:
         await check(running, rows * 2)
-        assert sum(load.preemptions for load in running.loads(pb.ROLE_DECODE)) > 0, "the test is about preemption"
+        preemptions = sum(load.preemptions for load in running.loads(pb.ROLE_DECODE))
+        assert preemptions > 0, "the test is about preemption"
+        assert running.inference.counts.preemptions == preemptions
 
 
 async def test_over_two_of_each_with_the_routers_own_choice() -> None:

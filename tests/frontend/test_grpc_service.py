@@ -17,6 +17,7 @@ from frontend.api import Readiness, ServedModel, WorkerStatus
 from frontend.callers import KeyRing
 from frontend.request import Chat, Delta, Event, Finish, Finished, GenerateRequest, Started, Timing, TokenPrompt, Usage
 from frontend.service import Health, build_server
+from frontend.tally import Counts
 from protos import generate_pb2 as pb
 from protos.generate_pb2_grpc import InferenceStub
 
@@ -41,6 +42,7 @@ WORKER = WorkerStatus(
     block_tokens=16,
     running=1,
     queued=2,
+    counts=Counts(),
 )
 
 
@@ -91,6 +93,10 @@ class FakeInference:
 
     def workers(self) -> list[WorkerStatus]:
         return [WORKER]
+
+    @property
+    def counts(self) -> Counts:
+        return WORKER.counts
 
     def readiness(self) -> Readiness:
         return Readiness(True, "")

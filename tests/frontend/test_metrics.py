@@ -10,6 +10,7 @@ from frontend.api import Readiness, ServedModel, WorkerStatus
 from frontend.ledger import SECOND_TOKEN_SEGMENTS, TTFT_SEGMENTS
 from frontend.metrics import E2E_BUCKETS, TTFT_BUCKETS, FrontendMetrics
 from frontend.request import Chat, Event, Finish, GenerateRequest, Timing, Usage
+from frontend.tally import Counts
 
 TIMING = Timing(
     36.0,
@@ -32,6 +33,7 @@ DECODE = WorkerStatus(
     block_tokens=16,
     running=3,
     queued=1,
+    counts=Counts(preemptions=5, fenced_writes=1),
 )
 NOTHING = dict.fromkeys(("num_blocks", "free_blocks", "cached_blocks", "promised_blocks", "running", "queued"), 0)
 AWAY = replace(DECODE, worker_id="", model="", ready=False, **NOTHING)
@@ -44,6 +46,7 @@ class FakeInference:
     fleet: list[WorkerStatus] = field(default_factory=list)
     queued_requests: int = 2
     max_queued_requests: int = 8
+    counts: Counts = field(default_factory=Counts)
 
     def workers(self) -> list[WorkerStatus]:
         return self.fleet
@@ -230,6 +233,22 @@ def test_what_an_operator_watches_is_there_as_one_number(metrics: FrontendMetric
     assert (samples["tandem_kv_blocks_promised"], samples["tandem_kv_blocks_cached"]) == (4, 2)
     assert (samples["tandem_workers_ready"], samples["tandem_running_sequences"]) == (2, 6)
     assert samples["tandem_queued_sequences"] == 2
+
+
+def test_what_workers_count_is_there_by_worker_and_over_all_there_ever_were(metrics: FrontendMetrics) -> None:
+    other = replace(DECODE, worker_id="decode-1", counts=Counts(preemptions=2))
+    inference = FakeInference([DECODE, other], counts=Counts(preemptions=9, fenced_writes=1))
+    metrics.watch(inference)
+    samples = scrape(metrics)
+
+    assert (samples["tandem_preemptions_total"], samples["tandem_fenced_writes_total"]) == (9, 1)
+    assert samples["tandem_worker_preemptions_total{role=decode,worker=decode-0}"] == 5
+    assert samples["tandem_worker_fenced_writes_total{role=decode,worker=decode-0}"] == 1
+    assert samples["tandem_worker_preemptions_total{role=decode,worker=decode-1}"] == 2
+    assert samples["tandem_worker_fenced_writes_total{role=decode,worker=decode-1}"] == 0
+
+    inference.fleet = []
+    assert scrape(metrics)["tandem_preemptions_total"] == 9
 
 
 def test_two_frontends_in_one_process_do_not_share() -> None:

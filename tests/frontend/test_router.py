@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.cost import Costs
@@ -243,6 +243,7 @@ def fleets(draw: st.DrawFn, *, lending: bool = True) -> tuple[Need, WorkerView, 
     return need(draw(st.integers(1, 1500)), 1600, draw(st.integers(0, 40))), view("d"), view("p")
 
 
+@settings(deadline=None)
 @given(fleets())
 def test_placing_changes_nothing_and_is_the_same_every_time(fleet: tuple[Need, WorkerView, WorkerView]) -> None:
     asked, decode, prefill = fleet
@@ -256,6 +257,7 @@ def test_placing_changes_nothing_and_is_the_same_every_time(fleet: tuple[Need, W
     assert first.remote_s > 0
 
 
+@settings(deadline=None)
 @given(fleets(lending=False), st.integers(1, 5000))
 def test_a_longer_queue_never_attracts(fleet: tuple[Need, WorkerView, WorkerView], more: int) -> None:
     """Between lenders it may: while prefill is busy, decode computes prompts on its own CPUs, to its streams' harm."""
@@ -269,6 +271,7 @@ def test_a_longer_queue_never_attracts(fleet: tuple[Need, WorkerView, WorkerView
         assert placed([decode], [prefill], asked=asked).prefill is None
 
 
+@settings(deadline=None)
 @given(fleets(), st.floats(0.5, 3), st.floats(0.5, 3))
 def test_more_tolerance_never_sends_away_what_could_stay(
     fleet: tuple[Need, WorkerView, WorkerView], a: float, b: float

@@ -1,0 +1,66 @@
+"""From the prompt as a client gave it to the tokens that are computed. Does not know workers.
+
+What is too long whatever the tokenizer makes of it is refused before it is tokenized. Of a conversation only what the
+template has made of it counts: templates may leave out what they like, so rendering goes on until it is too long.
+"""
+
+import asyncio
+from functools import partial
+
+from engine.errors import ContextOverflow, InvalidRequest
+from frontend.model import LoadedModel
+from frontend.request import Chat, TokenPrompt, check_token_ids
+
+OFF_LOOP_CHARS = 8_192
+"""Longer prompts are tokenized on a thread, so that they do not hold up everybody's tokens."""
+
+
+async def encode(model: LoadedModel, prompt: str | TokenPrompt | Chat, max_context: int) -> list[int]:
+    """Raises InvalidRequest for what is no prompt of this model's, ContextOverflow for text that is certain to have too
+    many tokens; whether there is room for these is still to be checked."""
+    match prompt:
+        case TokenPrompt(ids):
+            check_token_ids(ids, model.limits.vocab_size, "prompt")
+            tokens = list(ids)
+        case str() | Chat() as text:
+            encoding = partial(tokens_of, model, text, add_special_tokens=True, max_context=max_context)
+            tokens = await asyncio.to_thread(encoding) if _num_chars(text) > OFF_LOOP_CHARS else encoding()
+    if not tokens:
+        raise InvalidRequest("the prompt is empty", field="prompt")
+    return tokens
+
+
+def tokens_of(
+    model: LoadedModel, text: str | Chat, *, add_special_tokens: bool, max_context: int | None = None
+) -> list[int]:
+    """Of a text, or of a conversation as the model's template renders it. Raises InvalidRequest, and ContextOverflow
+    for what is certain to leave no room for an answer in `max_context`."""
+    max_chars = None if max_context is None else model.tokenizer.most_chars(max_context - 1)
+    if isinstance(text, str):
+        _check_length(text, max_chars, max_context)
+        return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    if model.template is None:
+        raise InvalidRequest(f"{model.name} has no chat template; give one or use completions", field="messages")
+    if not text.messages:
+        raise InvalidRequest("the conversation has no messages", field="messages")
+    rendered = model.template.render(
+        text.messages, add_generation_prompt=text.add_generation_prompt, max_chars=max_chars
+    )
+    _check_length(rendered, max_chars, max_context)
+    return model.tokenizer.encode(rendered, add_special_tokens=False)
+
+
+def _check_length(text: str, max_chars: int | None, max_context: int | None) -> None:
+    if max_chars is not None and len(text) > max_chars:
+        raise ContextOverflow(
+            f"the prompt has more than {max_chars} characters, too many tokens whatever they are; the model's context "
+            f"is {max_context}",
+            field="prompt",
+        )
+
+
+def _num_chars(prompt: str | Chat) -> int:
+    """About how much there is to tokenize: in a message roles, names and ids are text as its content is."""
+    if isinstance(prompt, str):
+        return len(prompt)
+    return sum(len(str(value)) for message in prompt.messages for value in message.values())
