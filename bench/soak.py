@@ -93,11 +93,11 @@ async def closed_loop(stub: Stub, rng: random.Random) -> float:
 
 
 async def open_loop(stub: Stub, per_s: float, seconds: float, rng: random.Random) -> Record:
-    record, began = Record(), time.monotonic()
+    record, began, at_s = Record(), time.monotonic(), 0.0
     async with asyncio.TaskGroup() as requests:
-        while (now := time.monotonic() - began) < seconds:
-            requests.create_task(one(stub, rng, record, now))
-            await asyncio.sleep(rng.expovariate(per_s))
+        while (at_s := at_s + rng.expovariate(per_s)) < seconds:
+            await asyncio.sleep(max(0.0, began + at_s - time.monotonic()))
+            requests.create_task(one(stub, rng, record, at_s))
     return record
 
 

@@ -7,9 +7,10 @@ how long answers are:
               probably still have, times the time between two tokens
     wait      places come free as answers end; those who wait take them in turn and keep them for their own answers
 
-What comes of that is corrected by how forecasts have turned out: nine of ten first tokens shall come before they are
-predicted, for who is let in on a promise is not helped by one that is right on average. Those who are taken at once and
-those who wait are told apart: what a wait is underestimated by says nothing of the router's estimate.
+What comes of that is corrected by how forecasts have turned out, in two ways. Who is let in is promised what all but
+a few stayed within, for nobody is helped by a promise that is right on average; when to come back is said by what was
+right on average, for a promise that is kept early is none. Those who are taken at once and those who wait are told
+apart: what a wait is underestimated by says nothing of the router's estimate.
 
 An answer is expected to have the share of its `max_tokens` that those which ended lately had; the time between two of
 its tokens is theirs as well, once there is one, and until then what workers measured.
@@ -18,11 +19,12 @@ its tokens is theirs as well, once there is one, and until then what workers mea
 import heapq
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 NEWEST = 0.1
 """Weight of the latest answer in the averages, once there have been as many that it is not less than an equal share."""
-QUANTILE = 0.9
+PROMISE = 0.95
+"""The share of first tokens that shall come within what is promised."""
 BIAS_STEP = 0.2
 BIAS_HALF_LIFE_S = 20.0
 MAX_LOG = math.log(8.0)
@@ -38,26 +40,50 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """For a request that comes now."""
+    """For a request that comes now: times as computed, and what to multiply them by."""
 
     queue_position: int
     """How many requests go before it; 0 is at once."""
     wait_s: float
-    """Until a worker takes it."""
-    ttft_s: float
-    unbiased_s: float = 0.0
-    """The same before it was corrected by earlier ones."""
-    waits: bool = False
-    """Whether no worker has a place for it now."""
+    """Until a worker takes it; 0 where one has a place now."""
+    first_s: float
+    """From then to its first token."""
+    likely: float = 1.0
+    """Half of the first tokens come within so many times what was computed."""
+    promise: float = 1.0
+    """And all but a few within so many times."""
+
+    @property
+    def computed_s(self) -> float:
+        return self.wait_s + self.first_s
+
+    @property
+    def ttft_s(self) -> float:
+        """As it is likely to be."""
+        return self.likely * self.computed_s
+
+    @property
+    def promised_s(self) -> float:
+        """Until the first token, for all but a few."""
+        return self.promise * self.computed_s
+
+    @property
+    def promised_wait_s(self) -> float:
+        return self.promise * self.wait_s
+
+    def until_promised_s(self, computed_s: float, limit_s: float) -> float:
+        """Until what takes `computed_s` for a request that comes now will be promised within `limit_s` to another."""
+        return self.likely * (computed_s - limit_s / self.promise)
 
 
 @dataclass(slots=True)
-class Bias:
-    """What nine of ten first tokens take at most, against their forecasts: a quantile, by stochastic gradient.
+class Quantile:
+    """What a share of first tokens takes at most, against their forecasts: a quantile, by stochastic gradient.
 
     It is forgotten in time: one so high that everybody is refused would never be proved wrong. Times are of one clock.
     """
 
+    share: float
     _log: float = 0.0
     _noted_at_s: float = 0.0
 
@@ -65,12 +91,27 @@ class Bias:
         """What to multiply a forecast by."""
         return math.exp(self._log * 0.5 ** ((now_s - self._noted_at_s) / BIAS_HALF_LIFE_S))
 
-    def came_true(self, predicted_s: float, actual_s: float, now_s: float) -> None:
-        """Note when a first token came that was predicted, without correction."""
+    def came_true(self, computed_s: float, actual_s: float, now_s: float) -> None:
+        """Note when a first token came for which this was computed."""
         times = self.times(now_s)
-        step = BIAS_STEP * (QUANTILE if actual_s > times * predicted_s else QUANTILE - 1)
+        step = BIAS_STEP * (self.share if actual_s > times * computed_s else self.share - 1)
         self._log = min(max(math.log(times) + step, -MAX_LOG), MAX_LOG)
         self._noted_at_s = now_s
+
+
+@dataclass(slots=True)
+class Bias:
+    """How first tokens have come against their forecasts."""
+
+    likely: Quantile = field(default_factory=lambda: Quantile(0.5))
+    promise: Quantile = field(default_factory=lambda: Quantile(PROMISE))
+
+    def came_true(self, computed_s: float, actual_s: float, now_s: float) -> None:
+        self.likely.came_true(computed_s, actual_s, now_s)
+        self.promise.came_true(computed_s, actual_s, now_s)
+
+    def corrected(self, queue_position: int, waits_s: float, first_s: float, now_s: float) -> Forecast:
+        return Forecast(queue_position, waits_s, first_s, self.likely.times(now_s), self.promise.times(now_s))
 
 
 @dataclass(slots=True)

@@ -53,7 +53,8 @@ class Outlook:
     def timed_out(self, job: Job) -> Overloaded:
         """For what has waited as long as anybody may."""
         why = f"no worker took the request within {self.queue_timeout_s:g} s"
-        return _overloaded(why, self.forecast(job), self._next_place_s())
+        forecast = self.forecast(job)
+        return _overloaded(why, forecast, self._next_place_s(forecast))
 
     def forecast(self, job: Job) -> Forecast:
         """What is to be expected of a job that comes now."""
@@ -62,19 +63,20 @@ class Outlook:
         first_s = placement.first_token_s if placement is not None else None
         if first_s is None:
             first_s = first_token_s(job.need(), *self.places.views())
+        now_s = time.monotonic()
         if placement is not None:
-            return _corrected(self._at_once, 0, 0.0, first_s)
+            return self._at_once.corrected(0, 0.0, first_s, now_s)
         # Whoever is taken later finds prompts before its own as one that is taken now would: others come as they go.
         token_s = self._token_s()
         held_s = [first_s + token_s * self.pace.tokens_left(0, demand.max_tokens) for demand in before]
-        return _corrected(self._waiting, len(before), wait_s(self._left_s(), held_s), first_s)
+        return self._waiting.corrected(len(before), wait_s(self._left_s(), held_s), first_s, now_s)
 
     def first_token(self, job: Job) -> None:
         """It has come."""
-        if job.forecast is not None and job.forecast.unbiased_s:
+        if job.forecast is not None and job.forecast.computed_s:
             waited_s = (time.monotonic_ns() - job.ledger.tokenized_ns) / 1e9
-            bias = self._waiting if job.forecast.waits else self._at_once
-            bias.came_true(job.forecast.unbiased_s, waited_s, time.monotonic())
+            bias = self._waiting if job.forecast.wait_s else self._at_once
+            bias.came_true(job.forecast.computed_s, waited_s, time.monotonic())
 
     def check(self, job: Job) -> None:
         """Raises Overloaded for what there is no room for in the queue, or what would wait there in vain."""
@@ -85,19 +87,21 @@ class Outlook:
         check_servable(job, self.places.views()[0])
         forecast = job.forecast = self.forecast(job)
         if full:
-            raise _overloaded(full, forecast, self._next_place_s())
-        if forecast.wait_s > self.queue_timeout_s:
+            raise _overloaded(full, forecast, self._next_place_s(forecast))
+        if forecast.promised_wait_s > self.queue_timeout_s:
             why = f"requests wait for {self.queue_timeout_s:g} s at most"
-            raise _overloaded(why, forecast, forecast.wait_s - self.queue_timeout_s)
-        if self.ttft_slo_s and forecast.ttft_s > self.ttft_slo_s:
+            raise _overloaded(why, forecast, forecast.until_promised_s(forecast.wait_s, self.queue_timeout_s))
+        if self.ttft_slo_s and forecast.promised_s > self.ttft_slo_s:
             why = f"the objective is {self.ttft_slo_s:g} s"
-            raise _overloaded(why, forecast, forecast.ttft_s - self.ttft_slo_s)
-        if (needed_s := forecast.ttft_s + job.params.min_tokens * self._token_s()) > job.left_s():
-            raise _overloaded(f"the deadline leaves {job.left_s():.3g} s", forecast, needed_s - job.left_s())
+            raise _overloaded(why, forecast, forecast.until_promised_s(forecast.computed_s, self.ttft_slo_s))
+        needed_s = forecast.computed_s + job.params.min_tokens * self._token_s()
+        if forecast.promise * needed_s > (left_s := job.left_s()):
+            why = f"the deadline leaves {left_s:.3g} s"
+            raise _overloaded(why, forecast, forecast.until_promised_s(needed_s, left_s))
 
-    def _next_place_s(self) -> float:
+    def _next_place_s(self, forecast: Forecast) -> float:
         """Until the next of those who are served will probably be done."""
-        return wait_s(self._left_s(), ())
+        return forecast.likely * wait_s(self._left_s(), ())
 
     def _left_s(self) -> list[float]:
         """Of each job that workers have."""
@@ -112,16 +116,14 @@ class Outlook:
         return self.pace.token_s or max((view.token_s for view in self.places.views()[0]), default=0.0)
 
 
-def _corrected(bias: Bias, queue_position: int, waits_s: float, first_s: float) -> Forecast:
-    unbiased_s, times = waits_s + first_s, bias.times(time.monotonic())
-    return Forecast(queue_position, times * waits_s, times * unbiased_s, unbiased_s, waits=waits_s > 0)
-
-
 def _overloaded(why: str, forecast: Forecast, retry_after_s: float) -> Overloaded:
     before = forecast.queue_position
     queue = f" after {before} that {'wait' if before > 1 else 'waits'}" if before else ""
+    first = f"the first token would come in about {forecast.ttft_s:.2g} s{queue}"
+    if forecast.promise > forecast.likely:
+        first += f", perhaps only in {forecast.promised_s:.2g} s"
     return Overloaded(
-        f"{why}; the first token would come in about {forecast.ttft_s:.2g} s{queue}",
+        f"{why}; {first}",
         retry_after_s=max(retry_after_s, SHORTEST_RETRY_S),
         queue_position=before,
         predicted_ttft_s=forecast.ttft_s,

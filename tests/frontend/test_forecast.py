@@ -1,12 +1,13 @@
 """Forecasts against a simulation of what they predict: places that come free, and those who take them in turn."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frontend.forecast import Bias, Pace, wait_s
+from frontend.forecast import Bias, Forecast, Pace, Quantile, wait_s
 
 seconds = st.floats(0, 100)
 
@@ -55,28 +56,49 @@ def test_answers_of_one_token_say_nothing_of_the_pace() -> None:
     assert pace.token_s == 0
 
 
-def test_nine_of_ten_first_tokens_come_before_they_are_predicted() -> None:
-    rng, bias, late = random.Random(0), Bias(), []
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.95])
+def test_a_share_of_first_tokens_comes_within_its_quantile(share: float) -> None:
+    rng, quantile, late = random.Random(0), Quantile(share), []
     for number in range(5000):
         now_s, actual_s = number / 100, rng.uniform(0.8, 1.8)
-        late.append(actual_s > bias.times(now_s))
-        bias.came_true(1.0, actual_s, now_s)
-    assert sum(late[1000:]) / len(late[1000:]) == pytest.approx(0.1, abs=0.03)
+        late.append(actual_s > quantile.times(now_s))
+        quantile.came_true(1.0, actual_s, now_s)
+    assert sum(late[1000:]) / len(late[1000:]) == pytest.approx(1 - share, abs=0.03)
 
 
 def test_forecasts_are_corrected_within_bounds() -> None:
-    bias = Bias()
+    quantile = Quantile(0.9)
     for _ in range(100):
-        bias.came_true(1.0, 50.0, 0.0)
-    assert bias.times(0.0) == pytest.approx(8)
+        quantile.came_true(1.0, 50.0, 0.0)
+    assert quantile.times(0.0) == pytest.approx(8)
     for _ in range(300):
-        bias.came_true(1.0, 0.0, 0.0)
-    assert bias.times(0.0) == pytest.approx(1 / 8)
+        quantile.came_true(1.0, 0.0, 0.0)
+    assert quantile.times(0.0) == pytest.approx(1 / 8)
 
 
 def test_a_correction_that_nobody_can_prove_wrong_is_forgotten() -> None:
-    bias = Bias()
+    quantile = Quantile(0.9)
     for _ in range(100):
-        bias.came_true(1.0, 50.0, 0.0)
-    times = [bias.times(now_s) for now_s in (0.0, 20.0, 40.0, 200.0)]
+        quantile.came_true(1.0, 50.0, 0.0)
+    times = [quantile.times(now_s) for now_s in (0.0, 20.0, 40.0, 200.0)]
     assert times == pytest.approx([8, 8**0.5, 8**0.25, 1], rel=0.01)
+
+
+def test_who_comes_back_when_told_is_let_in() -> None:
+    """A queue of which a second's work is done in 1.5 seconds, as forecasts have found out."""
+    forecast = Forecast(9, wait_s=8.0, first_s=1.0, likely=1.5, promise=2.0)
+    assert (forecast.ttft_s, forecast.promised_s, forecast.promised_wait_s) == (13.5, 18.0, 16.0)
+    retry_after_s = forecast.until_promised_s(forecast.computed_s, 6.0)
+    then = replace(forecast, wait_s=8.0 - retry_after_s / 1.5)
+    assert then.promised_s == pytest.approx(6.0)
+
+
+def test_half_come_sooner_than_is_likely_and_almost_all_within_the_promise() -> None:
+    rng, bias, late, unkept = random.Random(0), Bias(), 0, 0
+    for number in range(5000):
+        forecast = bias.corrected(1, 1.0, 1.0, now_s := number / 100)
+        actual_s = 2 * rng.uniform(0.8, 1.8)
+        late, unkept = late + (actual_s > forecast.ttft_s), unkept + (actual_s > forecast.promised_s)
+        bias.came_true(forecast.computed_s, actual_s, now_s)
+    assert late / 5000 == pytest.approx(0.5, abs=0.03)
+    assert unkept / 5000 == pytest.approx(0.05, abs=0.02)
