@@ -23,12 +23,12 @@ from frontend.rest.openai_chat import chat_endpoint
 from frontend.rest.openai_completions import completions_endpoint
 from frontend.rest.openai_errors import response_of
 from frontend.rest.openai_responses import Model, ModelList
-from frontend.rest.openapi import openapi_document
+from frontend.rest.openapi import Json, openapi_document
 
 
 def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metrics: Callable[[], bytes]) -> Starlette:
     """`metrics` is the Prometheus exposition of now."""
-    pages = Pages(inference, metrics)
+    pages = Pages(inference, metrics, openapi_document(guarded=not keys.is_open))
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat_endpoint(inference), methods=["POST"]),
@@ -57,10 +57,9 @@ def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metri
 class Pages:
     """What can be read with GET."""
 
-    def __init__(self, inference: Inference, metrics: Callable[[], bytes]) -> None:
+    def __init__(self, inference: Inference, metrics: Callable[[], bytes], document: Json) -> None:
         self._inference = inference
         self._metrics = metrics
-        document = openapi_document()
         self._openapi = msgspec.json.encode(document)
         self._docs = docs_page(document)
 

@@ -40,6 +40,8 @@ Tokens = Annotated[int, Meta(extra_json_schema=limits(minimum=1))]
 Count = Annotated[int, Meta(extra_json_schema=limits(minimum=0))]
 Choices = Annotated[int, Meta(description="Answers per prompt.", extra_json_schema=limits(minimum=1, maximum=16))]
 Name = Annotated[str, Meta(max_length=256)]
+NOT_EMPTY_LIST = Meta(extra_json_schema=limits(minItems=1))
+Text = Annotated[str, Meta(extra_json_schema=limits(minLength=1))]
 IgnoredText = Annotated[str, Meta(description="Accepted; means nothing here.")]
 IgnoredMap = Annotated[dict[str, str], Meta(description="Accepted; means nothing here.")]
 
@@ -100,7 +102,7 @@ class ChatCompletionRequest(Sampling, frozen=True, kw_only=True):
 
 class CompletionRequest(Sampling, frozen=True, kw_only=True):
     prompt: Annotated[
-        str | Annotated[list[str | int | list[int]], Meta(min_length=1)],
+        Text | Annotated[list[Text | int | Annotated[list[int], NOT_EMPTY_LIST]], Meta(min_length=1)],
         Meta(description="A text, a list of texts, the tokens of a text, or a list of those."),
     ]
     logprobs: Annotated[Count, Meta(extra_json_schema=limits(maximum=20))] | None = None

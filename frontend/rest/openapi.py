@@ -41,7 +41,9 @@ PUBLIC: Json = {"security": []}
 """Needs no key."""
 
 
-def openapi_document() -> Json:
+def openapi_document(*, guarded: bool = True) -> Json:
+    """Of a server that asks for keys, or of one that is open."""
+    security: Json = {"security": [{"key": []}]} if guarded else {}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -50,14 +52,9 @@ def openapi_document() -> Json:
             "description": "LLM inference with separate prefill and decode workers, in OpenAI's dialect. "
             "A parameter works or is refused by name; null is the same as leaving it out.",
         },
-        "security": [{"key": []}],
+        **security,
         "paths": _paths(),
-        "components": {
-            "schemas": _schemas(),
-            "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "Only when the server was given a key."}
-            },
-        },
+        "components": {"schemas": _schemas(), "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     }
 
 
@@ -81,8 +78,8 @@ def _paths() -> Json:
         "/ready": {"get": _ready() | PUBLIC},
         "/metrics": {"get": _get("Prometheus metrics", _content("text/plain", {"type": "string"})) | PUBLIC},
         "/debug/custody": {"get": _get("Who holds which KV blocks, on every worker", _content(*_LIST), 401)},
-        "/openapi.json": {"get": _get("This document", _content("application/json", {"type": "object"}), 401)},
-        "/docs": {"get": _get("This document, to read", _content("text/html", {"type": "string"}), 401)},
+        "/openapi.json": {"get": _get("This document", _content("application/json", {"type": "object"})) | PUBLIC},
+        "/docs": {"get": _get("This document, to read", _content("text/html", {"type": "string"})) | PUBLIC},
     }
 
 

@@ -61,4 +61,17 @@ async def test_every_documented_path_exists_and_every_field_of_answers_is_docume
         assert set(chat.json()) == set(SCHEMAS["ChatCompletion"]["properties"])
         completion = await client.post("/v1/completions", json={"model": MODEL, "prompt": "hi"}, headers=headers)
         assert set(completion.json()) == set(SCHEMAS["Completion"]["properties"])
-        assert (await client.get("/openapi.json")).json() == DOCUMENT
+        assert (await client.get("/openapi.json")).json() == openapi_document(guarded=False)
+
+
+async def test_a_key_is_asked_for_where_the_document_says_so() -> None:
+    async with rest_client(FakeInference(), api_key="secret") as client:
+        document = (await client.get("/openapi.json")).json()
+        assert document == DOCUMENT
+        for path, verbs in document["paths"].items():
+            for verb, operation in verbs.items():
+                needs_key = operation.get("security", document["security"]) != []
+                response = await client.request(verb, path.replace("{id}", MODEL))
+                assert (response.status_code == 401) == needs_key, path
+                assert ("401" in operation["responses"]) == needs_key, path
+    assert "security" not in openapi_document(guarded=False)
