@@ -92,8 +92,8 @@ def _generation(summary: str, request: str, response: str, chunk: str) -> Json:
     timing = {
         "name": "x-tandem-timing",
         "in": "header",
-        "description": "1 adds `timing` to the answer, or to the last chunk of a stream.",
-        "schema": {"type": "string", "enum": ["1"]},
+        "description": "1 adds `timing` to the answer, or to the last chunk of a stream; anything else does not.",
+        "schema": {"type": "string", "examples": ["1"]},
     }
     return {
         "description": "With `stream`, server-sent events: chunks, then `[DONE]`. What fails after the first chunk is "
