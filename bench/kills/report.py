@@ -20,6 +20,8 @@ class Report:
     held: int = 0
     leaked: int = 0
     retries: int = 0
+    missed: int = 0
+    """Moments that never came."""
     settle_s: float = 0.0
     longest_s: list[float] = field(default_factory=list)
     """Of each stream, how long it was silent at most."""
@@ -43,10 +45,14 @@ class Report:
 
     def _measures(self) -> list[tuple[str, str]]:
         kills = [kill for each in self.kills.values() for kill in each]
+        num_moments = len({kill.phase for kill in kills})
         away = [kill.back_s for kill in kills if kill.back_s is not None] or [0.0]
         silent = sorted(self.longest_s) or [0.0]
         return [
-            ("kills", f"{len(kills)}, at {len({kill.phase for kill in kills})} of {len(PHASES)} moments"),
+            (
+                "kills",
+                f"{len(kills)}, at {num_moments} of {len(PHASES)} moments; {self.missed} did not come",
+            ),
             ("workers that were started again", f"{sum(kill.back_s is not None for kill in kills)}"),
             ("streams heard to the end, and left by their clients", f"{self.streams['whole']}, {self.streams['left']}"),
             ("wrong, and lost", f"{self.wrong}, {self.lost}"),

@@ -17,7 +17,7 @@ from bench.kills.server import Fleet, until
 MOMENT_S = 20.0
 """A moment that does not come within this is given up, and tried again on another worker."""
 TRIES = 6
-BACK_S = 120.0
+BACK_S = 240.0
 CLEARED_S = 130.0
 """Longer than a client waits for its answer."""
 
@@ -43,9 +43,13 @@ class Striker:
     """Moments that did not come, however often they were waited for."""
     _waiting: list["asyncio.Task[None]"] = field(default_factory=list)
 
-    async def strike(self, phases: Sequence[Phase], note: Callable[[Kill], None]) -> None:
-        """Kill at all of these moments; `note` hears of each kill."""
-        for phase in phases:
+    async def strike(self, phases: Sequence[Phase], until_s: float, note: Callable[[Kill], None]) -> None:
+        """Kill at all of these moments, in about this order, for as long as `time.monotonic` is below `until_s`; `note`
+        hears of each kill."""
+        left = list(phases)
+        while left and time.monotonic() < until_s:
+            phase = await self._next(left)
+            left.remove(phase)
             for _ in range(TRIES):
                 if kill := await self._try(phase):
                     self.kills.append(kill)
@@ -80,14 +84,18 @@ class Striker:
             self.fleet.spare(worker)
         return None
 
+    async def _next(self, phases: Sequence[Phase]) -> Phase:
+        """The first one of a role of which two workers are there: one goes on, whoever is killed."""
+        await until(lambda: any(len(self._ready(phase.role)) > 1 for phase in phases), BACK_S)
+        return next(phase for phase in phases if len(self._ready(phase.role)) > 1)
+
     async def _victim(self, role: str) -> str:
-        """Who is there for longest of a role of which another one is there, too."""
+        """Who is there for longest, when another one is there, too."""
+        await until(lambda: len(self._ready(role)) > 1, BACK_S)
+        return min(self._ready(role), key=lambda name: self.fleet.ready_since_s[name])
 
-        def ready() -> list[str]:
-            return [name for name in self.fleet.ready_since_s if name.startswith(role)]
-
-        await until(lambda: len(ready()) > 1, BACK_S)
-        return min(ready(), key=lambda name: self.fleet.ready_since_s[name])
+    def _ready(self, role: str) -> list[str]:
+        return [name for name in self.fleet.ready_since_s if name.startswith(role)]
 
     async def _until_back(self, kill: Kill) -> None:
         with suppress(TimeoutError):

@@ -290,7 +290,7 @@ class Traps:
         @wraps(commit)
         async def commits(*args: Any) -> None:
             leg, until_s = self._leg.get(), time.monotonic() + HOLD_S
-            while self._trap.armed_for(moment) and leg not in self._first_sent and time.monotonic() < until_s:
+            while self._trap.armed_for(moment) and leg not in self._first_sent and time.monotonic() < until_s:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
             if leg in self._first_sent:
                 self._passed(moment, None, LEAVES_S)

@@ -46,7 +46,7 @@ def find_kernels_of_kernels() -> None:
         held = _held(cache._py_func)
         if not any(isinstance(value, Dispatcher) for value in held):
             return index_key(cache, signature, codegen)  # type: ignore[no-untyped-call]
-        code, closure = cache._py_func.__code__.co_code, dumps(_content(held))  # type: ignore[no-untyped-call]
+        code, closure = cache._py_func.__code__.co_code, dumps(_content(held))
         return signature, codegen.magic_tuple(), (hashlib.sha256(code).hexdigest(), hashlib.sha256(closure).hexdigest())
 
     setattr(Cache, "_index_key", key_by_content)  # noqa: B010 - a method, which mypy lets nobody assign
