@@ -2,13 +2,14 @@
 
 import inspect
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from numba import njit
-from numba.core import caching
+from numba.core import caching, config
 
-from engine.kernels.cache import forgive_unwritable_cache
+from engine.kernels.cache import find_kernels_of_kernels, forgive_unwritable_cache
 
 
 def test_a_disk_that_is_full_does_not_end_who_compiles(
@@ -29,6 +30,31 @@ def test_a_disk_that_is_full_does_not_end_who_compiles(
     assert [record.message for record in caplog.records] == [
         "a compiled kernel cannot be kept for the next start: [Errno 28] No space left on device"
     ]
+
+
+def kernel(factor: int) -> Callable[[float], float]:
+    """A kernel that holds another one, both made anew, as in another process."""
+
+    @njit
+    def part(number):  # type: ignore[no-untyped-def]
+        return factor * number
+
+    @njit(cache=True)
+    def whole(number):  # type: ignore[no-untyped-def]
+        return part(number) + 1
+
+    made: Callable[[float], float] = whole
+    return made
+
+
+def test_a_kernel_that_holds_another_is_found_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    find_kernels_of_kernels()
+    find_kernels_of_kernels()
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    first, again, other = kernel(2), kernel(2), kernel(3)
+    assert [first(5.0), again(5.0), other(5.0)] == [11.0, 11.0, 16.0]
+    hits = [sum(made.stats.cache_hits.values()) for made in (first, again, other)]  # type: ignore[attr-defined]
+    assert hits == [0, 1, 0]
 
 
 def _twice(number: float) -> float:
