@@ -18,6 +18,7 @@ from decode.worker import (
     PrefillHere,
     PromptDone,
     Refused,
+    Regrant,
     Reserve,
     Stepped,
 )
@@ -65,6 +66,16 @@ class DecodeService:
                 self._loop.submit(PrefillHere(sequence))
             case _:
                 raise InvalidRequest("a decode worker takes `reserve` and `local` legs", field="work")
+
+    def regrant(self, leg: Leg, regrant: pb.Regrant) -> None:
+        heard = regrant.heard if regrant.HasField("heard") else None
+        if heard is not None and not 0 <= heard < self._who.vocab_size:
+            raise InvalidRequest(f"no token has the id {heard}", field="heard")
+        match regrant.WhichOneof("work"):
+            case "reserve" | "local" as work:
+                self._loop.submit(Regrant(leg.id, regrant.attempt, work == "local", heard))
+            case _:
+                raise InvalidRequest("neither `reserve` nor `local`", field="work")
 
     def abort(self, leg: Leg) -> None:
         self._loop.submit(GiveUp(leg.id))

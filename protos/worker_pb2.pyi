@@ -33,6 +33,7 @@ class FailureReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_REASON_UNSPECIFIED: _ClassVar[FailureReason]
     FAILURE_REASON_TRANSFER: _ClassVar[FailureReason]
     FAILURE_REASON_EXPIRED: _ClassVar[FailureReason]
+    FAILURE_REASON_INVALID: _ClassVar[FailureReason]
 ROLE_UNSPECIFIED: Role
 ROLE_PREFILL: Role
 ROLE_DECODE: Role
@@ -47,18 +48,21 @@ FINISH_REASON_LENGTH: FinishReason
 FAILURE_REASON_UNSPECIFIED: FailureReason
 FAILURE_REASON_TRANSFER: FailureReason
 FAILURE_REASON_EXPIRED: FailureReason
+FAILURE_REASON_INVALID: FailureReason
 
 class WorkerCommand(_message.Message):
-    __slots__ = ("admit", "abort", "renew_lease", "drain")
+    __slots__ = ("admit", "abort", "renew_lease", "drain", "regrant")
     ADMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     RENEW_LEASE_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    REGRANT_FIELD_NUMBER: _ClassVar[int]
     admit: Admit
     abort: Abort
     renew_lease: RenewLease
     drain: Drain
-    def __init__(self, admit: _Optional[_Union[Admit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., renew_lease: _Optional[_Union[RenewLease, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    regrant: Regrant
+    def __init__(self, admit: _Optional[_Union[Admit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., renew_lease: _Optional[_Union[RenewLease, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., regrant: _Optional[_Union[Regrant, _Mapping]] = ...) -> None: ...
 
 class Admit(_message.Message):
     __slots__ = ("leg", "request_id", "attempt", "token_ids", "num_prompt", "block_hashes", "sampling", "traceparent", "hash_root", "reserve", "local", "push")
@@ -138,6 +142,20 @@ class Sampling(_message.Message):
     stop_token_ids: _containers.RepeatedScalarFieldContainer[int]
     num_logprobs: int
     def __init__(self, max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., num_logprobs: _Optional[int] = ...) -> None: ...
+
+class Regrant(_message.Message):
+    __slots__ = ("leg", "attempt", "heard", "reserve", "local")
+    LEG_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    HEARD_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    leg: int
+    attempt: int
+    heard: int
+    reserve: Reserve
+    local: Local
+    def __init__(self, leg: _Optional[int] = ..., attempt: _Optional[int] = ..., heard: _Optional[int] = ..., reserve: _Optional[_Union[Reserve, _Mapping]] = ..., local: _Optional[_Union[Local, _Mapping]] = ...) -> None: ...
 
 class Abort(_message.Message):
     __slots__ = ("leg",)

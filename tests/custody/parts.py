@@ -50,6 +50,8 @@ QUEUE_TIMEOUT_S = 6.0
 MAX_ATTEMPTS = 6
 DECODE_BLOCKS, PREFILL_BLOCKS = 8, 10
 MAX_CONTEXT = 24
+PREFILLS = ("prefill", "other")
+"""Prefill workers; where there is a choice the first one is taken."""
 
 C = TypeVar("C")
 E = TypeVar("E")
@@ -107,10 +109,10 @@ class Process(Generic[C, E]):
             self._unheard.append(events)
 
 
-def identity(role: "pb.Role", incarnation: str) -> Identity:
+def identity(role: "pb.Role", name: str, incarnation: str) -> Identity:
     is_decode = role == pb.ROLE_DECODE
     return Identity(
-        worker_id="decode" if is_decode else "prefill",
+        worker_id=name,
         role=role,
         model="m",
         layout="l",
@@ -133,7 +135,7 @@ class Decode(Process):  # type: ignore[type-arg]
     service: DecodeService
 
     def __init__(self, loop: VirtualLoop, endpoint: Endpoint, incarnation: str) -> None:
-        who = identity(pb.ROLE_DECODE, incarnation)
+        who = identity(pb.ROLE_DECODE, "decode", incarnation)
         super().__init__(loop, who, DECODE_BLOCKS)
         self.receiver = Receiver(self, endpoint, lambda arrived: self.service.arrived(arrived))
         template = TicketTemplate(who.worker_id, incarnation, who.epoch, BLOCK_BYTES, who.layout, (self.receiver,))
@@ -145,6 +147,11 @@ class Decode(Process):  # type: ignore[type-arg]
     def end(self) -> None:
         """As kill -9 does."""
         self.timers.cancel()
+
+    def fence_of(self, owner: SequenceId) -> Fence | None:
+        """Under which its blocks may be written now."""
+        ticket = self.worker._tickets.get(owner)
+        return ticket.fence if ticket is not None else None
 
     def reserved(self, ticket_id: TicketId) -> SequenceId | None:
         return self.worker._reserved.get(ticket_id)
@@ -226,11 +233,12 @@ class Prefill(Process):  # type: ignore[type-arg]
     def __init__(
         self,
         loop: VirtualLoop,
+        name: str,
         transport: str,
         connect: Callable[[str, Memory | None], KVChannel],
         incarnation: str,
     ) -> None:
-        who = identity(pb.ROLE_PREFILL, incarnation)
+        who = identity(pb.ROLE_PREFILL, name, incarnation)
         super().__init__(loop, who, PREFILL_BLOCKS)
         self.sender: KVSender
         if transport == SHM:
@@ -285,9 +293,9 @@ class Frontend:
         self.pulse = Pulse()
         self.requests: list[Request] = []
         self._loop = loop
-        self._links: dict[int, WorkerLink] = {}
-        for role, worker in ((pb.ROLE_PREFILL, "prefill"), (pb.ROLE_DECODE, "decode")):
-            self._links[role] = link = WorkerLink(worker, self.pulse)
+        self._links: dict[str, WorkerLink] = {}
+        for worker in (*PREFILLS, "decode"):
+            self._links[worker] = link = WorkerLink(worker, self.pulse)
             link.connect = partial(connect, worker, name)
         self._streams = [loop.watch(loop.create_task(link.run())) for link in self._links.values()]
         policy = Policy(always_remote=True)
@@ -298,7 +306,8 @@ class Frontend:
         return [link for link in self._links.values() if link.view is not None]
 
     def links(self, role: "pb.Role") -> list[Link]:
-        return [link for link in self.links_up if link is self._links[role]]
+        names = ("decode",) if role == pb.ROLE_DECODE else PREFILLS
+        return [link for link in self.links_up if link.address in names]
 
     @property
     def num_held(self) -> int:
@@ -349,6 +358,7 @@ class Frontend:
             request.outcome = "answered"
             assert request.heard == request.expected, f"{request.name} ended early"
         finally:
+            self._attempts.let_go(job)
             request.outcome = request.outcome or "cancelled"
 
     async def _attempt(self, request: Request, job: Job) -> bool:
