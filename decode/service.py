@@ -24,7 +24,7 @@ from decode.worker import (
 )
 from engine.blocks import CacheChanges
 from engine.custody import inspect
-from engine.errors import InvalidRequest, ProtocolError
+from engine.errors import InvalidRequest
 from engine.identity import Identity
 from engine.session import Leg, Row, Sessions
 from engine.steploop import StepLoop
@@ -102,9 +102,6 @@ class DecodeService:
 
     def arrived(self, arrived: Arrived) -> None:
         """Hand a complete ticket to the step; called by receivers, on threads of their own."""
-        token = arrived.commit.first_token
-        if not 0 <= token < self._who.vocab_size:  # the sender gets no answer, and tells its frontend
-            raise ProtocolError(f"ticket {arrived.ticket_id} was committed with token {token}")
         self._loop.submit(arrived)
 
     # -- the step's events -------------------------------------------------------------------------------------------

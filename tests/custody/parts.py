@@ -161,7 +161,7 @@ class Receiver(TicketReceiver):
     """Takes frames as `ZeroMQReceiver` and `ShmReceiver` do, without their threads and sockets."""
 
     def __init__(self, process: Decode, endpoint: Endpoint, deliver: Deliver) -> None:
-        super().__init__(process.memory, deliver)
+        super().__init__(process.memory, deliver, VOCAB_SIZE)
         self._endpoint = endpoint
         self._process = process
         self.promised: dict[Fence, tuple[SequenceId, tuple[int, ...]]] = {}

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from kvtransfer.endpoints import SHM
-from tests.custody.parts import LEASE_S
+from tests.custody.arithmetic import VOCAB_SIZE
+from tests.custody.parts import LEASE_S, STALL_S
 from tests.custody.world import World
 
 TRANSPORTS = ("zeromq", SHM)
@@ -142,6 +144,20 @@ def test_9_a_prefill_worker_dies_after_its_token_was_heard(world: World) -> None
     room = held(world)
     world.kill("prefill")
     until(world, lambda: states(world, "other") == ["sending"], held_up="frames")
+    assert (states(world, "decode"), held(world)) == (["reserved"], room)
+    world.check_quiet()
+    assert request.heard == request.expected
+
+
+def test_a_commit_of_no_token_fails_at_once_and_the_room_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = world.prefills[0].sender
+    commit = sender.commit
+    monkeypatch.setattr(sender, "commit", lambda ticket, made: commit(ticket, replace(made, first_token=VOCAB_SIZE)))
+    request = world.ask(LONG, 5)
+    until(world, lambda: states(world, "decode") == ["reserved"])
+    room, began = held(world), world.clock.now
+    until(world, lambda: states(world, "other"))
+    assert world.clock.now - began < STALL_S
     assert (states(world, "decode"), held(world)) == (["reserved"], room)
     world.check_quiet()
     assert request.heard == request.expected
