@@ -5,8 +5,8 @@ A request's life on this thread:
     `PrefillHere`: room is taken and the prompt is computed in chunks of the next steps.
  2. `Arrived`: the ticket is complete; the sequence runs from the next step on, with the token that prefill sampled.
  3. Each step appends a token to everybody who runs (`Stepped`); who has ended is freed at once.
- 4. `Regrant`: the prefill worker is lost before 2. The blocks stay; the ticket is revoked and opened for another attempt,
-    or the prompt is computed here.
+ 4. `Regrant`: the prefill worker is lost before 2. The blocks stay; the ticket is revoked and opened for another
+    attempt, or the prompt is computed here.
  5. `GiveUp` may come at any moment: the ticket is revoked first, so that nothing is written into freed blocks.
 """
 

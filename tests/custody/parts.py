@@ -148,11 +148,6 @@ class Decode(Process):  # type: ignore[type-arg]
         """As kill -9 does."""
         self.timers.cancel()
 
-    def fence_of(self, owner: SequenceId) -> Fence | None:
-        """Under which its blocks may be written now."""
-        ticket = self.worker._tickets.get(owner)
-        return ticket.fence if ticket is not None else None
-
     def reserved(self, ticket_id: TicketId) -> SequenceId | None:
         return self.worker._reserved.get(ticket_id)
 
@@ -166,12 +161,15 @@ class Receiver(TicketReceiver):
         self._process = process
         self.promised: dict[Fence, tuple[SequenceId, tuple[int, ...]]] = {}
         """Whose blocks each ticket was ever opened for."""
+        self.granted: dict[SequenceId, Fence] = {}
+        """Under which each owner's blocks were opened last."""
         self.before_revoke: Callable[[], None] = lambda: None
 
     def open(self, ticket: Ticket, slots: Sequence[int]) -> None:
         owner = self._process.reserved(ticket.fence.ticket_id)
         assert owner is not None, "a ticket is opened for nobody"
         self.promised[ticket.fence] = owner, tuple(slots)
+        self.granted[owner] = ticket.fence
         super().open(ticket, slots)
 
     def revoke(self, ticket_id: TicketId) -> None:

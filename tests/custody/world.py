@@ -350,7 +350,8 @@ def _check_may_write(worker: Decode, fence: Fence, block: int) -> None:
     assert promised is not None, f"block {block} was written under {fence}, which this worker never gave"
     owner, slots = promised
     assert block in slots, f"block {block} was written, which is not its ticket's"
-    assert worker.fence_of(owner) == fence, f"block {block} was written under {fence}; {owner} has another by now"
+    granted = worker.receiver.granted[owner]
+    assert granted == fence, f"block {block} was written under {fence}; {owner} was granted {granted} since"
     pool = worker.worker.scheduler.pool
     owners = [each for each in pool.owners if block in pool.blocks_of(each)]
     assert owners == [owner], f"block {block} was written for {owner} and belongs to {owners}"
