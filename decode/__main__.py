@@ -47,7 +47,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         config.kv_listen, model.cache, lambda arrived: service.arrived(arrived), curve, vocab_size=who.vocab_size
     )
     receivers.append(zeromq)
-    template = TicketTemplate(who.worker_id, who.incarnation, who.epoch, who.block_bytes, who.layout, tuple(receivers))
+    template = TicketTemplate(who.worker_id, who.incarnation, who.block_bytes, who.layout, tuple(receivers))
     slowdown = Slowdown(who.costs, who.own_costs)
     worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown)
     loop: StepLoop[Command, Event] = StepLoop(lending(audited(worker, config), config, slowdown))

@@ -318,13 +318,12 @@ class TicketTemplate:
 
     worker_id: str
     incarnation: str
-    epoch: int
     block_bytes: int
     layout: str
     receivers: tuple[KVReceiver, ...]
 
     def ticket(self, attempt: int, *, num_blocks: int, first_block: int) -> Ticket:
         """A new ticket; its id cannot be guessed, so only who was handed it can fill it."""
-        fence = Fence(TicketId(secrets.token_hex(16)), self.incarnation, self.epoch, attempt)
+        fence = Fence(TicketId(secrets.token_hex(16)), self.incarnation, attempt)
         endpoints = tuple(receiver.endpoint for receiver in self.receivers)
         return Ticket(fence, self.worker_id, num_blocks, first_block, self.block_bytes, self.layout, endpoints)

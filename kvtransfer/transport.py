@@ -27,7 +27,6 @@ class Fence:
 
     ticket_id: TicketId
     incarnation: str
-    epoch: int
     attempt: int
 
 

@@ -200,10 +200,9 @@ class WorkerEvent(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., step_output: _Optional[_Union[StepOutput, _Mapping]] = ..., prefill_done: _Optional[_Union[PrefillDone, _Mapping]] = ..., kv_arrived: _Optional[_Union[KvArrived, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., released: _Optional[_Union[Released, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks_stored: _Optional[_Union[BlocksStored, _Mapping]] = ..., blocks_evicted: _Optional[_Union[BlocksEvicted, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "epoch", "role", "model", "layout", "num_blocks", "block_tokens", "block_bytes", "max_context", "max_sequences", "lease_ms", "vocab_size", "transports", "draining", "max_step_tokens", "profile", "own_profile", "cpu_board")
+    __slots__ = ("worker_id", "incarnation", "role", "model", "layout", "num_blocks", "block_tokens", "block_bytes", "max_context", "max_sequences", "lease_ms", "vocab_size", "transports", "draining", "max_step_tokens", "profile", "own_profile", "cpu_board")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
@@ -222,7 +221,6 @@ class Hello(_message.Message):
     CPU_BOARD_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
-    epoch: int
     role: Role
     model: str
     layout: str
@@ -239,7 +237,7 @@ class Hello(_message.Message):
     profile: Profile
     own_profile: Profile
     cpu_board: str
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[_Union[Role, str]] = ..., model: _Optional[str] = ..., layout: _Optional[str] = ..., num_blocks: _Optional[int] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., max_context: _Optional[int] = ..., max_sequences: _Optional[int] = ..., lease_ms: _Optional[int] = ..., vocab_size: _Optional[int] = ..., transports: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., max_step_tokens: _Optional[int] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., own_profile: _Optional[_Union[Profile, _Mapping]] = ..., cpu_board: _Optional[str] = ...) -> None: ...
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., model: _Optional[str] = ..., layout: _Optional[str] = ..., num_blocks: _Optional[int] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., max_context: _Optional[int] = ..., max_sequences: _Optional[int] = ..., lease_ms: _Optional[int] = ..., vocab_size: _Optional[int] = ..., transports: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., max_step_tokens: _Optional[int] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., own_profile: _Optional[_Union[Profile, _Mapping]] = ..., cpu_board: _Optional[str] = ...) -> None: ...
 
 class Profile(_message.Message):
     __slots__ = ("chunk_tokens", "chunk_s", "chunk_context_s", "decode_s", "decode_sequence_s", "decode_context_s")
@@ -402,10 +400,9 @@ class GetCustodyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCustodyResponse(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "epoch", "num_blocks", "free_blocks", "cached_blocks", "leaked_blocks", "holders")
+    __slots__ = ("worker_id", "incarnation", "num_blocks", "free_blocks", "cached_blocks", "leaked_blocks", "holders")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
     NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     CACHED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
@@ -413,13 +410,12 @@ class GetCustodyResponse(_message.Message):
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
-    epoch: int
     num_blocks: int
     free_blocks: int
     cached_blocks: int
     leaked_blocks: int
     holders: _containers.RepeatedCompositeFieldContainer[Holder]
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., num_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., leaked_blocks: _Optional[int] = ..., holders: _Optional[_Iterable[_Union[Holder, _Mapping]]] = ...) -> None: ...
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., num_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., leaked_blocks: _Optional[int] = ..., holders: _Optional[_Iterable[_Union[Holder, _Mapping]]] = ...) -> None: ...
 
 class Holder(_message.Message):
     __slots__ = ("request_id", "leg", "session", "state", "blocks", "age_s", "lease_s", "reason", "attempt")

@@ -138,7 +138,7 @@ class Decode(Process):  # type: ignore[type-arg]
         who = identity(pb.ROLE_DECODE, "decode", incarnation)
         super().__init__(loop, who, DECODE_BLOCKS)
         self.receiver = Receiver(self, endpoint, lambda arrived: self.service.arrived(arrived))
-        template = TicketTemplate(who.worker_id, incarnation, who.epoch, BLOCK_BYTES, who.layout, (self.receiver,))
+        template = TicketTemplate(who.worker_id, incarnation, BLOCK_BYTES, who.layout, (self.receiver,))
         scheduler = DecodeScheduler(DECODE_BLOCKS, P, max_step_tokens=8, max_sequences=4)
         worker = DecodeWorker(scheduler, self.run, self._model.sample, template)  # type: ignore[arg-type]
         spans = DecodeSpans(Telemetry(), who.worker_id)

@@ -83,7 +83,7 @@ class Scene:
         slowdown: Slowdown | None = None,
     ) -> None:
         self.receiver = FakeReceiver()
-        template = TicketTemplate("w", "i", 1, 10, "l", (self.receiver,))
+        template = TicketTemplate("w", "i", 10, "l", (self.receiver,))
         scheduler = DecodeScheduler(num_blocks, P, max_step_tokens=max_step_tokens, max_sequences=max_sequences)
         self.worker = DecodeWorker(scheduler, run, sample, template, slowdown)  # type: ignore[arg-type]
 

@@ -72,12 +72,12 @@ def make_ticket(
     receiver: KVReceiver | Endpoint, pool: Pool, num_blocks: int, *, name: str = "t", first_block: int = 0
 ) -> Ticket:
     endpoint = receiver if isinstance(receiver, Endpoint) else receiver.endpoint
-    fence = Fence(TicketId(name), incarnation="i", epoch=3, attempt=1)
+    fence = Fence(TicketId(name), incarnation="i", attempt=1)
     return Ticket(fence, "decode-0", num_blocks, first_block, pool.block_bytes, "layout", (endpoint,))
 
 
 def refenced(ticket: Ticket, **changes: str | int) -> Ticket:
-    """The same ticket under another attempt, epoch or incarnation."""
+    """The same ticket under another attempt or incarnation."""
     return replace(ticket, fence=replace(ticket.fence, **changes))  # type: ignore[arg-type]
 
 
