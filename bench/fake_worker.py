@@ -90,7 +90,6 @@ def _hello() -> pb.Hello:
     return pb.Hello(
         worker_id="fake",
         incarnation="1",
-        epoch=1,
         role=pb.ROLE_DECODE,
         model="bench",
         layout="bench",

@@ -179,7 +179,7 @@ def step_row(model: Path, measure: str, *, whole: bool, threads: int = 0) -> Row
     config = WorkerConfig(model=str(model), threads=threads, kv_memory_mb=512, max_sequences=64)
     opened = open_model(config, worker_pb2.ROLE_DECODE)
     scheduler = DecodeScheduler(opened.who.num_blocks, 16, max_step_tokens=512, max_sequences=64)
-    tickets = TicketTemplate("bench", "", 1, opened.who.block_bytes, "", ())
+    tickets = TicketTemplate("bench", "", opened.who.block_bytes, "", ())
     timed = _Timed(opened.runner, opened.sampler)
     worker = DecodeWorker(scheduler, timed.run, timed.sample, tickets)  # type: ignore[arg-type]
     params = SamplingParams(max_tokens=10_000, seed=0, temperature=0.0)

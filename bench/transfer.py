@@ -154,7 +154,7 @@ class Bench:
 
     def _open(self, endpoint: Endpoint, slots: Sequence[int]) -> Ticket:
         self._num_tickets += 1
-        fence = Fence(TicketId(f"bench-{self._num_tickets}"), "bench", 0, 0)
+        fence = Fence(TicketId(f"bench-{self._num_tickets}"), "bench", 0)
         ticket = Ticket(fence, "bench", self._case.num_blocks, 0, self._case.block_bytes, "bytes", (endpoint,))
         self._control.send((ticket, slots))
         self._control.recv()

@@ -40,10 +40,14 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     )
     receivers: list[KVReceiver] = []  # a sender takes the first one that it reaches
     if config.shared_memory == "auto" and can_share_memory():
-        receivers.append(ShmReceiver(model.cache, lambda arrived: service.arrived(arrived)))
+        shm = ShmReceiver(model.cache, lambda arrived: service.arrived(arrived), vocab_size=who.vocab_size)
+        receivers.append(shm)
     curve = Curve.of(config.kv_key, config.kv_peers)
-    receivers.append(ZeroMQReceiver(config.kv_listen, model.cache, lambda arrived: service.arrived(arrived), curve))
-    template = TicketTemplate(who.worker_id, who.incarnation, who.epoch, who.block_bytes, who.layout, tuple(receivers))
+    zeromq = ZeroMQReceiver(
+        config.kv_listen, model.cache, lambda arrived: service.arrived(arrived), curve, vocab_size=who.vocab_size
+    )
+    receivers.append(zeromq)
+    template = TicketTemplate(who.worker_id, who.incarnation, who.block_bytes, who.layout, tuple(receivers))
     slowdown = Slowdown(who.costs, who.own_costs)
     worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown)
     loop: StepLoop[Command, Event] = StepLoop(lending(audited(worker, config), config, slowdown))

@@ -1,9 +1,10 @@
 """Who decodes in the next step, who prefills here, who waits, and who holds which blocks. Pure.
 
-A sequence is `reserved` while its KV is on the way from a prefill worker, or `prefilling` here in chunks; then it is
-`running`. When blocks run out the newest running or prefilling sequence is `preempted`: its blocks are taken back and
-it is computed again later, before anyone new is let in. Blocks promised to a ticket are never taken back for that; who
-finds no block beside them waits until tickets are complete, aborted or expired.
+A sequence is `reserved` while its KV is on the way from a prefill worker, or `prefilling` here in chunks (also one that
+was reserved, when its prefill worker is lost); then it is `running`. When blocks run out the newest running or
+prefilling sequence is `preempted`: its blocks are taken back and it is computed again later, before anyone new is let
+in. Blocks promised to a ticket are never taken back for that; who finds no block beside them waits until tickets are
+complete, aborted or expired.
 
 Those who wait cost a step nothing, however many they are: each state has its own keeping, and sums are kept, not made.
 """
@@ -31,7 +32,7 @@ class State(StrEnum):
 
 
 MOVES: Moves = {
-    State.RESERVED: frozenset({State.RUNNING}),
+    State.RESERVED: frozenset({State.RUNNING, State.PREFILLING}),
     State.PREFILLING: frozenset({State.RUNNING, State.PREEMPTED}),
     State.RUNNING: frozenset({State.PREEMPTED}),
     State.PREEMPTED: frozenset({State.PREFILLING}),
@@ -52,6 +53,8 @@ class Resident:
     num_chunks: int = 0
     prefilled: bool = False
     """Whether the prompt was ever complete; computing it again after a preemption is not news."""
+    heard: int | None = None
+    """The token after the prompt, if its client has it from a prefill worker that is lost: it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,20 @@ class DecodeScheduler:
             self.num_promised_blocks += len(sequence.blocks)
         return Room(tuple(sequence.blocks), num_cached)
 
+    def regrant(self, sequence_id: SequenceId, heard: int | None, *, local: bool) -> Room:
+        """The room of a reserved sequence is filled another way: here, or by another ticket. Revoke the old one first.
+
+        `heard` is the token that the sequence goes on with, if its client has it already.
+        """
+        resident = self._residents[sequence_id]
+        assert resident.state is State.RESERVED, f"{sequence_id} is {resident.state}"
+        resident.heard = heard
+        if local:
+            self._leave_state(resident)
+            self._start_prefill(resident)
+            self.waiting_tokens += resident.sequence.num_uncomputed
+        return Room(tuple(resident.sequence.blocks), resident.num_cached)
+
     def arrive(self, sequence_id: SequenceId, first_token: int) -> bool:
         """The KV of a reserved sequence is there, and the token that prefill sampled; False if nobody waits for it."""
         resident = self._residents.get(sequence_id)
@@ -161,7 +178,7 @@ class DecodeScheduler:
             return False
         self.num_promised_blocks -= len(resident.sequence.blocks)
         self.cache.advance(resident.sequence, len(resident.sequence.tokens))
-        finish = resident.sequence.append(first_token)
+        finish = resident.sequence.append(first_token if resident.heard is None else resident.heard)
         assert finish is None, "prefill does not commit an answer that has ended"
         self._run(resident)
         resident.prefilled = True
@@ -216,6 +233,7 @@ class DecodeScheduler:
             if not resident.prefilled:
                 resident.prefilled = True
                 events.append(Prefilled(sequence.id, resident.num_cached, resident.num_chunks))
+                token = token if resident.heard is None else resident.heard
             finish = sequence.append(token)
             events.append(Token(sequence.id, token, index, finish))
             if finish is not None:

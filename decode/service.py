@@ -18,12 +18,13 @@ from decode.worker import (
     PrefillHere,
     PromptDone,
     Refused,
+    Regrant,
     Reserve,
     Stepped,
 )
 from engine.blocks import CacheChanges
 from engine.custody import inspect
-from engine.errors import InvalidRequest, ProtocolError
+from engine.errors import InvalidRequest
 from engine.identity import Identity
 from engine.session import Leg, Row, Sessions
 from engine.steploop import StepLoop
@@ -66,6 +67,16 @@ class DecodeService:
             case _:
                 raise InvalidRequest("a decode worker takes `reserve` and `local` legs", field="work")
 
+    def regrant(self, leg: Leg, regrant: pb.Regrant) -> None:
+        heard = regrant.heard if regrant.HasField("heard") else None
+        if heard is not None and not 0 <= heard < self._who.vocab_size:
+            raise InvalidRequest(f"no token has the id {heard}", field="heard")
+        match regrant.WhichOneof("work"):
+            case "reserve" | "local" as work:
+                self._loop.submit(Regrant(leg.id, regrant.attempt, work == "local", heard))
+            case _:
+                raise InvalidRequest("neither `reserve` nor `local`", field="work")
+
     def abort(self, leg: Leg) -> None:
         self._loop.submit(GiveUp(leg.id))
 
@@ -91,9 +102,6 @@ class DecodeService:
 
     def arrived(self, arrived: Arrived) -> None:
         """Hand a complete ticket to the step; called by receivers, on threads of their own."""
-        token = arrived.commit.first_token
-        if not 0 <= token < self._who.vocab_size:  # the sender gets no answer, and tells its frontend
-            raise ProtocolError(f"ticket {arrived.ticket_id} was committed with token {token}")
         self._loop.submit(arrived)
 
     # -- the step's events -------------------------------------------------------------------------------------------

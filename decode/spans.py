@@ -28,7 +28,7 @@ class DecodeSpans:
 
     def granted(self, leg: Leg, now_ns: int) -> None:
         if self._tracing.enabled:
-            self._open[leg.id] = _Open(leg, now_ns, [])
+            self._open.setdefault(leg.id, _Open(leg, now_ns, []))  # a second time if a prefill worker was lost
 
     def note(self, sequence_id: SequenceId, name: str, at_ns: int, *, link: str = "") -> None:
         """Something happened to the leg: its KV arrived, its prompt was computed here."""

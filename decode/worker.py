@@ -5,15 +5,17 @@ A request's life on this thread:
     `PrefillHere`: room is taken and the prompt is computed in chunks of the next steps.
  2. `Arrived`: the ticket is complete; the sequence runs from the next step on, with the token that prefill sampled.
  3. Each step appends a token to everybody who runs (`Stepped`); who has ended is freed at once.
- 4. `GiveUp` may come at any moment: the ticket is revoked first, so that nothing is written into freed blocks.
+ 4. `Regrant`: the prefill worker is lost before 2. The blocks stay; the ticket is revoked and opened for another
+    attempt, or the prompt is computed here.
+ 5. `GiveUp` may come at any moment: the ticket is revoked first, so that nothing is written into freed blocks.
 """
 
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from decode.scheduler import MOVES, DecodeScheduler, Prefilled, State, Token
+from decode.scheduler import MOVES, DecodeScheduler, Prefilled, Room, State, Token
 from engine.batch import Batch, Chunk
 from engine.blocks import CacheChanges
 from engine.cost import Slowdown, work_of
@@ -40,11 +42,24 @@ class PrefillHere:
 
 
 @dataclass(frozen=True, slots=True)
+class Regrant:
+    """Have the room of a reserved sequence filled another way: under a later `attempt`, or here if it is `local`.
+
+    `heard` is the answer's next token, if its client has it.
+    """
+
+    id: SequenceId
+    attempt: int
+    local: bool
+    heard: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GiveUp:
     id: SequenceId
 
 
-Command = Reserve | PrefillHere | Arrived | GiveUp | Inspect
+Command = Reserve | PrefillHere | Arrived | Regrant | GiveUp | Inspect
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +149,7 @@ class DecodeWorker:
         self.runner = runner
         self.sampler = sampler
         self._template = tickets
-        self._tickets: dict[SequenceId, TicketId] = {}
+        self._tickets: dict[SequenceId, Ticket] = {}
         self._reserved: dict[TicketId, SequenceId] = {}
         self._queued_ns: dict[SequenceId, int] = {}
         self._start_ns: dict[SequenceId, int] = {}
@@ -195,6 +210,8 @@ class DecodeWorker:
                 return [self._prefill_here(sequence)]
             case Arrived():
                 return self._join(command)
+            case Regrant():
+                return self._regrant(command)
             case GiveUp(sequence_id):
                 return [self._give_up(sequence_id)]
             case Inspect(reply):
@@ -207,11 +224,14 @@ class DecodeWorker:
             return self._refuse(sequence)
         first_block = room.num_cached // self.scheduler.cache.block_tokens
         ticket = self._template.ticket(attempt, num_blocks=len(room.blocks), first_block=first_block)
-        self._tickets[sequence.id] = ticket.fence.ticket_id
-        self._reserved[ticket.fence.ticket_id] = sequence.id
+        return self._grant(sequence.id, ticket, room)
+
+    def _grant(self, sequence_id: SequenceId, ticket: Ticket, room: Room) -> Granted:
+        self._tickets[sequence_id] = ticket
+        self._reserved[ticket.fence.ticket_id] = sequence_id
         for receiver in self._template.receivers:
-            receiver.open(ticket, room.blocks[first_block:])
-        return Granted(sequence.id, ticket, room.num_cached)
+            receiver.open(ticket, room.blocks[ticket.first_block :])
+        return Granted(sequence_id, ticket, room.num_cached)
 
     def _prefill_here(self, sequence: Answer) -> Event:
         room = None if self._too_large(sequence) else self.scheduler.admit(sequence, local=True)
@@ -230,20 +250,34 @@ class DecodeWorker:
         return Refused(sequence.id, False, f"{self.scheduler.pool.num_available} blocks are free")
 
     def _join(self, arrived: Arrived) -> list[Event]:
-        sequence_id = self._reserved.pop(arrived.ticket_id, None)
-        if sequence_id is None:
-            return []  # given up while the commit was on its way
-        del self._tickets[sequence_id]
-        for receiver in self._template.receivers:  # it came through one of them; nothing may follow through another
-            receiver.revoke(arrived.ticket_id)
+        sequence_id = self._reserved.get(arrived.ticket_id)
+        if sequence_id is None or self._tickets[sequence_id].fence != arrived.fence:
+            return []  # given up, or granted anew, while the commit was on its way
+        self._revoke(sequence_id)  # it came through one receiver; nothing may follow through another
         joined = self.scheduler.arrive(sequence_id, arrived.commit.first_token)
         return [Joined(sequence_id, arrived)] if joined else []
 
-    def _give_up(self, sequence_id: SequenceId) -> Event:
-        if ticket_id := self._tickets.pop(sequence_id, None):
-            del self._reserved[ticket_id]
+    def _regrant(self, command: Regrant) -> list[Event]:
+        ticket = self._tickets.get(command.id)
+        if ticket is None or command.attempt < ticket.fence.attempt + (not command.local):
+            return []  # the KV came after all, nobody wants it any more, or this was said before
+        self._revoke(command.id)
+        room = self.scheduler.regrant(command.id, command.heard, local=command.local)
+        if command.local:
+            self._queued_ns[command.id] = time.monotonic_ns()
+            return [Granted(command.id, None, room.num_cached)]
+        again = replace(ticket, fence=replace(ticket.fence, attempt=command.attempt))
+        return [self._grant(command.id, again, room)]
+
+    def _revoke(self, sequence_id: SequenceId) -> None:
+        """See that nothing is written for this sequence any more."""
+        if ticket := self._tickets.pop(sequence_id, None):
+            del self._reserved[ticket.fence.ticket_id]
             for receiver in self._template.receivers:
-                receiver.revoke(ticket_id)
+                receiver.revoke(ticket.fence.ticket_id)
+
+    def _give_up(self, sequence_id: SequenceId) -> Event:
+        self._revoke(sequence_id)
         self._queued_ns.pop(sequence_id, None)
         self._start_ns.pop(sequence_id, None)
         self.scheduler.abort(sequence_id)
@@ -284,13 +318,12 @@ class TicketTemplate:
 
     worker_id: str
     incarnation: str
-    epoch: int
     block_bytes: int
     layout: str
     receivers: tuple[KVReceiver, ...]
 
     def ticket(self, attempt: int, *, num_blocks: int, first_block: int) -> Ticket:
         """A new ticket; its id cannot be guessed, so only who was handed it can fill it."""
-        fence = Fence(TicketId(secrets.token_hex(16)), self.incarnation, self.epoch, attempt)
+        fence = Fence(TicketId(secrets.token_hex(16)), self.incarnation, attempt)
         endpoints = tuple(receiver.endpoint for receiver in self.receivers)
         return Ticket(fence, self.worker_id, num_blocks, first_block, self.block_bytes, self.layout, endpoints)

@@ -25,7 +25,6 @@ class Identity:
     max_sequences: int
     lease_s: float
     incarnation: str
-    epoch: int = 1
     max_step_tokens: int = 0
     costs: Costs | None = None
     """With every CPU it may borrow; None where they were not measured."""
@@ -38,7 +37,6 @@ class Identity:
         return pb.Hello(
             worker_id=self.worker_id,
             incarnation=self.incarnation,
-            epoch=self.epoch,
             role=self.role,
             model=self.model,
             layout=self.layout,
@@ -58,7 +56,7 @@ class Identity:
 
     def sign(self, report: pb.GetCustodyResponse) -> pb.GetCustodyResponse:
         """Put this worker's name on a custody report."""
-        report.worker_id, report.incarnation, report.epoch = self.worker_id, self.incarnation, self.epoch
+        report.worker_id, report.incarnation = self.worker_id, self.incarnation
         return report
 
 

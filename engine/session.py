@@ -71,6 +71,9 @@ class Role(Protocol):
     def admit(self, leg: Leg, admit: pb.Admit) -> None:
         """Start work on a leg. Raises InvalidRequest if the command cannot be meant for this worker."""
 
+    def regrant(self, leg: Leg, regrant: pb.Regrant) -> None:
+        """Have a leg's room filled another way, if it still waits for its KV. Raises InvalidRequest like `admit`."""
+
     def abort(self, leg: Leg) -> None:
         """Give the leg up; `released` is sent when nothing is held for it any more."""
 
@@ -271,6 +274,8 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
                     session.send(pb.WorkerEvent(released=pb.Released(leg=command.abort.leg)))
                 else:
                     self._give_up(leg, "its frontend aborted it")
+            case "regrant":
+                self._regrant(session, command.regrant)
             case "renew_lease":
                 ends_at = time.monotonic() + self._lease_s
                 for number in command.renew_lease.legs:
@@ -306,6 +311,19 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
         except InvalidRequest as error:
             self._refuse(session, admit.leg, pb.REFUSAL_REASON_INVALID, error.message)
             self.strike(leg.id)
+
+    def _regrant(self, session: FrontendSession, regrant: pb.Regrant) -> None:
+        leg = session.legs.get(regrant.leg)
+        if leg is None:
+            session.send(pb.WorkerEvent(released=pb.Released(leg=regrant.leg)))
+        elif not leg.given_up:
+            try:
+                self._role.regrant(leg, regrant)
+                leg.attempt = max(leg.attempt, regrant.attempt)
+            except InvalidRequest as error:
+                failed = pb.Failed(leg=leg.number, reason=pb.FAILURE_REASON_INVALID, message=error.message)
+                session.send(pb.WorkerEvent(failed=failed))
+                self._give_up(leg, "its frontend said what makes no sense")
 
     def _refuse(self, session: FrontendSession, number: int, reason: pb.RefusalReason, message: str) -> None:
         session.send(pb.WorkerEvent(refused=pb.Refused(leg=number, reason=reason, message=message)))

@@ -6,6 +6,7 @@
  4. Whatever ends the attempt, legs that are not over are aborted; the workers free what they hold.
 
 An attempt that loses a worker raises `Interrupted`; its tokens so far stand, and the next attempt continues after them.
+If that was the prefill worker, the room on decode is kept for the next attempt, until `run` or `let_go` is called.
 """
 
 import asyncio
@@ -36,6 +37,8 @@ class Attempts:
     ttft_slo_s: float = 0.0
     places: Places = field(init=False)
     outlook: Outlook = field(init=False)
+    _kept: dict[str, Legs] = field(default_factory=dict)
+    """Room on decode workers that outlived its prefill worker, by request id."""
 
     def __post_init__(self) -> None:
         self.places = Places(self.fleet, self.policy)
@@ -51,7 +54,7 @@ class Attempts:
         job.attempt += 1
         if job.attempt == 1:
             self.outlook.check(job)
-        legs = Legs(job)
+        legs = self._kept.pop(job.request_id, None) or Legs(job)
         try:
             try:
                 async with asyncio.timeout(self.queue_timeout_s):
@@ -73,12 +76,24 @@ class Attempts:
         except Interrupted as error:
             if error.by_transfer and job.placement is not None:
                 self.places.note_failed_transfer(job.placement)
+            if legs.keep_room():
+                self._kept[job.request_id] = legs
             raise
         finally:
+            if self._kept.get(job.request_id) is not legs:
+                legs.abort()
+
+    def let_go(self, job: Job) -> None:
+        """No further attempt is made soon; harmless when nothing was kept."""
+        if legs := self._kept.pop(job.request_id, None):
             legs.abort()
 
     async def _place(self, job: Job, legs: Legs) -> Placement:
         """Find room, and have the workers promise it."""
+        if legs.reserved is not None:
+            if placement := await self._place_prefill_again(job, legs):
+                return placement
+            legs.abort()
         returning = job.attempt > 1
         while True:
             async with self.admission.turn(job.demand(), first=returning, caller=job.caller):
@@ -87,14 +102,46 @@ class Attempts:
             answer = await legs.answer(leg)
             if isinstance(answer, pb.Granted):
                 job.note_granted(answer)
-            if isinstance(answer, pb.Granted) and placement.prefill is not None:
-                leg = self._send_to_prefill(job, placement.prefill, answer, legs)
-                answer = await legs.answer(leg)
-            if isinstance(answer, pb.Granted):
-                return placement
-            _raise_if_final(answer)
+                if filled := await self._place_prefill(job, placement, answer, legs):
+                    return filled
+            elif isinstance(answer, pb.Refused):
+                _raise_if_final(answer)
             legs.abort()
             returning = True  # room went to somebody else meanwhile: look again, before those who come now
+
+    async def _place_prefill(self, job: Job, placement: Placement, granted: pb.Granted, legs: Legs) -> Placement | None:
+        """Have the room that was granted filled, by who was chosen or by who else can when that one refuses; None when
+        nobody can now."""
+        while placement.prefill is not None:
+            answer = await legs.answer(self._send_to_prefill(job, placement.prefill, granted, legs))
+            if isinstance(answer, pb.Granted):
+                break
+            if isinstance(answer, pb.Refused):
+                _raise_if_final(answer)
+            chosen = self.places.find_prefill(job, placement.decode)
+            if chosen is None:
+                return None
+            placement = job.placement = chosen
+            if placement.prefill is None and (again := await legs.regranted(local=True)):
+                job.note_granted(again)
+        return placement
+
+    async def _place_prefill_again(self, job: Job, legs: Legs) -> Placement | None:
+        """Have the room that an earlier attempt has left filled. None when nobody can now."""
+        assert job.placement is not None
+        legs.go_on()
+        if legs.arrived:
+            return job.placement
+        chosen = self.places.find_prefill(job, job.placement.decode)
+        if chosen is None:
+            return None
+        placement, job.placement = job.placement, chosen
+        granted = await legs.regranted(local=chosen.prefill is None)
+        if granted is None:
+            job.placement = placement
+            return placement
+        job.note_granted(granted)
+        return await self._place_prefill(job, chosen, granted, legs)
 
     async def _find_room(self, job: Job) -> Placement:
         while True:
@@ -115,7 +162,7 @@ class Attempts:
         return legs.add(self._link(pb.ROLE_DECODE, placement.decode), admit)
 
     def _send_to_prefill(self, job: Job, view: WorkerView, granted: pb.Granted, legs: Legs) -> Leg:
-        admit = job.admit()
+        admit = job.admit(legs.num_tokens)
         admit.push.ticket.CopyFrom(granted.ticket)
         return legs.add(self._link(pb.ROLE_PREFILL, view), admit)
 

@@ -145,24 +145,33 @@ class FleetInference:
     async def _rows(self, job: Job, watched: Watched) -> AsyncGenerator[list[Row], None]:
         """Tokens over as many attempts as it takes. Raises Unavailable when too many in a row brought nothing, and
         Poisoned when workers keep dying of it."""
-        while True:
-            had = job.num_output
-            try:
-                async with self._quarantine.watched(job) as watch, aclosing(self._attempts.run(job)) as rows:
-                    async for batch in rows:
-                        if watch.suspect:
-                            watch.note_tokens()
-                        yield batch
-                return
-            except Interrupted as error:
-                log.warning("attempt %d at %s failed: %s", job.attempt, job.request_id, error.message)
-                watched.retried(job, error.message)
-                job.failures = job.failures + 1 if job.num_output == had else 0
-                if error.died is not None:
-                    self._quarantine.strike(job, error.died, job.num_output - had)
-                if job.failures >= self._max_attempts:
-                    message = f"{job.failures} attempts failed, the last one because {error.message}"
-                    raise Unavailable(message) from error
+        try:
+            while True:
+                had = job.num_output
+                try:
+                    async with self._quarantine.watched(job) as watch, aclosing(self._attempts.run(job)) as rows:
+                        async for batch in rows:
+                            if watch.suspect:
+                                watch.note_tokens()
+                            yield batch
+                    return
+                except Interrupted as error:
+                    self._note_interrupted(job, watched, error, job.num_output - had)
+        finally:
+            self._attempts.let_go(job)
+
+    def _note_interrupted(self, job: Job, watched: Watched, error: Interrupted, num_gained: int) -> None:
+        """An attempt that brought so many tokens failed. Raises what `_rows` does if there shall be no other."""
+        log.warning("attempt %d at %s failed: %s", job.attempt, job.request_id, error.message)
+        watched.retried(job, error.message)
+        job.failures = 0 if num_gained else job.failures + 1
+        if error.died is not None:
+            self._quarantine.strike(job, error.died, num_gained)
+        if job.failures >= self._max_attempts:
+            message = f"{job.failures} attempts failed, the last one because {error.message}"
+            raise Unavailable(message) from error
+        if self._quarantine.suspects(job):  # it may have to wait for its turn, and holds nothing meanwhile
+            self._attempts.let_go(job)
 
     # -- everything else ---------------------------------------------------------------------------------------------
 

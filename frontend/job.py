@@ -75,11 +75,12 @@ class Job:
     def need(self) -> Need:
         return Need(self.model, len(self.tokens), self.num_prompt + self.params.max_tokens, tuple(self.hashes))
 
-    def admit(self) -> pb.Admit:
+    def admit(self, num_tokens: int | None = None) -> pb.Admit:
+        """For a leg that takes up all tokens so far, or only so many."""
         return pb.Admit(
             request_id=self.request_id,
             attempt=self.attempt,
-            token_ids=self.tokens,
+            token_ids=self.tokens[:num_tokens],
             num_prompt=self.num_prompt,
             block_hashes=b"".join(self.hashes),
             hash_root=self.caller.hash_root,

@@ -1,7 +1,8 @@
 """The legs of one attempt at a request, and what workers say of them, in the order that the answer has.
 
 Tokens come over streams that know nothing of each other, token 1 from prefill and the rest from decode; they are
-handed on by their numbers. A worker that fails ends the attempt.
+handed on by their numbers. A worker that fails ends the attempt. If it was the prefill worker, and decode still waits
+for the KV, the decode leg lives on with its room: the next attempt goes on with it.
 """
 
 import asyncio
@@ -27,9 +28,15 @@ class Interrupted(TandemError):
 
 @dataclass(slots=True)
 class Legs:
-    """The legs of one attempt and what they say."""
+    """The legs of one attempt, or of several that share a decode leg, and what they say."""
 
     job: Job
+    reserved: Leg | None = None
+    """The decode leg, for as long as its room outlives the loss of a prefill worker."""
+    arrived: bool = False
+    """Whether that room holds the prompt's KV."""
+    num_tokens: int = 0
+    """That the decode leg was admitted with."""
     _inbox: "_Inbox" = field(default_factory=lambda: _Inbox())
     _legs: list[Leg] = field(default_factory=list)
     _early: dict[int, Row] = field(default_factory=dict)
@@ -39,21 +46,75 @@ class Legs:
     def add(self, link: Link, admit: pb.Admit) -> Leg:
         leg = link.admit(admit, self._inbox)
         self._legs.append(leg)
+        if not admit.HasField("push"):
+            self.reserved = leg if admit.HasField("reserve") else None
+            self.arrived, self.num_tokens = False, len(admit.token_ids)
         return leg
 
     def abort(self) -> None:
+        self.reserved = None
         for leg in self._legs:
             leg.abort()
 
-    async def answer(self, leg: Leg) -> pb.Granted | pb.Refused:
-        """Wait for the worker's answer to this leg. Raises Interrupted when a worker fails meanwhile."""
+    def keep_room(self) -> bool:
+        """Abort all but the decode leg, if it waits for its KV or has it; say whether there is one.
+
+        Tokens that were not handed on are forgotten: whoever takes the lost worker's place samples them again.
+        """
+        if self.reserved is None or self.reserved.over or (self.arrived and not self._knows_first_token()):
+            return False
+        for leg in self._legs:
+            if leg is not self.reserved:
+                leg.abort()
+        if not self.arrived:
+            self._early.clear()
+        return True
+
+    def go_on(self) -> None:
+        """Begin another attempt with the room that was kept. Raises Interrupted if that is no use any more."""
+        self._failure = None
+        for sender, event in self._inbox.pop_all():
+            self._note(sender, event)
+        if self._failure is not None:
+            raise self._failure
+        if self.arrived:
+            self._check_first_token()
+
+    async def regranted(self, *, local: bool) -> pb.Granted | None:
+        """Have the room filled by another prefill worker, or by decode itself; None if it is filled already.
+
+        Raises Interrupted when a worker fails meanwhile.
+        """
+        leg, job = self.reserved, self.job
+        assert leg is not None, "the room is lost"
+        regrant = pb.Regrant(leg=leg.number, attempt=job.attempt)
+        if len(job.tokens) > self.num_tokens:
+            regrant.heard = job.tokens[self.num_tokens]
+        (regrant.local if local else regrant.reserve).SetInParent()
+        leg.link.regrant(regrant)
+        answer = await self.answer(leg)
+        match answer:
+            case pb.KvArrived():
+                self._check_first_token()
+                return None
+            case pb.Refused():
+                raise Interrupted(f"refused what it had granted: {answer.message}")
+        if local:
+            self.reserved = None
+        return answer
+
+    async def answer(self, leg: Leg) -> pb.Granted | pb.Refused | pb.KvArrived:
+        """Wait for the worker's answer to this leg; KvArrived only where it was granted before.
+
+        Raises Interrupted when a worker fails meanwhile.
+        """
         while self._failure is None:
             if (item := self._inbox.pop()) is None:
                 await self._inbox.wait()
                 continue
             sender, event = item
             self._note(sender, event)
-            if sender is leg and isinstance(event, pb.Granted | pb.Refused):
+            if sender is leg and isinstance(event, pb.Granted | pb.Refused | pb.KvArrived):
                 return event
         raise self._failure
 
@@ -68,7 +129,7 @@ class Legs:
             await self._inbox.wait()
             for sender, event in self._inbox.pop_all():
                 if isinstance(event, pb.Refused) and sender.wanted:  # after it was granted: nothing more will come
-                    self._failure = Interrupted(f"refused what it had granted: {event.message}")
+                    self._fail(sender, Interrupted(f"refused what it had granted: {event.message}"))
                 self._note(sender, event)
         return rows
 
@@ -94,14 +155,32 @@ class Legs:
                     ledger.queue_ns, ledger.compute_ns = event.queue_ns, event.compute_ns
                     self.job.cached_tokens = max(self.job.cached_tokens, event.cached_tokens)
             case pb.KvArrived():
+                self.arrived = True
                 if not ledger.second_token_ns:
                     ledger.commit_ns = event.commit_ns
             case Lost(reason, died):
-                self._failure = Interrupted(reason, died=died)
+                self._fail(sender, Interrupted(reason, died=died))
             case pb.Failed():
                 by_transfer = event.reason == pb.FAILURE_REASON_TRANSFER
                 message = f"{pb.FailureReason.Name(event.reason)}: {event.message}"
-                self._failure = Interrupted(message, by_transfer=by_transfer)
+                self._fail(sender, Interrupted(message, by_transfer=by_transfer))
+            case pb.Released() if sender is self.reserved:  # nobody aborted it
+                self._fail(sender, Interrupted("the decode worker holds nothing for it any more"))
+
+    def _fail(self, sender: Leg, failure: Interrupted) -> None:
+        if sender is self.reserved:
+            self.reserved = None
+        elif self.reserved is not None and self.arrived and self._knows_first_token():
+            return  # a prefill worker of which nothing more is to come
+        self._failure = failure
+
+    def _check_first_token(self) -> None:
+        if not self._knows_first_token():
+            raise Interrupted("the KV came, but the token that came with it was lost with its worker")
+
+    def _knows_first_token(self) -> bool:
+        """Whether the token that comes with the KV is here, or was."""
+        return len(self.job.tokens) > self.num_tokens or self.num_tokens - self.job.num_prompt in self._early
 
 
 @dataclass(slots=True)

@@ -102,6 +102,11 @@ class Leg:
     """Whether a report of load has."""
     wanted: bool = True
 
+    @property
+    def over(self) -> bool:
+        """Whether the worker holds nothing for it any more, by all that it said."""
+        return not self.link.holds(self)
+
     def abort(self) -> None:
         """Tell the worker that nobody wants this leg any more; harmless when it is over."""
         if self.wanted:
@@ -150,6 +155,14 @@ class Link:
     def abort(self, leg: Leg) -> None:
         if leg.number in self._legs:
             self._outbox.put_nowait(pb.WorkerCommand(abort=pb.Abort(leg=leg.number)))
+
+    def holds(self, leg: Leg) -> bool:
+        return leg.number in self._legs
+
+    def regrant(self, regrant: pb.Regrant) -> None:
+        """Have the room of a leg filled another way; of one that is over, its inbox was told."""
+        if regrant.leg in self._legs:
+            self._outbox.put_nowait(pb.WorkerCommand(regrant=regrant))
 
     @property
     def num_legs(self) -> int:

@@ -7,7 +7,7 @@ from engine.errors import ContextOverflow, Unavailable
 from frontend.fleet import Fleet
 from frontend.job import Job
 from frontend.ledger import Ledger
-from frontend.router import Placement, Policy, WorkerView, can_ever_serve, place
+from frontend.router import Placement, Policy, WorkerView, can_ever_serve, place, place_prefill
 from protos import worker_pb2 as pb
 
 AVOID_S = 5.0
@@ -35,6 +35,11 @@ class Places:
         decodes, prefills = self.views()
         check_servable(job, decodes)
         return place(job.need(), decodes, prefills, self.policy, self.hop_s, self._cut_now())
+
+    def find_prefill(self, job: Job, decode: WorkerView) -> Placement | None:
+        """Who computes the prompt of a job that has room on a decode worker; None when nobody may now."""
+        _, prefills = self.views()
+        return place_prefill(job.need(), decode, prefills, self.policy, self.hop_s, self._cut_now())
 
     def note_failed_transfer(self, placement: Placement) -> None:
         """For a while KV goes other ways: a link that swallows packets is found out by a time limit, each time."""

@@ -49,7 +49,7 @@ class Quarantine:
     @asynccontextmanager
     async def watched(self, job: Job) -> AsyncIterator["Watch"]:
         """One attempt at the job; waits while another suspect is tried, if it is one."""
-        job.tried_alone = len(job.lost_with) >= SUSPECT_STRIKES
+        job.tried_alone = self.suspects(job)
         if job.tried_alone:
             await self._alone.acquire()
         watch = Watch(self._alone, job, suspect=job.tried_alone)
@@ -57,6 +57,10 @@ class Quarantine:
             yield watch
         finally:
             watch.clear()
+
+    def suspects(self, job: Job) -> bool:
+        """Whether the next attempt at it is to be the only one of a suspect."""
+        return len(job.lost_with) >= SUSPECT_STRIKES
 
     def strike(self, job: Job, worker: Start, num_gained: int) -> None:
         """A worker was lost with it, after so many new tokens. Raises Poisoned when that was too often."""

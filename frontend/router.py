@@ -170,8 +170,18 @@ def place(
     decode = min(
         (view for view in decodes if _has_room(view, need)), key=lambda view: _decode_cost(view, need), default=None
     )
-    if decode is None:
-        return None
+    return place_prefill(need, decode, prefills, policy, hop_s, cut) if decode is not None else None
+
+
+def place_prefill(
+    need: Need,
+    decode: WorkerView,
+    prefills: Iterable[WorkerView],
+    policy: Policy,
+    hop_s: float,
+    cut: Sequence[tuple[WorkerView, WorkerView]] = (),
+) -> Placement | None:
+    """Choose who computes the prompt for a decode worker that has room; None when nobody may now."""
     cached = min(decode.cached_tokens(need.hashes), need.num_tokens - 1)
     able = [view for view in prefills if _can_prefill(view, need, decode)]
     able = [view for view in able if not any(p is view and d is decode for p, d in cut)]

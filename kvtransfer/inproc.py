@@ -12,7 +12,7 @@ from engine.errors import TransferFailed
 from kvtransfer.endpoints import choose
 from kvtransfer.open_tickets import Refused
 from kvtransfer.pieces import Numbers
-from kvtransfer.receiver import TicketReceiver
+from kvtransfer.receiver import ANY_TOKEN, TicketReceiver
 from kvtransfer.speed import Speed
 from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence, Ticket
 from kvtransfer.wire import check_span
@@ -44,8 +44,8 @@ class Hub:
 class InprocReceiver(TicketReceiver):
     """Decode's side; its writes happen on the sender's thread, completed tickets are delivered on another."""
 
-    def __init__(self, hub: Hub, store: BlockStore, deliver: Deliver) -> None:
-        super().__init__(store, deliver)
+    def __init__(self, hub: Hub, store: BlockStore, deliver: Deliver, *, vocab_size: int = ANY_TOKEN) -> None:
+        super().__init__(store, deliver, vocab_size)
         self._hub = hub
         self._store = store
         self._endpoint = Endpoint(TRANSPORT, hub.add(self))

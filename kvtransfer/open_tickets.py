@@ -97,7 +97,7 @@ class OpenTickets:
             return list(self._open)
 
     def open(self, ticket: Ticket, slots: Sequence[int]) -> None:
-        """Allow writes to `slots`; another attempt at the same ticket ends."""
+        """Allow writes to `slots`, of which nothing has come yet; another attempt at the same ticket ends."""
         assert len(slots) == len(set(slots)) == ticket.num_blocks - ticket.first_block, "one slot per block to be sent"
         assert ticket.block_bytes == self._store.block_bytes, "a ticket's blocks are the pool's"
         with self._lock:
@@ -183,7 +183,7 @@ def _check_complete(filling: _Filling, commit: Commit, num_blocks: int, checked:
 def _arrived(filling: _Filling, commit: Commit) -> Arrived:
     now = time.monotonic_ns()
     return Arrived(
-        ticket_id=filling.ticket.fence.ticket_id,
+        fence=filling.ticket.fence,
         commit=commit,
         size_bytes=len(filling.slots) * filling.ticket.block_bytes,
         first_frame_ns=filling.first_frame_ns or now,

@@ -9,15 +9,20 @@ from protos import kvtransfer_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
+ANY_TOKEN = 1 << 31
+"""More ids than the wire can say."""
+
 
 class TicketReceiver:
     """A `KVReceiver` but for its `close`: whoever listens derives from this and sets `_endpoint`."""
 
     _endpoint: Endpoint
 
-    def __init__(self, store: BlockStore, deliver: Deliver) -> None:
+    def __init__(self, store: BlockStore, deliver: Deliver, vocab_size: int = ANY_TOKEN) -> None:
+        """Commits of tokens that are not below `vocab_size` are refused, and leave their tickets open."""
         self.tickets = OpenTickets(store)
         self._deliver = deliver
+        self._vocab_size = vocab_size
         self._malformed_frames = 0
 
     @property
@@ -45,6 +50,8 @@ class TicketReceiver:
 
     def complete(self, fence: Fence, commit: Commit, num_blocks: int, digest: int | None) -> None:
         """Close a complete ticket and deliver it; raises Refused."""
+        if not 0 <= commit.first_token < self._vocab_size:
+            raise Refused(pb.NACK_REASON_MALFORMED, f"no token has the id {commit.first_token}")
         if arrived := self.tickets.complete(fence, commit, num_blocks, digest):
             self._deliver(arrived)
 

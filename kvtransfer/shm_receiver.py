@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 from engine.errors import ConfigError
 from kvtransfer.endpoints import SHM, shm_address, shm_name
 from kvtransfer.open_tickets import Refused
-from kvtransfer.receiver import TicketReceiver
+from kvtransfer.receiver import ANY_TOKEN, TicketReceiver
 from kvtransfer.shm import max_sources
 from kvtransfer.shm_channel import same_user
 from kvtransfer.shm_peer import Peer
@@ -41,8 +41,8 @@ LOCKED_BYTES = 1 << 20
 class ShmReceiver(TicketReceiver):
     """Listens on a socket of its own making, under a name nobody can guess."""
 
-    def __init__(self, store: BlockStore, deliver: Deliver) -> None:
-        super().__init__(store, deliver)
+    def __init__(self, store: BlockStore, deliver: Deliver, *, vocab_size: int = ANY_TOKEN) -> None:
+        super().__init__(store, deliver, vocab_size)
         self._store = store
         self._block_bytes = store.block_bytes
         self._endpoint = Endpoint(SHM, shm_address(f"tandem-kv-{secrets.token_hex(16)}"))

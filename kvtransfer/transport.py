@@ -27,7 +27,6 @@ class Fence:
 
     ticket_id: TicketId
     incarnation: str
-    epoch: int
     attempt: int
 
 
@@ -64,11 +63,15 @@ class Commit:
 class Arrived:
     """A ticket is complete and checked: its blocks hold the prompt's KV. Times are `time.monotonic_ns()`."""
 
-    ticket_id: TicketId
+    fence: Fence
     commit: Commit
     size_bytes: int
     first_frame_ns: int
     commit_ns: int
+
+    @property
+    def ticket_id(self) -> TicketId:
+        return self.fence.ticket_id
 
 
 class BlockStore(Protocol):

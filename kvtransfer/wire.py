@@ -25,11 +25,11 @@ def check_span(ticket: Ticket, first: int, num_blocks: int, block_bytes: int) ->
 
 
 def fence_to_proto(fence: Fence) -> pb.Fence:
-    return pb.Fence(ticket_id=fence.ticket_id, incarnation=fence.incarnation, epoch=fence.epoch, attempt=fence.attempt)
+    return pb.Fence(ticket_id=fence.ticket_id, incarnation=fence.incarnation, attempt=fence.attempt)
 
 
 def fence_from_proto(message: pb.Fence) -> Fence:
-    return Fence(TicketId(message.ticket_id), message.incarnation, message.epoch, message.attempt)
+    return Fence(TicketId(message.ticket_id), message.incarnation, message.attempt)
 
 
 def ticket_to_proto(ticket: Ticket) -> pb.Ticket:
@@ -37,7 +37,6 @@ def ticket_to_proto(ticket: Ticket) -> pb.Ticket:
         id=ticket.fence.ticket_id,
         worker_id=ticket.worker_id,
         incarnation=ticket.fence.incarnation,
-        epoch=ticket.fence.epoch,
         attempt=ticket.fence.attempt,
         num_blocks=ticket.num_blocks,
         first_block=ticket.first_block,
@@ -61,7 +60,7 @@ def ticket_from_proto(message: pb.Ticket) -> Ticket:
     if not 0 < len(message.endpoints) <= MAX_ENDPOINTS:
         raise ProtocolError(f"ticket with {len(message.endpoints)} endpoints", field="endpoints")
     return Ticket(
-        fence=Fence(TicketId(message.id), message.incarnation, message.epoch, message.attempt),
+        fence=Fence(TicketId(message.id), message.incarnation, message.attempt),
         worker_id=message.worker_id,
         num_blocks=message.num_blocks,
         first_block=message.first_block,

@@ -24,7 +24,7 @@ from kvtransfer.endpoints import IPC
 from kvtransfer.malloc import keep_freed_memory
 from kvtransfer.open_tickets import Refused
 from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES
-from kvtransfer.receiver import TicketReceiver
+from kvtransfer.receiver import ANY_TOKEN, TicketReceiver
 from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence
 from kvtransfer.wire import MAX_HEADER_BYTES, fence_from_proto
 from protos import kvtransfer_pb2 as pb
@@ -45,9 +45,17 @@ LINGER_MS = 100
 class ZeroMQReceiver(TicketReceiver):
     """Listens at `address`: tcp://host:port (port 0 picks one) or ipc://path."""
 
-    def __init__(self, address: str, store: BlockStore, deliver: Deliver, curve: Curve | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        store: BlockStore,
+        deliver: Deliver,
+        curve: Curve | None = None,
+        *,
+        vocab_size: int = ANY_TOKEN,
+    ) -> None:
         """With `curve`, only its peers get in; an ipc address is guarded by the permissions of its file."""
-        super().__init__(store, deliver)
+        super().__init__(store, deliver, vocab_size)
         curve = None if address.startswith(IPC) else curve
         self._header = bytearray(MAX_HEADER_BYTES)
         keep_freed_memory()

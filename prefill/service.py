@@ -84,6 +84,9 @@ class PrefillService:
         self._outgoing[leg.id] = Outgoing(ready, task)
         self._loop.submit(Compute(sequence))
 
+    def regrant(self, leg: Leg, regrant: pb.Regrant) -> None:
+        raise InvalidRequest("a prefill worker grants no room")
+
     def abort(self, leg: Leg) -> None:
         self._loop.submit(GiveUp(leg.id))  # at once: the transfer may take a moment to let go
         self._end_transfer(leg.id)

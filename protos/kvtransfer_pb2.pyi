@@ -19,11 +19,10 @@ NACK_REASON_CORRUPT: NackReason
 NACK_REASON_MALFORMED: NackReason
 
 class Ticket(_message.Message):
-    __slots__ = ("id", "worker_id", "incarnation", "epoch", "attempt", "num_blocks", "first_block", "block_bytes", "layout", "endpoints")
+    __slots__ = ("id", "worker_id", "incarnation", "attempt", "num_blocks", "first_block", "block_bytes", "layout", "endpoints")
     ID_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     FIRST_BLOCK_FIELD_NUMBER: _ClassVar[int]
@@ -33,14 +32,13 @@ class Ticket(_message.Message):
     id: str
     worker_id: str
     incarnation: str
-    epoch: int
     attempt: int
     num_blocks: int
     first_block: int
     block_bytes: int
     layout: str
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
-    def __init__(self, id: _Optional[str] = ..., worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., attempt: _Optional[int] = ..., num_blocks: _Optional[int] = ..., first_block: _Optional[int] = ..., block_bytes: _Optional[int] = ..., layout: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., attempt: _Optional[int] = ..., num_blocks: _Optional[int] = ..., first_block: _Optional[int] = ..., block_bytes: _Optional[int] = ..., layout: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("transport", "address")
@@ -79,16 +77,14 @@ class ReceiverFrame(_message.Message):
     def __init__(self, fence: _Optional[_Union[Fence, _Mapping]] = ..., number: _Optional[int] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ...) -> None: ...
 
 class Fence(_message.Message):
-    __slots__ = ("ticket_id", "incarnation", "epoch", "attempt")
+    __slots__ = ("ticket_id", "incarnation", "attempt")
     TICKET_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     ticket_id: str
     incarnation: str
-    epoch: int
     attempt: int
-    def __init__(self, ticket_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+    def __init__(self, ticket_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
 
 class Blocks(_message.Message):
     __slots__ = ("block", "offset", "checksums")

@@ -33,6 +33,7 @@ class FailureReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_REASON_UNSPECIFIED: _ClassVar[FailureReason]
     FAILURE_REASON_TRANSFER: _ClassVar[FailureReason]
     FAILURE_REASON_EXPIRED: _ClassVar[FailureReason]
+    FAILURE_REASON_INVALID: _ClassVar[FailureReason]
 ROLE_UNSPECIFIED: Role
 ROLE_PREFILL: Role
 ROLE_DECODE: Role
@@ -47,18 +48,21 @@ FINISH_REASON_LENGTH: FinishReason
 FAILURE_REASON_UNSPECIFIED: FailureReason
 FAILURE_REASON_TRANSFER: FailureReason
 FAILURE_REASON_EXPIRED: FailureReason
+FAILURE_REASON_INVALID: FailureReason
 
 class WorkerCommand(_message.Message):
-    __slots__ = ("admit", "abort", "renew_lease", "drain")
+    __slots__ = ("admit", "abort", "renew_lease", "drain", "regrant")
     ADMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     RENEW_LEASE_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    REGRANT_FIELD_NUMBER: _ClassVar[int]
     admit: Admit
     abort: Abort
     renew_lease: RenewLease
     drain: Drain
-    def __init__(self, admit: _Optional[_Union[Admit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., renew_lease: _Optional[_Union[RenewLease, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ...) -> None: ...
+    regrant: Regrant
+    def __init__(self, admit: _Optional[_Union[Admit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., renew_lease: _Optional[_Union[RenewLease, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., regrant: _Optional[_Union[Regrant, _Mapping]] = ...) -> None: ...
 
 class Admit(_message.Message):
     __slots__ = ("leg", "request_id", "attempt", "token_ids", "num_prompt", "block_hashes", "sampling", "traceparent", "hash_root", "reserve", "local", "push")
@@ -139,6 +143,20 @@ class Sampling(_message.Message):
     num_logprobs: int
     def __init__(self, max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repetition_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., logit_bias: _Optional[_Mapping[int, float]] = ..., stop_token_ids: _Optional[_Iterable[int]] = ..., num_logprobs: _Optional[int] = ...) -> None: ...
 
+class Regrant(_message.Message):
+    __slots__ = ("leg", "attempt", "heard", "reserve", "local")
+    LEG_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    HEARD_FIELD_NUMBER: _ClassVar[int]
+    RESERVE_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_FIELD_NUMBER: _ClassVar[int]
+    leg: int
+    attempt: int
+    heard: int
+    reserve: Reserve
+    local: Local
+    def __init__(self, leg: _Optional[int] = ..., attempt: _Optional[int] = ..., heard: _Optional[int] = ..., reserve: _Optional[_Union[Reserve, _Mapping]] = ..., local: _Optional[_Union[Local, _Mapping]] = ...) -> None: ...
+
 class Abort(_message.Message):
     __slots__ = ("leg",)
     LEG_FIELD_NUMBER: _ClassVar[int]
@@ -182,10 +200,9 @@ class WorkerEvent(_message.Message):
     def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., step_output: _Optional[_Union[StepOutput, _Mapping]] = ..., prefill_done: _Optional[_Union[PrefillDone, _Mapping]] = ..., kv_arrived: _Optional[_Union[KvArrived, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., released: _Optional[_Union[Released, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks_stored: _Optional[_Union[BlocksStored, _Mapping]] = ..., blocks_evicted: _Optional[_Union[BlocksEvicted, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "epoch", "role", "model", "layout", "num_blocks", "block_tokens", "block_bytes", "max_context", "max_sequences", "lease_ms", "vocab_size", "transports", "draining", "max_step_tokens", "profile", "own_profile", "cpu_board")
+    __slots__ = ("worker_id", "incarnation", "role", "model", "layout", "num_blocks", "block_tokens", "block_bytes", "max_context", "max_sequences", "lease_ms", "vocab_size", "transports", "draining", "max_step_tokens", "profile", "own_profile", "cpu_board")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
@@ -204,7 +221,6 @@ class Hello(_message.Message):
     CPU_BOARD_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
-    epoch: int
     role: Role
     model: str
     layout: str
@@ -221,7 +237,7 @@ class Hello(_message.Message):
     profile: Profile
     own_profile: Profile
     cpu_board: str
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., role: _Optional[_Union[Role, str]] = ..., model: _Optional[str] = ..., layout: _Optional[str] = ..., num_blocks: _Optional[int] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., max_context: _Optional[int] = ..., max_sequences: _Optional[int] = ..., lease_ms: _Optional[int] = ..., vocab_size: _Optional[int] = ..., transports: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., max_step_tokens: _Optional[int] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., own_profile: _Optional[_Union[Profile, _Mapping]] = ..., cpu_board: _Optional[str] = ...) -> None: ...
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., role: _Optional[_Union[Role, str]] = ..., model: _Optional[str] = ..., layout: _Optional[str] = ..., num_blocks: _Optional[int] = ..., block_tokens: _Optional[int] = ..., block_bytes: _Optional[int] = ..., max_context: _Optional[int] = ..., max_sequences: _Optional[int] = ..., lease_ms: _Optional[int] = ..., vocab_size: _Optional[int] = ..., transports: _Optional[_Iterable[str]] = ..., draining: _Optional[bool] = ..., max_step_tokens: _Optional[int] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ..., own_profile: _Optional[_Union[Profile, _Mapping]] = ..., cpu_board: _Optional[str] = ...) -> None: ...
 
 class Profile(_message.Message):
     __slots__ = ("chunk_tokens", "chunk_s", "chunk_context_s", "decode_s", "decode_sequence_s", "decode_context_s")
@@ -384,10 +400,9 @@ class GetCustodyRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCustodyResponse(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "epoch", "num_blocks", "free_blocks", "cached_blocks", "leaked_blocks", "holders")
+    __slots__ = ("worker_id", "incarnation", "num_blocks", "free_blocks", "cached_blocks", "leaked_blocks", "holders")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     INCARNATION_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_FIELD_NUMBER: _ClassVar[int]
     NUM_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     CACHED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
@@ -395,13 +410,12 @@ class GetCustodyResponse(_message.Message):
     HOLDERS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: str
-    epoch: int
     num_blocks: int
     free_blocks: int
     cached_blocks: int
     leaked_blocks: int
     holders: _containers.RepeatedCompositeFieldContainer[Holder]
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., epoch: _Optional[int] = ..., num_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., leaked_blocks: _Optional[int] = ..., holders: _Optional[_Iterable[_Union[Holder, _Mapping]]] = ...) -> None: ...
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[str] = ..., num_blocks: _Optional[int] = ..., free_blocks: _Optional[int] = ..., cached_blocks: _Optional[int] = ..., leaked_blocks: _Optional[int] = ..., holders: _Optional[_Iterable[_Union[Holder, _Mapping]]] = ...) -> None: ...
 
 class Holder(_message.Message):
     __slots__ = ("request_id", "leg", "session", "state", "blocks", "age_s", "lease_s", "reason", "attempt")

@@ -50,6 +50,8 @@ QUEUE_TIMEOUT_S = 6.0
 MAX_ATTEMPTS = 6
 DECODE_BLOCKS, PREFILL_BLOCKS = 8, 10
 MAX_CONTEXT = 24
+PREFILLS = ("prefill", "other")
+"""Prefill workers; where there is a choice the first one is taken."""
 
 C = TypeVar("C")
 E = TypeVar("E")
@@ -107,10 +109,10 @@ class Process(Generic[C, E]):
             self._unheard.append(events)
 
 
-def identity(role: "pb.Role", incarnation: str) -> Identity:
+def identity(role: "pb.Role", name: str, incarnation: str) -> Identity:
     is_decode = role == pb.ROLE_DECODE
     return Identity(
-        worker_id="decode" if is_decode else "prefill",
+        worker_id=name,
         role=role,
         model="m",
         layout="l",
@@ -133,10 +135,10 @@ class Decode(Process):  # type: ignore[type-arg]
     service: DecodeService
 
     def __init__(self, loop: VirtualLoop, endpoint: Endpoint, incarnation: str) -> None:
-        who = identity(pb.ROLE_DECODE, incarnation)
+        who = identity(pb.ROLE_DECODE, "decode", incarnation)
         super().__init__(loop, who, DECODE_BLOCKS)
         self.receiver = Receiver(self, endpoint, lambda arrived: self.service.arrived(arrived))
-        template = TicketTemplate(who.worker_id, incarnation, who.epoch, BLOCK_BYTES, who.layout, (self.receiver,))
+        template = TicketTemplate(who.worker_id, incarnation, BLOCK_BYTES, who.layout, (self.receiver,))
         scheduler = DecodeScheduler(DECODE_BLOCKS, P, max_step_tokens=8, max_sequences=4)
         worker = DecodeWorker(scheduler, self.run, self._model.sample, template)  # type: ignore[arg-type]
         spans = DecodeSpans(Telemetry(), who.worker_id)
@@ -154,17 +156,20 @@ class Receiver(TicketReceiver):
     """Takes frames as `ZeroMQReceiver` and `ShmReceiver` do, without their threads and sockets."""
 
     def __init__(self, process: Decode, endpoint: Endpoint, deliver: Deliver) -> None:
-        super().__init__(process.memory, deliver)
+        super().__init__(process.memory, deliver, VOCAB_SIZE)
         self._endpoint = endpoint
         self._process = process
         self.promised: dict[Fence, tuple[SequenceId, tuple[int, ...]]] = {}
         """Whose blocks each ticket was ever opened for."""
+        self.granted: dict[SequenceId, Fence] = {}
+        """Under which each owner's blocks were opened last."""
         self.before_revoke: Callable[[], None] = lambda: None
 
     def open(self, ticket: Ticket, slots: Sequence[int]) -> None:
         owner = self._process.reserved(ticket.fence.ticket_id)
         assert owner is not None, "a ticket is opened for nobody"
         self.promised[ticket.fence] = owner, tuple(slots)
+        self.granted[owner] = ticket.fence
         super().open(ticket, slots)
 
     def revoke(self, ticket_id: TicketId) -> None:
@@ -226,11 +231,12 @@ class Prefill(Process):  # type: ignore[type-arg]
     def __init__(
         self,
         loop: VirtualLoop,
+        name: str,
         transport: str,
         connect: Callable[[str, Memory | None], KVChannel],
         incarnation: str,
     ) -> None:
-        who = identity(pb.ROLE_PREFILL, incarnation)
+        who = identity(pb.ROLE_PREFILL, name, incarnation)
         super().__init__(loop, who, PREFILL_BLOCKS)
         self.sender: KVSender
         if transport == SHM:
@@ -285,9 +291,9 @@ class Frontend:
         self.pulse = Pulse()
         self.requests: list[Request] = []
         self._loop = loop
-        self._links: dict[int, WorkerLink] = {}
-        for role, worker in ((pb.ROLE_PREFILL, "prefill"), (pb.ROLE_DECODE, "decode")):
-            self._links[role] = link = WorkerLink(worker, self.pulse)
+        self._links: dict[str, WorkerLink] = {}
+        for worker in (*PREFILLS, "decode"):
+            self._links[worker] = link = WorkerLink(worker, self.pulse)
             link.connect = partial(connect, worker, name)
         self._streams = [loop.watch(loop.create_task(link.run())) for link in self._links.values()]
         policy = Policy(always_remote=True)
@@ -298,7 +304,8 @@ class Frontend:
         return [link for link in self._links.values() if link.view is not None]
 
     def links(self, role: "pb.Role") -> list[Link]:
-        return [link for link in self.links_up if link is self._links[role]]
+        names = ("decode",) if role == pb.ROLE_DECODE else PREFILLS
+        return [link for link in self.links_up if link.address in names]
 
     @property
     def num_held(self) -> int:
@@ -349,6 +356,7 @@ class Frontend:
             request.outcome = "answered"
             assert request.heard == request.expected, f"{request.name} ended early"
         finally:
+            self._attempts.let_go(job)
             request.outcome = request.outcome or "cancelled"
 
     async def _attempt(self, request: Request, job: Job) -> bool:

@@ -26,13 +26,22 @@ from tests.custody.network import Stream
 from tests.custody.world import World
 
 T = TypeVar("T")
-WORKERS = st.sampled_from(["prefill", "decode"])
+WORKERS = st.sampled_from(["prefill", "decode", "prefill", "decode", "other"])
 FATES = st.sampled_from(["arrives", "arrives", "is lost", "arrives twice"])
 WHICH = st.integers(0, 7)
 ASKED = st.tuples(st.integers(0, 9), st.lists(st.integers(1, 3), min_size=1, max_size=5), st.integers(1, 9))
 """How much a prompt shares with others, what is its own, and how many tokens are wanted."""
 HELD_UP = st.sampled_from(["frames", "", "answers", "commands", "frames", "events"])
-FAULTS = st.sampled_from(["a worker dies", "the frontend dies", "a stream breaks", "a KV connection breaks"])
+FAULTS = st.sampled_from(
+    [
+        "a worker dies",
+        "the frontend dies",
+        "a stream breaks",
+        "a KV connection breaks",
+        "who prefills dies",
+        "who prefills is lost sight of",
+    ]
+)
 MAX_OPEN = 6
 
 
@@ -142,6 +151,16 @@ class Custody(RuleBasedStateMachine):
                     world.start(name)
             case "the frontend dies":
                 world.kill_frontend()
+            case "who prefills dies" if world.prefilling:
+                busy = pick(world.prefilling, which).who.worker_id
+                world.kill(busy)
+                if soon_back:
+                    world.start(busy)
+            case "who prefills is lost sight of":  # and goes on, for as long as it does not know
+                busy_ones = {worker.who.worker_id for worker in world.prefilling}
+                for stream in [stream for stream in world.streams if stream.worker in busy_ones]:
+                    stream.break_at_frontend()
+                world.loop.settle()
             case "a stream breaks" if world.streams:
                 stream = pick(world.streams, which)
                 (stream.break_at_worker if soon_back else stream.break_at_frontend)()
@@ -191,7 +210,7 @@ def test_the_same_at_length(machine: type[Custody]) -> None:
     run_state_machine_as_test(machine, settings=settings(ANY_SPEED, max_examples=2000, stateful_step_count=80))
 
 
-def test_without_faults_everybody_is_answered_by_both_workers() -> None:
+def test_without_faults_everybody_is_answered_by_both_roles() -> None:
     for transport in ("zeromq", SHM):
         world = World(transport)
         try:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 from kvtransfer.endpoints import SHM
-from tests.custody.parts import LEASE_S
+from tests.custody.arithmetic import VOCAB_SIZE
+from tests.custody.parts import LEASE_S, STALL_S
 from tests.custody.world import World
 
 TRANSPORTS = ("zeromq", SHM)
@@ -107,6 +109,58 @@ def test_9_a_worker_dies_and_the_answer_goes_on(world: World, name: str) -> None
     world.start(name)
     world.check_quiet()
     assert world.requests[0].outcome == "answered"
+
+
+def held(world: World) -> list[tuple[int, ...]]:
+    assert world.decode is not None
+    return [holder.blocks for holder in world.decode.worker.holders()]
+
+
+@pytest.mark.parametrize("another", [True, False])
+def test_9_a_prefill_worker_dies_and_the_room_on_decode_stays(world: World, another: bool) -> None:
+    if not another:
+        world.kill("other")
+    under_way(world)
+    late, room = list(world.wires.frames), held(world)
+    world.kill("prefill")
+    if another:
+        until(world, lambda: any(frame not in late for frame in world.wires.frames), held_up="frames")
+        assert (states(world, "decode"), held(world)) == (["reserved"], room)
+    else:
+        until(world, lambda: states(world, "decode") == ["running"], held_up="frames")
+        assert held(world)[0][: len(room[0])] == room[0], "decode has computed it there itself"
+    for frame in late:
+        if frame in world.wires.frames:
+            world.arrive(frame)
+            world.check()
+    assert world.seen["fenced"] == len(late)
+    world.check_quiet()
+    assert world.requests[0].outcome == "answered"
+
+
+def test_9_a_prefill_worker_dies_after_its_token_was_heard(world: World) -> None:
+    request = world.ask(LONG, 5)
+    until(world, lambda: len(request.heard) == 1, held_up="frames")
+    room = held(world)
+    world.kill("prefill")
+    until(world, lambda: states(world, "other") == ["sending"], held_up="frames")
+    assert (states(world, "decode"), held(world)) == (["reserved"], room)
+    world.check_quiet()
+    assert request.heard == request.expected
+
+
+def test_a_commit_of_no_token_fails_at_once_and_the_room_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    sender = world.prefills[0].sender
+    commit = sender.commit
+    monkeypatch.setattr(sender, "commit", lambda ticket, made: commit(ticket, replace(made, first_token=VOCAB_SIZE)))
+    request = world.ask(LONG, 5)
+    until(world, lambda: states(world, "decode") == ["reserved"])
+    room, began = held(world), world.clock.now
+    until(world, lambda: states(world, "other"))
+    assert world.clock.now - began < STALL_S
+    assert (states(world, "decode"), held(world)) == (["reserved"], room)
+    world.check_quiet()
+    assert request.heard == request.expected
 
 
 def test_10_frames_for_the_process_before_reach_its_successor() -> None:

@@ -1,4 +1,4 @@
-"""A frontend, a prefill and a decode worker, the network between them and time; and what must hold at every moment."""
+"""A frontend, its workers, the network between them and time; and what must hold at every moment."""
 
 import asyncio
 import json
@@ -16,6 +16,7 @@ import frontend.attempt
 import frontend.job
 import frontend.ledger
 import frontend.link
+import frontend.places
 import kvtransfer.open_tickets
 import kvtransfer.pieces
 import kvtransfer.shm
@@ -28,7 +29,7 @@ from kvtransfer.transport import Endpoint, Fence, Unreachable
 from kvtransfer.wire import fence_from_proto
 from tests.custody.arithmetic import BLOCK_BYTES, Memory, answer_to, blocks_of, bytes_of, changed
 from tests.custody.network import Answer, Frame, KVChannel, Stream, Wires
-from tests.custody.parts import Decode, Frontend, Prefill, Request
+from tests.custody.parts import PREFILLS, Decode, Frontend, Prefill, Request
 from tests.custody.virtual import Clock, VirtualLoop
 
 TIMED = (
@@ -42,6 +43,7 @@ TIMED = (
     frontend.job,
     frontend.ledger,
     frontend.link,
+    frontend.places,
 )
 ENDINGS = {"answered", "cancelled", "the frontend died", "too many attempts", "OVERLOADED", "UNAVAILABLE"}
 ROUND_S = 0.1
@@ -64,7 +66,7 @@ class World:
         self._starts, self._names = count(1), count(1)
         self._patch = pytest.MonkeyPatch()
         self._patch_modules()
-        self.workers: dict[str, Decode | Prefill | None] = {"prefill": None, "decode": None}
+        self.workers: dict[str, Decode | Prefill | None] = dict.fromkeys((*PREFILLS, "decode"))
         for name in self.workers:
             self.start(name)
         self.frontend = self._new_frontend()
@@ -92,10 +94,14 @@ class World:
         return worker
 
     @property
-    def prefill(self) -> Prefill | None:
-        worker = self.workers["prefill"]
-        assert worker is None or isinstance(worker, Prefill)
-        return worker
+    def prefills(self) -> list[Prefill]:
+        """Those that live."""
+        return [worker for worker in self.workers.values() if isinstance(worker, Prefill)]
+
+    @property
+    def prefilling(self) -> list[Prefill]:
+        """Those that have something to compute or to send."""
+        return [worker for worker in self.prefills if worker.worker.holders()]
 
     def start(self, name: str) -> None:
         incarnation = f"start-{next(self._starts)}"
@@ -107,7 +113,7 @@ class World:
                 partial(Decode, self.loop, Endpoint(self._transport, address), incarnation)
             )
         else:
-            make = partial(Prefill, self.loop, self._transport, self._connect_kv, incarnation)
+            make = partial(Prefill, self.loop, name, self._transport, self._connect_kv, incarnation)
             self.workers[name] = self.loop.run(make)
 
     def kill(self, name: str) -> None:
@@ -263,8 +269,8 @@ class World:
             self._check_content(worker)
         if self.decode is not None:
             _check_open(self.decode)
-        if self.prefill is not None:
-            _check_sources(self.prefill, self.wires.channels)
+        for worker in self.prefills:
+            _check_sources(worker, self.wires.channels)
 
     def check_quiet(self) -> None:
         """Whatever happened: without further faults every request ends, and then nobody holds anything."""
@@ -298,15 +304,15 @@ class World:
             "requests": [request.name for request in self.open_requests],
             "frontend": self.frontend.num_held,
             "frames": len(self.wires.frames) + len(self.wires.answers),
-            "streams that are down": 2 - len(self.frontend.links_up),
+            "streams that are down": len(self.workers) - len(self.frontend.links_up),
         }
         for name, worker in self.workers.items():
             assert worker is not None
             left[f"{name} holders"] = worker.worker.holders()
             left[f"{name} legs"] = list(worker.service.sessions._legs)
-        if self.decode is not None and self.prefill is not None:
+        if self.decode is not None:
             left["tickets"] = [*self.decode.receiver.open_tickets, *self.decode.worker._tickets]
-            left["transfers"] = list(self.prefill.service._outgoing)
+        left["transfers"] = [leg for prefill in self.prefills for leg in prefill.service._outgoing]
         return {what: which for what, which in left.items() if which}
 
     def _check_content(self, worker: Decode | Prefill) -> None:
@@ -344,6 +350,8 @@ def _check_may_write(worker: Decode, fence: Fence, block: int) -> None:
     assert promised is not None, f"block {block} was written under {fence}, which this worker never gave"
     owner, slots = promised
     assert block in slots, f"block {block} was written, which is not its ticket's"
+    granted = worker.receiver.granted[owner]
+    assert granted == fence, f"block {block} was written under {fence}; {owner} was granted {granted} since"
     pool = worker.worker.scheduler.pool
     owners = [each for each in pool.owners if block in pool.blocks_of(each)]
     assert owners == [owner], f"block {block} was written for {owner} and belongs to {owners}"

@@ -53,6 +53,35 @@ def test_reserved_room_is_idle_until_the_kv_arrives() -> None:
     assert step(scheduler) == [Token(a, 1, 1, None)]
 
 
+@pytest.mark.parametrize("local", [False, True])
+def test_reserved_room_stays_when_it_is_filled_another_way(local: bool) -> None:
+    scheduler = make()
+    a, room = admit(scheduler, "a", [1, 2, 3, 4, 5], local=False)
+    assert scheduler.regrant(a, None, local=local) == room
+    scheduler.check()
+    assert states(scheduler) == {a: State.PREFILLING if local else State.RESERVED}
+    assert (scheduler.num_promised_blocks, scheduler.waiting_tokens) == ((0, 5) if local else (2, 0))
+    if local:
+        assert not scheduler.arrive(a, 9)
+        assert step(scheduler) == [Prefilled(a, 0, 1), Token(a, 1, 0, None)]
+    else:
+        assert scheduler.arrive(a, 9)
+        assert step(scheduler) == [Token(a, 1, 1, None)]
+    scheduler.check()
+
+
+def test_who_is_computed_in_the_room_it_was_promised_yields_like_others() -> None:
+    scheduler = make(num_blocks=4, max_step_tokens=4)
+    admit(scheduler, "a", [1, 2, 3, 4], max_tokens=9)
+    b, _ = admit(scheduler, "b", [5, 6, 7, 8], local=False)
+    scheduler.regrant(b, 7, local=True)
+    tokens: list[object] = []
+    for _ in range(40):
+        tokens += [event for event in step(scheduler) if isinstance(event, Token) and event.id == b]
+        scheduler.check()
+    assert [(token.index, token.token) for token in tokens] == [(0, 7), (1, 1), (2, 1), (3, 1)]  # type: ignore[attr-defined]
+
+
 def test_kv_for_somebody_who_is_gone_is_not_taken() -> None:
     scheduler = make()
     a, _ = admit(scheduler, "a", [1, 2, 3], local=False)

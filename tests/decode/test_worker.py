@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence as Many
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -19,6 +19,7 @@ from decode.worker import (
     PrefillHere,
     PromptDone,
     Refused,
+    Regrant,
     Reserve,
     Stepped,
     TicketTemplate,
@@ -28,7 +29,7 @@ from engine.cost import Costs, Slowdown
 from engine.custody import Custody, Inspect
 from engine.sampler import Sampled
 from engine.sequence import FinishReason, Sequence, SequenceId, TokenLogprobs
-from kvtransfer.transport import Arrived, Commit, Endpoint, Ticket, TicketId
+from kvtransfer.transport import Arrived, Commit, Endpoint, Fence, Ticket, TicketId
 from tests.workload import prompt, sequence
 
 P = 4
@@ -39,14 +40,19 @@ class FakeReceiver:
     """Knows which blocks may be written now."""
 
     open_tickets: dict[TicketId, tuple[int, ...]] = field(default_factory=dict)
+    fences: dict[TicketId, Fence] = field(default_factory=dict)
+    revoked: list[TicketId] = field(default_factory=list)
     endpoint: Endpoint = Endpoint("fake", "here")
     fenced_writes: int = 0
 
     def open(self, ticket: Ticket, slots: Many[int]) -> None:
         assert len(slots) == ticket.num_blocks - ticket.first_block
+        assert ticket.fence.ticket_id not in self.open_tickets, "an earlier attempt's is revoked first"
+        self.fences[ticket.fence.ticket_id] = ticket.fence
         self.open_tickets[ticket.fence.ticket_id] = tuple(slots)
 
     def revoke(self, ticket_id: TicketId) -> None:
+        self.revoked.append(ticket_id)
         self.open_tickets.pop(ticket_id, None)
 
     def close(self) -> None: ...
@@ -54,7 +60,7 @@ class FakeReceiver:
     def complete(self, ticket_id: TicketId, token: int) -> Arrived:
         """Take the commit, as a transport does: the ticket is closed before it is delivered."""
         del self.open_tickets[ticket_id]
-        return Arrived(ticket_id, Commit(token), 10, 1, 2)
+        return Arrived(self.fences[ticket_id], Commit(token), 10, 1, 2)
 
 
 def run(batch: Batch) -> torch.Tensor:
@@ -77,7 +83,7 @@ class Scene:
         slowdown: Slowdown | None = None,
     ) -> None:
         self.receiver = FakeReceiver()
-        template = TicketTemplate("w", "i", 1, 10, "l", (self.receiver,))
+        template = TicketTemplate("w", "i", 10, "l", (self.receiver,))
         scheduler = DecodeScheduler(num_blocks, P, max_step_tokens=max_step_tokens, max_sequences=max_sequences)
         self.worker = DecodeWorker(scheduler, run, sample, template, slowdown)  # type: ignore[arg-type]
 
@@ -171,11 +177,76 @@ def test_what_never_fits_and_what_does_not_fit_now_are_told_apart() -> None:
 def test_a_ticket_that_is_given_up_can_not_be_written_any_more() -> None:
     scene = Scene()
     a, ticket = reserve(scene, "a")
-    arrived = Arrived(ticket.fence.ticket_id, Commit(0), 10, 1, 2)
+    arrived = Arrived(ticket.fence, Commit(0), 10, 1, 2)
     assert scene.do(GiveUp(a), GiveUp(a)) == [Freed(a), Freed(a)]
     assert scene.receiver.open_tickets == {}
     assert scene.do(arrived) == [], "its commit was on its way"
     assert scene.worker.scheduler.pool.num_available == 16
+
+
+def test_a_regrant_keeps_the_blocks_and_keeps_the_earlier_attempt_out() -> None:
+    scene = Scene()
+    a, ticket = reserve(scene, "a")
+    slots = scene.receiver.open_tickets[ticket.fence.ticket_id]
+    late = Arrived(ticket.fence, Commit(0), 10, 1, 2)
+    (granted,) = scene.do(Regrant(a, attempt=3, local=False))
+    assert isinstance(granted, Granted)
+    assert granted.ticket is not None
+    assert granted.ticket.fence == replace(ticket.fence, attempt=3)
+    assert replace(granted.ticket, fence=ticket.fence) == ticket
+    assert scene.receiver.revoked == [ticket.fence.ticket_id], "first"
+    assert scene.receiver.open_tickets == {ticket.fence.ticket_id: slots}
+    assert scene.do(late) == [], "its commit was on its way"
+    scene.check()
+    arrived = scene.receiver.complete(ticket.fence.ticket_id, 0)
+    assert scene.do(arrived) == [Joined(a, arrived)]
+    assert [token.index for token in stepped(scene.step()).tokens] == [1]
+
+
+def test_a_regrant_that_is_said_again_or_late_changes_nothing() -> None:
+    scene = Scene()
+    a, ticket = reserve(scene, "a")
+    scene.do(Regrant(a, attempt=4, local=False))
+    for attempt in (2, 3, 4):
+        assert scene.do(Regrant(a, attempt, local=False)) == []
+    assert scene.do(Regrant(a, attempt=3, local=True)) == []
+    scene.do(scene.receiver.complete(ticket.fence.ticket_id, 0))
+    for local in (False, True):
+        assert scene.do(Regrant(a, 5, local=local), Regrant(SequenceId("nobody"), 5, local=local)) == []
+    scene.check()
+
+
+def test_a_prompt_whose_prefill_worker_is_lost_is_computed_in_its_own_room() -> None:
+    scene = Scene()
+    a, ticket = reserve(scene, "a")
+    free = scene.worker.load.free_blocks
+    late = Arrived(ticket.fence, Commit(0), 10, 1, 2)
+    assert scene.do(Regrant(a, attempt=2, local=True)) == [Granted(a, None, 0)]
+    assert scene.receiver.open_tickets == {}
+    assert (scene.worker.load.free_blocks, scene.worker.load.promised_blocks) == (free, 0)
+    assert scene.worker.load.waiting_tokens == 6
+    assert scene.do(late, Regrant(a, attempt=2, local=True)) == []
+    events = scene.step()
+    assert [event.prefilled.id for event in events if isinstance(event, PromptDone)] == [a]
+    assert [token.index for token in stepped(events).tokens] == [0]
+    scene.check()
+    assert scene.do(GiveUp(a)) == [Freed(a)]
+    assert scene.worker.scheduler.pool.num_available == 16
+
+
+@pytest.mark.parametrize("local", [False, True])
+def test_a_token_that_was_heard_stands_whatever_is_sampled_in_its_place(local: bool) -> None:
+    scene = Scene()
+    a, ticket = reserve(scene, "a")
+    scene.do(Regrant(a, attempt=3, local=local, heard=77))
+    if local:
+        assert [token.token for token in stepped(scene.step()).tokens] == [77]
+    else:
+        scene.do(scene.receiver.complete(ticket.fence.ticket_id, 0))
+    (token,) = stepped(scene.step()).tokens
+    assert (token.index, token.token) == (1, 1)
+    (holder,) = scene.worker.scheduler._residents.values()
+    assert list(holder.sequence.tokens[6:]) == [77, 1]
 
 
 @pytest.mark.parametrize("when", ["after the commit", "while it runs", "while it is prefilled"])
@@ -272,6 +343,16 @@ def test_any_order_of_commands_leaves_the_pool_empty_and_every_token_numbered_on
             give_up(rng.choice(sorted(alive)))
         elif action < 0.65 and late:
             note(scene.do(late.pop()))
+        elif action < 0.75 and tickets:
+            sequence_id, ticket_id = rng.choice(sorted(tickets.items()))
+            if rng.random() < 0.3:
+                late.append(scene.receiver.complete(ticket_id, 0))  # of the attempt before
+            if rng.random() < 0.5:
+                del tickets[sequence_id]
+                note(scene.do(Regrant(sequence_id, number + 2, local=True)))
+            else:
+                note(scene.do(Regrant(sequence_id, number + 2, local=False)))
+                assert ticket_id in scene.receiver.open_tickets
         else:
             note(scene.step())
     for sequence_id in sorted(tickets):

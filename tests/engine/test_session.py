@@ -25,6 +25,7 @@ class FakeRole:
     lease_s: float = 30.0
     legs: dict[int, Leg] = field(default_factory=dict)
     aborted: list[int] = field(default_factory=list)
+    regranted: list[int] = field(default_factory=list)
     hold: bool = False
     told: pb.Load = field(default_factory=pb.Load)
     error: Exception | None = None
@@ -40,6 +41,12 @@ class FakeRole:
         if self.error:
             raise self.error
         self.legs[leg.number] = leg
+        self._note()
+
+    def regrant(self, leg: Leg, regrant: pb.Regrant) -> None:
+        if self.error:
+            raise self.error
+        self.regranted.append(regrant.attempt)
         self._note()
 
     def abort(self, leg: Leg) -> None:
@@ -166,6 +173,35 @@ async def test_what_the_role_cannot_make_sense_of_is_refused_and_forgotten() -> 
         refused = (await f.hear()).refused
         assert (refused.leg, refused.reason, refused.message) == (1, pb.REFUSAL_REASON_INVALID, "no")
         await asyncio.wait_for(role.sessions.drain(), 10)
+
+
+async def test_a_leg_is_granted_anew_while_it_is_wanted() -> None:
+    role = FakeRole(hold=True)
+    async with worker(role) as address, frontend(address) as f:
+        f.admit(1)
+        f.send(regrant=pb.Regrant(leg=1, attempt=3))
+        f.send(regrant=pb.Regrant(leg=1, attempt=2))
+        f.send(abort=pb.Abort(leg=1))
+        f.send(regrant=pb.Regrant(leg=1, attempt=4))
+        f.send(regrant=pb.Regrant(leg=77, attempt=2))
+        assert (await f.hear()).released.leg == 77, "nothing is held for a leg that nobody knows"
+        assert role.regranted == [3, 2]
+        assert role.legs[1].attempt == 3
+        role.free(role.legs[1])
+        assert (await f.hear()).released.leg == 1
+
+
+async def test_what_the_role_cannot_grant_anew_is_given_up() -> None:
+    role = FakeRole()
+    async with worker(role) as address, frontend(address) as f:
+        f.admit(1)
+        await role.until(1)
+        role.error = InvalidRequest("no")
+        f.send(regrant=pb.Regrant(leg=1, attempt=2))
+        failed = (await f.hear()).failed
+        assert (failed.leg, failed.reason, failed.message) == (1, pb.FAILURE_REASON_INVALID, "no")
+        assert (await f.hear()).released.leg == 1
+        assert role.aborted == [1]
 
 
 async def test_a_number_in_use_is_refused() -> None:

@@ -40,6 +40,9 @@ class FakeWorker:
     def admits(self) -> list[pb.Admit]:
         return [command.admit for command in self.commands() if command.HasField("admit")]
 
+    def regrants(self) -> list[pb.Regrant]:
+        return [command.regrant for command in self.commands() if command.HasField("regrant")]
+
     def grant(self, leg: int, **fields: object) -> None:
         self.say(granted=pb.Granted(leg=leg, **fields))
 

@@ -56,12 +56,20 @@ class Scene:
         )
 
     @asynccontextmanager
-    async def attempt(self, job: Job, ends: type[Exception] | None = None) -> AsyncIterator["Hearing"]:
-        """Run one attempt, that `ends` in an error or not; at the end nothing may be left of it anywhere."""
+    async def attempt(
+        self, job: Job, ends: type[Exception] | None = None, *, keeps: bool = False
+    ) -> AsyncIterator["Hearing"]:
+        """Run one attempt, that `ends` in an error or not; at the end nothing may be left of it anywhere, but for the
+        room on decode if it `keeps` that."""
         with pytest.raises(ends) if ends else nullcontext():
             async with aclosing(self.attempts.run(job)) as rows:
                 yield Hearing(rows)
-        assert self.left() == []
+        if keeps:
+            assert self.left() == [self.decode.name]
+        else:
+            self.attempts.let_go(job)
+            assert self.left() == []
+            assert self.attempts._kept == {}
 
     def left(self) -> list[object]:
         """Who holds something still, after every worker has answered the aborts it was sent."""
@@ -102,6 +110,16 @@ async def admits(worker: FakeWorker) -> list[pb.Admit]:
             return found
         await asyncio.sleep(0)
     return []
+
+
+async def regranted(worker: FakeWorker) -> pb.Regrant:
+    """The next `Regrant` to come to a worker."""
+    for _ in range(50):
+        if found := worker.regrants():
+            (regrant,) = found
+            return regrant
+        await asyncio.sleep(0)
+    raise AssertionError("nothing is asked of it")
 
 
 async def settle() -> None:
@@ -363,9 +381,9 @@ async def test_a_draining_prefill_worker_is_passed_over() -> None:
         scene.decode.grant(reserve.leg)
         (push,) = await admits(scene.prefill)
         scene.prefill.refuse(push.leg, pb.REFUSAL_REASON_DRAINING)
-        (local,) = await admits(scene.decode)
-        assert local.WhichOneof("work") == "local"
-        scene.decode.grant(local.leg)
+        regrant = await regranted(scene.decode)
+        assert (regrant.leg, regrant.WhichOneof("work")) == (reserve.leg, "local"), "decode computes it, in its room"
+        scene.decode.grant(reserve.leg)
         assert await taken == []
 
 
@@ -456,11 +474,220 @@ async def test_a_command_a_worker_cannot_make_sense_of_interrupts() -> None:
         await taken
 
 
+async def interrupted(scene: Scene, made: Job, *, heard: bool = False) -> int:
+    """Play until the prefill worker is lost, before or after token 1 was heard; the leg on decode, which is kept."""
+    async with scene.attempt(made, ends=Interrupted, keeps=True) as hearing:
+        push, reserve = await scene.granted(hearing)
+        if heard:
+            scene.prefill.tokens(push, 0, 50)
+            assert await hearing.tokens() == [50]
+        scene.prefill.down()
+        await hearing.next()
+    return reserve
+
+
+@pytest.mark.parametrize("heard", [False, True])
+async def test_another_prefill_worker_fills_the_same_ticket(heard: bool) -> None:
+    scene, made = Scene(), job()
+    other = scene.fleet.add(pb.ROLE_PREFILL, "other")
+    other.load(waiting_tokens=1000)
+    reserve = await interrupted(scene, made, heard=heard)
+    scene.decode.load(free_blocks=0)  # nobody else's turn, nobody else's blocks
+    async with scene.attempt(made) as hearing:
+        taken = hearing.next()
+        regrant = await regranted(scene.decode)
+        assert (regrant.leg, regrant.attempt, regrant.WhichOneof("work")) == (reserve, 2, "reserve")
+        assert regrant.HasField("heard") == heard
+        assert regrant.heard == (50 if heard else 0)
+        assert other.admits() == [], "before the earlier attempt is kept out"
+        scene.decode.grant(reserve, ticket={"id": "t", "attempt": 2})
+        (push,) = await admits(other)
+        assert (push.attempt, push.push.ticket.id, push.push.ticket.attempt) == (2, "t", 2)
+        assert list(push.token_ids) == [*range(9)], "the prompt that the ticket is for"
+        other.grant(push.leg)
+        assert await taken == []
+        other.tokens(push.leg, 0, 50)
+        if not heard:
+            assert await hearing.tokens() == [50]
+        scene.decode.say(kv_arrived=pb.KvArrived(leg=reserve))
+        scene.decode.tokens(reserve, 1, 51, finish=LENGTH)
+        assert await hearing.tokens() == [51], "and token 1 is not heard twice"
+    assert made.tokens[9:] == [50, 51]
+
+
+async def test_decode_computes_it_in_the_room_it_has_when_nobody_else_can() -> None:
+    scene, made = Scene(), job()
+    reserve = await interrupted(scene, made, heard=True)
+    async with scene.attempt(made) as hearing:
+        taken = hearing.next()
+        regrant = await regranted(scene.decode)
+        assert (regrant.leg, regrant.WhichOneof("work"), regrant.heard) == (reserve, "local", 50)
+        scene.decode.grant(reserve)
+        assert await taken == []
+        scene.decode.tokens(reserve, 0, 50)
+        scene.decode.tokens(reserve, 1, 51, finish=LENGTH)
+        assert await hearing.tokens() == [51]
+
+
+async def test_a_transfer_that_failed_goes_another_way_into_the_same_room() -> None:
+    scene, made = Scene(), job()
+    other = scene.fleet.add(pb.ROLE_PREFILL, "other")
+    other.load(waiting_tokens=1000)
+    async with scene.attempt(made, ends=Interrupted, keeps=True) as hearing:
+        push, reserve = await scene.granted(hearing)
+        scene.prefill.say(failed=pb.Failed(leg=push, reason=pb.FAILURE_REASON_TRANSFER, message="x"))
+        await hearing.next()
+    async with scene.attempt(made) as hearing:
+        taken = hearing.next()
+        assert (await regranted(scene.decode)).leg == reserve
+        scene.decode.grant(reserve, ticket={"id": "t", "attempt": 2})
+        (push_again,) = await admits(other)
+        other.grant(push_again.leg)
+        assert await taken == []
+
+
+async def test_a_prefill_worker_that_refuses_is_replaced_under_the_same_attempt() -> None:
+    scene, made = Scene(), job()
+    other = scene.fleet.add(pb.ROLE_PREFILL, "other")
+    other.load(waiting_tokens=1000)
+    async with scene.attempt(made) as hearing:
+        taken = hearing.next()
+        (reserve,) = await admits(scene.decode)
+        scene.decode.grant(reserve.leg, ticket={"id": "t", "attempt": 1})
+        (push,) = await admits(scene.prefill)
+        scene.prefill.refuse(push.leg)
+        (push,) = await admits(other)
+        assert (push.push.ticket.id, push.push.ticket.attempt) == ("t", 1), "nothing was sent under it"
+        other.grant(push.leg)
+        assert await taken == []
+    assert made.attempt == 1
+
+
+async def test_a_prefill_worker_lost_after_the_kv_came_is_not_missed() -> None:
+    scene = Scene()
+    async with scene.attempt(job()) as hearing:
+        push, reserve = await scene.granted(hearing)
+        scene.prefill.tokens(push, 0, 50)
+        scene.decode.say(kv_arrived=pb.KvArrived(leg=reserve))
+        scene.prefill.down()
+        scene.decode.tokens(reserve, 1, 51, finish=LENGTH)
+        assert await hearing.tokens() == [50, 51]
+
+
+@pytest.mark.parametrize("when", ["before the next attempt", "before it is asked", "when it is asked"])
+@pytest.mark.parametrize("heard", [False, True])
+async def test_kv_that_comes_after_its_worker_was_lost(heard: bool, when: str) -> None:
+    scene, made = Scene(), job()
+    reserve = await interrupted(scene, made, heard=heard)
+    if when == "before the next attempt":
+        scene.decode.say(kv_arrived=pb.KvArrived(leg=reserve))
+    async with scene.attempt(made, ends=None if heard else Interrupted) as hearing:
+        taken = hearing.next()
+        if when == "when it is asked":
+            await regranted(scene.decode)
+        if when != "before the next attempt":
+            scene.decode.say(kv_arrived=pb.KvArrived(leg=reserve))
+        assert await taken == []  # not without token 1
+        assert scene.decode.regrants() == []
+        scene.decode.tokens(reserve, 1, 51, finish=LENGTH)
+        assert await hearing.tokens() == [51]
+    assert scene.admission.queued_requests == 0
+
+
+@pytest.mark.parametrize("when", ["before the next attempt", "when it is asked"])
+@pytest.mark.parametrize("how", ["lost", "expired", "released"])
+async def test_room_that_is_lost_after_all_is_looked_for_anew(how: str, when: str) -> None:
+    scene, made = Scene(), job()
+    reserve = await interrupted(scene, made)
+
+    def end() -> None:
+        if how == "lost":
+            scene.decode.down()
+            scene.decode.up()
+            return
+        if how == "expired":
+            scene.decode.say(failed=pb.Failed(leg=reserve, reason=pb.FAILURE_REASON_EXPIRED))
+        scene.decode.say(released=pb.Released(leg=reserve))
+
+    if when == "before the next attempt":
+        end()
+    async with scene.attempt(made, ends=Interrupted) as hearing:
+        taken = hearing.next()
+        if when == "when it is asked":
+            await regranted(scene.decode)
+            end()
+        await taken
+    async with scene.attempt(made) as hearing:
+        taken = hearing.next()
+        (admit,) = await admits(scene.decode)
+        scene.decode.grant(admit.leg)
+        assert await taken == []
+
+
+async def test_room_that_nobody_can_fill_now_is_given_back() -> None:
+    scene, made = Scene(), job()
+    other = scene.fleet.add(pb.ROLE_PREFILL, "other")
+    reserve = await interrupted(scene, made)
+    other.link.view.full = True
+    async with scene.attempt(made) as hearing:
+        taken = hearing.next()
+        await settle()
+        assert scene.decode.release_aborted() == [reserve]
+        other.load()
+        (admit,) = await admits(scene.decode)
+        scene.decode.grant(admit.leg)
+        (push,) = await admits(other)
+        other.grant(push.leg)
+        assert await taken == []
+
+
+async def test_room_is_let_go_when_no_further_attempt_is_made() -> None:
+    scene, made = Scene(), job()
+    reserve = await interrupted(scene, made)
+    scene.attempts.let_go(made)
+    scene.attempts.let_go(made)
+    assert scene.decode.release_aborted() == [reserve]
+    assert scene.left() == []
+
+
+class Tickets:
+    """Which attempt may fill each leg on decode; ids of tickets name worker and leg."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.attempts: dict[str, int] = {}
+
+    def grant(self, worker: FakeWorker, leg: int, attempt: int, first: int) -> None:
+        ticket = f"{worker.name} {leg} {first}"
+        self.attempts[ticket] = attempt
+        worker.grant(leg, ticket={"id": ticket, "attempt": attempt})
+
+    def fill(self, ticket: pb.Admit) -> None:
+        """The KV arrives, and the answer follows to its end."""
+        if self.attempts[ticket.push.ticket.id] != ticket.push.ticket.attempt:
+            return
+        name, leg, first = ticket.push.ticket.id.split()
+        worker = next(worker for worker in self.scene.fleet.workers if worker.name == name)
+        worker.say(kv_arrived=pb.KvArrived(leg=int(leg)))
+        worker.tokens(int(leg), int(first) + 1, *range(100 + int(first) + 1, 108), finish=LENGTH)
+
+
 def script(scene: Scene, rng: random.Random) -> Iterator[None]:
     """Answers of workers to whatever they were sent, now and then a failure."""
+    tickets = Tickets(scene)
     while True:
         for worker in scene.fleet.workers:
-            for admit in worker.admits():
+            commands = worker.commands()
+            for regrant in [command.regrant for command in commands if command.HasField("regrant")]:
+                first = next(
+                    len(c.admit.token_ids) - c.admit.num_prompt for c in worker.seen[::-1] if c.admit.leg == regrant.leg
+                )
+                if regrant.HasField("local"):
+                    worker.grant(regrant.leg)
+                    worker.tokens(regrant.leg, first, *range(100 + first, 108), finish=LENGTH)
+                else:
+                    tickets.grant(worker, regrant.leg, regrant.attempt, first)
+            for admit in [command.admit for command in commands if command.HasField("admit")]:
                 draw = rng.random()
                 if draw < 0.15:
                     worker.refuse(admit.leg)
@@ -469,15 +696,21 @@ def script(scene: Scene, rng: random.Random) -> Iterator[None]:
                     worker.down()
                     worker.up()
                     break
+                elif worker.role == pb.ROLE_DECODE:
+                    tickets.grant(worker, admit.leg, admit.attempt, len(admit.token_ids) - admit.num_prompt)
                 else:
-                    worker.grant(admit.leg)
                     first = len(admit.token_ids) - admit.num_prompt
-                    if worker.role == pb.ROLE_PREFILL:
+                    worker.grant(admit.leg)
+                    if draw < 0.6:
                         worker.tokens(admit.leg, first, 100 + first)
+                    if draw < 0.5 or draw > 0.6:
+                        tickets.fill(admit)
+                    if draw < 0.4:
                         worker.say(released=pb.Released(leg=admit.leg))
-                    else:
-                        later = [*range(100 + first + 1, 108)]
-                        worker.tokens(admit.leg, first + 1, *later, finish=LENGTH)
+                    else:  # it is lost before or after its token is heard, before or after the KV comes
+                        worker.down()
+                        worker.up()
+                        break
             worker.release_aborted()
             worker.load()
         yield

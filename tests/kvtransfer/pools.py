@@ -11,6 +11,7 @@ from typing import Literal
 from engine.shared_memory import SharedMemory
 from kvtransfer.endpoints import shm_address
 from kvtransfer.inproc import Hub, InprocReceiver, InprocSender
+from kvtransfer.receiver import ANY_TOKEN
 from kvtransfer.shm import ShmSender
 from kvtransfer.shm_receiver import ShmReceiver
 from kvtransfer.transport import Arrived, Endpoint, Fence, KVReceiver, KVSender, Ticket, TicketId
@@ -71,12 +72,12 @@ def make_ticket(
     receiver: KVReceiver | Endpoint, pool: Pool, num_blocks: int, *, name: str = "t", first_block: int = 0
 ) -> Ticket:
     endpoint = receiver if isinstance(receiver, Endpoint) else receiver.endpoint
-    fence = Fence(TicketId(name), incarnation="i", epoch=3, attempt=1)
+    fence = Fence(TicketId(name), incarnation="i", attempt=1)
     return Ticket(fence, "decode-0", num_blocks, first_block, pool.block_bytes, "layout", (endpoint,))
 
 
 def refenced(ticket: Ticket, **changes: str | int) -> Ticket:
-    """The same ticket under another attempt, epoch or incarnation."""
+    """The same ticket under another attempt or incarnation."""
     return replace(ticket, fence=replace(ticket.fence, **changes))  # type: ignore[arg-type]
 
 
@@ -91,14 +92,14 @@ class Wire(AsyncExitStack):
         self._directory = Path(self.enter_context(tempfile.TemporaryDirectory()))
         self._num_paths = 0
 
-    def receiver(self, pool: Pool) -> KVReceiver:
+    def receiver(self, pool: Pool, *, vocab_size: int = ANY_TOKEN) -> KVReceiver:
         receiver: KVReceiver
         if self.transport == "inproc":
-            receiver = InprocReceiver(self._hub, pool, self.arrived.append)
+            receiver = InprocReceiver(self._hub, pool, self.arrived.append, vocab_size=vocab_size)
         elif self.transport == "shm":
-            receiver = ShmReceiver(pool, self.arrived.append)
+            receiver = ShmReceiver(pool, self.arrived.append, vocab_size=vocab_size)
         else:
-            receiver = ZeroMQReceiver(self.address(), pool, self.arrived.append)
+            receiver = ZeroMQReceiver(self.address(), pool, self.arrived.append, vocab_size=vocab_size)
         self.callback(receiver.close)
         return receiver
 

@@ -12,7 +12,7 @@ from kvtransfer.wire import (
 from protos import kvtransfer_pb2 as pb
 
 TICKET = Ticket(
-    Fence(TicketId("t"), "incarnation", 2**63, 7),
+    Fence(TicketId("t"), "incarnation", 7),
     "decode-0",
     9,
     3,

@@ -321,9 +321,7 @@ blocks = st.builds(
     offset=st.sampled_from([0, PIECE_BYTES]) | st.integers(0, 2**64 - 1),
     checksums=st.lists(st.integers(0, 2**64 - 1), max_size=7),
 )
-fences = st.builds(
-    pb.Fence, ticket_id=st.sampled_from(["t", ""]), incarnation=st.just("i"), epoch=st.just(3), attempt=st.just(1)
-)
+fences = st.builds(pb.Fence, ticket_id=st.sampled_from(["t", ""]), incarnation=st.just("i"), attempt=st.just(1))
 frames = st.builds(
     pb.SenderFrame,
     fence=fences,

@@ -76,7 +76,7 @@ class Scene:
         self.service.sessions._handle(self.session, pb.WorkerCommand(**command))
 
     def admit(self, number: int = 1, *, num_tokens: int = 10, max_tokens: int = 5, first_block: int = 0) -> None:
-        fence = Fence(TicketId("t"), "i", 1, 1)
+        fence = Fence(TicketId("t"), "i", 1)
         ticket = Ticket(fence, "d", -(-num_tokens // P), first_block, 1, "l", (Endpoint("fake", "there"),))
         push = pb.Push(ticket=ticket_to_proto(ticket))
         sampling = pb.Sampling(max_tokens=max_tokens, repetition_penalty=1)
@@ -207,7 +207,7 @@ async def test_a_full_queue_refuses_and_leaves_nothing() -> None:
 @pytest.mark.parametrize(("name", "value"), [("layout", "other"), ("block_bytes", 2), ("num_blocks", 9)])
 async def test_a_ticket_that_does_not_fit_is_refused(name: str, value: object) -> None:
     scene = Scene()
-    fence = Fence(TicketId("t"), "i", 1, 1)
+    fence = Fence(TicketId("t"), "i", 1)
     ticket = replace(Ticket(fence, "d", 1, 0, 1, "l", (Endpoint("fake", "there"),)), **{name: value})
     sampling = pb.Sampling(max_tokens=1, repetition_penalty=1)
     push = pb.Push(ticket=ticket_to_proto(ticket))
