@@ -171,18 +171,27 @@ class DecodeScheduler:
             self.waiting_tokens += resident.sequence.num_uncomputed
         return Room(tuple(resident.sequence.blocks), resident.num_cached)
 
-    def arrive(self, sequence_id: SequenceId, first_token: int) -> bool:
-        """The KV of a reserved sequence is there, and the token that prefill sampled; False if nobody waits for it."""
+    def arrive(self, sequence_id: SequenceId, first_token: int) -> Token | None:
+        """The KV of a reserved sequence is there, and the token that prefill sampled; None if nobody waits for it.
+
+        A token that ends the answer, which prefill does not commit and frontends do not hear twice, ends it here, too.
+        """
         resident = self._residents.get(sequence_id)
         if resident is None or resident.state is not State.RESERVED:
-            return False
-        self.num_promised_blocks -= len(resident.sequence.blocks)
-        self.cache.advance(resident.sequence, len(resident.sequence.tokens))
-        finish = resident.sequence.append(first_token if resident.heard is None else resident.heard)
-        assert finish is None, "prefill does not commit an answer that has ended"
-        self._run(resident)
-        resident.prefilled = True
-        return True
+            return None
+        sequence = resident.sequence
+        num_promised = len(sequence.blocks)
+        self.cache.advance(sequence, len(sequence.tokens))
+        index = sequence.num_output
+        token = first_token if resident.heard is None else resident.heard
+        finish = sequence.append(token)
+        if finish is not None:
+            self.abort(sequence_id)
+        else:
+            self.num_promised_blocks -= num_promised
+            self._run(resident)
+            resident.prefilled = True
+        return Token(sequence_id, token, index, finish)
 
     def abort(self, sequence_id: SequenceId) -> None:
         """Give up a sequence and free what it holds; harmless if it is not here. Revoke its ticket first."""

@@ -254,8 +254,14 @@ class DecodeWorker:
         if sequence_id is None or self._tickets[sequence_id].fence != arrived.fence:
             return []  # given up, or granted anew, while the commit was on its way
         self._revoke(sequence_id)  # it came through one receiver; nothing may follow through another
-        joined = self.scheduler.arrive(sequence_id, arrived.commit.first_token)
-        return [Joined(sequence_id, arrived)] if joined else []
+        token = self.scheduler.arrive(sequence_id, arrived.commit.first_token)
+        if token is None:
+            return []
+        joined: list[Event] = [Joined(sequence_id, arrived)]
+        if token.finish is not None:
+            now_ns = time.monotonic_ns()
+            joined.append(Stepped([token], {}, now_ns, now_ns))
+        return joined
 
     def _regrant(self, command: Regrant) -> list[Event]:
         ticket = self._tickets.get(command.id)

@@ -91,6 +91,19 @@ def test_kv_for_somebody_who_is_gone_is_not_taken() -> None:
     assert scheduler.pool.num_available == 16
 
 
+@pytest.mark.parametrize("heard", [None, 7])
+def test_kv_with_a_token_that_ends_the_answer_ends_it(heard: int | None) -> None:
+    scheduler = make()
+    a, _ = admit(scheduler, "a", [1, 2, 3, 4, 5], max_tokens=1, local=False)
+    if heard is not None:
+        scheduler.regrant(a, heard, local=False)
+
+    assert scheduler.arrive(a, 9) == Token(a, heard or 9, 0, FinishReason.LENGTH)
+    scheduler.check()
+    assert (scheduler.holders(), scheduler.num_promised_blocks) == ([], 0)
+    assert scheduler.arrive(a, 9) is None
+
+
 def test_arrived_blocks_serve_the_next_prompt() -> None:
     scheduler = make()
     a, _ = admit(scheduler, "a", list(range(8)), local=False)
