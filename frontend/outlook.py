@@ -16,7 +16,7 @@ from frontend.admission import Admission
 from frontend.forecast import Bias, Forecast, Pace, wait_s
 from frontend.job import Job
 from frontend.places import Places, check_servable
-from frontend.router import first_token_s
+from frontend.router import first_token_s, num_places
 
 SHORTEST_RETRY_S = 0.1
 
@@ -58,18 +58,21 @@ class Outlook:
 
     def forecast(self, job: Job) -> Forecast:
         """What is to be expected of a job that comes now."""
-        before = self.admission.before(job.caller)
+        before, (decodes, prefills) = self.admission.before(job.caller), self.places.views()
         placement = None if before else self.places.find(job)
         first_s = placement.first_token_s if placement is not None else None
+        num_free = num_places(job.need(), decodes)
         if first_s is None:
-            first_s = first_token_s(job.need(), *self.places.views())
+            at_once = sum(demand.prompt_tokens for demand in before[:num_free])
+            first_s = first_token_s(job.need(), decodes, prefills, at_once)
         now_s = time.monotonic()
         if placement is not None:
             return self._at_once.corrected(0, 0.0, first_s, now_s)
         # Whoever is taken later finds prompts before its own as one that is taken now would: others come as they go.
         token_s = self._token_s()
         held_s = [first_s + token_s * self.pace.tokens_left(0, demand.max_tokens) for demand in before]
-        return self._waiting.corrected(len(before), wait_s(self._left_s(), held_s), first_s, now_s)
+        waits_s = wait_s([0.0] * num_free + self._left_s(), held_s)
+        return self._waiting.corrected(len(before), waits_s, first_s, now_s)
 
     def first_token(self, job: Job) -> None:
         """It has come."""

@@ -168,7 +168,7 @@ def place(
     get through.
     """
     decode = min(
-        (view for view in decodes if _has_room(view, need)), key=lambda view: _decode_cost(view, need), default=None
+        (view for view in decodes if _num_places(view, need)), key=lambda view: _decode_cost(view, need), default=None
     )
     return place_prefill(need, decode, prefills, policy, hop_s, cut) if decode is not None else None
 
@@ -204,10 +204,21 @@ def place_prefill(
     return Placement(decode, prefill if remote else None, cached, local_s, remote_s, local_loss_s, remote_loss_s)
 
 
-def first_token_s(need: Need, decodes: Iterable[WorkerView], prefills: Iterable[WorkerView]) -> float:
-    """Predicted time to the first token of a request that a worker takes now: the shortest of any; 0 while unknown."""
-    views = [view for view in (*decodes, *prefills) if _serves(view, need)]
-    return min((sum(_prefill_s(view, view.costs, need)) for view in views if view.costs is not None), default=0.0)
+def first_token_s(
+    need: Need, decodes: Iterable[WorkerView], prefills: Iterable[WorkerView], tokens_before: int = 0
+) -> float:
+    """Predicted time to the first token of a request that a worker takes now: the shortest of any; 0 while unknown.
+
+    `tokens_before` of prompts that nobody has yet are shared among the workers, and go first.
+    """
+    views = [view for view in (*decodes, *prefills) if _serves(view, need) and view.costs is not None]
+    before = tokens_before // len(views) if views else 0
+    return min((sum(_prefill_s(view, view.costs, need, before)) for view in views if view.costs), default=0.0)
+
+
+def num_places(need: Need, decodes: Iterable[WorkerView]) -> int:
+    """How many requests like this one could begin now."""
+    return sum(_num_places(view, need) for view in decodes)
 
 
 def can_ever_serve(need: Need, decodes: Iterable[WorkerView]) -> bool:
@@ -219,13 +230,14 @@ def _serves(view: WorkerView, need: Need) -> bool:
     return view.model == need.model and view.takes_requests
 
 
-def _has_room(view: WorkerView, need: Need) -> bool:
+def _num_places(view: WorkerView, need: Need) -> int:
     """As the worker itself decides: who was preempted comes first, and who runs may need a block more."""
     if not _serves(view, need) or need.max_tokens > view.max_context or view.full or view.waiting:
-        return False
+        return 0
     legs = view.running + view.sent_legs
     blocks = -(-need.num_tokens // view.block_tokens)
-    return legs < view.max_sequences and view.free_blocks - view.sent_blocks - blocks >= legs
+    each_with_its_spare = (view.free_blocks - view.sent_blocks - legs + 1) // (blocks + 1)
+    return max(min(view.max_sequences - legs, each_with_its_spare), 0)
 
 
 def _decode_cost(view: WorkerView, need: Need) -> tuple[float, int]:
@@ -241,10 +253,10 @@ def _can_prefill(view: WorkerView, need: Need, decode: WorkerView) -> bool:
     return _serves(view, need) and view.layout == decode.layout and fits
 
 
-def _prefill_s(view: WorkerView, costs: Costs, need: Need) -> tuple[float, float]:
+def _prefill_s(view: WorkerView, costs: Costs, need: Need, tokens_before: int = 0) -> tuple[float, float]:
     """Waiting and computing on a worker that does nothing else."""
     cached = min(view.cached_tokens(need.hashes), need.num_tokens - 1)
-    return _queue_s(view, costs), costs.prefill_s(need.num_tokens - cached, cached, view.max_step_tokens)
+    return _queue_s(view, costs, tokens_before), costs.prefill_s(need.num_tokens - cached, cached, view.max_step_tokens)
 
 
 def _prefill_costs(view: WorkerView, decode: WorkerView) -> Costs:
@@ -256,9 +268,9 @@ def _decode_costs(view: WorkerView, prefill: WorkerView, *, busy: bool) -> Costs
     return view.costs_beside(prefill, busy=busy) or prefill.costs or UNMEASURED
 
 
-def _queue_s(view: WorkerView, costs: Costs) -> float:
+def _queue_s(view: WorkerView, costs: Costs, tokens_before: int = 0) -> float:
     """Predicted wait before a prompt sent now is computed."""
-    return costs.prefill_s(view.waiting_tokens + view.sent_tokens, 0, view.max_step_tokens)
+    return costs.prefill_s(view.waiting_tokens + view.sent_tokens + tokens_before, 0, view.max_step_tokens)
 
 
 def _under_way_s(decode: WorkerView, prefill: WorkerView) -> float:

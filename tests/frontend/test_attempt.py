@@ -854,6 +854,28 @@ async def test_where_there_is_room_a_forecast_is_the_routers_estimate() -> None:
     assert (forecast.queue_position, forecast.wait_s, forecast.ttft_s) == (0, 0, pytest.approx(2))
 
 
+async def test_those_who_come_at_once_wait_only_for_places_that_are_not_free() -> None:
+    profile = pb.Profile(chunk_tokens=[1, 11], chunk_s=[1.0, 2.0], decode_s=3.0)
+    scene = Scene(prefill=False)
+    scene.decode._hello |= {"profile": profile, "max_step_tokens": 11, "max_sequences": 3}
+    scene.decode.down()
+    scene.decode.up()
+    admission, outlook, made = scene.admission, scene.attempts.outlook, job(num_tokens=11)
+    async with AsyncExitStack() as stack:
+        waits = []
+        for _ in range(5):
+            waits.append(outlook.forecast(made).wait_s > 0)
+            turn = admission.turn(made.demand())
+            stack.push_async_callback(cancelled, asyncio.create_task(stack.enter_async_context(turn)))
+            await settle()
+    assert waits == [False, False, False, True, True]
+
+
+async def cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
 async def test_an_answer_that_ends_teaches_the_pace() -> None:
     scene = Scene(prefill=False)
     async with scene.attempt(job(max_tokens=4)) as hearing:

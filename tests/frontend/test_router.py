@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 
 from engine.cost import Costs
 from engine.sequence import BlockHash
-from frontend.router import STALL_WEIGHT, Need, Placement, Policy, WorkerView, can_ever_serve, place
+from frontend.router import (
+    STALL_WEIGHT,
+    Need,
+    Placement,
+    Policy,
+    WorkerView,
+    can_ever_serve,
+    first_token_s,
+    num_places,
+    place,
+)
 
 ROOM = Policy()
 HOP_S = 0.002
@@ -55,6 +65,26 @@ def placed(
 
 def test_nobody_is_chosen_where_there_is_nobody() -> None:
     assert placed([]) is None
+
+
+@given(st.integers(0, 60), st.integers(0, 8), st.integers(1, 40))
+@settings(deadline=None)
+def test_there_are_as_many_places_as_requests_that_find_one(free_blocks: int, running: int, num_tokens: int) -> None:
+    views = [worker("a", free_blocks=free_blocks, running=running), worker("b", max_sequences=2)]
+    asked, predicted, found = need(num_tokens), num_places(need(num_tokens), views), 0
+    while (placement := place(asked, views, [], ROOM, HOP_S)) is not None:
+        placement.decode.sent_legs += 1
+        placement.decode.sent_blocks += -(-num_tokens // placement.decode.block_tokens)
+        found += 1
+    assert found == predicted
+
+
+def test_prompts_that_nobody_has_yet_are_shared_and_go_first() -> None:
+    alone = first_token_s(need(), [], [worker("p", costs=COSTS)])
+    assert first_token_s(need(), [], [worker("p", costs=COSTS)], 64) > alone
+    two = [worker("p", costs=COSTS), worker("q", costs=COSTS)]
+    assert first_token_s(need(), [], two, 64) == first_token_s(need(), [], [worker("p", costs=COSTS)], 32)
+    assert first_token_s(need(), [], [], 64) == 0
 
 
 @pytest.mark.parametrize(
