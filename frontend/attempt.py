@@ -61,18 +61,17 @@ class Attempts:
                     placement = await self._place(job, legs)
             except TimeoutError:
                 raise self.outlook.timed_out(job) from None
-            with self.outlook.served(job):
-                yield []
-                while True:
-                    rows = await legs.rows()
-                    if rows[0].index == 0:
-                        self.outlook.first_token(job)
-                        if placement.prefill is not None:
-                            self.places.note_hop(job.ledger)
-                    yield rows
-                    if rows[-1].finish:
-                        self.outlook.ended(job)
-                        return
+            yield []
+            while True:
+                rows = await legs.rows()
+                if rows[0].index == 0:
+                    self.outlook.first_token(job)
+                    if placement.prefill is not None:
+                        self.places.note_hop(job.ledger)
+                yield rows
+                if rows[-1].finish:
+                    self.outlook.ended(job)
+                    return
         except Interrupted as error:
             if error.by_transfer and job.placement is not None:
                 self.places.note_failed_transfer(job.placement)
@@ -80,6 +79,7 @@ class Attempts:
                 self._kept[job.request_id] = legs
             raise
         finally:
+            self.outlook.left(job)
             if self._kept.get(job.request_id) is not legs:
                 legs.abort()
 
@@ -91,14 +91,17 @@ class Attempts:
     async def _place(self, job: Job, legs: Legs) -> Placement:
         """Find room, and have the workers promise it."""
         if legs.reserved is not None:
+            self.outlook.taken(job)
             if placement := await self._place_prefill_again(job, legs):
                 return placement
+            self.outlook.left(job)
             legs.abort()
         returning = job.attempt > 1
         while True:
             async with self.admission.turn(job.demand(), first=returning, caller=job.caller):
                 placement = job.placement = await self._find_room(job)
                 leg = self._send_to_decode(job, placement, legs)
+                self.outlook.taken(job)
             answer = await legs.answer(leg)
             if isinstance(answer, pb.Granted):
                 job.note_granted(answer)
@@ -106,6 +109,7 @@ class Attempts:
                     return filled
             elif isinstance(answer, pb.Refused):
                 _raise_if_final(answer)
+            self.outlook.left(job)
             legs.abort()
             returning = True  # room went to somebody else meanwhile: look again, before those who come now
 

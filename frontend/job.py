@@ -58,7 +58,10 @@ class Job:
     def first_token_due_s(self) -> float:
         """Until the first token, as the router predicted it; 0 once it is there, or where nothing was predicted."""
         predicted_s = self.placement.first_token_s if self.placement is not None and not self.num_output else None
-        return max(predicted_s - (time.monotonic_ns() - self.ledger.granted_ns) / 1e9, 0.0) if predicted_s else 0.0
+        if not predicted_s:
+            return 0.0
+        now_ns = time.monotonic_ns()
+        return max(predicted_s - (now_ns - (self.ledger.granted_ns or now_ns)) / 1e9, 0.0)
 
     def streamed_s(self) -> float:
         """Since the first token."""

@@ -7,8 +7,6 @@ how many, and when another try would be in time.
 
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from engine.errors import Overloaded
@@ -35,16 +33,15 @@ class Outlook:
     """Of forecasts for those who need not wait for a place; and for the others."""
     _waiting: Bias = field(default_factory=Bias)
     _served: dict[str, Job] = field(default_factory=dict)
-    """Jobs that workers have taken, by request id."""
+    """Jobs that have a place, by request id."""
 
-    @contextmanager
-    def served(self, job: Job) -> Iterator[None]:
-        """Workers have it, until the end."""
+    def taken(self, job: Job) -> None:
+        """It has a place on a worker, as far as that has told what it has."""
         self._served[job.request_id] = job
-        try:
-            yield
-        finally:
-            del self._served[job.request_id]
+
+    def left(self, job: Job) -> None:
+        """Its place is free; harmless if it had none."""
+        self._served.pop(job.request_id, None)
 
     def ended(self, job: Job) -> None:
         """Its answer is complete."""
