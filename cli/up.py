@@ -80,6 +80,9 @@ def up(
     ttft_slo: Annotated[
         float | None, typer.Option(min=0.001, help="Refuse what is expected to have no first token in so many seconds.")
     ] = None,
+    max_queued_requests: Annotated[int | None, typer.Option(min=1, help="That may wait for a worker.")] = None,
+    max_queued_tokens: Annotated[int | None, typer.Option(min=1, help="Of their prompts, that may wait.")] = None,
+    queue_timeout: Annotated[float | None, typer.Option(min=0.001, help="Seconds that a request may wait.")] = None,
     debug_custody: Annotated[
         bool, typer.Option("--debug-custody", help="Workers check every KV block after every step.")
     ] = False,
@@ -131,6 +134,9 @@ def up(
             frontend={
                 "chat_template": chat_template,
                 "ttft_slo_s": ttft_slo,
+                "max_queued_requests": max_queued_requests,
+                "max_queued_tokens": max_queued_tokens,
+                "queue_timeout_s": queue_timeout,
                 "api_keys": api_keys and api_keys.absolute(),
                 # Not resolved: who renews a certificate may do it by pointing a link at another file.
                 "tls_cert": tls_cert and tls_cert.absolute(),
