@@ -14,7 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-SHARED_BYTES = {80: 163 << 10, 90: 227 << 10}
+SHARED_BYTES: Mapping[int, int] = {80: 163 << 10, 90: 227 << 10}
 """Shared memory that one block of threads can have, by compute capability."""
 _WARP_THREADS = 32
 _POINTER_BYTES = 16
@@ -33,8 +33,6 @@ class Compiled:
     """Values of the constexpr arguments; None for a pointer that is not given"""
     num_warps: int = 4
     num_stages: int = 2
-    capabilities: tuple[int, ...] = (80, 90)
-    """The GPUs that it is for"""
 
 
 @dataclass(frozen=True, slots=True)
