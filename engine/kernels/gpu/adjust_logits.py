@@ -159,13 +159,13 @@ def note_tokens(history: torch.Tensor, slots: torch.Tensor, tokens: torch.Tensor
         )
 
 
-_IDS = {"logits": "*fp32", "starts": "*i32", "ids": "*i64", "size": "i32"}
+_IDS = {"logits": "*fp32", "starts": "*i32", "ids": "*i64", "size": "i32:16"}
 _PENALTIES = dict.fromkeys(("logits", "repetitions", "presences", "frequencies"), "*fp32")
-_NOTED = {"history": "*i32", "slots": "*i64", "tokens": "*i64", "count": "i32", "size": "i32"}
+_NOTED = {"history": "*i32", "slots": "*i64", "tokens": "*i64", "count": "i32", "size": "i32:16"}
 COMPILED = (
     Compiled(_at_ids, {**_IDS, "values": "*fp32"}, {"BLOCK": _FEW}),
     Compiled(_at_ids, _IDS, {"BLOCK": _FEW, "values": None}),
-    Compiled(_penalise, {**_PENALTIES, "history": "*i32", "slots": "*i64", "size": "i32"}, {"BLOCK": _BLOCK}),
+    Compiled(_penalise, {**_PENALTIES, "history": "*i32", "slots": "*i64", "size": "i32:16"}, {"BLOCK": _BLOCK}),
     Compiled(_note_tokens, _NOTED, {"BLOCK": _FEW, "IS_PROMPT": True}),
     Compiled(_note_tokens, _NOTED, {"BLOCK": _FEW, "IS_PROMPT": False}),
 )

@@ -1,6 +1,7 @@
 """Compiling a kernel for a GPU that need not be there, and what it will take of one.
 
-Pointers are taken to be multiples of 16 bytes, as torch allocates them, and integers to be anything.
+Pointers are taken to be multiples of 16 bytes, as torch allocates them, and integers to be multiples of 16 where their
+type says so ("i32:16"): at a launch Triton looks at them and compiles for what it finds.
 """
 
 import re
@@ -17,7 +18,7 @@ from triton.compiler import ASTSource
 SHARED_BYTES: Mapping[int, int] = {80: 163 << 10, 90: 227 << 10}
 """Shared memory that one block of threads can have, by compute capability."""
 _WARP_THREADS = 32
-_POINTER_BYTES = 16
+_MULTIPLE = ":16"
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
 
@@ -28,7 +29,7 @@ class Compiled:
     kernel: Any
     """The `@triton.jit` function"""
     signature: Mapping[str, str]
-    """Type of each argument that is no constant: "*bf16", "i32", "fp32", ..."""
+    """Type of each argument that is no constant: "*bf16", "i32", "i32:16", "fp32", ..."""
     constants: Mapping[str, object]
     """Values of the constexpr arguments; None for a pointer that is not given"""
     num_warps: int = 4
@@ -54,14 +55,15 @@ def cross_compile(compiled: Compiled, capability: int) -> Resources:
     """
     kernel = compiled.kernel
     names: list[str] = kernel.arg_names
-    signature = {name: compiled.signature.get(name, "constexpr") for name in names}
+    types = {name: compiled.signature.get(name, "constexpr") for name in names}
     unknown = (set(compiled.signature) | set(compiled.constants)) - set(names)
     assert not unknown, f"{kernel.__name__} has no {', '.join(sorted(unknown))}"
     attrs = {
-        (index,): [["tt.divisibility", _POINTER_BYTES]]
-        for index, name in enumerate(names)
-        if signature[name].startswith("*")
+        (index,): [["tt.divisibility", 16]]
+        for index, kind in enumerate(types.values())
+        if kind.startswith("*") or kind.endswith(_MULTIPLE)
     }
+    signature = {name: kind.removesuffix(_MULTIPLE) for name, kind in types.items()}
     binary = triton.compile(
         ASTSource(kernel, signature, dict(compiled.constants), attrs),
         target=GPUTarget("cuda", capability, _WARP_THREADS),

@@ -129,8 +129,8 @@ def _arguments(side: _Side) -> tuple[object, ...]:
 
 
 _SIZES = ("source_block_size", "source_run_size", "source_start")
-_SIGNATURE = {"source": "*i64", "target": "*i64", "num_runs": "i32", "size": "i32"} | {
-    name.replace("source", side): "i32" for name in _SIZES for side in ("source", "target")
+_SIGNATURE = {"source": "*i64", "target": "*i64", "num_runs": "i32", "size": "i32:16"} | {
+    name.replace("source", side): "i32:16" for name in _SIZES for side in ("source", "target")
 }
 COMPILED = (
     Compiled(_copy_runs, {**_SIGNATURE, "source_blocks": "*i64", "target_blocks": "*i64"}, {"BLOCK": _BLOCK}),

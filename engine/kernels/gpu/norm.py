@@ -65,7 +65,7 @@ def rms_norm(
 
 
 def _compiled(block: int, with_delta: bool) -> Compiled:
-    signature = {"hidden": "*bf16", "weight": "*bf16", "out": "*bf16", "eps": "fp32", "size": "i32"}
+    signature = {"hidden": "*bf16", "weight": "*bf16", "out": "*bf16", "eps": "fp32", "size": "i32:16"}
     if with_delta:
         return Compiled(_rms_norm, {**signature, "delta": "*bf16"}, {"BLOCK": block}, _num_warps(block))
     return Compiled(_rms_norm, signature, {"BLOCK": block, "delta": None}, _num_warps(block))

@@ -77,7 +77,7 @@ def quantize_rows(x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor) -
 
 
 def _compiled(values: str, largest: float, block: int) -> Compiled:
-    signature = {"x": "*bf16", "values": values, "scales": "*fp32", "size": "i32"}
+    signature = {"x": "*bf16", "values": values, "scales": "*fp32", "size": "i32:16"}
     return Compiled(_quantize_rows, signature, {"LARGEST": largest, "BLOCK": block}, _num_warps(block))
 
 

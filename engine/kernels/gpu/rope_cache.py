@@ -15,9 +15,10 @@ import triton.language as tl
 from engine.kernels.gpu.compiled import Compiled
 
 _FEW_TOKENS = 256
-_HEADS_OF_FEW, _HEADS_OF_MANY = 4, 16
-"""Heads of one program: few tokens are spread over more programs."""
-CONFIGS = tuple(triton.Config({"HEADS": heads}, num_warps=warps) for heads in (4, 8, 16) for warps in (2, 4))
+_WIDEST = 256
+_PAIRS_OF_FEW, _PAIRS_OF_MANY = 256, 1024
+"""Pairs of numbers that one program rotates: few tokens are spread over more programs."""
+CONFIGS = tuple(triton.Config({"HEADS": heads}, num_warps=warps) for heads in (2, 4, 8, 16) for warps in (2, 4))
 """For the bench to try."""
 
 
@@ -129,7 +130,8 @@ def rope_cache(
     """
     num_kv_heads, block_tokens, head_dim = pool.shape[3:]
     num_rows, width = qkv.shape
-    assert head_dim % 2 == 0
+    assert head_dim % 2 == 0, f"heads of {head_dim} numbers: no halves to rotate"
+    assert head_dim <= _WIDEST, f"heads of {head_dim} numbers: {_WIDEST} at most"
     assert width % head_dim == 0
     assert table.shape[1] == head_dim
     assert positions.shape == slots.shape == (num_rows,)
@@ -138,7 +140,8 @@ def rope_cache(
     assert all(tensor is None or tensor.is_contiguous() for tensor in (qkv, table, positions, slots, head_norms))
     if num_rows:
         all_heads = width // head_dim
-        heads = _HEADS_OF_FEW if num_rows <= _FEW_TOKENS else _HEADS_OF_MANY
+        half = triton.next_power_of_2(head_dim // 2)
+        heads = (_PAIRS_OF_FEW if num_rows <= _FEW_TOKENS else _PAIRS_OF_MANY) // half
         _rope_cache[(num_rows, triton.cdiv(all_heads, heads))](
             qkv,
             table,
@@ -157,27 +160,29 @@ def rope_cache(
             pool.stride(4),
             layer * pool.stride(1),
             HEADS=heads,
-            HALF=triton.next_power_of_2(head_dim // 2),
-            num_warps=_num_warps(heads),
+            HALF=half,
+            num_warps=_num_warps(heads * half),
         )
 
 
-def _num_warps(heads: int) -> int:
-    return 2 if heads == _HEADS_OF_FEW else 4
+def _num_warps(num_pairs: int) -> int:
+    return 2 if num_pairs <= _PAIRS_OF_FEW else 4
 
 
-_SIZES = ("num_heads", "num_kv_heads", "half", "block_tokens", "kind_stride", "head_stride", "slot_stride")
+_COUNTS = ("num_heads", "num_kv_heads", "block_tokens")
+_SIZES = ("half", "kind_stride", "head_stride", "slot_stride")
 
 
 def _compiled(heads: int, half: int, with_norms: bool) -> Compiled:
     signature = {"qkv": "*bf16", "table": "*fp32", "positions": "*i64", "slots": "*i64", "pool": "*bf16", "eps": "fp32"}
-    signature |= dict.fromkeys(_SIZES, "i32") | {"block_stride": "i64", "layer_start": "i64"}
+    signature |= dict.fromkeys(_COUNTS, "i32") | dict.fromkeys(_SIZES, "i32:16")
+    signature |= {"block_stride": "i64:16", "layer_start": "i64:16"}
     constants: dict[str, object] = {"HEADS": heads, "HALF": half}
     if with_norms:
         signature["head_norms"] = "*bf16"
     else:
         constants["head_norms"] = None
-    return Compiled(_rope_cache, signature, constants, _num_warps(heads))
+    return Compiled(_rope_cache, signature, constants, _num_warps(heads * half))
 
 
-COMPILED = (_compiled(4, 64, True), _compiled(16, 64, False), _compiled(16, 64, True), _compiled(16, 128, True))
+COMPILED = (_compiled(4, 64, True), _compiled(16, 64, False), _compiled(16, 64, True), _compiled(8, 128, True))

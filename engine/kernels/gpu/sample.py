@@ -259,7 +259,7 @@ def sample(
 
 
 _SIGNATURE = dict.fromkeys(("temperatures", "top_ps", "min_ps"), "*fp64")
-_SIGNATURE |= dict.fromkeys(("top_ks", "seeds", "indices", "out"), "*i64") | {"scratch": "*fp32", "size": "i32"}
+_SIGNATURE |= dict.fromkeys(("top_ks", "seeds", "indices", "out"), "*i64") | {"scratch": "*fp32", "size": "i32:16"}
 COMPILED = tuple(
     Compiled(_sample, {**_SIGNATURE, "logits": logits}, {"BLOCK": _BLOCK}, _NUM_WARPS) for logits in ("*fp32", "*bf16")
 )

@@ -38,4 +38,4 @@ def silu_mul(gate_up: torch.Tensor, out: torch.Tensor) -> None:
         _silu_mul[(num_rows, triton.cdiv(size, _BLOCK))](gate_up, out, size, BLOCK=_BLOCK, num_warps=4)
 
 
-COMPILED = (Compiled(_silu_mul, {"gate_up": "*bf16", "out": "*bf16", "size": "i32"}, {"BLOCK": _BLOCK}),)
+COMPILED = (Compiled(_silu_mul, {"gate_up": "*bf16", "out": "*bf16", "size": "i32:16"}, {"BLOCK": _BLOCK}),)

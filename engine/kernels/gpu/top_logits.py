@@ -134,7 +134,7 @@ def top_logits(
 
 
 _SCRATCH = {"keys": "*i64", "maxima": "*fp32", "sums": "*fp64"}
-_SIZES = dict.fromkeys(("size", "num_parts", "count"), "i32")
+_SIZES = {"size": "i32:16", "num_parts": "i32", "count": "i32"}
 _OUTS = {"chosen": "*i64", "chosen_logprobs": "*fp32", "logprobs": "*fp32", "ids": "*i64"}
 _SIGNATURE = {**_SCRATCH, **_SIZES, "logits": "*fp32"}
 COMPILED = (
