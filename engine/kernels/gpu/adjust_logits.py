@@ -80,7 +80,7 @@ def _penalise(  # type: ignore[no-untyped-def]
         seen = tl.load(history + slot * size + columns, inside, 0)
         repetition = tl.load(repetitions + row)
         x = tl.load(logits + row * size + columns, inside, 0.0)
-        x = tl.where(seen > 0, tl.where(x > 0, tl.div_rn(x, x * 0.0 + repetition), x * repetition), x)
+        x = tl.where(seen > 0, tl.where(x > 0, tl.div_rn(x, repetition), x * repetition), x)
         times = (seen >> 1).to(tl.float32)
         penalty = tl.load(presences + row) + tl.load(frequencies + row) * times
         tl.store(logits + row * size + columns, tl.where(times > 0, x - penalty, x), inside & (seen > 0))

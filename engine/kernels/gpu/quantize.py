@@ -48,17 +48,16 @@ def _quantize_rows(x, values, scales, size, LARGEST: tl.constexpr, BLOCK: tl.con
     inside = columns < size
     value = tl.load(x + row * size + columns, inside, 0.0).to(tl.float32)
     peak = tl.max(tl.abs(value), 0)
-    largest = peak * 0.0 + LARGEST
-    inverse = tl.where(peak > 0, tl.div_rn(largest, tl.where(peak > 0, peak, 1.0)), 0.0)
+    inverse = tl.where(peak > 0, tl.div_rn(LARGEST, tl.where(peak > 0, peak, 1.0)), 0.0)
     # The clamp also keeps the product and the sum below from becoming one instruction, which would round once.
     scaled = tl.minimum(tl.maximum(value * inverse, -LARGEST), LARGEST)
     rounded = _e4m3(scaled) if LARGEST == 448 else ((scaled + _TO_WHOLE) - _TO_WHOLE).to(tl.int8)
     tl.store(values + row * size + columns, rounded, inside)
-    tl.store(scales + row, tl.div_rn(peak, largest))
+    tl.store(scales + row, tl.div_rn(peak, LARGEST))
 
 
 def _num_warps(block: int) -> int:
-    return 4 if block <= 4096 else 8 if block <= 8192 else 16
+    return min(32, max(4, block // 1024))
 
 
 def quantize_rows(x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor) -> None:
@@ -82,5 +81,7 @@ def _compiled(values: str, largest: float, block: int) -> Compiled:
 
 
 COMPILED = tuple(
-    _compiled(values, largest, block) for values, largest in (("*i8", 127.0), ("*u8", 448.0)) for block in (4096, 16384)
+    _compiled(values, largest, block)
+    for values, largest in (("*i8", 127.0), ("*u8", 448.0))
+    for block in (4096, 16384, 32768)
 )

@@ -94,7 +94,7 @@ def test_a_step_gives_the_tokens_of_the_cpu(seed: int) -> None:
     ]
     torch.manual_seed(seed)
     logits = torch.randn(len(sequences), V) * 2
-    expected = Sampler()(logits.clone(), sequences).token_ids
+    expected = Sampler()(logits.cpu().clone(), sequences).token_ids
 
     params = [sequence.params for sequence in sequences]
     biases = [[token for token, _ in p.logit_bias] for p in params]
@@ -117,7 +117,7 @@ def test_a_step_gives_the_tokens_of_the_cpu(seed: int) -> None:
         torch.tensor([p.top_k for p in params]),
         torch.tensor([p.top_p for p in params], dtype=torch.float64),
         torch.tensor([p.min_p for p in params], dtype=torch.float64),
-        torch.from_numpy(np.array([p.seed for p in params], np.uint64).view(np.int64)),
+        torch.tensor(np.array([p.seed for p in params], np.uint64).view(np.int64)),
         torch.tensor([sequence.num_output for sequence in sequences]),
         torch.empty_like(logits),
         out,

@@ -40,14 +40,14 @@ def test_blocks_agree_with_the_twin(dtype: torch.dtype, blocks: list[int], slots
 
 def test_blocks_agree_with_the_cpu() -> None:
     source, target = pool_of(5), pool_of(4)
-    on_cpu = target.clone()
+    on_cpu = target.cpu().clone()
     blocks, slots = np.array([4, 1], np.int64), np.array([0, 3], np.int64)
 
-    copy_blocks(source, torch.from_numpy(blocks), target, torch.from_numpy(slots))
+    copy_blocks(source, torch.tensor(blocks), target, torch.tensor(slots))
 
     to = on_cpu.view(torch.uint8).numpy().reshape(4, -1)
-    cpu.copy_blocks(source.view(torch.uint8).numpy().reshape(5, -1), blocks, to, slots)
-    assert same(target, on_cpu)
+    cpu.copy_blocks(source.cpu().view(torch.uint8).numpy().reshape(5, -1), blocks, to, slots)
+    assert same(target.cpu(), on_cpu)
 
 
 @pytest.mark.parametrize(("first", "heads"), [(0, 1), (1, 2), (3, 1), (0, 4)])

@@ -38,9 +38,9 @@ def test_a_float32_residual_gives_rows_of_the_model_s_type() -> None:
 
 def test_rows_agree_with_the_cpu() -> None:
     hidden, delta, weight = torch.randn(4, 300), torch.randn(4, 300), torch.randn(300)
-    on_cpu, out = hidden.clone(), torch.empty(4, 300)
+    on_cpu, out = hidden.cpu().clone(), torch.empty(4, 300)
 
     rms_norm(hidden, delta, weight, EPS, out)
 
-    torch.testing.assert_close(out, cpu.rms_norm(on_cpu, delta, weight.numpy(), EPS))
-    torch.testing.assert_close(hidden, on_cpu, rtol=0, atol=0)
+    torch.testing.assert_close(out.cpu(), cpu.rms_norm(on_cpu, delta.cpu(), weight.cpu().numpy(), EPS))
+    torch.testing.assert_close(hidden.cpu(), on_cpu, rtol=0, atol=0)

@@ -51,6 +51,6 @@ def test_int8_is_that_of_the_cpu() -> None:
 
     for row in range(6):
         expected = np.empty(500, np.int8)
-        scale, _ = quantize_row(x[row].numpy(), expected)
-        assert np.array_equal(values[row].numpy(), expected)
+        scale, _ = quantize_row(x[row].cpu().numpy(), expected)
+        assert np.array_equal(values[row].cpu().numpy(), expected)
         assert scales[row].item() == pytest.approx(scale, rel=1e-7)

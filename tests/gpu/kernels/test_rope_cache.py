@@ -70,12 +70,12 @@ def test_rows_without_a_slot_store_nothing() -> None:
 def test_queries_and_pool_agree_with_the_cpu() -> None:
     qkv, table, positions, slots, pool = inputs(5, 4, 16, 64, torch.float32)
     norms = torch.randn(2, 64)
-    on_cpu, cpu_pool = qkv.clone(), pool.clone()
+    on_cpu, cpu_pool = qkv.cpu().clone(), pool.cpu().clone()
 
     rope_cache(qkv, table, positions, slots, pool, LAYER, norms, EPS)
 
-    arrays = (tensor.numpy() for tensor in (on_cpu, table, positions, slots, cpu_pool))
-    cpu.rope_cache(*arrays, LAYER, norms.numpy(), EPS)
+    arrays = (tensor.cpu().numpy() for tensor in (on_cpu, table, positions, slots, cpu_pool))
+    cpu.rope_cache(*arrays, LAYER, norms.cpu().numpy(), EPS)
     num_queries = 8 * 64
-    torch.testing.assert_close(qkv[:, :num_queries], on_cpu[:, :num_queries])
-    torch.testing.assert_close(pool, cpu_pool)
+    torch.testing.assert_close(qkv[:, :num_queries].cpu(), on_cpu[:, :num_queries])
+    torch.testing.assert_close(pool.cpu(), cpu_pool)

@@ -43,10 +43,11 @@ def test_rows_agree_with_the_cpu() -> None:
 
     of_chosen, values, ids = taken(logits, chosen, 5)
 
-    log_totals, cpu_values, cpu_ids = cpu.logprobs(logits.numpy(), 5)
-    assert np.array_equal(ids.numpy(), cpu_ids)
-    np.testing.assert_allclose(values.numpy(), cpu_values, atol=1e-5)
-    np.testing.assert_allclose(of_chosen.numpy(), logits.numpy()[range(3), chosen] - log_totals, atol=1e-5)
+    log_totals, cpu_values, cpu_ids = cpu.logprobs(logits.cpu().numpy(), 5)
+    assert np.array_equal(ids.cpu().numpy(), cpu_ids)
+    np.testing.assert_allclose(values.cpu().numpy(), cpu_values, atol=1e-5)
+    raw = logits.cpu().numpy()[range(3), chosen.cpu()]
+    np.testing.assert_allclose(of_chosen.cpu().numpy(), raw - log_totals, atol=1e-5)
 
 
 def test_logits_of_minus_infinity_come_last_lowest_id_first() -> None:
