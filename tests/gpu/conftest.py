@@ -1,0 +1,38 @@
+"""Where kernels run: in Triton's interpreter, or on the GPU with
+
+    TRITON_INTERPRET=0 pytest tests/gpu/kernels
+
+It is chosen here, before anything imports Triton.
+"""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns that 3.10 will have another default
+
+collect_ignore_glob: list[str] = []
+if importlib.util.find_spec("triton") is None:
+    collect_ignore_glob = ["kernels/test_*.py"]  # they import it; `test_cross_compile.py` says that it is missing
+
+
+@pytest.fixture(scope="session")
+def needs_triton() -> None:
+    """Skips, naming what is missing."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed: pip install 'tandem-serve[gpu]'")
+
+
+@pytest.fixture(autouse=True)
+def _on_device() -> Iterator[None]:
+    """Tensors are made where kernels run, and are the same in every run."""
+    torch.manual_seed(0)
+    if os.environ["TRITON_INTERPRET"] != "0":
+        yield
+        return
+    with torch.device("cuda"):
+        yield
