@@ -1,1 +1,6 @@
-"""The operations of a forward pass on a GPU, one a file: formula, torch twin, Triton kernel, thin wrapper."""
+"""The operations of a forward pass on an NVIDIA GPU, one a file: formula, torch twin, Triton kernel, thin wrapper.
+
+A wrapper checks shapes, chooses the grid and launches; it allocates nothing, waits for nothing and reads nothing back,
+so that a step can be a CUDA graph. What changes from step to step comes in device tensors. On a machine without a GPU
+the same kernels run in Triton's interpreter (TRITON_INTERPRET=1), and `compiled.py` compiles them for GPUs elsewhere.
+"""

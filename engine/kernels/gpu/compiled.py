@@ -1,7 +1,7 @@
-"""What a kernel costs on a chip that is not here: compiled for it, and its machine code asked.
+"""Compiling a kernel for a GPU that need not be there, and what it will take of one.
 
-Knows Triton's compiler and `cuobjdump`, which Triton brings. Needs no GPU, and no `TRITON_INTERPRET`, under which
-kernels are not compiled at all.
+Pointers are taken to be multiples of 16 bytes, as torch allocates them, and integers to be multiples of 16 where their
+type says so ("i32:16"): at a launch Triton looks at them and compiles for what it finds.
 """
 
 import re
@@ -9,8 +9,17 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+SHARED_BYTES: Mapping[int, int] = {80: 163 << 10, 90: 227 << 10}
+"""Shared memory that one block of threads can have, by compute capability."""
+_WARP_THREADS = 32
+_MULTIPLE = ":16"
+_USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,47 +27,60 @@ class Compiled:
     """One specialization of a kernel, to be compiled without a GPU."""
 
     kernel: Any
-    """The `@triton.jit` function."""
+    """The `@triton.jit` function"""
     signature: Mapping[str, str]
-    """Argument name to type: "*bf16", "i32", "*fp32"."""
+    """Type of each argument that is no constant: "*bf16", "i32", "i32:16", "fp32", ..."""
     constants: Mapping[str, object]
-    """Values of the constexpr arguments."""
+    """Values of the constexpr arguments; None for a pointer that is not given"""
     num_warps: int = 4
     num_stages: int = 2
+    capabilities: tuple[int, ...] = (80, 90)
+    """What it is meant for: tiles that suit one chip may not fit another"""
 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What one program asks of a multiprocessor."""
+    """What one compiled kernel takes."""
 
     registers: int
-    """Per thread."""
+    """32-bit registers of one thread"""
     spill_bytes: int
-    """Of local memory per thread; anything above 0 means that registers did not suffice."""
+    """Local memory of one thread: what did not fit into registers"""
     shared_bytes: int
+    """Shared memory of one block of threads"""
 
 
 def cross_compile(compiled: Compiled, capability: int) -> Resources:
-    """Compile for `capability` (80, 90). Pointers count as 16-byte aligned, as torch's are and as a launch would see."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.backends.nvidia.compiler import get_ptxas
-    from triton.compiler import ASTSource
+    """Compile for the compute capability times ten (80: A100, 90: H100 and H200). Not in the interpreter.
 
-    names = compiled.kernel.arg_names
-    signature = {name: compiled.signature.get(name, "constexpr") for name in names}
-    aligned = {
-        (index,): [["tt.divisibility", 16]] for index, name in enumerate(names) if signature[name].startswith("*")
+    Raises what Triton or ptxas raise when the kernel does not compile.
+    """
+    kernel = compiled.kernel
+    names: list[str] = kernel.arg_names
+    types = {name: compiled.signature.get(name, "constexpr") for name in names}
+    unknown = (set(compiled.signature) | set(compiled.constants)) - set(names)
+    assert not unknown, f"{kernel.__name__} has no {', '.join(sorted(unknown))}"
+    attrs = {
+        (index,): [["tt.divisibility", 16]]
+        for index, kind in enumerate(types.values())
+        if kind.startswith("*") or kind.endswith(_MULTIPLE)
     }
-    source = ASTSource(compiled.kernel, signature, dict(compiled.constants), aligned)
-    options = {"num_warps": compiled.num_warps, "num_stages": compiled.num_stages}
-    binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.cubin")
-        path.write_bytes(binary.asm["cubin"])
-        cuobjdump = Path(get_ptxas(capability).path).parent / "cuobjdump"
-        report = subprocess.run(
-            [cuobjdump, "--dump-resource-usage", path], check=True, capture_output=True, text=True
-        ).stdout
-    usage = {key: int(number) for key, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", report)}
-    return Resources(usage["REG"], usage["STACK"] + usage["LOCAL"], binary.metadata.shared)
+    signature = {name: kind.removesuffix(_MULTIPLE) for name, kind in types.items()}
+    binary = triton.compile(
+        ASTSource(kernel, signature, dict(compiled.constants), attrs),
+        target=GPUTarget("cuda", capability, _WARP_THREADS),
+        options={"num_warps": compiled.num_warps, "num_stages": compiled.num_stages, "enable_fp_fusion": True},
+    )
+    registers, stack_bytes, local_bytes = _usage(binary.asm["cubin"])
+    return Resources(registers, stack_bytes + local_bytes, binary.metadata.shared)
+
+
+def _usage(cubin: bytes) -> tuple[int, ...]:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        report = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = _USAGE.search(report)
+    assert found is not None, report
+    return tuple(int(number) for number in found.groups())

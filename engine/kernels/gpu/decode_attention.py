@@ -18,7 +18,6 @@ Scores are in units of log2, for exp2.
 """
 
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import triton
@@ -26,14 +25,11 @@ import triton.language as tl
 
 from engine.kernels.gpu.compiled import Compiled
 from engine.kernels.gpu.paged import HIDDEN, LOG2_E, check_heads, is_hopper, load_rows, row_offsets
+from engine.kernels.gpu.runs import MIN_RUN, Workspace
 
-MIN_RUN = 128
-"""Positions below which a run is not split further: its start and its join would cost more than it saves."""
-MAX_SPLITS = 128
-WAVES = 4
-"""Programs per place on the device, at least, where contexts are long enough: the last wave is a part of the whole."""
-PROGRAMS_PER_CORE = 3
-"""That a multiprocessor holds at a time, by their shared memory."""
+JOIN_TILE = 16
+"""Runs that are joined at a time."""
+JOIN_WARPS = 2
 
 
 def decode_attention_reference(
@@ -50,18 +46,17 @@ def decode_attention_reference(
     for row, (table, length) in enumerate(zip(block_tables, context_lens.tolist(), strict=True)):
         if length == 0:
             continue
-        kv = pool[table.long(), layer].double().permute(1, 2, 0, 3, 4).flatten(2, 3)[:, :, :length]  # [2, K, context, D]
-        keys, values = kv.repeat_interleave(num_heads // pool.shape[3], dim=1)[
-            :, :, max(0, length - (window or length)) :
-        ]
+        kv = pool[table.long(), layer].double().permute(1, 2, 0, 3, 4).flatten(2, 3)  # [2, K, positions, D]
+        visible = kv[:, :, max(0, length - (window or length)) : length]
+        keys, values = visible.repeat_interleave(num_heads // pool.shape[3], dim=1)
         weights = (torch.einsum("hd,hpd->hp", queries[row].double(), keys) * head_dim**-0.5).softmax(-1)
         out[row] = torch.einsum("hp,hpd->hd", weights, values)
     return out
 
 
 @triton.jit
-def _runs(length, WINDOW: tl.constexpr, SPLITS: tl.constexpr, RUN: tl.constexpr, BLOCK_N: tl.constexpr):
-    """First visible position of a sequence, and positions in each of its runs: as many runs as may be of `RUN` or more."""
+def _runs(length, WINDOW: tl.constexpr, SPLITS: tl.constexpr, RUN: tl.constexpr, BLOCK_N: tl.constexpr):  # type: ignore[no-untyped-def]
+    """First visible position of a sequence, and positions in each of its runs: `SPLITS` of them, or fewer of `RUN`."""
     begin = 0
     if WINDOW > 0:
         begin = tl.maximum(length - WINDOW, 0)
@@ -70,7 +65,7 @@ def _runs(length, WINDOW: tl.constexpr, SPLITS: tl.constexpr, RUN: tl.constexpr,
 
 
 @triton.jit(do_not_specialize=["table_stride"])
-def decode_attention_kernel(
+def decode_attention_kernel(  # type: ignore[no-untyped-def]
     queries,
     keys,
     block_tables,
@@ -101,7 +96,7 @@ def decode_attention_kernel(
     length = tl.load(context_lens + sequence)
     begin, run = _runs(length, WINDOW, SPLITS, RUN, BLOCK_N)
     first = begin + split * run
-    if SPLITS > 1:
+    if SPLITS > 1:  # noqa: SIM102 - this one is decided while compiling
         if first >= length:
             return
     last = tl.minimum(first + run, length)
@@ -147,7 +142,7 @@ def decode_attention_kernel(
 
 
 @triton.jit
-def join_kernel(
+def join_kernel(  # type: ignore[no-untyped-def]
     context_lens,
     totals,
     peaks,
@@ -199,16 +194,16 @@ class Tile:
 
 
 TILES = {
-    # (is sm_90 or newer, bytes per row of a head)
-    (True, 128): Tile(128, 4, 3),
-    (True, 256): Tile(64, 4, 3),
-    (True, 512): Tile(32, 4, 3),
-    (True, 1024): Tile(16, 4, 3),
-    (False, 128): Tile(64, 4, 3),
-    (False, 256): Tile(32, 4, 3),
-    (False, 512): Tile(16, 4, 3),
-    (False, 1024): Tile(16, 4, 2),
+    # (is sm_90 or newer, head dimension): 64 KB of tiles, three programs of which fit into 227 KB; half that for 163 KB
+    (True, 64): Tile(128, 4, 3),
+    (True, 128): Tile(64, 4, 3),
+    (True, 256): Tile(32, 4, 3),
+    (False, 64): Tile(64, 4, 3),
+    (False, 128): Tile(32, 4, 3),
+    (False, 256): Tile(16, 4, 3),
 }
+FLOAT32_TILE = Tile(16, 8, 3)
+"""For products in true float32, which no matrix unit has: to compare with, not to serve with."""
 CANDIDATES = [
     triton.Config({"BLOCK_N": block_n}, num_warps=num_warps, num_stages=num_stages)
     for block_n in (32, 64, 128)
@@ -220,39 +215,9 @@ CANDIDATES = [
 
 def choose_tile(pool: torch.Tensor) -> Tile:
     """For the pool's device, type and head dimension."""
-    row_bytes = triton.next_power_of_2(pool.shape[5]) * pool.element_size()
-    return TILES[is_hopper(pool.device), row_bytes]
-
-
-@cache
-def choose_splits(num_sequences: int, num_kv_heads: int, max_context: int, num_cores: int) -> int:
-    """Runs that a context is split into at most, when none is longer than `max_context` positions.
-
-    The fewest that give every place on the device `WAVES` programs, and none shorter than `MIN_RUN` at that length.
-    The same number must be used for a captured graph as long as it is replayed. Sums are rounded in another order with
-    another number: whoever wants a sequence's bits to be independent of its batch passes the same to every step.
-    """
-    wanted = -(-WAVES * PROGRAMS_PER_CORE * num_cores // max(1, num_sequences * num_kv_heads))
-    return max(1, min(wanted, -(-max_context // MIN_RUN), MAX_SPLITS))
-
-
-@dataclass(frozen=True, slots=True)
-class Workspace:
-    """What runs leave for the join; as many rows as any step has sequences times splits. May serve every layer."""
-
-    totals: torch.Tensor
-    """[rows, H, D] float32"""
-    peaks: torch.Tensor
-    """[rows, H] float32"""
-    weights: torch.Tensor
-    """[rows, H] float32"""
-
-    @classmethod
-    def allocate(cls, num_rows: int, num_heads: int, head_dim: int, device: torch.device | str) -> "Workspace":
-        shape = num_rows, num_heads
-        numbers = torch.empty(num_rows * num_heads * (head_dim + 2), dtype=torch.float32, device=device)
-        totals, peaks, weights = numbers.split([num_rows * num_heads * size for size in (head_dim, 1, 1)])
-        return cls(totals.view(*shape, head_dim), peaks.view(shape), weights.view(shape))
+    if pool.dtype == torch.float32:
+        return FLOAT32_TILE
+    return TILES[is_hopper(pool.device), triton.next_power_of_2(pool.shape[5])]
 
 
 def decode_attention(
@@ -305,35 +270,53 @@ def decode_attention(
         **runs,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        enable_fp_fusion=True,
     )
     if splits > 1:
         join_kernel[num_heads, num_sequences](
-            context_lens, *partial, out, H=num_heads, TILE=16, **shape, **runs, num_warps=2
+            context_lens,
+            *partial,
+            out,
+            H=num_heads,
+            TILE=JOIN_TILE,
+            **shape,
+            **runs,
+            num_warps=JOIN_WARPS,
+            enable_fp_fusion=True,
         )
 
 
-def _compiled(head_dim: int, group: int, *, splits: int = 4, window: int = 0, item: str = "bf16") -> list[Compiled]:
-    """Both kernels for one shape, with a tile that fits either chip; 8 KV heads, 32 layers, blocks of 16."""
-    size = 4 if item == "fp32" else 2
-    tile = TILES[True, triton.next_power_of_2(head_dim) * size]
-    partial = {"totals": "*fp32", "peaks": "*fp32", "weights": "*fp32", "context_lens": "*i32", "out": f"*{item}"}
+def _compiled(
+    head_dim: int, group: int, chip: int, *, splits: int = 4, window: int = 0, item: str = "bf16"
+) -> list[Compiled]:
+    """The kernels for one shape on one chip: 8 KV heads, 32 layers, blocks of 16."""
+    padded = triton.next_power_of_2(head_dim)
+    tile = FLOAT32_TILE if item == "fp32" else TILES[chip >= 90, padded]
+    partial = {**dict.fromkeys(("totals", "peaks", "weights"), "*fp32"), "context_lens": "*i32", "out": f"*{item}"}
     tensors = {**partial, "queries": f"*{item}", "keys": f"*{item}", "block_tables": "*i32", "table_stride": "i32"}
     runs = {"WINDOW": window, "SPLITS": splits, "RUN": MIN_RUN, "BLOCK_N": tile.block_n}
-    shape = {"D": head_dim, "PADDED": triton.next_power_of_2(head_dim), "OUT_STRIDE": 8 * group * head_dim, **runs}
+    shape = {"D": head_dim, "PADDED": padded, "OUT_STRIDE": 8 * group * head_dim, **runs}
     pool = {"K": 8, "GROUP": group, "P": 16, "BLOCK_STRIDE": 32 * 2 * 8 * 16 * head_dim}
-    query = {"SCALE": head_dim**-0.5 * LOG2_E, "QUERY_STRIDE": 8 * (group + 2) * head_dim, "ROWS": 16}
-    attend = {**query, **pool, **shape, "PRECISION": "ieee" if item == "fp32" else None}
-    join = {"H": 8 * group, "TILE": 16, **shape}
-    return [
-        Compiled(decode_attention_kernel, tensors, attend, tile.num_warps, tile.num_stages),
-        *([Compiled(join_kernel, partial, join, num_warps=2)] if splits > 1 else []),
-    ]
+    rows = {"ROWS": max(16, triton.next_power_of_2(group)), "QUERY_STRIDE": 8 * (group + 2) * head_dim}
+    products = {"SCALE": head_dim**-0.5 * LOG2_E, "PRECISION": "ieee" if item == "fp32" else None}
+    attend = {**pool, **rows, **products, **shape}
+    join = {"H": 8 * group, "TILE": JOIN_TILE, **shape}
+    made = [Compiled(decode_attention_kernel, tensors, attend, tile.num_warps, tile.num_stages, (chip,))]
+    if splits > 1:
+        made.append(Compiled(join_kernel, partial, join, JOIN_WARPS, capabilities=(chip,)))
+    return made
 
 
-COMPILED: tuple[Compiled, ...] = (
-    *(one for head_dim in (64, 128, 256) for group in (1, 4, 8) for one in _compiled(head_dim, group)),
-    *_compiled(128, 4, splits=1),
-    *_compiled(128, 4, window=4096),
-    *_compiled(96, 4),
-    *_compiled(128, 4, item="fp32"),
+COMPILED: tuple[Compiled, ...] = tuple(
+    one
+    for chip in (80, 90)
+    for ones in (
+        *(_compiled(head_dim, group, chip, splits=1) for head_dim in (64, 128, 256) for group in (1, 4, 8)),
+        *(_compiled(head_dim, 4, chip) for head_dim in (64, 128, 256)),
+        _compiled(128, 4, chip, window=4096),
+        _compiled(96, 3, chip),
+        _compiled(128, 32, chip),
+        *(_compiled(head_dim, 4, chip, item="fp32", splits=1) for head_dim in (64, 128, 256)),
+    )
+    for one in ones
 )

@@ -19,7 +19,7 @@ HIDDEN = tl.constexpr(-1.0e30)
 
 
 @triton.jit
-def row_offsets(blocks, positions, BLOCK_STRIDE: tl.constexpr, P: tl.constexpr, D: tl.constexpr):
+def row_offsets(blocks, positions, BLOCK_STRIDE: tl.constexpr, P: tl.constexpr, D: tl.constexpr):  # type: ignore[no-untyped-def]
     """Items from a head's first key in block 0 to its keys at `positions`, which lie in `blocks`; int64.
 
     Kernels load the blocks of one tile while they compute on the one before. Loaded within the turn that needs them,
@@ -29,14 +29,11 @@ def row_offsets(blocks, positions, BLOCK_STRIDE: tl.constexpr, P: tl.constexpr, 
 
 
 @triton.jit
-def load_rows(base, offsets, D: tl.constexpr, PADDED: tl.constexpr):
+def load_rows(base, offsets, D: tl.constexpr, PADDED: tl.constexpr):  # type: ignore[no-untyped-def]
     """`[rows, PADDED]` items, zeros behind the first D of a row."""
     columns = tl.arange(0, PADDED)
     pointers = base + offsets[:, None] + columns[None, :]
-    if PADDED == D:
-        return tl.load(pointers)
-    else:
-        return tl.load(pointers, mask=columns[None, :] < D, other=0.0)
+    return tl.load(pointers) if PADDED == D else tl.load(pointers, mask=columns[None, :] < D, other=0.0)
 
 
 def check_heads(queries: torch.Tensor, pool: torch.Tensor, out: torch.Tensor) -> None:
@@ -47,13 +44,14 @@ def check_heads(queries: torch.Tensor, pool: torch.Tensor, out: torch.Tensor) ->
         raise ConfigError(f"KV cache of {pool.dtype} has no GPU attention; there is bfloat16, float16, float32")
     if queries.dtype != pool.dtype or out.dtype != pool.dtype:
         raise ConfigError(f"queries are {queries.dtype} and out is {out.dtype}, but the KV cache is {pool.dtype}")
-    if head_dim != pool.shape[5] or head_dim % 16 or not MIN_HEAD_DIM <= head_dim <= MAX_HEAD_DIM:
-        raise ConfigError(f"head dimension {head_dim} (the KV cache's {pool.shape[5]}) is not a multiple of 16 in 64-256")
+    if head_dim % 16 or not MIN_HEAD_DIM <= head_dim <= MAX_HEAD_DIM:
+        raise ConfigError(f"head dimension {head_dim} is not a multiple of 16 from {MIN_HEAD_DIM} to {MAX_HEAD_DIM}")
     if block_tokens % 8:
         raise ConfigError(f"blocks of {block_tokens} tokens are not a multiple of 8")
     if num_heads % num_kv_heads:
         raise ConfigError(f"{num_heads} query heads do not share {num_kv_heads} KV heads evenly")
     assert pool.is_contiguous()
+    assert head_dim == pool.shape[5]
     assert out.shape == queries.shape
     assert all(tensor.stride()[1:] == (head_dim, 1) for tensor in (queries, out))
 

@@ -8,6 +8,7 @@ from tests.gpu.kernels.paged_batches import LAYER, random_pool, random_rows
 pytest.importorskip("triton", reason="triton is not installed")
 
 from engine.kernels.gpu import decode_attention as gpu
+from engine.kernels.gpu import runs
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
 
@@ -21,18 +22,20 @@ def attend(
     window: int | None = None,
     splits: int = 1,
     dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the kernel and its reference make of a random batch."""
     torch.manual_seed(0)
     pool, tables = random_pool(context_lens, num_kv_heads, head_dim, block_tokens, dtype)
     queries = random_rows(len(context_lens), num_kv_heads * group, num_kv_heads, head_dim, dtype)
     lengths = torch.tensor(context_lens, dtype=torch.int32)
-    out = torch.full(queries.shape, torch.nan, dtype=dtype)
-    workspace = gpu.Workspace.allocate(len(context_lens) * splits, num_kv_heads * group, head_dim, "cpu")
+    out = torch.full(queries.shape, torch.nan, dtype=dtype, device=device)
+    workspace = runs.Workspace.allocate(len(context_lens) * splits, num_kv_heads * group, head_dim, device)
     for partial in (workspace.totals, workspace.peaks, workspace.weights):
         partial.fill_(torch.nan)
-    gpu.decode_attention(queries, pool, LAYER, tables, lengths, out, workspace, splits, window)
-    return out.double(), gpu.decode_attention_reference(queries, pool, LAYER, tables, lengths, window)
+    there = [tensor.to(device) for tensor in (queries, pool, tables, lengths)]
+    gpu.decode_attention(there[0], there[1], LAYER, there[2], there[3], out, workspace, splits, window)
+    return out.double().cpu(), gpu.decode_attention_reference(queries, pool, LAYER, tables, lengths, window)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -49,9 +52,11 @@ def test_ragged_contexts_meet_the_reference(group: int, num_kv_heads: int, split
 @pytest.mark.parametrize("block_tokens", [8, 16, 32, 24])
 @pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
 def test_blocks_and_heads_of_any_size(head_dim: int, block_tokens: int) -> None:
-    out, expected = attend([17, 200], head_dim=head_dim, block_tokens=block_tokens, splits=2)
+    dtype = torch.float16 if block_tokens == 16 else torch.float32
 
-    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    out, expected = attend([17, 200], head_dim=head_dim, block_tokens=block_tokens, splits=2, dtype=dtype)
+
+    torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("splits", [1, 4])
@@ -71,6 +76,20 @@ def test_rows_of_padding_are_zero_and_runs_behind_the_end_are_nothing(splits: in
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("window", [None, 300])
+@pytest.mark.parametrize("splits", [1, 8])
+@pytest.mark.parametrize(("head_dim", "group"), [(64, 1), (96, 3), (128, 4), (256, 8)])
+def test_compiled_for_this_gpu(head_dim: int, group: int, splits: int, window: int | None) -> None:
+    """Run with TRITON_INTERPRET=0."""
+    context_lens = [1, 0, 700, 1500]
+
+    out, expected = attend(context_lens, group, 2, head_dim, 16, window, splits, torch.bfloat16, "cuda")
+
+    torch.testing.assert_close(out, expected, rtol=1e-2, atol=1e-2)
+
+
 def test_the_reference_agrees_with_the_cpu_kernels_twin() -> None:
     torch.manual_seed(0)
     pool, tables = random_pool([9, 40], 2, 64, 8)
@@ -85,14 +104,18 @@ def test_the_reference_agrees_with_the_cpu_kernels_twin() -> None:
 
 def test_an_empty_batch_is_nothing_to_do() -> None:
     pool, tables = random_pool([8], 2, 64, 8)
-    nothing = torch.empty(0, 8, 64)
+    nothing, no_lengths = torch.empty(0, 8, 64), torch.empty(0, dtype=torch.int32)
+    workspace = runs.Workspace.allocate(0, 8, 64, "cpu")
 
-    gpu.decode_attention(
-        nothing, pool, LAYER, tables[:0], torch.empty(0, dtype=torch.int32), nothing, NO_ROOM, splits=1
-    )
+    gpu.decode_attention(nothing, pool, LAYER, tables[:0], no_lengths, nothing, workspace, splits=1)
 
 
-NO_ROOM = gpu.Workspace.allocate(0, 8, 64, "cpu")
+@pytest.mark.usefixtures("bfloat16_products")
+@pytest.mark.parametrize("splits", [1, 3])
+def test_bfloat16_is_summed_in_float32(splits: int) -> None:
+    out, expected = attend([1, 200, 500], head_dim=128, splits=splits, dtype=torch.bfloat16)
+
+    torch.testing.assert_close(out, expected, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -112,9 +135,9 @@ def test_what_the_kernel_was_not_made_for_is_refused_by_name(shape: dict[str, ob
 def test_splits_fill_the_device_and_no_run_is_too_short() -> None:
     cores = 132
 
-    assert gpu.choose_splits(1, 8, 100, cores) == 1
-    assert gpu.choose_splits(1, 8, 4096, cores) == 4096 // gpu.MIN_RUN
-    assert gpu.choose_splits(1, 1, 1 << 20, cores) == gpu.MAX_SPLITS
-    assert gpu.choose_splits(1024, 8, 1 << 20, cores) == 1
-    many = gpu.choose_splits(64, 8, 4096, cores)
-    assert 64 * 8 * many >= gpu.WAVES * gpu.PROGRAMS_PER_CORE * cores > 64 * 8 * (many - 1)
+    assert runs.choose_splits(1, 8, 100, cores) == 1
+    assert runs.choose_splits(1, 8, 4096, cores) == 4096 // runs.MIN_RUN
+    assert runs.choose_splits(1, 1, 1 << 20, cores) == runs.MAX_SPLITS
+    assert runs.choose_splits(1024, 8, 1 << 20, cores) == 1
+    many = runs.choose_splits(64, 8, 4096, cores)
+    assert 64 * 8 * many >= runs.WAVES * runs.PROGRAMS_PER_CORE * cores > 64 * 8 * (many - 1)
