@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import engine.kernels.gpu
-from engine.kernels.gpu.compiled import SHARED_BYTES, Compiled, cross_compile
+from engine.kernels.gpu.compiled import Compiled, cross_compile
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ def cases() -> Iterator[Case]:
     for module in sorted(pkgutil.iter_modules(engine.kernels.gpu.__path__), key=lambda module: module.name):
         file = importlib.import_module(f"engine.kernels.gpu.{module.name}")
         for index, compiled in enumerate(getattr(file, "COMPILED", ())):
-            for capability in SHARED_BYTES:
+            for capability in compiled.capabilities:
                 kernel = compiled.kernel.__name__.removeprefix("_")
                 yield Case(f"{module.name}.{kernel}.{index}.sm_{capability}", compiled, capability)
 

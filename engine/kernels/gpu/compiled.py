@@ -34,6 +34,8 @@ class Compiled:
     """Values of the constexpr arguments; None for a pointer that is not given"""
     num_warps: int = 4
     num_stages: int = 2
+    capabilities: tuple[int, ...] = (80, 90)
+    """What it is meant for: tiles that suit one chip may not fit another"""
 
 
 @dataclass(frozen=True, slots=True)
