@@ -60,7 +60,8 @@ async def run(address: str, num_bursts: int, num_requests: int) -> None:
         stub, ratios = Stub(channel), list[float]()
         for _ in range(3):
             await asyncio.gather(*(answered(stub, rng) for _ in range(WARM_UP_BURST)))
-        print("| refused | told by the burst, s | taken after, s | told by probes, by what it took |\n|---|---|---|---|")
+        print("| refused | told by the burst, s | taken after, s | told by probes, by what it took |")
+        print("|---|---|---|---|")
         for _ in range(num_bursts):
             began = time.monotonic()
             burst = asyncio.gather(*(answered(stub, rng) for _ in range(num_requests)))
@@ -114,12 +115,12 @@ async def probe(stub: Stub, rng: random.Random) -> tuple[float, list[Told]]:
 
 def retry_after_s(error: grpc.aio.AioRpcError) -> float:
     """Of an honest refusal; anything else ends the bench."""
-    status = rpc_status.from_call(error)
+    status = rpc_status.from_call(error)  # type: ignore[arg-type] # has what a call has
     info = error_details_pb2.RetryInfo()
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and status is not None:
         for detail in status.details:
             if detail.Unpack(info):
-                return info.retry_delay.seconds + info.retry_delay.nanos / 1e9
+                return float(info.retry_delay.ToNanoseconds() / 1e9)
     raise error
 
 
