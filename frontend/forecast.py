@@ -123,12 +123,12 @@ class Pace:
     _share: float = 1.0
     _num_ended: int = 0
 
-    def ended(self, num_tokens: int, max_tokens: int, seconds: float) -> None:
-        """Note an answer of so many tokens, with `seconds` from its first token to its last."""
+    def ended(self, num_tokens: int, max_tokens: int, seconds: float | None) -> None:
+        """Note an answer of so many tokens, with `seconds` from its first token to its last; None if they say nothing."""
         self._num_ended += 1
         weight = max(NEWEST, 1 / self._num_ended)
         self._share += weight * (num_tokens / max_tokens - self._share)
-        if num_tokens > 1:
+        if num_tokens > 1 and seconds is not None:
             each_s = seconds / (num_tokens - 1)
             self.token_s += (weight if self.token_s else 1.0) * (each_s - self.token_s)
 

@@ -17,6 +17,9 @@ from frontend.places import Places, check_servable
 from frontend.router import first_token_s, num_places
 
 SHORTEST_RETRY_S = 0.1
+PROOF_S = 5.0
+"""Forecasts that no first token has borne out for as long refuse nobody while nobody is served: refusing everybody would
+keep them wrong."""
 
 
 @dataclass(slots=True)
@@ -32,6 +35,8 @@ class Outlook:
     _at_once: Bias = field(default_factory=Bias)
     """Of forecasts for those who need not wait for a place; and for the others."""
     _waiting: Bias = field(default_factory=Bias)
+    _proved_s: float = -math.inf
+    """When the latest first token came (`time.monotonic()`)."""
     _served: dict[str, Job] = field(default_factory=dict)
     """Jobs that have a place, by request id."""
 
@@ -45,7 +50,8 @@ class Outlook:
 
     def ended(self, job: Job) -> None:
         """Its answer is complete."""
-        self.pace.ended(job.num_output, job.params.max_tokens, job.streamed_s())
+        undisturbed = job.attempt == 1  # what a worker's loss costs says nothing of those who lose none
+        self.pace.ended(job.num_output, job.params.max_tokens, job.streamed_s() if undisturbed else None)
 
     def timed_out(self, job: Job) -> Overloaded:
         """For what has waited as long as anybody may."""
@@ -73,10 +79,11 @@ class Outlook:
 
     def first_token(self, job: Job) -> None:
         """It has come."""
-        if job.forecast is not None and job.forecast.computed_s:
+        self._proved_s = time.monotonic()
+        if job.forecast is not None and job.forecast.computed_s and job.attempt == 1:
             waited_s = (time.monotonic_ns() - job.ledger.tokenized_ns) / 1e9
             bias = self._waiting if job.forecast.wait_s else self._at_once
-            bias.came_true(job.forecast.computed_s, waited_s, time.monotonic())
+            bias.came_true(job.forecast.computed_s, waited_s, self._proved_s)
 
     def check(self, job: Job) -> None:
         """Raises Overloaded for what there is no room for in the queue, or what would wait there in vain."""
@@ -86,6 +93,9 @@ class Outlook:
             return  # workers' own queues are bounded
         check_servable(job, self.places.views()[0])
         forecast = job.forecast = self.forecast(job)
+        idle = not self._served and not self.admission.queued_requests
+        if idle and time.monotonic() - self._proved_s > PROOF_S:
+            return
         if full:
             raise _overloaded(full, forecast, self._next_place_s(forecast))
         if forecast.promised_wait_s > self.queue_timeout_s:

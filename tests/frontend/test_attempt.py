@@ -13,6 +13,7 @@ from engine.sequence import SamplingParams
 from frontend.admission import Admission
 from frontend.attempt import Attempts
 from frontend.callers import ANYBODY
+from frontend.forecast import Bias, Forecast
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.legs import Interrupted
@@ -852,6 +853,34 @@ async def test_where_there_is_room_a_forecast_is_the_routers_estimate() -> None:
     scene.decode.up()
     forecast = scene.attempts.outlook.forecast(job(num_tokens=11))
     assert (forecast.queue_position, forecast.wait_s, forecast.ttft_s) == (0, 0, pytest.approx(2))
+
+
+async def test_forecasts_that_no_first_token_has_borne_out_do_not_keep_everybody_out() -> None:
+    profile = pb.Profile(chunk_tokens=[1, 11], chunk_s=[100.0, 200.0], decode_s=300.0)
+    scene = Scene(prefill=False)
+    scene.decode._hello |= {"profile": profile, "max_step_tokens": 11}
+    scene.decode.down()
+    scene.decode.up()
+    outlook, first, second = scene.attempts.outlook, job(num_tokens=11), job(name="b", num_tokens=11)
+    outlook.ttft_slo_s = 1.0
+    outlook.check(first)
+    outlook.taken(first)
+    with pytest.raises(Overloaded, match="the objective is 1 s"):
+        outlook.check(second)
+    outlook.left(first)
+    outlook.check(second)
+    outlook.first_token(second)
+    with pytest.raises(Overloaded, match="the objective is 1 s"):
+        outlook.check(first)
+
+
+async def test_what_the_loss_of_a_worker_costs_teaches_nothing() -> None:
+    outlook, made = Scene().attempts.outlook, job()
+    made.attempt, made.forecast = 2, Forecast(1, wait_s=1.0, first_s=1.0)
+    outlook.first_token(made)
+    outlook.ended(made)
+    assert outlook.pace.token_s == 0
+    assert outlook._waiting == Bias()
 
 
 async def test_those_who_come_at_once_wait_only_for_places_that_are_not_free() -> None:
