@@ -1,5 +1,6 @@
 """A ZeroMQ DEALER socket to one receiver: the channel of a link over tcp or ipc."""
 
+import contextlib
 from typing import cast
 
 import zmq
@@ -59,9 +60,18 @@ class ZeroMQChannel:
         return f"the connection to {self._address} {how}"
 
     def close(self) -> None:
+        self._close(linger_ms=0)
+
+    def leave(self, message: Message, linger_ms: int) -> None:
+        """Close, but say something before, if that does not take longer."""
+        with contextlib.suppress(TransferFailed):
+            self.send(message)
+        self._close(linger_ms)
+
+    def _close(self, linger_ms: int) -> None:
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
-        self._socket.close(linger=0)
+        self._socket.close(linger=linger_ms)
 
 
 def _connect(
