@@ -11,6 +11,7 @@ revokes a ticket must not have to wait for a peer.
 import ipaddress
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, Protocol, cast
@@ -54,7 +55,7 @@ class _ProcessGroup(Protocol):
 class Group:
     """One side of a group. Every method raises TransferFailed, once and for all."""
 
-    def __init__(self, backend: Backend, store: MirroredStore, rank: int, host: str, limits: "GroupLimits") -> None:
+    def __init__(self, backend: Backend, store: MirroredStore, rank: int, host: str, limits: GroupLimits) -> None:
         """Returns when the other side has done the same. `host` is the address of this side that the other reaches."""
         self._peer = RECEIVER if rank == SENDER else SENDER
         self._limit_s = limits.payload_s
@@ -65,42 +66,43 @@ class Group:
                 self._process_group = _gloo(store, rank, host, limits.make_s)
             else:
                 self._device = torch.device("cuda", torch.cuda.current_device())
-                self._stream = torch.cuda.Stream()
+                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
                 self._process_group = _nccl(store, rank, limits.make_s)
         except RuntimeError as error:
             raise TransferFailed(f"no group of {backend}: {_first_line(error)}") from None
         self._staging = torch.empty(FRAME_BYTES, dtype=torch.uint8, device=self._device)
 
     def send(self, data: Bytes) -> None:
-        """Return when `data` may change: the peer has it, or will get what it is now."""
+        """Return when `data` may change: it is with the peer, or on its way out of memory of the group's own."""
         source = torch.from_numpy(data)
         if self._device.type == "cpu":
-            self._finish(self._process_group.send([source], self._peer, 0))
+            self._go_through(lambda: self._process_group.send([source], self._peer, 0))
             return
         with torch.cuda.stream(self._stream):
             staged = self._staging[: len(data)]
-            staged.copy_(source, non_blocking=True)
-            self._finish(self._process_group.send([staged], self._peer, 0))
+            staged.copy_(source)
+            self._go_through(lambda: self._process_group.send([staged], self._peer, 0))
 
     def receive(self, size_bytes: int) -> Bytes:
         """What the peer sent next, of exactly this size; it stays until the next call."""
         staged = self._staging[:size_bytes]
         if self._device.type == "cpu":
-            self._finish(self._process_group.recv([staged], self._peer, 0))
+            self._go_through(lambda: self._process_group.recv([staged], self._peer, 0))
             return cast("Bytes", staged.numpy())
         with torch.cuda.stream(self._stream):
-            self._finish(self._process_group.recv([staged], self._peer, 0))
+            self._go_through(lambda: self._process_group.recv([staged], self._peer, 0))
             return cast("Bytes", staged.cpu().numpy())
 
     def abort(self) -> None:
-        """From any thread: whoever waits fails. Gloo has nothing for it and goes on until its peer closes its end, or to
-        the time limit."""
+        """From any thread: whoever waits fails. Gloo has nothing for it: there the wait ends when the peer closes its
+        end, or at the limit."""
         self._aborted = True
         if self._device.type != "cpu":
             self._process_group.abort()
 
-    def _finish(self, work: _Work) -> None:
+    def _go_through(self, start: Callable[[], _Work]) -> None:
         try:
+            work = start()
             if self._device.type == "cpu":
                 work.wait(timedelta(seconds=self._limit_s))
             else:
@@ -165,7 +167,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 def _gloo(store: MirroredStore, rank: int, host: str, limit_s: float) -> _ProcessGroup:
-    options = dist.ProcessGroupGloo._Options()
+    options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._timeout = timedelta(seconds=limit_s)
     options._threads = 1
     options._devices = [dist.ProcessGroupGloo.create_device(hostname=host, lazy_init=False)]

@@ -6,6 +6,8 @@
 3. However it ends, group and connection end together; the next link makes both anew.
 """
 
+import contextlib
+import logging
 import socket
 import threading
 from collections import deque
@@ -23,6 +25,8 @@ from kvtransfer.mirrored_store import MirroredStore
 from kvtransfer.pieces import Bytes
 from kvtransfer.zeromq_channel import ZeroMQChannel
 from protos import kvtransfer_pb2 as pb
+
+logger = logging.getLogger(__name__)
 
 LINGER_MS = 100
 """For telling the receiver that the group is not used any more."""
@@ -109,11 +113,9 @@ class GroupChannel:
 
     def _flush(self) -> None:
         """Send on what the thread has to say; a socket of ZeroMQ belongs to one thread."""
-        try:
+        with contextlib.suppress(BlockingIOError):
             while self._wakened.recv(4096):
                 pass
-        except BlockingIOError:
-            pass
         while self._outbox:
             self._control.send(Message(self._outbox.popleft()))
 
@@ -128,21 +130,25 @@ class GroupChannel:
             while (payload := self._payloads.get()) is not None:
                 self._group.send(payload)
         except TransferFailed as error:
-            self._lost = self._lost or f"the group with {self._address} failed: {error.message}"
-            self._wake()
+            self._fail(error.message)
+        except Exception:  # the thread's outermost frame: its link must end with it
+            logger.exception("the group with %s failed", self._address)
+            self._fail("see the log")
         finally:
             self._group = None
             self._waker.close()
+
+    def _fail(self, why: str) -> None:
+        self._lost = self._lost or f"the group with {self._address} failed: {why}"
+        self._wake()
 
     def _push(self, key: str, value: bytes) -> None:
         self._outbox.append(pb.SenderFrame(stored=pb.Stored(key=key, value=value)).SerializeToString())
         self._wake()
 
     def _wake(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # the link was closed meanwhile
             self._waker.send(b"\0")
-        except OSError:
-            pass  # the link was closed meanwhile
 
 
 def _message(frame: pb.SenderFrame) -> Message:

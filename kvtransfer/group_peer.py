@@ -1,9 +1,11 @@
 """One sender as a receiver sees it: a group of two with it, and a thread that takes its frames one after the other.
 
-The bytes of a frame are received into staging memory whatever has become of its ticket: the sender sends them anyway, and
-the next frame's come behind them. Only then is the ticket looked at (`OpenTickets`), under whose lock they are copied.
+The bytes of a frame are received into staging memory whatever has become of its ticket: the sender sends them anyway,
+and the next frame's come behind them. Only then is the ticket looked at, under whose lock they are copied
+(`OpenTickets`).
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from kvtransfer.group import RECEIVER, Backend, Group, GroupLimits
 from kvtransfer.mirrored_store import MirroredStore
 from kvtransfer.pieces import Bytes
 from protos import kvtransfer_pb2 as pb
+
+logger = logging.getLogger(__name__)
 
 MAX_WAITING = 1024
 """Frames; credit lets a sender have a fourth of that under way."""
@@ -33,7 +37,9 @@ class Hooks(Protocol):
 class GroupPeer:
     """`say` sends something to the sender, from any thread."""
 
-    def __init__(self, backend: Backend, host: str, limits: GroupLimits, hooks: Hooks, say: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, backend: Backend, host: str, limits: GroupLimits, hooks: Hooks, say: Callable[[bytes], None]
+    ) -> None:
         self.last_used_s = time.monotonic()
         self._hooks = hooks
         self._say = say
@@ -92,6 +98,9 @@ class GroupPeer:
                 self._busy = False
         except TransferFailed as error:
             self._say(refusal(error.message))
+        except Exception:  # the thread's outermost frame: a fault in one delivery must not end other transfers
+            logger.exception("a frame was not answered")
+            self._say(refusal("a frame was not answered"))
         finally:
             self._group = None
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 
-from torch.distributed import Store
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 MAX_KEYS = 256
 MAX_ENTRY_BYTES = 32 << 10
@@ -56,14 +56,14 @@ class MirroredStore(Store):
         with self._changed:
             return self._entries[key]
 
-    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:  # type: ignore[override]
+    def wait(self, keys: Sequence[str], timeout: timedelta | None = None) -> None:
         limit_s = min(timeout.total_seconds(), self._limit_s) if timeout else self._limit_s
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._has(keys), limit_s)
             if not self._has(keys) or self._closed:
                 raise RuntimeError(self._closed or f"the other side said nothing for {limit_s:g} s")
 
-    def check(self, keys: Sequence[str]) -> bool:  # type: ignore[override]
+    def check(self, keys: Sequence[str]) -> bool:
         with self._changed:
             return self._has(keys)
 

@@ -1,8 +1,8 @@
 """Prefill's side of KV transfer through groups of torch.distributed: NCCL between GPUs, gloo between CPUs.
 
-Frames are those of `zeromq`: fences, pieces, checksums, credit, answers and commit are the same, and travel over ZeroMQ.
+Frames are those of `zeromq`: fences, pieces, checksums, credit, answers and commit are the same and travel over ZeroMQ.
 Only the bytes of blocks take another way: through a group of two for each receiver (`group`), made when a ticket names
-it first, given up with its link, and made anew for the next ticket. A receiver with which no group can be made is left to
+it first, given up with its link, and made anew for the next ticket. A receiver with which there is no group is left to
 another transport for a while; a ticket that went another way once goes that way to its end.
 """
 

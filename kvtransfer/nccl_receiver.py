@@ -1,14 +1,14 @@
 """Decode's side of KV transfer through groups of torch.distributed: a ROUTER socket's thread, and one for each sender.
 
 1. A sender says `join`: it gets a thread, on which the group is made (`group_peer`), unless there are too many groups.
-2. Headers come over ZeroMQ and are handed to the sender's thread. It receives the payload into staging memory, never into
-   the pool: a receive that was begun cannot be taken back, but a ticket can.
-3. The payload is copied into the slots, under the lock that `revoke` takes, and checksummed on the way: what arrives for a
-   ticket that was revoked meanwhile is dropped and counted. So `revoke` waits for one copy at most, never for a peer.
+2. Headers come over ZeroMQ and are handed to the sender's thread. It receives the payload into staging memory, never
+   into the pool: a receive that was begun cannot be taken back, but a ticket can.
+3. The payload is copied into the slots, under the lock that `revoke` takes, and checksummed on the way: what arrives
+   for a ticket that was revoked meanwhile is dropped and counted. So `revoke` waits for one copy, never for a peer.
 4. A commit closes a ticket that is complete, delivers it, and only then is answered.
 
-Nobody hears of a sender that was killed between two frames: a group that is not used for `IDLE_S` is closed, and so is the
-idle one longest unused when there are too many. Its sender is told, and makes another when it needs one.
+Nobody hears of a sender that was killed between two frames: a group that is not used for `IDLE_S` is closed, and so is
+the idle one longest unused when there are too many. Its sender is told, and makes another when it needs one.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ from google.protobuf.message import DecodeError
 from engine.errors import ConfigError
 from kvtransfer.curve import Curve
 from kvtransfer.endpoints import IPC
-from kvtransfer.group import Backend, GroupLimits, device_id, peer_host, LOOPBACK
+from kvtransfer.group import LOOPBACK, Backend, GroupLimits, device_id, peer_host
 from kvtransfer.group_peer import GroupPeer, refusal
 from kvtransfer.nccl import MAKE_S
-from kvtransfer.open_tickets import Refused
 from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES, Bytes, Cut
 from kvtransfer.receiver import TicketReceiver
 from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint
 from kvtransfer.wire import MAX_HEADER_BYTES, fence_from_proto
+from kvtransfer.zeromq_channel import readable
 from kvtransfer.zeromq_receiver import LINGER_MS, listen
 from protos import kvtransfer_pb2 as pb
 
@@ -114,7 +114,7 @@ class NcclReceiver(TicketReceiver):
             while True:
                 poller.poll(SWEEP_MS)
                 self._answer_peers()
-                while self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                while readable(self._socket):
                     self._serve_next()
                 self._sweep()
         except zmq.ContextTerminated:
@@ -134,11 +134,10 @@ class NcclReceiver(TicketReceiver):
     def _serve_next(self) -> None:
         identity, header, *parts = self._socket.recv_multipart()
         try:
-            frame = pb.SenderFrame.FromString(header) if len(header) <= MAX_HEADER_BYTES and not parts else None
+            frame = pb.SenderFrame.FromString(header if len(header) <= MAX_HEADER_BYTES and not parts else b"")
         except DecodeError:
-            frame = None
-        kind = frame.WhichOneof("frame") if frame else None
-        match kind:
+            frame = pb.SenderFrame()
+        match frame.WhichOneof("frame"):
             case "join":
                 self._join(identity, frame.join)
             case "stored":
@@ -154,14 +153,20 @@ class NcclReceiver(TicketReceiver):
     def _join(self, identity: bytes, join: pb.Join) -> None:
         if identity in self._peers:
             return
-        if join.backend != self._backend:
-            return self._say(identity, refusal(f"groups here are of {self._backend}"))
-        if self._device and join.device == self._device:
-            return self._say(identity, refusal("both sides use the same GPU, and NCCL has no group of two on one"))
-        if len(self._peers) >= self._max_groups and not self._make_room():
-            return self._say(identity, refusal(f"it is in {self._max_groups} groups, all of them in use"))
+        if why := self._why_not(join):
+            self._say(identity, refusal(why))
+            return
         say = partial(self._say, identity)
         self._peers[identity] = GroupPeer(self._backend, self._host, self._limits, self, say)
+
+    def _why_not(self, join: pb.Join) -> str | None:
+        if join.backend != self._backend:
+            return f"groups here are of {self._backend}"
+        if self._device and join.device == self._device:
+            return "both sides use the same GPU, and NCCL has no group of two on one"
+        if len(self._peers) >= self._max_groups and not self._make_room():
+            return f"it is in {self._max_groups} groups, all of them in use"
+        return None
 
     def _make_room(self) -> bool:
         idle = [identity for identity, peer in self._peers.items() if peer.idle]
@@ -219,14 +224,8 @@ class NcclReceiver(TicketReceiver):
             blocks = frame.blocks
             self.tickets.fill_pieces(fence, blocks.block, blocks.offset, np.array(blocks.checksums, np.uint64), payload)
             return
-        try:
-            commit = Commit(frame.commit.first_token, frame.commit.traceparent)
-            self.complete(fence, commit, frame.commit.num_blocks, frame.commit.digest)
-        except Refused:
-            raise
-        except Exception as error:  # a fault in one delivery must not end the group
-            logger.exception("a commit was not taken")
-            raise Refused(pb.NACK_REASON_UNSPECIFIED, "the commit was not taken") from error
+        commit = Commit(frame.commit.first_token, frame.commit.traceparent)
+        self.complete(fence, commit, frame.commit.num_blocks, frame.commit.digest)
 
     def _say(self, identity: bytes, data: bytes) -> None:
         """To a sender, from any thread."""

@@ -49,11 +49,11 @@ class ZeroMQChannel:
             raise TransferFailed(self.lost() or f"cannot send to {self._address}: {error.strerror}") from error
 
     def receive(self) -> bytes | None:
-        return self._socket.recv_multipart(LAST)[0] if _readable(self._socket) else None
+        return self._socket.recv_multipart(LAST)[0] if readable(self._socket) else None
 
     def lost(self) -> str | None:
         """The events asked for are those of a connection that is lost, or was never let in."""
-        if not _readable(self._monitor):
+        if not readable(self._monitor):
             return None
         event = recv_monitor_message(self._monitor)["event"]
         how = "was lost" if event == zmq.EVENT_DISCONNECTED else "was refused: its receiver does not know this key"
@@ -103,5 +103,6 @@ def _connect(
     return socket, monitor
 
 
-def _readable(socket: zmq.Socket[bytes]) -> bool:
+def readable(socket: zmq.Socket[bytes]) -> bool:
+    """Whether there is a message to receive."""
     return bool(cast("int", socket.getsockopt(EVENTS)) & READABLE)

@@ -122,7 +122,9 @@ class Wire(AsyncExitStack):
     def address(self) -> str:
         """One to listen at over ZeroMQ."""
         self._num_paths += 1
-        return "tcp://127.0.0.1:0" if self.transport.endswith("tcp") else f"ipc://{self._directory}/kv-{self._num_paths}"
+        return (
+            "tcp://127.0.0.1:0" if self.transport.endswith("tcp") else f"ipc://{self._directory}/kv-{self._num_paths}"
+        )
 
     def unused_endpoint(self) -> Endpoint:
         """Where nobody listens, now or later."""
