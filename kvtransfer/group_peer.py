@@ -45,7 +45,7 @@ class GroupPeer:
         self._say = say
         self._store = MirroredStore(self._push, limits.make_s)
         self._waiting: SimpleQueue[pb.SenderFrame | None] = SimpleQueue()
-        self._busy = True
+        self._num_taken, self._num_done = 1, 0
         self._closed = False
         self._group: Group | None = None
         self._thread = threading.Thread(
@@ -55,7 +55,8 @@ class GroupPeer:
 
     @property
     def idle(self) -> bool:
-        return not self._busy and self._waiting.empty()
+        """Its group is made, and nothing is to be done."""
+        return self._num_taken == self._num_done
 
     @property
     def ended(self) -> bool:
@@ -71,6 +72,7 @@ class GroupPeer:
         self.last_used_s = time.monotonic()
         if self._waiting.qsize() >= MAX_WAITING:
             return False
+        self._num_taken += 1
         self._waiting.put(frame)
         return True
 
@@ -91,11 +93,10 @@ class GroupPeer:
     def _run(self, backend: Backend, host: str, limits: GroupLimits) -> None:
         try:
             self._group = Group(backend, self._store, RECEIVER, host, limits)
-            self._busy = False
+            self._num_done += 1
             while (frame := self._waiting.get()) is not None and not self._closed:
-                self._busy = True
                 self._serve(self._group, frame)
-                self._busy = False
+                self._num_done += 1
         except TransferFailed as error:
             self._say(refusal(error.message))
         except Exception:  # the thread's outermost frame: a fault in one delivery must not end other transfers

@@ -7,6 +7,7 @@ another transport for a while; a ticket that went another way once goes that way
 """
 
 import asyncio
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -21,6 +22,8 @@ from kvtransfer.group_channel import GroupChannel
 from kvtransfer.link import Channel
 from kvtransfer.transport import BlockStore, Commit, Fence, Ticket, Unreachable
 from kvtransfer.zeromq import MAX_TICKETS, ZeroMQSender
+
+log = logging.getLogger(__name__)
 
 MAX_GROUPS = 16
 """Of one sender; the idle one longest unused makes room. One of NCCL takes 52 to 100 MB of a GPU."""
@@ -94,6 +97,7 @@ class NcclSender(ZeroMQSender):
         raise Unreachable(self._why_refused(address) or "")
 
     def _refuse(self, address: str, why: str) -> None:
+        log.warning("blocks take another way for %g s: %s", RETRY_S, why)
         self._refused[address] = (why, asyncio.get_running_loop().time() + RETRY_S)
         self._refused.move_to_end(address)
         if len(self._refused) > MAX_TICKETS:

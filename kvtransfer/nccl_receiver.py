@@ -58,13 +58,13 @@ class NcclReceiver(TicketReceiver):
         *,
         max_groups: int = MAX_GROUPS,
         idle_s: float = IDLE_S,
-        payload_limit_s: float = 10.0,
+        stall_limit_s: float = 10.0,
     ) -> None:
         super().__init__(store, deliver)
         curve = None if address.startswith(IPC) else curve
         self._backend: Backend = backend
         self._host = peer_host(address) or LOOPBACK
-        self._limits = GroupLimits(MAKE_S, payload_limit_s)
+        self._limits = GroupLimits(min(MAKE_S, stall_limit_s), stall_limit_s)
         self._max_groups = max_groups
         self._idle_s = idle_s
         self._cut = Cut(store.block_bytes)
