@@ -28,6 +28,8 @@ Backend = Literal["gloo", "nccl"]
 SENDER, RECEIVER = 0, 1
 """Ranks."""
 LOOPBACK = "127.0.0.1"
+UNDER_WAY = 2
+"""Of what one side sends or receives: while one is copied, the next one travels."""
 POLL_S = 50e-6
 """Between two looks at what a GPU has not finished yet."""
 
@@ -55,6 +57,9 @@ class _ProcessGroup(Protocol):
 class Group:
     """One side of a group. Every method raises TransferFailed, once and for all."""
 
+    _stream: torch.cuda.Stream | None
+    """Of a GPU's group, which has one of its own."""
+
     def __init__(self, backend: Backend, store: MirroredStore, rank: int, host: str, limits: GroupLimits) -> None:
         """Returns when the other side has done the same. `host` is the address of this side that the other reaches."""
         self._peer = RECEIVER if rank == SENDER else SENDER
@@ -62,7 +67,7 @@ class Group:
         self._aborted = False
         try:
             if backend == "gloo":
-                self._device = torch.device("cpu")
+                self._device, self._stream = torch.device("cpu"), None
                 self._process_group = _gloo(store, rank, host, limits.make_s)
             else:
                 self._device = torch.device("cuda", torch.cuda.current_device())
@@ -70,28 +75,24 @@ class Group:
                 self._process_group = _nccl(store, rank, limits.make_s)
         except RuntimeError as error:
             raise TransferFailed(f"no group of {backend}: {_first_line(error)}") from None
-        self._staging = torch.empty(FRAME_BYTES, dtype=torch.uint8, device=self._device)
+        self._staging = [torch.empty(FRAME_BYTES, dtype=torch.uint8, device=self._device) for _ in range(UNDER_WAY)]
+        self._num_begun = 0
 
-    def send(self, data: Bytes) -> None:
-        """Return when `data` may change: it is with the peer, or on its way out of memory of the group's own."""
+    def begin_send(self, data: Bytes) -> "Passing":
+        """`data` stays as it is until that has finished."""
         source = torch.from_numpy(data)
         if self._device.type == "cpu":
-            self._go_through(lambda: self._process_group.send([source], self._peer, 0))
-            return
+            return self._begin(lambda: self._process_group.send([source], self._peer, 0), source)
         with torch.cuda.stream(self._stream):
-            staged = self._staging[: len(data)]
+            staged = self._stage(len(data))
             staged.copy_(source)
-            self._go_through(lambda: self._process_group.send([staged], self._peer, 0))
+            return self._begin(lambda: self._process_group.send([staged], self._peer, 0), staged)
 
-    def receive(self, size_bytes: int) -> Bytes:
-        """What the peer sent next, of exactly this size; it stays until the next call."""
-        staged = self._staging[:size_bytes]
-        if self._device.type == "cpu":
-            self._go_through(lambda: self._process_group.recv([staged], self._peer, 0))
-            return cast("Bytes", staged.numpy())
+    def begin_receive(self, size_bytes: int) -> "Passing":
+        """What the peer sends next, of exactly this size: not more, or gloo ends the process."""
+        staged = self._stage(size_bytes)
         with torch.cuda.stream(self._stream):
-            self._go_through(lambda: self._process_group.recv([staged], self._peer, 0))
-            return cast("Bytes", staged.cpu().numpy())
+            return self._begin(lambda: self._process_group.recv([staged], self._peer, 0), staged)
 
     def abort(self) -> None:
         """From any thread: whoever waits fails. Gloo has nothing for it: there the wait ends when the peer closes its
@@ -100,28 +101,45 @@ class Group:
         if self._device.type != "cpu":
             self._process_group.abort()
 
-    def _go_through(self, start: Callable[[], _Work]) -> None:
+    def _stage(self, size_bytes: int) -> torch.Tensor:
+        self._num_begun += 1
+        return self._staging[self._num_begun % UNDER_WAY][:size_bytes]
+
+    def _begin(self, start: Callable[[], _Work], tensor: torch.Tensor) -> "Passing":
         try:
             work = start()
-            if self._device.type == "cpu":
-                work.wait(timedelta(seconds=self._limit_s))
-            else:
-                work.wait()  # makes the stream wait, not this thread
-                self._finish_stream()
+            if self._stream is None:
+                return Passing(lambda: work.wait(timedelta(seconds=self._limit_s)), tensor)
+            work.wait()  # makes the stream wait, not this thread
+            done = self._stream.record_event()
+            return Passing(lambda: self._wait_for(done), tensor)
         except RuntimeError as error:
             raise TransferFailed(_first_line(error)) from None
-        if self._aborted:
-            raise TransferFailed("the group was given up")
 
-    def _finish_stream(self) -> None:
+    def _wait_for(self, done: torch.cuda.Event) -> None:
         """NCCL waits for a peer for ever, inside a kernel: this is who gives up."""
         deadline_s = time.monotonic() + self._limit_s
-        done = self._stream.record_event()
         while not done.query():
             if self._aborted or time.monotonic() > deadline_s:
                 self._process_group.abort()
                 raise TransferFailed(f"the peer took nothing for {self._limit_s:g} s")
             time.sleep(POLL_S)
+
+
+class Passing:
+    """Bytes on their way through a group."""
+
+    def __init__(self, wait: Callable[[], object], tensor: torch.Tensor) -> None:
+        self._wait = wait
+        self._tensor = tensor
+
+    def finish(self) -> Bytes:
+        """Wait for them. What was received stays until `UNDER_WAY` further ones are begun. Raises TransferFailed."""
+        try:
+            self._wait()
+        except RuntimeError as error:
+            raise TransferFailed(_first_line(error)) from None
+        return cast("Bytes", self._tensor.cpu().numpy())
 
 
 def check_backend(backend: Backend | Literal["off"]) -> None:

@@ -19,7 +19,7 @@ from google.protobuf.message import DecodeError
 
 from engine.errors import TransferFailed
 from kvtransfer.curve import Curve
-from kvtransfer.group import SENDER, Backend, Group, GroupLimits, device_id, own_host
+from kvtransfer.group import SENDER, UNDER_WAY, Backend, Group, GroupLimits, Passing, device_id, own_host
 from kvtransfer.link import Message
 from kvtransfer.mirrored_store import MirroredStore
 from kvtransfer.pieces import Bytes
@@ -127,8 +127,7 @@ class GroupChannel:
             self._was_made = True
             if self._closed:
                 return
-            while (payload := self._payloads.get()) is not None:
-                self._group.send(payload)
+            self._send_all(self._group)
         except TransferFailed as error:
             self._fail(error.message)
         except Exception:  # the thread's outermost frame: its link must end with it
@@ -137,6 +136,13 @@ class GroupChannel:
         finally:
             self._group = None
             self._waker.close()
+
+    def _send_all(self, group: Group) -> None:
+        under_way: deque[Passing] = deque()
+        while (payload := self._payloads.get()) is not None:
+            under_way.append(group.begin_send(payload))
+            while len(under_way) >= UNDER_WAY or (under_way and self._payloads.empty()):
+                under_way.popleft().finish()
 
     def _fail(self, why: str) -> None:
         self._lost = self._lost or f"the group with {self._address} failed: {why}"

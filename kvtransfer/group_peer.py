@@ -8,12 +8,13 @@ and the next frame's come behind them. Only then is the ticket looked at, under 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
 from engine.errors import TransferFailed
-from kvtransfer.group import RECEIVER, Backend, Group, GroupLimits
+from kvtransfer.group import RECEIVER, UNDER_WAY, Backend, Group, GroupLimits, Passing
 from kvtransfer.mirrored_store import MirroredStore
 from kvtransfer.pieces import Bytes
 from protos import kvtransfer_pb2 as pb
@@ -94,9 +95,7 @@ class GroupPeer:
         try:
             self._group = Group(backend, self._store, RECEIVER, host, limits)
             self._num_done += 1
-            while (frame := self._waiting.get()) is not None and not self._closed:
-                self._serve(self._group, frame)
-                self._num_done += 1
+            self._serve_all(self._group)
         except TransferFailed as error:
             self._say(refusal(error.message))
         except Exception:  # the thread's outermost frame: a fault in one delivery must not end other transfers
@@ -105,12 +104,25 @@ class GroupPeer:
         finally:
             self._group = None
 
-    def _serve(self, group: Group, frame: pb.SenderFrame) -> None:
+    def _serve_all(self, group: Group) -> None:
+        """One after the other; the next one's bytes travel meanwhile."""
+        begun: deque[tuple[pb.SenderFrame, Passing | None]] = deque()
+        while not self._closed:
+            if not begun or (len(begun) < UNDER_WAY and not self._waiting.empty()):
+                if (frame := self._waiting.get()) is None:
+                    return
+                begun.append((frame, self._begin(group, frame)))
+                continue
+            frame, passing = begun.popleft()
+            self._say(self._hooks.answer_frame(frame, passing.finish() if passing else None))
+            self._num_done += 1
+
+    def _begin(self, group: Group, frame: pb.SenderFrame) -> Passing | None:
+        """Receive what of the frame comes through the group, if anything does."""
         size_bytes = self._hooks.payload_bytes(frame)
         if size_bytes is None:
             raise TransferFailed("a frame whose bytes nobody could count")
-        payload = group.receive(size_bytes) if size_bytes else None
-        self._say(self._hooks.answer_frame(frame, payload))
+        return group.begin_receive(size_bytes) if size_bytes else None
 
     def _push(self, key: str, value: bytes) -> None:
         self._say(pb.ReceiverFrame(stored=pb.Stored(key=key, value=value)).SerializeToString())

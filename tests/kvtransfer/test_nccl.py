@@ -16,10 +16,11 @@ from engine.errors import ConfigError, TransferFailed
 from engine.process import check_exposure
 from kvtransfer.curve import Curve, KeyPair
 from kvtransfer.endpoints import Senders, beside
-from kvtransfer.group import check_backend, own_host
+from kvtransfer.group import Group, Passing, check_backend, own_host
 from kvtransfer.mirrored_store import MAX_ENTRY_BYTES, MAX_KEYS, MirroredStore
 from kvtransfer.nccl import NcclSender
 from kvtransfer.nccl_receiver import NcclReceiver
+from kvtransfer.pieces import Bytes
 from kvtransfer.transport import Arrived, Commit, Endpoint, KVReceiver, Ticket, Unreachable
 from kvtransfer.zeromq import ZeroMQSender
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
@@ -39,10 +40,8 @@ class Rig(AsyncExitStack):
         self.arrived: list[Arrived] = []
         self._num_tickets = 0
 
-    def receiver(self, *, max_groups: int = 8, idle_s: float = 60.0, curve: Curve | None = None) -> NcclReceiver:
-        receiver = NcclReceiver(
-            "gloo", ADDRESS, self.target, self.arrived.append, curve, max_groups=max_groups, idle_s=idle_s
-        )
+    def receiver(self, *, max_groups: int = 8, curve: Curve | None = None) -> NcclReceiver:
+        receiver = NcclReceiver("gloo", ADDRESS, self.target, self.arrived.append, curve, max_groups=max_groups)
         self.callback(receiver.close)
         return receiver
 
@@ -130,10 +129,12 @@ async def test_when_all_groups_are_in_use_another_sender_takes_another_way(rig: 
     await sending
 
 
-async def test_a_group_that_nobody_uses_is_closed_and_made_again(rig: Rig) -> None:
-    receiver, sender = rig.receiver(idle_s=0.0), rig.sender()
+async def test_a_group_that_nobody_uses_is_closed_and_made_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver, sender = rig.receiver(), rig.sender()
     await rig.transfer(sender, receiver)
+    monkeypatch.setattr(receiver, "_idle_s", 0.0)
     await until(lambda: receiver.num_groups == 0)
+    monkeypatch.undo()
     await until(lambda: not any("kv-group" in thread.name for thread in threading.enumerate()))
     await rig.transfer(sender, receiver)
 
@@ -206,14 +207,14 @@ async def test_revoking_does_not_wait_for_bytes_on_their_way(rig: Rig, monkeypat
     await rig.transfer(sender, receiver)
     ticket, before = rig.ticket(receiver), bytes(rig.target.content)
     coming, go_on = threading.Event(), threading.Event()
-    send = sender_group(sender).send
+    send = sender_group(sender).begin_send
 
-    def late(payload: object) -> None:
+    def late(payload: Bytes) -> Passing:
         coming.set()
         go_on.wait()
-        send(payload)  # type: ignore[arg-type]
+        return send(payload)
 
-    monkeypatch.setattr(sender_group(sender), "send", late)
+    monkeypatch.setattr(sender_group(sender), "begin_send", late)
     rig.source.overwrite(range(8), 0xEE)
     sending = asyncio.create_task(sender.send(ticket, 0, range(8)))
     await asyncio.to_thread(coming.wait)
@@ -226,7 +227,7 @@ async def test_revoking_does_not_wait_for_bytes_on_their_way(rig: Rig, monkeypat
     assert receiver.fenced_writes > 0
 
 
-def sender_group(sender: NcclSender) -> object:
+def sender_group(sender: NcclSender) -> Group:
     (link,) = sender._links._by_address.values()
     return link._channel._group  # type: ignore[attr-defined]
 
