@@ -119,7 +119,7 @@ class Group:
     def _wait_for(self, done: torch.cuda.Event) -> None:
         """NCCL waits for a peer for ever, inside a kernel: this is who gives up."""
         deadline_s = time.monotonic() + self._limit_s
-        while not done.query():
+        while not done.query():  # type: ignore[no-untyped-call]
             if self._aborted or time.monotonic() > deadline_s:
                 self._process_group.abort()
                 raise TransferFailed(f"the peer took nothing for {self._limit_s:g} s")
@@ -133,12 +133,16 @@ class Passing:
         self._wait = wait
         self._tensor = tensor
 
-    def finish(self) -> Bytes:
-        """Wait for them. What was received stays until `UNDER_WAY` further ones are begun. Raises TransferFailed."""
+    def finish(self) -> None:
+        """Wait until they have passed. Raises TransferFailed."""
         try:
             self._wait()
         except RuntimeError as error:
             raise TransferFailed(_first_line(error)) from None
+
+    @property
+    def received(self) -> Bytes:
+        """They themselves; of a group's own memory, which the second one begun after this one uses again."""
         return cast("Bytes", self._tensor.cpu().numpy())
 
 

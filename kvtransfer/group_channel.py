@@ -92,8 +92,8 @@ class GroupChannel:
         self._closed = True
         self._store.close("the link was closed")
         self._payloads.put(None)
-        if self._group:
-            self._group.abort()
+        if group := self._group:
+            group.abort()
         self._control.leave(_message(pb.SenderFrame(leave=pb.Leave())), LINGER_MS)
         self._wakened.close()
 
@@ -106,10 +106,15 @@ class GroupChannel:
         if frame.HasField("fence"):
             return False
         if frame.HasField("nack"):
-            self._lost = f"{self._address} has no group with this side: {frame.nack.message}"
+            self._end(f"{self._address} has no group with this side: {frame.nack.message}")
         elif frame.HasField("stored") and not self._store.take(frame.stored.key, frame.stored.value):
-            self._lost = f"{self._address} says too much"
+            self._end(f"{self._address} says too much")
         return True
+
+    def _end(self, why: str) -> None:
+        """From any thread; the link looks for it when it is woken."""
+        self._lost = self._lost or why
+        self._wake()
 
     def _flush(self) -> None:
         """Send on what the thread has to say; a socket of ZeroMQ belongs to one thread."""
@@ -129,24 +134,20 @@ class GroupChannel:
                 return
             self._send_all(self._group)
         except TransferFailed as error:
-            self._fail(error.message)
+            self._end(f"the group with {self._address} failed: {error.message}")
         except Exception:  # the thread's outermost frame: its link must end with it
             logger.exception("the group with %s failed", self._address)
-            self._fail("see the log")
+            self._end(f"the group with {self._address} failed; the log says how")
         finally:
             self._group = None
             self._waker.close()
 
     def _send_all(self, group: Group) -> None:
         under_way: deque[Passing] = deque()
-        while (payload := self._payloads.get()) is not None:
+        while (payload := self._payloads.get()) is not None and not self._closed:
             under_way.append(group.begin_send(payload))
             while len(under_way) >= UNDER_WAY or (under_way and self._payloads.empty()):
                 under_way.popleft().finish()
-
-    def _fail(self, why: str) -> None:
-        self._lost = self._lost or f"the group with {self._address} failed: {why}"
-        self._wake()
 
     def _push(self, key: str, value: bytes) -> None:
         self._outbox.append(pb.SenderFrame(stored=pb.Stored(key=key, value=value)).SerializeToString())

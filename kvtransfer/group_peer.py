@@ -114,7 +114,9 @@ class GroupPeer:
                 begun.append((frame, self._begin(group, frame)))
                 continue
             frame, passing = begun.popleft()
-            self._say(self._hooks.answer_frame(frame, passing.finish() if passing else None))
+            if passing:
+                passing.finish()
+            self._say(self._hooks.answer_frame(frame, passing.received if passing else None))
             self._num_done += 1
 
     def _begin(self, group: Group, frame: pb.SenderFrame) -> Passing | None:

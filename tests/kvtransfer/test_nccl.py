@@ -4,26 +4,31 @@ import asyncio
 import os
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zmq
 
 from engine.config import WorkerConfig
 from engine.errors import ConfigError, TransferFailed
 from engine.process import check_exposure
 from kvtransfer.curve import Curve, KeyPair
 from kvtransfer.endpoints import Senders, beside
-from kvtransfer.group import Group, Passing, check_backend, own_host
+from kvtransfer.group import SENDER, Group, GroupLimits, Passing, check_backend, own_host
 from kvtransfer.mirrored_store import MAX_ENTRY_BYTES, MAX_KEYS, MirroredStore
 from kvtransfer.nccl import NcclSender
 from kvtransfer.nccl_receiver import NcclReceiver
-from kvtransfer.pieces import Bytes
+from kvtransfer.pieces import PIECE_BYTES, Bytes
 from kvtransfer.transport import Arrived, Commit, Endpoint, KVReceiver, Ticket, Unreachable
+from kvtransfer.wire import MAX_HEADER_BYTES, fence_to_proto
 from kvtransfer.zeromq import ZeroMQSender
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
+from protos import kvtransfer_pb2 as pb
 from tests.kvtransfer import sending_peer
 from tests.kvtransfer.pools import Pool, make_ticket
 
@@ -230,6 +235,96 @@ async def test_revoking_does_not_wait_for_bytes_on_their_way(rig: Rig, monkeypat
 def sender_group(sender: NcclSender) -> Group:
     (link,) = sender._links._by_address.values()
     return link._channel._group  # type: ignore[attr-defined]
+
+
+# -- frames that no honest sender makes -----------------------------------------------------------------------------
+
+
+class Stranger:
+    """Says whatever it likes."""
+
+    def __init__(self, receiver: NcclReceiver) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.rcvtimeo = 5000
+        self._socket.connect(receiver.endpoint.address)
+
+    def say(self, frame: pb.SenderFrame | bytes, *parts: bytes) -> None:
+        header = frame if isinstance(frame, bytes) else frame.SerializeToString()
+        self._socket.send_multipart([header, *parts])
+
+    def hear(self) -> pb.ReceiverFrame:
+        return pb.ReceiverFrame.FromString(self._socket.recv())
+
+    def join(self) -> Group:
+        """Make a group by the book."""
+        self.say(pb.SenderFrame(join=pb.Join(backend="gloo")))
+        told: list[tuple[str, bytes]] = []
+        store = MirroredStore(lambda key, value: told.append((key, value)), 5.0)
+        made: list[Group] = []
+        limits = GroupLimits(5.0, 5.0)
+        thread = threading.Thread(target=lambda: made.append(Group("gloo", store, SENDER, "127.0.0.1", limits)))
+        thread.start()
+        stored = self.hear().stored
+        while not told:
+            time.sleep(0.001)
+        self.say(pb.SenderFrame(stored=pb.Stored(key=told[0][0], value=told[0][1])))
+        store.take(stored.key, stored.value)
+        thread.join()
+        return made[0]
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+async def test_nonsense_is_counted_and_disturbs_nobody(rig: Rig) -> None:
+    receiver, sender = rig.receiver(), rig.sender()
+    stranger = Stranger(receiver)
+    fence = fence_to_proto(rig.ticket(receiver).fence)
+    nonsense = [
+        b"",
+        b"\xff" * 100,
+        b"\0" * (MAX_HEADER_BYTES + 1),
+        pb.SenderFrame(),
+        pb.SenderFrame(blocks=pb.Blocks()),
+    ]
+    for frame in nonsense:
+        stranger.say(frame)
+    stranger.say(pb.SenderFrame(fence=fence, commit=pb.Commit()), b"a second part")
+    await until(lambda: receiver.malformed_frames == len(nonsense) + 1)
+    stranger.say(pb.SenderFrame(fence=fence, commit=pb.Commit()))
+    assert "no such group" in stranger.hear().nack.message  # it did not join
+    stranger.say(pb.SenderFrame(stored=pb.Stored(key="key", value=b"value")))
+    stranger.say(pb.SenderFrame(leave=pb.Leave()))
+    await rig.transfer(sender, receiver)
+    stranger.close()
+
+
+@pytest.mark.parametrize("changes", [{"offset": 1}, {"checksums": []}, {"checksums": [0] * 257}, {"offset": 1 << 40}])
+async def test_a_frame_whose_bytes_cannot_be_counted_ends_its_group(rig: Rig, changes: dict[str, object]) -> None:
+    receiver = rig.receiver()
+    stranger, ticket = Stranger(receiver), rig.ticket(receiver)
+    group = stranger.join()
+    blocks = pb.Blocks(**{"block": 0, "offset": 0, "checksums": [0], **changes})  # type: ignore[arg-type]
+    stranger.say(pb.SenderFrame(fence=fence_to_proto(ticket.fence), blocks=blocks))
+    assert "nobody could count" in stranger.hear().nack.message
+    await until(lambda: receiver.num_groups == 0)
+    with pytest.raises(TransferFailed):
+        group.begin_send(np.zeros(100, np.uint8)).finish()
+    await rig.transfer(rig.sender(), receiver)
+    stranger.close()
+
+
+async def test_bytes_that_are_not_those_of_their_checksum_are_corrupt(rig: Rig) -> None:
+    receiver = rig.receiver()
+    stranger, ticket = Stranger(receiver), rig.ticket(receiver)
+    group = stranger.join()
+    blocks = pb.Blocks(block=0, offset=0, checksums=[1])
+    stranger.say(pb.SenderFrame(fence=fence_to_proto(ticket.fence), blocks=blocks))
+    group.begin_send(np.zeros(PIECE_BYTES, np.uint8)).finish()
+    assert stranger.hear().nack.reason == pb.NACK_REASON_CORRUPT
+    assert not rig.arrived
+    stranger.close()
 
 
 # -- other ways ------------------------------------------------------------------------------------------------------
