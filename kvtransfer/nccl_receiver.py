@@ -125,14 +125,20 @@ class NcclReceiver(TicketReceiver):
     def _hang_up(self) -> None:
         for identity in list(self._peers):
             self._drop(identity, "the receiver was closed")
-        with contextlib.suppress(zmq.ZMQError):
-            self._answer_peers()
-        self._socket.close(linger=LINGER_MS)
+        self._socket.close(linger=LINGER_MS)  # senders hear of it from their connections
         for peer in self._ending:
             peer.join()
 
     def _serve_next(self) -> None:
         identity, header, *parts = self._socket.recv_multipart()
+        try:
+            self._serve(identity, header, parts)
+        except zmq.ContextTerminated:
+            raise
+        except Exception:  # the thread's outermost frame: a fault with one sender must not end all transfers
+            logger.exception("a frame was not taken")
+
+    def _serve(self, identity: bytes, header: bytes, parts: list[bytes]) -> None:
         try:
             frame = pb.SenderFrame.FromString(header if len(header) <= MAX_HEADER_BYTES and not parts else b"")
         except DecodeError:

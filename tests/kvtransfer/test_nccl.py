@@ -196,7 +196,7 @@ async def test_a_sender_killed_on_the_way_disturbs_nobody_else(rig: Rig) -> None
 
 
 async def test_a_group_that_was_given_up_is_made_anew(rig: Rig) -> None:
-    receiver, sender = rig.receiver(), rig.sender(stall_limit_s=0.5)
+    receiver, sender = rig.receiver(), rig.sender(stall_limit_s=4.0)
     go_on = threading.Event()
     rig.target.on_view = lambda _: (go_on.wait(), None)[1]  # takes a frame, and does not answer
     with pytest.raises(TransferFailed) as failed:
