@@ -1,10 +1,12 @@
-"""How fast KV blocks move between two processes: ZeroMQ against a plain TCP socket, shared memory against memcpy.
+"""How fast KV blocks move between two processes: ZeroMQ and gloo against a plain TCP socket, shared memory
+against memcpy.
 
     python -m bench.transfer --mib 128 --rounds 7 --out transfer.json
 
 Every round moves the same blocks once over each path, so that a busy machine disturbs all of them alike; all memory is
 of the same kind and every page of it touched. The plain socket and memcpy (one thread, from pool to pool) only copy;
-the transports also check fences and have every frame acknowledged, and ZeroMQ checksums on both sides.
+the transports also check fences and have every frame acknowledged, and ZeroMQ and gloo checksum on both
+sides.
 """
 
 import argparse
@@ -25,6 +27,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from engine.shared_memory import SharedMemory
+from kvtransfer.nccl import NcclSender
+from kvtransfer.nccl_receiver import NcclReceiver
 from kvtransfer.shm import ShmSender
 from kvtransfer.shm_receiver import ShmReceiver
 from kvtransfer.transport import Commit, Endpoint, Fence, KVReceiver, KVSender, Ticket, TicketId
@@ -32,9 +36,9 @@ from kvtransfer.zeromq import ZeroMQSender
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 
 RAW, MEMCPY = "raw tcp", "memcpy"
-REFERENCES = {"zeromq tcp": RAW, "zeromq ipc": RAW, "shm": MEMCPY}
+REFERENCES = {"zeromq tcp": RAW, "zeromq ipc": RAW, "gloo": RAW, "shm": MEMCPY}
 """The transports, in the order in which the receiving process names their endpoints."""
-PATHS = (RAW, "zeromq tcp", "zeromq ipc", MEMCPY, "shm")
+PATHS = (RAW, "zeromq tcp", "zeromq ipc", "gloo", MEMCPY, "shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,7 @@ def serve(case: Case, directory: str, control: Connection) -> None:
     receivers: list[KVReceiver] = [
         ZeroMQReceiver("tcp://127.0.0.1:0", pool, lambda _: None),
         ZeroMQReceiver(f"ipc://{directory}/kv", pool, lambda _: None),
+        NcclReceiver("gloo", f"ipc://{directory}/kv.group", pool, lambda _: None),
         ShmReceiver(pool, lambda _: None),
     ]
     control.send((listener.getsockname(), [receiver.endpoint for receiver in receivers]))
@@ -120,7 +125,8 @@ class Bench:
         self._pool = Pool(case, os.urandom(1 << 20))
         self._target = Pool(case, b"\0")
         zeromq = ZeroMQSender(self._pool)
-        self._senders: dict[str, KVSender] = {"zeromq": zeromq, "shm": ShmSender(self._pool, self._pool.shared)}
+        gloo, shm = NcclSender("gloo", self._pool), ShmSender(self._pool, self._pool.shared)
+        self._senders: dict[str, KVSender] = {"zeromq": zeromq, "gloo": gloo, "shm": shm}
         raw_address, endpoints = control.recv()
         self._endpoints: dict[str, Endpoint] = dict(zip(REFERENCES, endpoints, strict=True))
         self._raw = socket.create_connection(raw_address)

@@ -69,7 +69,7 @@ class Deployment:
     def socket_names(self) -> list[str]:
         """The files that its processes make in their folder."""
         workers = [*self._workers("prefill"), *self._workers("decode")]
-        return ["frontend.sock", *(f"{worker}.{ending}" for worker in workers for ending in ("sock", "kv"))]
+        return ["frontend.sock", *(f"{worker}.{ending}" for worker in workers for ending in ("sock", "kv", "kv.group"))]
 
     def processes(self, folder: Path) -> list[ProcessSpec]:
         """Workers first, as the frontend waits for them; the frontend is drained first."""
@@ -92,6 +92,8 @@ class Deployment:
             own["niceness"] = PREFILL_NICENESS
         if self.transport != "shm":
             own["shared_memory"] = "off"
+        if self.transport == "gloo":
+            own["kv_groups"] = "gloo"
         return ProcessSpec(
             name=name,
             command=self._command(role, {**self.shared, **self.worker, **own}),

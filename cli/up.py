@@ -59,7 +59,7 @@ def up(
         Literal["none", "prefill", "decode", "both"] | None,
         typer.Option(help="Who uses the other role's CPUs while these have no work. Default: both, if split."),
     ] = None,
-    transport: Annotated[Literal["shm", "ipc", "tcp"], typer.Option(help="How KV blocks travel.")] = "shm",
+    transport: Annotated[Literal["shm", "ipc", "tcp", "gloo"], typer.Option(help="How KV blocks travel.")] = "shm",
     api_key: Annotated[str | None, typer.Option(envvar="TANDEM_API_KEY", help="Requests must carry it.")] = None,
     api_keys: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="File of keys, made by tandem keys api.")

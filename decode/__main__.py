@@ -21,8 +21,11 @@ from engine.shared_memory import can_share_memory
 from engine.steploop import StepLoop
 from engine.telemetry import Telemetry, setup_logging, setup_tracing
 from kvtransfer.curve import Curve
+from kvtransfer.endpoints import beside
+from kvtransfer.group import check_backend
+from kvtransfer.nccl_receiver import NcclReceiver
 from kvtransfer.shm_receiver import ShmReceiver
-from kvtransfer.transport import KVReceiver
+from kvtransfer.transport import Arrived, KVReceiver
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from protos import worker_pb2 as pb
 
@@ -38,15 +41,26 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         max_step_tokens=config.max_step_tokens,
         max_sequences=config.max_sequences,
     )
+
+    def deliver(arrived: Arrived) -> None:
+        service.arrived(arrived)
+
     receivers: list[KVReceiver] = []  # a sender takes the first one that it reaches
     if config.shared_memory == "auto" and can_share_memory():
-        shm = ShmReceiver(model.cache, lambda arrived: service.arrived(arrived), vocab_size=who.vocab_size)
-        receivers.append(shm)
+        receivers.append(ShmReceiver(model.cache, deliver, vocab_size=who.vocab_size))
     curve = Curve.of(config.kv_key, config.kv_peers)
-    zeromq = ZeroMQReceiver(
-        config.kv_listen, model.cache, lambda arrived: service.arrived(arrived), curve, vocab_size=who.vocab_size
-    )
-    receivers.append(zeromq)
+    if config.kv_groups != "off":
+        groups = NcclReceiver(
+            config.kv_groups,
+            beside(config.kv_listen),
+            model.cache,
+            deliver,
+            curve,
+            vocab_size=who.vocab_size,
+            stall_limit_s=config.stall_limit_s,
+        )
+        receivers.append(groups)
+    receivers.append(ZeroMQReceiver(config.kv_listen, model.cache, deliver, curve, vocab_size=who.vocab_size))
     template = TicketTemplate(who.worker_id, who.incarnation, who.block_bytes, who.layout, tuple(receivers))
     slowdown = Slowdown(who.costs, who.own_costs)
     worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown)
@@ -65,6 +79,7 @@ def main() -> int:
     setup_logging(config.log_level, "decode")
     try:
         check_exposure(config)
+        check_backend(config.kv_groups)
         tracing = setup_tracing("tandem-decode", config.otlp_endpoint)
         model = open_model(config, pb.ROLE_DECODE)
         uvloop.run(run(config, model, tracing))

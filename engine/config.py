@@ -35,6 +35,9 @@ class WorkerConfig(BaseSettings):
     """Decode: where KV blocks arrive, tcp://host:port or ipc://PATH. A host that peers can reach."""
     shared_memory: Literal["auto", "off"] = "auto"
     """auto: blocks go through shared memory between workers of one user on one Linux host, and else to kv_listen."""
+    kv_groups: Literal["off", "gloo", "nccl"] = "off"
+    """Blocks go through groups of torch.distributed, before kv_listen: gloo between CPUs, nccl where each worker has a
+    GPU of its own. Not encrypted: beyond this machine only with `insecure`."""
     kv_key: str = ""
     """File with this worker's CURVE key, as `tandem keys kv` makes it: KV over tcp is then encrypted."""
     kv_peers: str = ""

@@ -18,7 +18,8 @@ from grpc_health.v1._async import HealthServicer
 
 from engine.config import WorkerConfig
 from engine.cost import Costs
-from engine.exposure import check_guarded
+from engine.errors import ConfigError
+from engine.exposure import check_guarded, is_local
 from engine.session import LOAD_INTERVAL_S, Sessions
 from engine.steploop import StepLoop
 from engine.tls import Tls, listen
@@ -47,6 +48,9 @@ def check_exposure(config: WorkerConfig) -> None:
     check_guarded(config.listen, guarded=bool(config.tls_ca), insecure=config.insecure, how=guards)
     curve = "--kv-key and --kv-peers"
     check_guarded(config.kv_listen, guarded=bool(config.kv_peers), insecure=config.insecure, how=curve)
+    if config.kv_groups != "off" and not config.insecure and not is_local(config.kv_listen):
+        message = f"{config.kv_listen} is beyond this machine, and nothing encrypts what goes through --kv-groups"
+        raise ConfigError(f"{message}: turn them off, or say --insecure", field="kv_groups")
 
 
 async def serve(

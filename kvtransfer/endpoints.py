@@ -36,6 +36,11 @@ def shm_address(name: str) -> str:
     return f"shm://{_host()}/{name}"
 
 
+def beside(address: str) -> str:
+    """Where a second socket may listen, for what does not go to the one at `address`."""
+    return f"{address}.group" if address.startswith(IPC) else f"{address.rpartition(':')[0]}:0"
+
+
 def shm_name(address: str) -> bytes:
     """What to bind or connect to, in the abstract namespace."""
     return b"\0" + address.rpartition("/")[2].encode()

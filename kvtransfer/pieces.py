@@ -42,6 +42,13 @@ class Cut:
         index, beside = divmod(offset, PIECE_BYTES)
         return None if beside or offset >= self.block_bytes else block * self.per_block + index
 
+    def size_bytes(self, offset: int, count: int) -> int | None:
+        """Of `count` consecutive pieces, the first of which begins there in its block; None if none does."""
+        if (first := self.number(0, offset)) is None:
+            return None
+        begin, end = self.place(first), self.place(first + count)
+        return (end[0] - begin[0]) * self.block_bytes + end[1] - begin[1]
+
     def place(self, number: int) -> tuple[int, int]:
         """The block and the offset where a piece begins."""
         block, index = divmod(number, self.per_block)

@@ -3,7 +3,7 @@
 A transfer fills one ticket. Decode opens the ticket on its receivers, naming the pool blocks that may be written;
 prefill sends runs of blocks as they are computed and ends with a commit. Decode may revoke the ticket at any moment;
 from then on nothing of it is written. What carries the bytes is one module per transport: `inproc`, `shm`,
-`zeromq`.
+`zeromq`, `nccl`.
 
 Knows tickets, fences and outcomes. Does not know sequences, schedulers or sockets.
 """

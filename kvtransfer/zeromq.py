@@ -21,7 +21,7 @@ import zmq
 from kvtransfer.curve import Curve
 from kvtransfer.endpoints import choose
 from kvtransfer.frame_buffers import FrameBuffers
-from kvtransfer.link import Frame, Limits, Link, Message
+from kvtransfer.link import Channel, Frame, Limits, Link, Message
 from kvtransfer.links import Links
 from kvtransfer.pieces import FRAME_BYTES, Checksums, Cut, Pieces, digest
 from kvtransfer.transport import BlockStore, Commit, Ticket
@@ -37,6 +37,8 @@ MAX_TICKETS = 1024
 class ZeroMQSender:
     """Sends blocks of `store`; belongs to the event loop it is first used on."""
 
+    transport = TRANSPORT
+
     def __init__(
         self,
         store: BlockStore,
@@ -48,9 +50,9 @@ class ZeroMQSender:
     ) -> None:
         self._store = store
         self._cut = Cut(store.block_bytes)
+        self._curve = curve
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        connect = partial(ZeroMQChannel, self._context, curve)
-        self._links = Links(connect, Limits(stall_limit_s, max_inflight_bytes), max_links)
+        self._links = Links(self._connect, Limits(stall_limit_s, max_inflight_bytes), max_links)
         self._buffers = FrameBuffers(max(1, max_inflight_bytes // FRAME_BYTES))
         self._numbers = count()
         self._tickets: OrderedDict[Ticket, Checksums] = OrderedDict()
@@ -83,6 +85,9 @@ class ZeroMQSender:
     async def aclose(self) -> None:
         self._links.close()
         await asyncio.to_thread(self._context.term)
+
+    def _connect(self, address: str) -> Channel:
+        return ZeroMQChannel(self._context, self._curve, address)
 
     def _frames(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> Iterator[Frame]:
         blocks = np.array(source_blocks, np.int64)
@@ -117,4 +122,4 @@ class ZeroMQSender:
         return checksums
 
     def _link(self, ticket: Ticket) -> Link:
-        return self._links.to(choose(ticket.endpoints, (TRANSPORT,)).address)
+        return self._links.to(choose(ticket.endpoints, (self.transport,)).address)

@@ -1,5 +1,6 @@
 """A ZeroMQ DEALER socket to one receiver: the channel of a link over tcp or ipc."""
 
+import contextlib
 from typing import cast
 
 import zmq
@@ -48,20 +49,29 @@ class ZeroMQChannel:
             raise TransferFailed(self.lost() or f"cannot send to {self._address}: {error.strerror}") from error
 
     def receive(self) -> bytes | None:
-        return self._socket.recv_multipart(LAST)[0] if _readable(self._socket) else None
+        return self._socket.recv_multipart(LAST)[0] if readable(self._socket) else None
 
     def lost(self) -> str | None:
         """The events asked for are those of a connection that is lost, or was never let in."""
-        if not _readable(self._monitor):
+        if not readable(self._monitor):
             return None
         event = recv_monitor_message(self._monitor)["event"]
         how = "was lost" if event == zmq.EVENT_DISCONNECTED else "was refused: its receiver does not know this key"
         return f"the connection to {self._address} {how}"
 
     def close(self) -> None:
+        self._close(linger_ms=0)
+
+    def leave(self, message: Message, linger_ms: int) -> None:
+        """Close, but say something before, if that does not take longer."""
+        with contextlib.suppress(TransferFailed):
+            self.send(message)
+        self._close(linger_ms)
+
+    def _close(self, linger_ms: int) -> None:
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
-        self._socket.close(linger=0)
+        self._socket.close(linger=linger_ms)
 
 
 def _connect(
@@ -93,5 +103,6 @@ def _connect(
     return socket, monitor
 
 
-def _readable(socket: zmq.Socket[bytes]) -> bool:
+def readable(socket: zmq.Socket[bytes]) -> bool:
+    """Whether there is a message to receive."""
     return bool(cast("int", socket.getsockopt(EVENTS)) & READABLE)

@@ -62,7 +62,7 @@ class ZeroMQReceiver(TicketReceiver):
         self._context = zmq.Context()
         self._guard = curve.guard(self._context) if curve else None
         try:
-            self._socket = _listen(self._context, address, curve)
+            self._socket = listen(self._context, address, curve)
         except ConfigError:
             self._end_context()
             raise
@@ -159,7 +159,8 @@ class ZeroMQReceiver(TicketReceiver):
             self._socket.recv_into(bytearray())
 
 
-def _listen(context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None) -> zmq.Socket[bytes]:
+def listen(context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None) -> zmq.Socket[bytes]:
+    """A ROUTER socket for senders. Raises ConfigError."""
     if address.startswith(ANY_HOST):
         raise ConfigError(f"peers cannot connect to {address}: name the address under which they reach this host")
     socket = context.socket(zmq.ROUTER)

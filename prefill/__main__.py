@@ -17,6 +17,8 @@ from engine.steploop import StepLoop
 from engine.telemetry import Telemetry, setup_logging, setup_tracing
 from kvtransfer.curve import Curve
 from kvtransfer.endpoints import Senders
+from kvtransfer.group import check_backend
+from kvtransfer.nccl import NcclSender
 from kvtransfer.shm import ShmSender
 from kvtransfer.transport import KVSender
 from kvtransfer.zeromq import ZeroMQSender
@@ -44,6 +46,10 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     if model.shared:
         by_transport["shm"] = ShmSender(model.cache, model.shared, stall_limit_s=config.stall_limit_s)
     curve = Curve.of(config.kv_key, config.kv_peers)
+    if config.kv_groups != "off":
+        limit_s, insecure = config.stall_limit_s, config.insecure
+        sender = NcclSender(config.kv_groups, model.cache, curve, stall_limit_s=limit_s, insecure=insecure)
+        by_transport[config.kv_groups] = sender
     by_transport["zeromq"] = ZeroMQSender(model.cache, curve, stall_limit_s=config.stall_limit_s)
     senders = Senders(by_transport)
     loop: StepLoop[Command, Event] = StepLoop(lending(audited(worker, config), config, slowdown))
@@ -60,6 +66,7 @@ def main() -> int:
     setup_logging(config.log_level, "prefill")
     try:
         check_exposure(config)
+        check_backend(config.kv_groups)
         tracing = setup_tracing("tandem-prefill", config.otlp_endpoint)
         model = open_model(config, pb.ROLE_PREFILL)
         uvloop.run(run(config, model, tracing))

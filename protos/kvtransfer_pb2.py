@@ -24,35 +24,41 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/kvtransfer.proto\x12\x14tandem.kvtransfer.v1\"\xdb\x01\n\x06Ticket\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x12\n\nnum_blocks\x18\x06 \x01(\r\x12\x13\n\x0b\x66irst_block\x18\x07 \x01(\r\x12\x13\n\x0b\x62lock_bytes\x18\x08 \x01(\x04\x12\x0e\n\x06layout\x18\t \x01(\t\x12\x31\n\tendpoints\x18\n \x03(\x0b\x32\x1e.tandem.kvtransfer.v1.EndpointJ\x04\x08\x04\x10\x05R\x05\x65poch\".\n\x08\x45ndpoint\x12\x11\n\ttransport\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\x8e\x02\n\x0bSenderFrame\x12*\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1b.tandem.kvtransfer.v1.Fence\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12.\n\x06\x62locks\x18\x03 \x01(\x0b\x32\x1c.tandem.kvtransfer.v1.BlocksH\x00\x12.\n\x06\x63ommit\x18\x04 \x01(\x0b\x32\x1c.tandem.kvtransfer.v1.CommitH\x00\x12.\n\x06\x61ttach\x18\x05 \x01(\x0b\x32\x1c.tandem.kvtransfer.v1.AttachH\x00\x12*\n\x04\x63opy\x18\x06 \x01(\x0b\x32\x1a.tandem.kvtransfer.v1.CopyH\x00\x42\x07\n\x05\x66rame\"\xaa\x01\n\rReceiverFrame\x12*\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1b.tandem.kvtransfer.v1.Fence\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12(\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x19.tandem.kvtransfer.v1.AckH\x00\x12*\n\x04nack\x18\x04 \x01(\x0b\x32\x1a.tandem.kvtransfer.v1.NackH\x00\x42\x07\n\x05\x66rame\"M\n\x05\x46\x65nce\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\rJ\x04\x08\x03\x10\x04R\x05\x65poch\":\n\x06\x42locks\x12\r\n\x05\x62lock\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x11\n\tchecksums\x18\x03 \x03(\x06\"1\n\x06\x41ttach\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\x12\x13\n\x0b\x62lock_bytes\x18\x02 \x01(\x04\",\n\x04\x43opy\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x15\n\rsource_blocks\x18\x02 \x03(\r\"V\n\x06\x43ommit\x12\x12\n\nnum_blocks\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x06\x12\x13\n\x0b\x66irst_token\x18\x03 \x01(\x05\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\"\x05\n\x03\x41\x63k\"I\n\x04Nack\x12\x30\n\x06reason\x18\x01 \x01(\x0e\x32 .tandem.kvtransfer.v1.NackReason\x12\x0f\n\x07message\x18\x02 \x01(\t*t\n\nNackReason\x12\x1b\n\x17NACK_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11NACK_REASON_STALE\x10\x01\x12\x17\n\x13NACK_REASON_CORRUPT\x10\x02\x12\x19\n\x15NACK_REASON_MALFORMED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17protos/kvtransfer.proto\x12\x14tandem.kvtransfer.v1\"\xdb\x01\n\x06Ticket\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tworker_id\x18\x02 \x01(\t\x12\x13\n\x0bincarnation\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x12\n\nnum_blocks\x18\x06 \x01(\r\x12\x13\n\x0b\x66irst_block\x18\x07 \x01(\r\x12\x13\n\x0b\x62lock_bytes\x18\x08 \x01(\x04\x12\x0e\n\x06layout\x18\t \x01(\t\x12\x31\n\tendpoints\x18\n \x03(\x0b\x32\x1e.tandem.kvtransfer.v1.EndpointJ\x04\x08\x04\x10\x05R\x05\x65poch\".\n\x08\x45ndpoint\x12\x11\n\ttransport\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\x98\x03\n\x0bSenderFrame\x12*\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1b.tandem.kvtransfer.v1.Fence\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12.\n\x06\x62locks\x18\x03 \x01(\x0b\x32\x1c.tandem.kvtransfer.v1.BlocksH\x00\x12.\n\x06\x63ommit\x18\x04 \x01(\x0b\x32\x1c.tandem.kvtransfer.v1.CommitH\x00\x12.\n\x06\x61ttach\x18\x05 \x01(\x0b\x32\x1c.tandem.kvtransfer.v1.AttachH\x00\x12*\n\x04\x63opy\x18\x06 \x01(\x0b\x32\x1a.tandem.kvtransfer.v1.CopyH\x00\x12*\n\x04join\x18\x07 \x01(\x0b\x32\x1a.tandem.kvtransfer.v1.JoinH\x00\x12.\n\x06stored\x18\x08 \x01(\x0b\x32\x1c.tandem.kvtransfer.v1.StoredH\x00\x12,\n\x05leave\x18\t \x01(\x0b\x32\x1b.tandem.kvtransfer.v1.LeaveH\x00\x42\x07\n\x05\x66rame\"\xda\x01\n\rReceiverFrame\x12*\n\x05\x66\x65nce\x18\x01 \x01(\x0b\x32\x1b.tandem.kvtransfer.v1.Fence\x12\x0e\n\x06number\x18\x02 \x01(\x04\x12(\n\x03\x61\x63k\x18\x03 \x01(\x0b\x32\x19.tandem.kvtransfer.v1.AckH\x00\x12*\n\x04nack\x18\x04 \x01(\x0b\x32\x1a.tandem.kvtransfer.v1.NackH\x00\x12.\n\x06stored\x18\x05 \x01(\x0b\x32\x1c.tandem.kvtransfer.v1.StoredH\x00\x42\x07\n\x05\x66rame\"M\n\x05\x46\x65nce\x12\x11\n\tticket_id\x18\x01 \x01(\t\x12\x13\n\x0bincarnation\x18\x02 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\rJ\x04\x08\x03\x10\x04R\x05\x65poch\":\n\x06\x42locks\x12\r\n\x05\x62lock\x18\x01 \x01(\r\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x11\n\tchecksums\x18\x03 \x03(\x06\"1\n\x06\x41ttach\x12\x12\n\nsize_bytes\x18\x01 \x01(\x04\x12\x13\n\x0b\x62lock_bytes\x18\x02 \x01(\x04\",\n\x04\x43opy\x12\r\n\x05\x66irst\x18\x01 \x01(\r\x12\x15\n\rsource_blocks\x18\x02 \x03(\r\"\'\n\x04Join\x12\x0f\n\x07\x62\x61\x63kend\x18\x01 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x02 \x01(\t\"$\n\x06Stored\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\"\x07\n\x05Leave\"V\n\x06\x43ommit\x12\x12\n\nnum_blocks\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x06\x12\x13\n\x0b\x66irst_token\x18\x03 \x01(\x05\x12\x13\n\x0btraceparent\x18\x04 \x01(\t\"\x05\n\x03\x41\x63k\"I\n\x04Nack\x12\x30\n\x06reason\x18\x01 \x01(\x0e\x32 .tandem.kvtransfer.v1.NackReason\x12\x0f\n\x07message\x18\x02 \x01(\t*t\n\nNackReason\x12\x1b\n\x17NACK_REASON_UNSPECIFIED\x10\x00\x12\x15\n\x11NACK_REASON_STALE\x10\x01\x12\x17\n\x13NACK_REASON_CORRUPT\x10\x02\x12\x19\n\x15NACK_REASON_MALFORMED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.kvtransfer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NACKREASON']._serialized_start=1171
-  _globals['_NACKREASON']._serialized_end=1287
+  _globals['_NACKREASON']._serialized_start=1445
+  _globals['_NACKREASON']._serialized_end=1561
   _globals['_TICKET']._serialized_start=50
   _globals['_TICKET']._serialized_end=269
   _globals['_ENDPOINT']._serialized_start=271
   _globals['_ENDPOINT']._serialized_end=317
   _globals['_SENDERFRAME']._serialized_start=320
-  _globals['_SENDERFRAME']._serialized_end=590
-  _globals['_RECEIVERFRAME']._serialized_start=593
-  _globals['_RECEIVERFRAME']._serialized_end=763
-  _globals['_FENCE']._serialized_start=765
-  _globals['_FENCE']._serialized_end=842
-  _globals['_BLOCKS']._serialized_start=844
-  _globals['_BLOCKS']._serialized_end=902
-  _globals['_ATTACH']._serialized_start=904
-  _globals['_ATTACH']._serialized_end=953
-  _globals['_COPY']._serialized_start=955
-  _globals['_COPY']._serialized_end=999
-  _globals['_COMMIT']._serialized_start=1001
-  _globals['_COMMIT']._serialized_end=1087
-  _globals['_ACK']._serialized_start=1089
-  _globals['_ACK']._serialized_end=1094
-  _globals['_NACK']._serialized_start=1096
-  _globals['_NACK']._serialized_end=1169
+  _globals['_SENDERFRAME']._serialized_end=728
+  _globals['_RECEIVERFRAME']._serialized_start=731
+  _globals['_RECEIVERFRAME']._serialized_end=949
+  _globals['_FENCE']._serialized_start=951
+  _globals['_FENCE']._serialized_end=1028
+  _globals['_BLOCKS']._serialized_start=1030
+  _globals['_BLOCKS']._serialized_end=1088
+  _globals['_ATTACH']._serialized_start=1090
+  _globals['_ATTACH']._serialized_end=1139
+  _globals['_COPY']._serialized_start=1141
+  _globals['_COPY']._serialized_end=1185
+  _globals['_JOIN']._serialized_start=1187
+  _globals['_JOIN']._serialized_end=1226
+  _globals['_STORED']._serialized_start=1228
+  _globals['_STORED']._serialized_end=1264
+  _globals['_LEAVE']._serialized_start=1266
+  _globals['_LEAVE']._serialized_end=1273
+  _globals['_COMMIT']._serialized_start=1275
+  _globals['_COMMIT']._serialized_end=1361
+  _globals['_ACK']._serialized_start=1363
+  _globals['_ACK']._serialized_end=1368
+  _globals['_NACK']._serialized_start=1370
+  _globals['_NACK']._serialized_end=1443
 # @@protoc_insertion_point(module_scope)

@@ -49,32 +49,40 @@ class Endpoint(_message.Message):
     def __init__(self, transport: _Optional[str] = ..., address: _Optional[str] = ...) -> None: ...
 
 class SenderFrame(_message.Message):
-    __slots__ = ("fence", "number", "blocks", "commit", "attach", "copy")
+    __slots__ = ("fence", "number", "blocks", "commit", "attach", "copy", "join", "stored", "leave")
     FENCE_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     COMMIT_FIELD_NUMBER: _ClassVar[int]
     ATTACH_FIELD_NUMBER: _ClassVar[int]
     COPY_FIELD_NUMBER: _ClassVar[int]
+    JOIN_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    LEAVE_FIELD_NUMBER: _ClassVar[int]
     fence: Fence
     number: int
     blocks: Blocks
     commit: Commit
     attach: Attach
     copy: Copy
-    def __init__(self, fence: _Optional[_Union[Fence, _Mapping]] = ..., number: _Optional[int] = ..., blocks: _Optional[_Union[Blocks, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ...) -> None: ...
+    join: Join
+    stored: Stored
+    leave: Leave
+    def __init__(self, fence: _Optional[_Union[Fence, _Mapping]] = ..., number: _Optional[int] = ..., blocks: _Optional[_Union[Blocks, _Mapping]] = ..., commit: _Optional[_Union[Commit, _Mapping]] = ..., attach: _Optional[_Union[Attach, _Mapping]] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ..., join: _Optional[_Union[Join, _Mapping]] = ..., stored: _Optional[_Union[Stored, _Mapping]] = ..., leave: _Optional[_Union[Leave, _Mapping]] = ...) -> None: ...
 
 class ReceiverFrame(_message.Message):
-    __slots__ = ("fence", "number", "ack", "nack")
+    __slots__ = ("fence", "number", "ack", "nack", "stored")
     FENCE_FIELD_NUMBER: _ClassVar[int]
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     NACK_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
     fence: Fence
     number: int
     ack: Ack
     nack: Nack
-    def __init__(self, fence: _Optional[_Union[Fence, _Mapping]] = ..., number: _Optional[int] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ...) -> None: ...
+    stored: Stored
+    def __init__(self, fence: _Optional[_Union[Fence, _Mapping]] = ..., number: _Optional[int] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., nack: _Optional[_Union[Nack, _Mapping]] = ..., stored: _Optional[_Union[Stored, _Mapping]] = ...) -> None: ...
 
 class Fence(_message.Message):
     __slots__ = ("ticket_id", "incarnation", "attempt")
@@ -111,6 +119,26 @@ class Copy(_message.Message):
     first: int
     source_blocks: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, first: _Optional[int] = ..., source_blocks: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Join(_message.Message):
+    __slots__ = ("backend", "device")
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    backend: str
+    device: str
+    def __init__(self, backend: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
+
+class Stored(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: str
+    value: bytes
+    def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class Leave(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Commit(_message.Message):
     __slots__ = ("num_blocks", "digest", "first_token", "traceparent")

@@ -108,6 +108,7 @@ async def cluster(
                     "listen": listen,
                     "kv_listen": f"ipc://{folder}/{name}.kv" if transport != "tcp" else "tcp://127.0.0.1:0",
                     "shared_memory": "auto" if transport == "shm" else "off",
+                    "kv_groups": "gloo" if transport == "gloo" else "off",
                     "threads": 1,
                     "kv_memory_mb": 16,
                     "profile_s": 0,

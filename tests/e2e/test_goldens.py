@@ -50,6 +50,17 @@ async def test_a_unified_server_answers_the_same() -> None:
 
 
 @pytest.mark.slow
+async def test_through_groups_of_torch_distributed() -> None:
+    arguments = ("--model", model_folder(BABYLLAMA), "--transport", "gloo", "--prefill", "2", "--log-level", "info")
+    with tandem(*arguments, environment={"TANDEM_ALWAYS_REMOTE": "true"}) as server:
+        rows = goldens(BABYLLAMA) * 4
+        await check(server, BABYLLAMA, rows)
+        await until_idle(server, num_workers=3)
+        assert await metric(server, "tandem_router_decisions_total", choice="remote") == [len(rows)]
+        assert "another way" not in server.log.read_text()
+
+
+@pytest.mark.slow
 async def test_over_tcp_with_every_prompt_moved() -> None:
     arguments = ("--model", model_folder(BABYLLAMA), "--transport", "tcp", "--prefill", "2", "--max-step-tokens", "16")
     with tandem(*arguments, environment={"TANDEM_ALWAYS_REMOTE": "true"}) as server:

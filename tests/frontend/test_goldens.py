@@ -44,7 +44,7 @@ async def check(running: Cluster, rows: list[dict]) -> None:
 
 
 @pytest.mark.parametrize(("model", "golden"), GOLDENS)
-@pytest.mark.parametrize("transport", ["shm", "ipc", "tcp"])
+@pytest.mark.parametrize("transport", ["shm", "ipc", "tcp", "gloo"])
 async def test_through_prefill_and_decode(model: str, golden: str, transport: str) -> None:
     folder, rows = load(model, golden)
     async with cluster(folder, transport=transport, worker={"max_step_tokens": 24}) as running:

@@ -3,6 +3,7 @@
 import sys
 import threading
 
+from kvtransfer.nccl_receiver import NcclReceiver
 from kvtransfer.shm_receiver import ShmReceiver
 from kvtransfer.transport import KVReceiver
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
@@ -12,19 +13,21 @@ NUM_BLOCKS = 64
 BLOCK_BYTES = 1 << 20
 
 
-def listen(address: str, pool: Pool) -> KVReceiver:
-    if address == "shm":
+def listen(transport: str, address: str, pool: Pool) -> KVReceiver:
+    if transport == "shm":
         return ShmReceiver(pool, lambda _: None)
+    if transport == "gloo":
+        return NcclReceiver("gloo", address, pool, lambda _: None)
     return ZeroMQReceiver(address, pool, lambda _: None)
 
 
-def main(address: str) -> None:
+def main(transport: str, address: str) -> None:
     pool = Pool(NUM_BLOCKS, BLOCK_BYTES)
-    receiver = listen(address, pool)
+    receiver = listen(transport, address, pool)
     receiver.open(make_ticket(receiver, pool, NUM_BLOCKS), range(NUM_BLOCKS))
     print(receiver.endpoint.address, flush=True)  # noqa: T201 — how the parent learns the port
     threading.Event().wait()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

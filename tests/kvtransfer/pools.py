@@ -11,6 +11,8 @@ from typing import Literal
 from engine.shared_memory import SharedMemory
 from kvtransfer.endpoints import shm_address
 from kvtransfer.inproc import Hub, InprocReceiver, InprocSender
+from kvtransfer.nccl import NcclSender
+from kvtransfer.nccl_receiver import NcclReceiver
 from kvtransfer.receiver import ANY_TOKEN
 from kvtransfer.shm import ShmSender
 from kvtransfer.shm_receiver import ShmReceiver
@@ -18,8 +20,8 @@ from kvtransfer.transport import Arrived, Endpoint, Fence, KVReceiver, KVSender,
 from kvtransfer.zeromq import ZeroMQSender
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 
-Transport = Literal["inproc", "shm", "zeromq-tcp", "zeromq-ipc"]
-TRANSPORTS: tuple[Transport, ...] = ("inproc", "shm", "zeromq-tcp", "zeromq-ipc")
+Transport = Literal["inproc", "shm", "zeromq-tcp", "zeromq-ipc", "gloo-tcp", "gloo-ipc"]
+TRANSPORTS: tuple[Transport, ...] = ("inproc", "shm", "zeromq-tcp", "zeromq-ipc", "gloo-tcp", "gloo-ipc")
 BETWEEN_PROCESSES = TRANSPORTS[1:]
 
 
@@ -98,6 +100,8 @@ class Wire(AsyncExitStack):
             receiver = InprocReceiver(self._hub, pool, self.arrived.append, vocab_size=vocab_size)
         elif self.transport == "shm":
             receiver = ShmReceiver(pool, self.arrived.append, vocab_size=vocab_size)
+        elif self.transport.startswith("gloo"):
+            receiver = NcclReceiver("gloo", self.address(), pool, self.arrived.append, vocab_size=vocab_size)
         else:
             receiver = ZeroMQReceiver(self.address(), pool, self.arrived.append, vocab_size=vocab_size)
         self.callback(receiver.close)
@@ -109,6 +113,8 @@ class Wire(AsyncExitStack):
             sender = InprocSender(self._hub, pool)
         elif self.transport == "shm":
             sender = ShmSender(pool, pool.share(), stall_limit_s=stall_limit_s)
+        elif self.transport.startswith("gloo"):
+            sender = NcclSender("gloo", pool, stall_limit_s=stall_limit_s)
         else:
             sender = ZeroMQSender(pool, stall_limit_s=stall_limit_s)
         self.push_async_callback(sender.aclose)
@@ -118,7 +124,7 @@ class Wire(AsyncExitStack):
         """One to listen at over ZeroMQ."""
         self._num_paths += 1
         return (
-            "tcp://127.0.0.1:0" if self.transport == "zeromq-tcp" else f"ipc://{self._directory}/kv-{self._num_paths}"
+            "tcp://127.0.0.1:0" if self.transport.endswith("tcp") else f"ipc://{self._directory}/kv-{self._num_paths}"
         )
 
     def unused_endpoint(self) -> Endpoint:
@@ -129,4 +135,4 @@ class Wire(AsyncExitStack):
             return Endpoint("shm", shm_address("nowhere"))
         receiver = ZeroMQReceiver(self.address(), Pool(1, 1), self.arrived.append)
         receiver.close()
-        return receiver.endpoint
+        return Endpoint(self.transport.partition("-")[0], receiver.endpoint.address)

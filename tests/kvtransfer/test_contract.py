@@ -311,14 +311,14 @@ async def test_a_receiver_closed_on_the_way_is_a_failed_transfer(wire: Wire) -> 
 
 async def test_a_killed_peer_is_a_failed_transfer(far_wire: Wire) -> None:
     pool = Pool(peer.NUM_BLOCKS, peer.BLOCK_BYTES)
-    listen = "shm" if far_wire.transport == "shm" else far_wire.address()
-    command = [sys.executable, "-m", "tests.kvtransfer.peer", listen]
+    transport = far_wire.transport.partition("-")[0]
+    command = [sys.executable, "-m", "tests.kvtransfer.peer", transport, far_wire.address()]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
     )
     assert process.stdout
     address = (await process.stdout.readline()).decode().strip()
-    ticket = make_ticket(Endpoint(far_wire.transport.partition("-")[0], address), pool, peer.NUM_BLOCKS)
+    ticket = make_ticket(Endpoint(transport, address), pool, peer.NUM_BLOCKS)
     pool.on_view = lambda num_views: process.kill() if num_views == 5 else None
     with pytest.raises(TransferFailed):
         await far_wire.sender(pool, stall_limit_s=5.0).send(ticket, 0, range(peer.NUM_BLOCKS))
