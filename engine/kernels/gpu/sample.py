@@ -3,31 +3,42 @@
     w_i = exp((x_i - max x) / temperature)
 
 `engine/kernels/sample.py` says what is drawn: the same weights, thresholds and generator are here, in the same order,
-so that a seeded request gets the token that it gets there.
+so that a seeded request gets the token that it gets there. `candidates.py` cuts rows into parts, measures them, and
+packs what can be drawn. Here a program has a row: the thresholds among its packed weights, and the draw; without
+thresholds the sums of the parts say which of them it falls into.
 
-Filters are thresholds on w. One pass over the row measures it (how many w, or their sum) above a few fixed pivots,
-which gives a floor that no threshold can be below. What is above the floor, a few hundred of V as models go, is packed,
-in order of token id, and all else looks at nothing but that. A threshold is found bit by bit: the bits of positive
-floats are ordered as the floats are, so at most 30 bisections of integers give the k-th largest w exactly. (That is
-selection by radix, as in Alabi et al., "Fast k-selection algorithms for graphics processing units", 2012, one bit at a
-time; for top_p with a sum in place of the count.) Sums are in float64. One program has a row, in four passes over V.
+A threshold is found bit by bit: the bits of positive floats are ordered as the floats are, so at most 30 bisections of
+integers give the k-th largest w exactly. (That is selection by radix, as in Alabi et al., "Fast k-selection algorithms
+for graphics processing units", 2012, one bit at a time; for top_p with a sum in place of the count.) Sums are in
+float64 and in a fixed order: a row's token does not depend on the rows beside it.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from engine.kernels.gpu.compiled import Compiled
+from engine.kernels.gpu.candidates import (
+    GREEDY_BELOW,
+    LEVELS,
+    NOWHERE,
+    NUM_WARPS,
+    PART_SIZE,
+    Scratch,
+    compiled_for,
+    filters_of,
+    find_largest,
+    floor_of,
+    maximum_of,
+    measure,
+    pack,
+    sum_of,
+    weights_of,
+)
 
 _BLOCK, _NUM_WARPS = 2048, 16
-_GREEDY_BELOW = tl.constexpr(1e-5)
-_NOWHERE = tl.constexpr(0x7FFFFFFF)
+"""Packed weights that are held in registers; more are read again for each bisection."""
 _ABOVE_ONE = tl.constexpr(0x3F800001)
 """Bits of the first float32 after 1: no weight is larger than 1."""
-_PIVOT_0, _PIVOT_1 = tl.constexpr(2.0**-3), tl.constexpr(2.0**-7)
-_PIVOT_2, _PIVOT_3 = tl.constexpr(2.0**-12), tl.constexpr(2.0**-20)
-_TO_WHOLE = tl.constexpr(12582912.0)
-"""1.5 * 2^23: added to a float32 and taken away again, it leaves the nearest whole number."""
 CONFIGS = tuple(triton.Config({"BLOCK": block}, num_warps=warps) for block in (1024, 2048, 4096) for warps in (8, 16))
 """For the bench to try."""
 
@@ -51,43 +62,6 @@ def sample_reference(
 
 
 @triton.jit
-def _exp(x):  # type: ignore[no-untyped-def]
-    """As `engine/kernels/exp.py` has it, in the same steps; for -87 < x <= 0."""
-    scaled = tl.minimum(tl.maximum(x * 1.4426950408889634, -126.0), 126.0)
-    whole = (scaled + _TO_WHOLE) - _TO_WHOLE
-    f = scaled - whole
-    power = tl.fma(f, 0.00001525273380405984, 0.0001540353039338161)
-    power = tl.fma(power, f, 0.0013333558146428443)
-    power = tl.fma(power, f, 0.009618129107628477)
-    power = tl.fma(power, f, 0.05550410866482158)
-    power = tl.fma(power, f, 0.2402265069591007)
-    power = tl.fma(power, f, 0.6931471805599453)
-    power = tl.fma(power, f, 1.0)
-    return power * ((whole.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def _weights(logits, columns, size, maximum, scale):  # type: ignore[no-untyped-def]
-    """Of some columns; 0 past the end, and for what has no chance in float32."""
-    power = (tl.load(logits + columns, columns < size, float("-inf")).to(tl.float32) - maximum) * scale
-    return tl.where(power > -87.0, _exp(tl.maximum(power, -87.0)), 0.0)
-
-
-@triton.jit
-def _largest(logits, size, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The largest logit and the lowest column that has it."""
-    lanes = tl.arange(0, BLOCK)
-    values = tl.full((BLOCK,), float("-inf"), tl.float32)
-    columns = lanes
-    for start in range(0, size, BLOCK):
-        here = tl.load(logits + start + lanes, start + lanes < size, float("-inf")).to(tl.float32)
-        columns = tl.where(here > values, start + lanes, columns)
-        values = tl.maximum(here, values)
-    maximum = tl.max(values, 0)
-    return maximum, tl.min(tl.where(values == maximum, columns, _NOWHERE), 0)
-
-
-@triton.jit
 def _uniform(seed, index):  # type: ignore[no-untyped-def]
     """In [0, 1) with 53 bits, from Philox4x32-10."""
     low, high = (index & 0xFFFFFFFF).to(tl.uint32), ((index >> 32) & 0xFFFFFFFF).to(tl.uint32)
@@ -96,44 +70,7 @@ def _uniform(seed, index):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _floor(logits, size, maximum, scale, by_rank, top_k, top_p, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A weight that top_k, or else top_p, does not go below, and the sum of all weights where it is top_p."""
-    lanes = tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK,), tl.float64)
-    above_0, above_1, above_2, above_3 = total, total, total, total
-    for start in range(0, size, BLOCK):
-        weights = _weights(logits, start + lanes, size, maximum, scale)
-        measure = tl.where(by_rank, 1.0, weights).to(tl.float64)
-        total += measure
-        above_0 += tl.where(weights >= _PIVOT_0, measure, 0.0)
-        above_1 += tl.where(weights >= _PIVOT_1, measure, 0.0)
-        above_2 += tl.where(weights >= _PIVOT_2, measure, 0.0)
-        above_3 += tl.where(weights >= _PIVOT_3, measure, 0.0)
-    mass = tl.sum(total, 0)
-    needed = tl.where(by_rank, top_k.to(tl.float64), top_p * mass)
-    floor = tl.where(tl.sum(above_3, 0) >= needed, _PIVOT_3, 0.0)
-    floor = tl.where(tl.sum(above_2, 0) >= needed, _PIVOT_2, floor)
-    floor = tl.where(tl.sum(above_1, 0) >= needed, _PIVOT_1, floor)
-    return tl.where(tl.sum(above_0, 0) >= needed, _PIVOT_0, floor), mass
-
-
-@triton.jit
-def _pack(logits, packed, size, maximum, scale, floor, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Move the positive weights that are not below `floor` together; returns how many there are."""
-    lanes = tl.arange(0, BLOCK)
-    count = 0
-    for start in range(0, size, BLOCK):
-        weights = _weights(logits, start + lanes, size, maximum, scale)
-        kept = (weights >= floor) & (weights > 0)
-        places = tl.cumsum(kept.to(tl.int32), 0)
-        tl.store(packed + count + places - 1, weights, kept)
-        count += tl.sum(kept.to(tl.int32), 0)
-    tl.debug_barrier()  # others of this program read what was stored
-    return count
-
-
-@triton.jit
-def _measure(head, packed, count, bits, BY_MASS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+def _amount(head, packed, count, bits, BY_MASS: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """How many packed weights, or the sum of those, that are not below the float32 of these bits (positive)."""
     lanes = tl.arange(0, BLOCK)
     amount = tl.where(head.to(tl.int32, bitcast=True) >= bits, head if BY_MASS else 1.0, 0.0).to(tl.float64)
@@ -150,17 +87,31 @@ def _threshold(head, packed, count, floor, needed, BY_MASS: tl.constexpr, BLOCK:
     high = low * 0 + _ABOVE_ONE
     while high - low > 1:
         middle = low + (high - low) // 2
-        is_enough = _measure(head, packed, count, middle, BY_MASS, BLOCK) >= needed
+        is_enough = _amount(head, packed, count, middle, BY_MASS, BLOCK) >= needed
         low = tl.where(is_enough, middle, low)
         high = tl.where(is_enough, high, middle)
     return low.to(tl.float32, bitcast=True)
 
 
 @triton.jit
+def _first_beyond(weights, lanes, before, target):  # type: ignore[no-untyped-def]
+    """The first lane whose running sum, from `before` on, exceeds `target`."""
+    is_beyond = (before + tl.cumsum(weights.to(tl.float64), 0) > target) & (weights > 0)
+    first = tl.min(tl.where(is_beyond, lanes, NOWHERE), 0)
+    last = tl.max(tl.where(weights > 0, lanes, 0), 0)
+    return tl.where(first == NOWHERE, last, first)  # the sum that led here was rounded the other way
+
+
+@triton.jit
 def _kept(packed, start, count, threshold, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     lanes = start + tl.arange(0, BLOCK)
     weights = tl.load(packed + lanes, lanes < count, 0.0)
-    return tl.where(weights >= threshold, weights, 0.0).to(tl.float64)
+    return tl.where(weights >= threshold, weights, 0.0)
+
+
+@triton.jit
+def _mass(packed, start, count, threshold, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    return tl.sum(_kept(packed, start, count, threshold, BLOCK).to(tl.float64), 0)
 
 
 @triton.jit
@@ -168,68 +119,89 @@ def _place(packed, count, threshold, uniform, BLOCK: tl.constexpr):  # type: ign
     """Of the packed weights, the first whose running sum exceeds `uniform` of the sum."""
     total = uniform * 0.0
     for start in range(0, count, BLOCK):
-        total += tl.sum(_kept(packed, start, count, threshold, BLOCK), 0)
+        total += _mass(packed, start, count, threshold, BLOCK)
     target = uniform * total
     running, start = total * 0.0, count * 0
-    mass = tl.sum(_kept(packed, start, count, threshold, BLOCK), 0)
+    mass = _mass(packed, start, count, threshold, BLOCK)
     while (running + mass <= target) & (start + BLOCK < count):
         running += mass
         start += BLOCK
-        mass = tl.sum(_kept(packed, start, count, threshold, BLOCK), 0)
+        mass = _mass(packed, start, count, threshold, BLOCK)
     weights = _kept(packed, start, count, threshold, BLOCK)
-    lanes = start + tl.arange(0, BLOCK)
-    is_beyond = (running + tl.cumsum(weights, 0) > target) & (weights > 0)
-    first = tl.min(tl.where(is_beyond, lanes, _NOWHERE), 0)
-    last = tl.max(tl.where(weights > 0, lanes, 0), 0)
-    return tl.where(first == _NOWHERE, last, first)  # its own running sum was rounded the other way
+    return _first_beyond(weights, start + tl.arange(0, BLOCK), running, target)
 
 
 @triton.jit
-def _column_of(place, logits, size, maximum, scale, floor, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The column of the weight that `_pack` put in a place."""
-    lanes = tl.arange(0, BLOCK)
-    seen, column = place * 0, place * 0
-    for start in range(0, size, BLOCK):
-        weights = _weights(logits, start + lanes, size, maximum, scale)
-        kept = (weights >= floor) & (weights > 0)
-        number = tl.sum(kept.to(tl.int32), 0)
-        if (seen <= place) & (place < seen + number):
-            is_it = kept & (seen + tl.cumsum(kept.to(tl.int32), 0) == place + 1)
-            column = tl.max(tl.where(is_it, start + lanes, 0), 0)
-        seen += number
-    return column
+def _by_parts(  # type: ignore[no-untyped-def]
+    logits, masses, row, size, maximum, scale, min_p, uniform, num_parts, PART: tl.constexpr, PARTS: tl.constexpr
+):
+    """The column of a row in which nothing but min_p is to be kept."""
+    parts = tl.arange(0, PARTS)
+    mass = tl.load(masses + (row * LEVELS + LEVELS - 1) * num_parts + parts, parts < num_parts, 0.0)
+    running = tl.cumsum(mass, 0)
+    target = uniform * tl.max(running, 0)
+    part = tl.min(tl.where((running > target) & (mass > 0), parts, num_parts - 1), 0)
+    before = tl.max(tl.where(parts < part, running, 0.0), 0)
+    here = part * PART + tl.arange(0, PART)
+    weights = weights_of(logits + row * size, here, size, maximum, scale)
+    return _first_beyond(tl.where(weights >= min_p, weights, 0.0), here, before, target)
 
 
 @triton.jit
-def _sample(  # type: ignore[no-untyped-def]
-    logits, temperatures, top_ks, top_ps, min_ps, seeds, indices, scratch, out, size, BLOCK: tl.constexpr
+def _draw(  # type: ignore[no-untyped-def]
+    logits,
+    temperatures,
+    top_ks,
+    top_ps,
+    min_ps,
+    seeds,
+    indices,
+    columns,
+    maxima,
+    scales,
+    levels,
+    counts,
+    masses,
+    packed,
+    ids,
+    out,
+    size,
+    num_parts,
+    BLOCK: tl.constexpr,
+    PART: tl.constexpr,
+    PARTS: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    logits += row * size
-    packed = scratch + row * size
+    maximum = maximum_of(maxima, row, num_parts, PARTS)
     temperature = tl.load(temperatures + row)
-    maximum, column = _largest(logits, size, BLOCK)
-    if temperature >= _GREEDY_BELOW:
-        scale = (1.0 / temperature).to(tl.float32)
-        top_k, top_p, floor = tl.load(top_ks + row), tl.load(top_ps + row), tl.load(min_ps + row).to(tl.float32)
-        min_p = floor
-        by_rank, by_mass = (top_k > 0) & (top_k < size), top_p < 1.0
-        mass = temperature * 0.0
-        if by_rank | by_mass:
-            floor, mass = _floor(logits, size, maximum, scale, by_rank, top_k, top_p, BLOCK)
-        count = _pack(logits, packed, size, maximum, scale, floor, BLOCK)
+    top_k, top_p, by_rank, by_mass = filters_of(top_ks, top_ps, row, size)
+    min_p = tl.load(min_ps + row).to(tl.float32)
+    if temperature < GREEDY_BELOW:
+        parts = tl.arange(0, PARTS)
+        at = row * num_parts + parts
+        is_largest = tl.load(maxima + at, parts < num_parts, float("-inf")) == maximum
+        column = tl.min(tl.where(is_largest, tl.load(columns + at, parts < num_parts, NOWHERE), NOWHERE), 0)
+    elif by_rank | by_mass:
+        level = tl.load(levels + row)
+        count = sum_of(counts, row, level, num_parts, num_parts, PARTS)
+        packed += row * size
         head = tl.load(packed + tl.arange(0, BLOCK), tl.arange(0, BLOCK) < count, 0.0)
-        threshold = floor
+        threshold = floor_of(level)
+        mass = sum_of(masses, row, LEVELS - 1, num_parts, num_parts, PARTS)
         if by_rank:
-            threshold = _threshold(head, packed, count, floor, top_k.to(tl.float64), False, BLOCK)
+            threshold = _threshold(head, packed, count, threshold, top_k.to(tl.float64), False, BLOCK)
             if by_mass:
                 bits = tl.maximum(threshold.to(tl.int32, bitcast=True), 1)
-                mass = _measure(head, packed, count, bits, True, BLOCK)
+                mass = _amount(head, packed, count, bits, True, BLOCK)
         if by_mass:
             threshold = _threshold(head, packed, count, threshold, top_p * mass, True, BLOCK)
         uniform = _uniform(tl.load(seeds + row), tl.load(indices + row))
         place = _place(packed, count, tl.maximum(threshold, min_p), uniform, BLOCK)
-        column = _column_of(place, logits, size, maximum, scale, floor, BLOCK)
+        column = tl.load(ids + row * size + place, place < count, 0)
+    else:
+        uniform = _uniform(tl.load(seeds + row), tl.load(indices + row))
+        scale = tl.load(scales + row)
+        column = _by_parts(logits, masses, row, size, maximum, scale, min_p, uniform, num_parts, PART, PARTS)
     tl.store(out + row, column.to(tl.int64))
 
 
@@ -241,25 +213,34 @@ def sample(
     min_ps: torch.Tensor,
     seeds: torch.Tensor,
     indices: torch.Tensor,
-    scratch: torch.Tensor,
+    scratch: Scratch,
     out: torch.Tensor,
 ) -> None:
     """Token ids of `logits` `[R, V]`, of any float type, into `out` `[R]` int64.
 
     Temperatures, top_ps and min_ps are float64, top_ks int64, all `[R]`; seeds and indices `[R]` int64 have the bits of
-    unsigned numbers. What is in `scratch`, float32 and as large as `logits`, does not matter. All contiguous.
+    unsigned numbers. `scratch` is for R rows or more of V logits. All contiguous.
     """
     num_rows, size = logits.shape
     columns = (temperatures, top_ks, top_ps, min_ps, seeds, indices, out)
     assert all(column.shape == (num_rows,) for column in columns)
-    assert scratch.numel() >= logits.numel()
-    assert all(tensor.is_contiguous() for tensor in (logits, scratch, *columns))
-    if num_rows:
-        _sample[(num_rows,)](logits, *columns[:-1], scratch, out, size, BLOCK=_BLOCK, num_warps=_NUM_WARPS)
+    assert all(tensor.is_contiguous() for tensor in (logits, *columns))
+    assert scratch.weights.shape[1] == size
+    assert scratch.weights.shape[0] >= num_rows
+    if not num_rows:
+        return
+    parts = scratch.maxima.shape[1]
+    sizes = {"PART": PART_SIZE, "PARTS": triton.next_power_of_2(parts)}
+    filters = (temperatures, top_ks, top_ps)
+    measures = (scratch.maxima, scratch.scales, scratch.counts, scratch.masses)
+    packed = (scratch.levels, scratch.counts, scratch.masses, scratch.weights, scratch.ids)
+    found = (scratch.maxima, scratch.scales, *packed)
+    grid = (num_rows, parts)
+    find_largest[grid](logits, scratch.maxima, scratch.columns, size, parts, PART=PART_SIZE, num_warps=NUM_WARPS)
+    measure[grid](logits, *filters, min_ps, *measures, size, parts, **sizes, num_warps=NUM_WARPS)
+    pack[grid](logits, *filters, *found, size, parts, **sizes, num_warps=NUM_WARPS)
+    drawn = (min_ps, seeds, indices, scratch.columns, *found, out)
+    _draw[(num_rows,)](logits, *filters, *drawn, size, parts, BLOCK=_BLOCK, **sizes, num_warps=_NUM_WARPS)
 
 
-_SIGNATURE = dict.fromkeys(("temperatures", "top_ps", "min_ps"), "*fp64")
-_SIGNATURE |= dict.fromkeys(("top_ks", "seeds", "indices", "out"), "*i64") | {"scratch": "*fp32", "size": "i32:16"}
-COMPILED = tuple(
-    Compiled(_sample, {**_SIGNATURE, "logits": logits}, {"BLOCK": _BLOCK}, _NUM_WARPS) for logits in ("*fp32", "*bf16")
-)
+COMPILED = compiled_for(_draw, {"BLOCK": _BLOCK}, _NUM_WARPS)

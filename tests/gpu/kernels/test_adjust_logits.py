@@ -16,6 +16,7 @@ from engine.kernels.gpu.adjust_logits import (
     penalise,
     penalise_reference,
 )
+from engine.kernels.gpu.candidates import Scratch
 from engine.kernels.gpu.sample import sample
 from engine.sampler import Sampler
 from engine.sequence import SamplingParams, Sequence, SequenceId
@@ -119,7 +120,7 @@ def test_a_step_gives_the_tokens_of_the_cpu(seed: int) -> None:
         torch.tensor([p.min_p for p in params], dtype=torch.float64),
         torch.tensor(np.array([p.seed for p in params], np.uint64).view(np.int64)),
         torch.tensor([sequence.num_output for sequence in sequences]),
-        torch.empty_like(logits),
+        Scratch.of(len(logits), V, logits.device),
         out,
     )
 

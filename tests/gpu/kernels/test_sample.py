@@ -1,5 +1,7 @@
 """The draw against its twin and, token for token, against the CPU's."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.kernels import sample as cpu
+from engine.kernels.gpu.candidates import Scratch
 from engine.kernels.gpu.sample import sample, sample_reference
 
 V = 300
@@ -18,7 +21,22 @@ FILTERS = {
 }
 
 
-def tokens(logits: np.ndarray, seeds: np.ndarray, indices: np.ndarray, filters: list[dict[str, float]]) -> list[int]:
+def scratch_of(max_rows: int, size: int) -> Scratch:
+    """With what no kernel left there."""
+    scratch = Scratch.of(max_rows, size, torch.empty(0).device)
+    for field in dataclasses.fields(scratch):
+        tensor = getattr(scratch, field.name)
+        tensor.fill_(float("nan") if tensor.is_floating_point() else -(1 << 20))
+    return scratch
+
+
+def tokens(
+    logits: np.ndarray,
+    seeds: np.ndarray,
+    indices: np.ndarray,
+    filters: list[dict[str, float]],
+    scratch: Scratch | None = None,
+) -> list[int]:
     def column(name: str, dtype: torch.dtype) -> torch.Tensor:
         return torch.tensor([row[name] for row in filters], dtype=dtype)
 
@@ -31,7 +49,7 @@ def tokens(logits: np.ndarray, seeds: np.ndarray, indices: np.ndarray, filters: 
         column("min_p", torch.float64),
         torch.tensor(seeds.view(np.int64)),
         torch.tensor(indices.view(np.int64)),
-        torch.full(logits.shape, float("nan")),
+        scratch or scratch_of(len(logits) + 1, logits.shape[1]),
         out,
     )
     return out.tolist()
@@ -62,7 +80,7 @@ def rows(generator: np.random.Generator, size: int, scales: list[float]) -> np.n
 @settings(max_examples=40, deadline=None)
 @given(
     logits_seed=st.integers(0, 1000),
-    size=st.sampled_from([1, 2, 50, V, 2048, 5000]),
+    size=st.sampled_from([1, 2, 50, V, 4096, 9000]),
     scale=st.sampled_from([0.0, 0.5, 3.0, 30.0]),
     seed=st.integers(0, 2**64 - 1),
     index=st.integers(0, 2**64 - 1),
@@ -96,10 +114,16 @@ def test_a_batch_of_all_kinds_is_that_of_the_cpu(dtype: type) -> None:
             (1.0, 0, 0.95, 0.0),
             (0.7, 40, 0.9, 0.05),
             (1.0, 1, 1.0, 0.0),
+            (0.0, 40, 0.9, 0.05),
+            (0.7, 0, 1.0, 0.05),
+            (1.0, 30, 1.0, 0.0),
+            (1.0, 0, 0.5, 0.0),
         ]
     ]
-    logits = rows(generator, 7001, [2.0, 2.0, 0.1, 0.01, 4.0, 1.0]).astype(dtype)
-    seeds, indices = generator.integers(0, 2**64, 6, np.uint64), np.arange(6, dtype=np.uint64)
+    logits = rows(generator, 13_001, [2.0, 2.0, 0.1, 0.01, 4.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+    logits[6:] = np.round(logits[6:])  # equal ones in several parts
+    logits = logits.astype(dtype)
+    seeds, indices = generator.integers(0, 2**64, len(logits), np.uint64), np.arange(len(logits), dtype=np.uint64)
 
     assert tokens(logits, seeds, indices, filters) == tokens_of_cpu(logits.astype(np.float32), seeds, indices, filters)
 
@@ -111,6 +135,35 @@ def test_equal_logits_give_the_lowest_id_and_forbidden_ones_are_never_drawn() ->
     filters = [{"temperature": t, "top_k": 5, "top_p": 0.5, "min_p": 0.0} for t in (0.0, 1.0)]
 
     assert tokens(logits, np.zeros(2, np.uint64), np.zeros(2, np.uint64), filters) == [7, 3000]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_rows_from_which_nothing_can_be_drawn_give_ids_of_the_vocabulary(value: float) -> None:
+    filters = [
+        {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": 0.0}
+        for temperature, top_k, top_p in [(0.0, 0, 1.0), (1.0, 0, 1.0), (1.0, 5, 1.0), (1.0, 0, 0.9)]
+    ]
+    logits = np.full((4, 5000), value, np.float32)
+
+    with np.errstate(invalid="ignore"):
+        drawn = tokens(logits, np.zeros(4, np.uint64), np.zeros(4, np.uint64), filters)
+
+    assert all(0 <= token < 5000 for token in drawn)
+
+
+def test_scratch_serves_batches_of_any_size_one_after_another() -> None:
+    generator = np.random.default_rng(2)
+    filters = [
+        {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": 0.0}
+        for temperature, top_k, top_p in [(1.0, 0, 0.9), (0.0, 0, 1.0), (0.7, 9, 1.0), (1.0, 0, 1.0), (1.0, 20, 0.8)]
+    ]
+    logits, seeds = rows(generator, 5000, [3.0] * 5), generator.integers(0, 2**64, 5, np.uint64)
+    indices = np.arange(5, dtype=np.uint64)
+    scratch = scratch_of(5, 5000)
+
+    for order in ([0, 1, 2, 3, 4], [3], [4, 2], [1, 4, 0, 3, 2]):
+        batch = logits[order], seeds[order], indices[order], [filters[row] for row in order]
+        assert tokens(*batch, scratch) == tokens_of_cpu(*batch)
 
 
 def test_no_rows_are_no_tokens() -> None:
