@@ -16,10 +16,12 @@ from typing import Any
 from bench.gpu_parts import records
 from bench.gpu_parts.report import DRY, Row, table
 
-WEIGHTS = {"limits": 1.0, "checks": 3.0, "kernels": 4.0, "model": 5.0, "warm": 4.0, "tune": 6.0}
+WEIGHTS = {"limits": 2.0, "checks": 3.0, "kernels": 4.0, "model": 5.0, "warm": 4.0, "tune": 6.0}
 """How the parts share the time; what one leaves over is the others'."""
 SHARDS = {"checks": 4, "warm": 12}
 """Processes at once, where nothing is timed: compiling takes most of the time."""
+LEAST_S = 40.0
+"""For any part: importing torch for the first time takes a good part of it."""
 GRACE_S = 20.0
 """Beyond a part's time, within which it says itself what it did not reach."""
 MAX_STARTS = 8
@@ -55,7 +57,8 @@ def supervise(plan: Plan, script: Path) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for index, part in enumerate(plan.parts):
             weight = sum(WEIGHTS[name] for name in plan.parts[index:])
-            seconds = max(5.0, (deadline - time.monotonic()) * WEIGHTS[part] / weight)
+            left_s = deadline - time.monotonic()
+            seconds = left_s if plan.is_dry else max(LEAST_S, left_s * WEIGHTS[part] / weight)
             found += _run_part(plan, script, part, seconds, Path(folder), found)
             if not any("machine" in record for record in found):
                 print("no NVIDIA GPU that this torch can use; --dry-run needs none")
