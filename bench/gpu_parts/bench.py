@@ -19,8 +19,8 @@ from bench.gpu_parts.report import Row
 Call = Callable[[], object]
 _GRAPH_MS, _MOST_COPIES = 2.0, 64
 _TOTAL_MS, _LEAST_REPEATS, _MOST_REPEATS = 200.0, 7, 50
-_FLUSH_BYTES = 256 << 20
-"""Several times the cache of any card."""
+_FLUSH_BYTES = 1 << 30
+"""Many times the cache of any card; while it is written the host launches what is timed behind it."""
 L2_BYTES = 64 << 20
 
 
@@ -75,7 +75,7 @@ class Bench:
     def flush(self) -> None:
         """Put something else into the cache."""
         if not self._flush:
-            self._flush.append(torch.empty(self.size(_FLUSH_BYTES, 16), dtype=torch.int8, device=self.device))
+            self._flush.append(torch.empty(self.size(_FLUSH_BYTES, 16), dtype=torch.int8))
         self._flush[0].zero_()
 
     def median_ms(self, calls: Sequence[Call]) -> float:

@@ -1,5 +1,7 @@
 """How far a result is from what it should be, and whether that is right."""
 
+import math
+
 import torch
 
 from bench.gpu_parts.bench import Bench
@@ -31,4 +33,5 @@ def judge(bench: Bench, name: str, error: float, tolerance: float, unit: str = "
     """Emit the row of a check."""
     is_right = error <= tolerance
     note = "right" if is_right else "wrong"
-    bench.emit(Row(name, error, unit, limit=tolerance, note=note, is_failure=not is_right))
+    value = error if math.isfinite(error) else "not finite"
+    bench.emit(Row(name, value, unit, limit=tolerance, note=note, is_failure=not is_right))
