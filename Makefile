@@ -8,6 +8,7 @@
 #   make chaos    kills, stops and cuts off workers under load for MINUTES=10, at most 30, and checks that nobody notices
 #   make soak     a steady load for SOAK_MINUTES=60: whether memory, descriptors, threads or TTFT change
 #   make bench    what separation, a step, moving KV, the frontend and the schedulers cost (minutes)
+#   make bench-gpu      the GPU's kernels, and a model made of them, on an NVIDIA GPU; PYTHON= one that has torch and triton
 #   make bench-rivals   installs vLLM, llama.cpp and transformers, and measures them beside us (about an hour, and 5 GB)
 #   make protos   regenerate the code of protos/*.proto
 #
@@ -29,7 +30,7 @@ BUF_VERSION := 1.75.0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: up demo test test-all fuzz chaos soak bench bench-rivals check check-style check-types check-imports check-protos check-audit protos install install-dev clean
+.PHONY: up demo test test-all fuzz chaos soak bench bench-gpu bench-rivals check check-style check-types check-imports check-protos check-audit protos install install-dev clean
 
 up: install
 	@$(BIN)/tandem up $(ARGS)
@@ -58,6 +59,10 @@ bench: install-dev
 	$(BIN)/python -m bench.transfer
 	$(BIN)/python -m bench.frontend
 	$(BIN)/python -m bench.scheduler
+
+# Installs nothing: a machine with a GPU has a torch and a triton of its own.
+bench-gpu:
+	$(PYTHON) bench/gpu.py --out build/bench $(ARGS)
 
 # TRACE: Azure's conversation trace of 2023, for lengths.
 TRACE ?= ../shared/data/traces/azure2023_conv.csv.gz

@@ -1,0 +1,125 @@
+"""Checks of the kernels that neither attend nor look at logits."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+
+from bench.gpu_parts.bench import Bench, Task
+from bench.gpu_parts.errors import SHORT, TOLERANCE, judge, share_unequal, worst_row_error
+from bench.gpu_parts.inputs import rope_table
+from engine.kernels.gpu import copy_blocks, int4_linear, norm, quantize, rope_cache, silu_mul
+
+Check = Callable[[Bench, str, torch.dtype], None]
+ROUNDED = {torch.bfloat16: 5e-3, torch.float16: 1e-3, torch.float32: 1e-5}
+"""Of results that were rounded once."""
+_EPS = 1e-5
+
+
+def tasks(bench: Bench, dtypes: tuple[torch.dtype, ...]) -> Iterator[Task]:
+    checks: dict[str, Check] = {
+        "rms_norm": _norm,
+        "rms_norm with residual": partial(_norm, with_delta=True),
+        "rope_cache": _rope,
+        "rope_cache with head norms": partial(_rope, with_norms=True),
+        "silu_mul": _silu_mul,
+        "quantize_rows int8": partial(_quantize, to=torch.int8),
+        "quantize_rows e4m3": partial(_quantize, to=torch.float8_e4m3fn),
+        "copy_blocks": _copy,
+        "gather_heads, scatter_heads": _heads,
+        "int4_linear, 1 row": partial(_int4, num_rows=1),
+        "int4_linear, 33 rows": partial(_int4, num_rows=33),
+        "int4_linear, 200 rows": partial(_int4, num_rows=200),
+    }
+    for name, check in checks.items():
+        for dtype in dtypes:
+            full = f"{name} {SHORT[dtype]}"
+            yield Task(full, partial(check, bench, full, dtype))
+
+
+def _norm(bench: Bench, name: str, dtype: torch.dtype, *, with_delta: bool = False) -> None:
+    for size in (4096, 2304) if not bench.is_dry else (96,):
+        hidden, weight = torch.randn(bench.size(300, 3), size, dtype=dtype), torch.randn(size, dtype=dtype)
+        delta = torch.randn_like(hidden) if with_delta else None
+        exact, out = hidden.clone(), torch.full_like(hidden, torch.nan)
+        norm.rms_norm(hidden, delta, weight, _EPS, out)
+        expected = norm.rms_norm_reference(exact, delta, weight, _EPS)
+        judge(bench, f"{name}, {size} wide", worst_row_error(out, expected), ROUNDED[dtype])
+        if with_delta:
+            judge(bench, f"{name}, {size} wide: the sum", worst_row_error(hidden, exact), ROUNDED[dtype])
+
+
+def _rope(bench: Bench, name: str, dtype: torch.dtype, *, with_norms: bool = False) -> None:
+    for num_rows, num_heads, kv_heads, head_dim in ((7, 32, 8, 128), (300, 14, 2, 64), (300, 32, 8, 96)):
+        rows = bench.size(num_rows, 3)
+        qkv = torch.randn(rows, (num_heads + 2 * kv_heads) * head_dim, dtype=dtype)
+        pool = torch.full((rows // 16 + 3, 2, 2, kv_heads, 16, head_dim), 7.0, dtype=dtype)
+        slots = torch.randperm(len(pool) * 16)[:rows]
+        slots[0] = -1
+        table, positions = rope_table(2000, head_dim), torch.randint(0, 2000, (rows,))
+        norms = torch.randn(2, head_dim, dtype=dtype) if with_norms else None
+        exact, exact_pool = qkv.clone(), pool.clone()
+        rope_cache.rope_cache(qkv, table, positions, slots, pool, 1, norms, _EPS)
+        rope_cache.rope_cache_reference(exact, table, positions, slots, exact_pool, 1, norms, _EPS)
+        heads = (rows, num_heads + 2 * kv_heads, head_dim)
+        error = max(worst_row_error(qkv.view(heads), exact.view(heads)), worst_row_error(pool, exact_pool))
+        judge(bench, f"{name}, {num_heads} + {kv_heads} heads of {head_dim}", error, TOLERANCE[dtype])
+
+
+def _silu_mul(bench: Bench, name: str, dtype: torch.dtype) -> None:
+    gate_up = 3 * torch.randn(bench.size(300, 3), 2 * bench.size(14336, 96), dtype=dtype)
+    out = torch.full((len(gate_up), gate_up.shape[1] // 2), torch.nan, dtype=dtype)
+    silu_mul.silu_mul(gate_up, out)
+    judge(bench, name, worst_row_error(out, silu_mul.silu_mul_reference(gate_up)), ROUNDED[dtype])
+
+
+def _quantize(bench: Bench, name: str, dtype: torch.dtype, *, to: torch.dtype) -> None:
+    x = torch.randn(bench.size(300, 4), bench.size(14336, 100), dtype=dtype)
+    x[1] = 0
+    values, scales = torch.full(x.shape, 77, dtype=torch.int8).view(to), torch.full((len(x),), torch.nan)
+    quantize.quantize_rows(x, values, scales)
+    expected, expected_scales = quantize.quantize_rows_reference(x, to)
+    unequal = share_unequal(values.float(), expected.float())
+    judge(bench, name, unequal, 1e-5, "share of values unequal")
+    judge(bench, f"{name}: scales", worst_row_error(scales[:, None], expected_scales[:, None]), 1e-6)
+
+
+def _copy(bench: Bench, name: str, dtype: torch.dtype) -> None:
+    shape = (bench.size(40, 4), 3, 2, 4, 16, 64)
+    source, target = torch.randn(shape, dtype=dtype), torch.full(shape, 7.0, dtype=dtype)
+    blocks, slots = torch.randperm(shape[0])[: shape[0] // 2], torch.randperm(shape[0])[: shape[0] // 2]
+    slots[0] = -1
+    expected = target.clone()
+    copy_blocks.copy_blocks(source, blocks, target, slots)
+    copy_blocks.copy_blocks_reference(source, blocks, expected, slots)
+    judge(bench, name, share_unequal(target, expected), 0.0, "share of values unequal")
+
+
+def _heads(bench: Bench, name: str, dtype: torch.dtype) -> None:
+    pool = torch.randn(bench.size(40, 4), 3, 2, 8, 16, 64, dtype=dtype)
+    blocks = torch.randperm(len(pool))[: len(pool) // 2]
+    packed = torch.full((len(blocks), 3, 2, 4, 16, 64), torch.nan, dtype=dtype)
+    expected = packed.clone()
+    copy_blocks.gather_heads(pool, blocks, 4, packed)
+    copy_blocks.gather_heads_reference(pool, blocks, 4, expected)
+    judge(bench, f"{name}: gathered", share_unequal(packed, expected), 0.0, "share of values unequal")
+    scattered, expected = torch.zeros_like(pool), torch.zeros_like(pool)
+    copy_blocks.scatter_heads(packed, scattered, blocks, 2)
+    copy_blocks.scatter_heads_reference(packed, expected, blocks, 2)
+    judge(bench, f"{name}: scattered", share_unequal(scattered, expected), 0.0, "share of values unequal")
+
+
+def _int4(bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int) -> None:
+    depth, outputs, rows = bench.size(2048, 256), bench.size(1000, 40), bench.size(num_rows, min(num_rows, 3))
+    weight = random_int4(depth, outputs, dtype)
+    x, bias = torch.randn(rows, depth, dtype=dtype), torch.randn(outputs, dtype=dtype)
+    y = torch.full((rows, outputs), torch.nan, dtype=dtype)
+    int4_linear.int4_linear(x, weight, bias, y)
+    judge(bench, name, worst_row_error(y, int4_linear.int4_linear_reference(x, weight, bias)), TOLERANCE[dtype])
+
+
+def random_int4(depth: int, outputs: int, dtype: torch.dtype) -> int4_linear.Int4Weight:
+    groups = depth // int4_linear.GROUP
+    q = torch.randint(0, 16, (depth, outputs), dtype=torch.uint8)
+    zeros = torch.randint(0, 16, (groups, outputs), dtype=torch.uint8)
+    return int4_linear.pack(q, (torch.rand(groups, outputs) * 0.01 + 1e-3).to(dtype), zeros)

@@ -1,0 +1,171 @@
+"""The candidates of each kernel's list; a kernel is launched with one by changing what its module chooses from.
+
+Nothing of a kernel's file is written; what wins is printed, and goes into the file by hand.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from bench.gpu_parts import kernels, kernels_of_ops
+from bench.gpu_parts.bench import Bench, Call
+from engine.kernels.gpu import (
+    adjust_logits,
+    copy_blocks,
+    decode_attention,
+    int4_linear,
+    norm,
+    prefill_attention,
+    quantize,
+    rope_cache,
+    sample,
+    silu_mul,
+    top_logits,
+)
+from engine.kernels.gpu.paged import is_hopper
+
+Config = Any
+"""triton.Config has no types."""
+HEAD_DIM = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """One kernel for one class of shapes."""
+
+    name: str
+    module: ModuleType
+    candidates: tuple[Config, ...]
+    changes: Callable[[Config], Mapping[str, object]]
+    """Names of the module and their values, with which it launches the candidate"""
+    make: Callable[[], list[Call]]
+    """Calls on inputs made for the candidate that is in place"""
+
+    @contextmanager
+    def in_place(self, candidate: Config) -> Iterator[None]:
+        changed = self.changes(candidate)
+        before = {name: getattr(self.module, name) for name in changed}
+        for name, value in changed.items():
+            setattr(self.module, name, value)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(self.module, name, value)
+
+
+class _With:
+    """A kernel that is launched with so many warps, whatever its caller says."""
+
+    def __init__(self, kernel: Any, num_warps: int) -> None:
+        self._kernel, self._num_warps = kernel, num_warps
+
+    def __getitem__(self, grid: Any) -> Callable[..., object]:
+        launch = self._kernel[grid]
+        return lambda *args, **options: launch(*args, **{**options, "num_warps": self._num_warps})
+
+
+def tunings(bench: Bench) -> list[Tuning]:
+    made = [_decode(bench, *decoding) for decoding in kernels.DECODES]
+    made += [_prefill(bench, tokens, prefix) for tokens, prefix in kernels.PREFILLS[1:3]]
+    of_ops = kernels_of_ops
+    for rows in (64, of_ops.PROMPT):
+        count = bench.size(rows, 2)
+        made += [
+            _of("rms_norm", rows, norm, norm.CONFIGS, _only_warps, partial(of_ops.a_norm, bench, count)),
+            _of("rope_cache", rows, rope_cache, rope_cache.CONFIGS, _rope, partial(of_ops.a_rope, bench, count)),
+            _of("silu_mul", rows, silu_mul, silu_mul.CONFIGS, _silu_mul, partial(of_ops.a_silu_mul, bench, count)),
+            _of("quantize_rows", rows, quantize, quantize.CONFIGS, _only_warps, partial(_int8, bench, count)),
+        ]
+    for rows in (1, 64):
+        count = bench.size(rows, 1)
+        draw = partial(of_ops.a_sample, bench, count, (0.8, 0, 0.95))
+        top = partial(of_ops.a_top_logits, bench, count)
+        penalty = partial(of_ops.a_penalty, bench, count)
+        made.append(_of("penalise", rows, adjust_logits, adjust_logits.CONFIGS, _penalise, penalty))
+        made.append(_of("sample", rows, sample, sample.CONFIGS, _sample, draw))
+        made.append(_of("top_logits", rows, top_logits, top_logits.CONFIGS, _top_logits, top))
+    made.append(_of("copy_blocks", 256, copy_blocks, copy_blocks.CONFIGS, _copy, partial(of_ops.a_copy, bench)))
+    for rows in (1, 64, 256):
+        product = partial(of_ops.a_four_bit_product, bench, bench.size(rows, 1))
+        made.append(_of("int4_linear", rows, int4_linear, int4_linear.CONFIGS, _int4, product))
+    return made
+
+
+def _of(
+    name: str,
+    rows: int,
+    module: ModuleType,
+    candidates: tuple[Config, ...],
+    changes: Callable[[Config], Mapping[str, object]],
+    make: Callable[[], kernels_of_ops.Made],
+) -> Tuning:
+    return Tuning(f"{name}, {rows} rows", module, candidates, changes, lambda: kernels_of_ops.calls_over_sets(make)[0])
+
+
+def _int8(bench: Bench, rows: int) -> kernels_of_ops.Made:
+    return kernels_of_ops.a_quantize(bench, rows, torch.int8)
+
+
+def _decode(bench: Bench, num_sequences: int, context: int) -> Tuning:
+    def changes(config: Config) -> Mapping[str, object]:
+        tile = decode_attention.Tile(config.kwargs["BLOCK_N"], config.num_warps, config.num_stages)
+        return {"TILES": {**decode_attention.TILES, (is_hopper(bench.device), HEAD_DIM): tile}}
+
+    def make() -> list[Call]:
+        return kernels.decode_calls(bench, num_sequences, context)[0]
+
+    name = f"decode attention {num_sequences} x {context}"
+    return Tuning(name, decode_attention, tuple(decode_attention.CANDIDATES), changes, make)
+
+
+def _prefill(bench: Bench, num_tokens: int, prefix: int) -> Tuning:
+    def changes(config: Config) -> Mapping[str, object]:
+        sizes = config.kwargs["BLOCK_M"], config.kwargs["BLOCK_N"]
+        tile = prefill_attention.Tile(*sizes, config.num_warps, config.num_stages)
+        return {"TILES": {**prefill_attention.TILES, (is_hopper(bench.device), HEAD_DIM): tile}}
+
+    def make() -> list[Call]:
+        return [kernels.prefill_call(bench, num_tokens, prefix)]
+
+    name = kernels.name_of_prefill(num_tokens, prefix)
+    return Tuning(name, prefill_attention, tuple(prefill_attention.CANDIDATES), changes, make)
+
+
+def _only_warps(config: Config) -> Mapping[str, object]:
+    return {"_num_warps": lambda _: config.num_warps}
+
+
+def _rope(config: Config) -> Mapping[str, object]:
+    pairs = config.kwargs["HEADS"] * HEAD_DIM // 2
+    return {"_PAIRS_OF_FEW": pairs, "_PAIRS_OF_MANY": pairs, **_only_warps(config)}
+
+
+def _silu_mul(config: Config) -> Mapping[str, object]:
+    return {"_BLOCK": config.kwargs["BLOCK"], "_silu_mul": _With(silu_mul._silu_mul, config.num_warps)}
+
+
+def _copy(config: Config) -> Mapping[str, object]:
+    return {"_BLOCK": config.kwargs["BLOCK"], "_copy_runs": _With(copy_blocks._copy_runs, config.num_warps)}
+
+
+def _penalise(config: Config) -> Mapping[str, object]:
+    return {"_BLOCK": config.kwargs["BLOCK"], "_penalise": _With(adjust_logits._penalise, config.num_warps)}
+
+
+def _sample(config: Config) -> Mapping[str, object]:
+    return {"_BLOCK": config.kwargs["BLOCK"], "_NUM_WARPS": config.num_warps}
+
+
+def _top_logits(config: Config) -> Mapping[str, object]:
+    return {"_PART": config.kwargs["PART"], "_of_parts": _With(top_logits._of_parts, config.num_warps)}
+
+
+def _int4(config: Config) -> Mapping[str, object]:
+    sizes = config.kwargs["ROWS"], config.kwargs["OUTPUTS"]
+    return {"_TILES": ((None, int4_linear._Tile(*sizes, config.num_warps, config.num_stages)),)}
