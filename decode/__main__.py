@@ -39,14 +39,15 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         max_sequences=config.max_sequences,
     )
     receivers: list[KVReceiver] = []  # a sender takes the first one that it reaches
-    if config.shared_memory == "auto" and can_share_memory():
+    if model.cache and config.shared_memory == "auto" and can_share_memory():
         shm = ShmReceiver(model.cache, lambda arrived: service.arrived(arrived), vocab_size=who.vocab_size)
         receivers.append(shm)
-    curve = Curve.of(config.kv_key, config.kv_peers)
-    zeromq = ZeroMQReceiver(
-        config.kv_listen, model.cache, lambda arrived: service.arrived(arrived), curve, vocab_size=who.vocab_size
-    )
-    receivers.append(zeromq)
+    if model.cache:
+        curve = Curve.of(config.kv_key, config.kv_peers)
+        zeromq = ZeroMQReceiver(
+            config.kv_listen, model.cache, lambda arrived: service.arrived(arrived), curve, vocab_size=who.vocab_size
+        )
+        receivers.append(zeromq)
     template = TicketTemplate(who.worker_id, who.incarnation, who.block_bytes, who.layout, tuple(receivers))
     slowdown = Slowdown(who.costs, who.own_costs)
     worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown)

@@ -141,7 +141,7 @@ class GpuDecoder:
         if normed.dtype is torch.float32:
             return torch.mm(normed, head, out=out)
         if normed.is_cuda:
-            return torch.mm(normed, head, out_dtype=torch.float32, out=out)  # type: ignore[no-any-return, call-overload]
+            return torch.mm(normed, head, out_dtype=torch.float32, out=out)
         return torch.mm(normed.float(), head.float(), out=out)
 
     def _attend(
@@ -181,9 +181,7 @@ class _Loader:
     def matrix(self, names: Iterable[str]) -> torch.Tensor:
         """Several tensors of as many columns, one above the other; copied part by part, so that none is held twice."""
         parts = [self.weights.pop(name) for name in names]
-        whole = torch.empty(
-            sum(len(part) for part in parts), *parts[0].shape[1:], dtype=self.dtype, device=self.device
-        )
+        whole = torch.empty(sum(len(part) for part in parts), *parts[0].shape[1:], dtype=self.dtype, device=self.device)
         first = 0
         for part in parts:
             whole[first : first + len(part)].copy_(part)

@@ -89,9 +89,8 @@ class InputBuffer:
     def inputs(self, sizes: Sizes) -> Inputs:
         """The tensors that a step of these sizes has."""
         views = {name: self._buffer[first:end].view(shape) for name, shape, first, end in _places(sizes)}
-        if sizes.samples is None:
-            return Inputs(**{**views, "sample_rows": None}, num_decode=sizes.num_decode)
-        return Inputs(**views, num_decode=sizes.num_decode)
+        rows = views.pop("sample_rows")
+        return Inputs(**views, sample_rows=None if sizes.samples is None else rows, num_decode=sizes.num_decode)
 
     def clear(self) -> None:
         """Make every number 0: whatever the sizes of a step, it then attends to nothing, and writes slot 0."""
@@ -101,7 +100,7 @@ class InputBuffer:
         """Bring `batch` to the device, padded to `sizes`; does not wait for it."""
         count = sizes.num_items
         # Of a step's own: torch gives pinned memory to nobody else before what was copied from it has arrived.
-        staged = torch.empty(count, dtype=torch.int32, pin_memory=self._is_pinned)
+        staged = torch.empty(count, dtype=torch.int32, device="cpu", pin_memory=self._is_pinned)
         array = staged.numpy()
         views = {name: array[first:end].reshape(shape) for name, shape, first, end in _places(sizes)}
         _pad(views["token_ids"], batch.token_ids, 0)

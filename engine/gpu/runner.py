@@ -12,6 +12,7 @@ import torch
 
 from engine.batch import Batch, Chunk
 from engine.gpu.cache import GpuCache
+from engine.gpu.current import on
 from engine.gpu.decoder import GpuDecoder, Space
 from engine.gpu.graphs import DecodeGraphs, buckets_up_to
 from engine.gpu.inputs import InputBuffer, Inputs, Sizes
@@ -68,6 +69,12 @@ class GpuRunner:
         assert int(batch.positions.max()) < len(self.decoder.rope), "a position lies past the context"
         assert int(batch.slots.max()) < self.cache.num_blocks * self.cache.block_tokens, "a slot lies past the pool"
         rows = len(batch.token_ids)
+        assert rows <= self.limits.max_rows, "more rows than the worker was started for"
+        assert len(batch.context_lens) <= self.limits.max_sequences, "more sequences than the worker was started for"
+        with on(self.decoder.device):
+            return self._run(batch, rows)
+
+    def _run(self, batch: Batch, rows: int) -> torch.Tensor:
         if rows == batch.num_decode == len(batch.sampled):
             bucket = self._graphs.bucket(rows)
             self._inputs.fill(self._decode(bucket), batch)
@@ -85,11 +92,10 @@ class GpuRunner:
         most = min(self.limits.max_step_tokens, len(self.decoder.rope))
         sequence = Sequence.of(SequenceId("warm-up"), [0] * most, SamplingParams(max_tokens=1, seed=0))
         sequence.blocks = array("i", [0] * self._table_blocks)
-        whole, decode = Chunk(sequence, 0, most), Chunk(sequence, most - 1, most)
-        for chunks in ([whole], [Chunk(sequence, most // 2, most), decode]):
-            self(Batch.build(chunks, self.cache.block_tokens))
+        self(Batch.build([Chunk(sequence, 0, most)], self.cache.block_tokens))
         self._inputs.clear()  # what lies there are the parts of a step of other sizes
-        self._graphs.capture()
+        with on(self.decoder.device):
+            self._graphs.capture()
         self.cache.clear(1)
         logger.info("kernels ready in %.1f s", time.perf_counter() - began)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from engine.gpu.current import on
 from engine.gpu.history import History, News
 from engine.gpu.packed import Packed, Part, to_device
 from engine.kernels.gpu.adjust_logits import add_bias, ban, note_tokens, penalise
@@ -57,22 +58,26 @@ class GpuSampler:
         """Sample from `logits` `[R, V]` float32, which the sampler may change."""
         return self.launch(logits, sequences).collect()
 
-    @torch.inference_mode()
     def launch(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Pending:
         """Have the device sample; `logits` are its own until then."""
         assert len(logits) == len(sequences)
+        with on(self._device), torch.inference_mode():
+            return self._launch(logits, sequences)
+
+    def _launch(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Pending:
         asked = [row for row, sequence in enumerate(sequences) if sequence.params.num_logprobs is not None]
         news = self._history.news(sequences)
         arrays = [*_filters(sequences), np.array(asked, np.int64), *_penalties(sequences, news)]
         arrays += [*_biases(sequences), *_bans(sequences)]
         columns = to_device(arrays, self._device)
-        filters, (rows, *penalties), biases, bans = columns[:6], columns[6:15], columns[15:18], columns[18:]
+        temperatures, top_ks, top_ps, min_ps, seeds, indices, rows = columns[:7]
+        penalties, biases, bans = columns[7:15], columns[15:18], columns[18:]
         raw = logits.index_select(0, rows) if asked else None  # a copy: what follows changes the logits
         self._adjust(logits, news, penalties, biases, bans)
         count = max((min(sequences[row].params.num_logprobs or 1, logits.shape[1]) for row in asked), default=1)
         found = Packed(_outcome(len(sequences), len(asked), count), self._device)
         token_ids, *likely = found.tensors
-        sample(logits, *filters, self._scratch, token_ids)
+        sample(logits, temperatures, top_ks, top_ps, min_ps, seeds, indices, self._scratch, token_ids)
         if raw is not None:
             _find_likely(raw, token_ids.index_select(0, rows), likely)
         return self._fetch(found, _outcome(len(sequences), len(asked), count), asked, sequences)
@@ -122,7 +127,7 @@ class GpuSampler:
         host.bytes.copy_(found.bytes, non_blocking=True)
         arrived = None
         if on_gpu:
-            arrived = torch.cuda.Event()
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record(torch.cuda.current_stream(self._device))
         return Pending(host, tuple(asked), tuple(sequences), arrived)
 

@@ -31,6 +31,7 @@ finally:
     [
         ("--quantization", "int4"),
         ("--kv-cache-dtype", "fp8"),
+        ("--device", "tpu"),
         ("--dtype", "fp8"),
         ("--transport", "nccl"),
         ("--decode", "0"),

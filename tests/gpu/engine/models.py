@@ -49,6 +49,14 @@ def weights_of(spec: ModelSpec) -> dict[str, torch.Tensor]:
     return weights
 
 
+class CpuRunner(Runner):
+    """Makes its tensors on the CPU, whatever the tests' device."""
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        with torch.device("cpu"):
+            return super().__call__(batch)
+
+
 @dataclass(frozen=True)
 class Engines:
     """The same model on both."""
@@ -71,7 +79,7 @@ class Engines:
         gpu = GpuDecoder(spec, dict(weights), MAX_CONTEXT, device=device, dtype=dtype)
         gpu_cache = GpuCache(spec, NUM_BLOCKS, block_tokens, device, dtype)
         with torch.device("cpu"):
-            cpu = Runner(Decoder(spec, dict(weights), MAX_CONTEXT), KVCache(spec, NUM_BLOCKS, block_tokens))
+            cpu = CpuRunner(Decoder(spec, dict(weights), MAX_CONTEXT), KVCache(spec, NUM_BLOCKS, block_tokens))
         return cls(cpu, GpuRunner(gpu, gpu_cache, limits))
 
     def batch(self, *chunks: tuple[Sequence, int]) -> Batch:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import engine
+from engine.batch import Batch, Chunk
 from engine.checkpoint import ModelFolder, load_weights
 from engine.gpu.runner import GpuRunner, StepLimits
 from engine.gpu.sampler import GpuSampler
@@ -23,8 +24,6 @@ SEEDED: dict[str, Any] = {"seed": 7, "temperature": 0.9, "top_p": 0.9, "repetiti
 
 def answers(runner: Runner | GpuRunner, sampler: Sampler | GpuSampler, sequences: list[Sequence]) -> list[list[int]]:
     """Prompts in chunks of eight beside the answers of those who are done; one more joins at every step."""
-    from engine.batch import Batch, Chunk
-
     for turn in range(1, 100):
         running = [sequence for sequence in sequences[:turn] if sequence.num_output < NUM_TOKENS]
         if not running:
