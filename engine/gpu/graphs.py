@@ -1,7 +1,7 @@
 """CUDA graphs of steps in which everybody decodes: one for each of a few numbers of rows, which others are padded to.
 
-At a launch from Python a small step costs the host more than the GPU: some ten kernels a layer at about 5 microseconds
-each. A captured step is one launch. Where there is no CUDA the same function is simply called, so that all but the
+A small step costs the host more than the GPU, by an estimate: ten kernels a layer, each of which Python launches in 5 to
+20 microseconds. A captured step is one launch. Where there is no CUDA the same function is simply called, so that all but the
 capture itself can be tested.
 """
 

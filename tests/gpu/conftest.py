@@ -1,6 +1,6 @@
 """Where kernels run: in Triton's interpreter, or on the GPU with
 
-    TRITON_INTERPRET=0 pytest tests/gpu/kernels
+    TRITON_INTERPRET=0 pytest tests/gpu/kernels tests/gpu/engine
 
 It is chosen here, before anything imports Triton.
 """
