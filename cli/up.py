@@ -1,6 +1,7 @@
 """`tandem up`: every process on this machine, started, supervised and drained."""
 
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,12 +14,19 @@ from cli.deployment import Deployment, reachable
 from cli.launch import launch, refusals
 from cli.machine import take_ports
 from cli.trust import PEM, anchor
+from engine.errors import ConfigError
 from engine.exposure import check_guarded
 from engine.tls import Tls
 
 QUESTION = "What is a KV cache?"
 CLIENT_CERT, CLIENT_KEY = "client.pem", "client.key"
 """What a client's own files are called in the lines that show how to ask."""
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise typer.BadParameter(f"{value!r} is not one of auto, cpu, cuda, cuda:N")
+    return value
 
 
 def up(
@@ -28,13 +36,16 @@ def up(
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="REST; 0 takes a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC; 0 takes a free one.")] = 50051,
+    device: Annotated[
+        str, typer.Option(callback=_device, help="cpu, cuda, cuda:N or auto. A GPU serves with --prefill 0 only, yet.")
+    ] = "cpu",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of weights and activations.")
     ] = "auto",
     quantization: Annotated[Literal["none", "int8"], typer.Option(help="Of weights and activations.")] = "none",
     kv_cache_dtype: Annotated[
-        Literal["float32", "float16", "int8"], typer.Option(help="Of the KV cache, and of what moves.")
-    ] = "float32",
+        Literal["auto", "float32", "float16", "int8"], typer.Option(help="Of the KV cache, and of what moves.")
+    ] = "auto",
     served_model_name: Annotated[str | None, typer.Option(help="What requests call the model.")] = None,
     chat_template: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Jinja file, instead of the model's own.")
@@ -98,6 +109,8 @@ def up(
     """
     console = Console(stderr=True, highlight=False)
     with refusals(console):
+        if device.startswith("cuda") and prefill:
+            raise ConfigError(f"--device {device} needs --prefill 0: KV cannot leave a GPU yet")
         lists = {"prefill": prefill_cpus, "decode": decode_cpus, "frontend": frontend_cpus}
         divided = divide_cores(lists, num_prefill=prefill, num_decode=decode, split=cores == "split", borrow=borrow)
         guarded = api_key is not None or api_keys is not None or tls_ca is not None
@@ -119,6 +132,7 @@ def up(
                 "log_level": log_level,
             },
             worker={
+                "device": device,
                 "dtype": dtype,
                 "quantization": quantization,
                 "kv_cache_dtype": kv_cache_dtype,

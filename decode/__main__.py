@@ -11,6 +11,7 @@ from decode.service import DecodeService
 from decode.spans import DecodeSpans
 from decode.worker import Command, DecodeWorker, Event, TicketTemplate
 from engine.audit import audited
+from engine.cache import KVCache
 from engine.config import WorkerConfig
 from engine.cost import Slowdown
 from engine.device import OpenModel, open_model
@@ -25,7 +26,7 @@ from kvtransfer.endpoints import beside
 from kvtransfer.group import check_backend
 from kvtransfer.nccl_receiver import NcclReceiver
 from kvtransfer.shm_receiver import ShmReceiver
-from kvtransfer.transport import Arrived, KVReceiver
+from kvtransfer.transport import Arrived, Deliver, KVReceiver
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from protos import worker_pb2 as pb
 
@@ -45,23 +46,9 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     def deliver(arrived: Arrived) -> None:
         service.arrived(arrived)
 
-    receivers: list[KVReceiver] = []  # a sender takes the first one that it reaches
-    if config.shared_memory == "auto" and can_share_memory():
-        receivers.append(ShmReceiver(model.cache, deliver, vocab_size=who.vocab_size))
-    curve = Curve.of(config.kv_key, config.kv_peers)
-    if config.kv_groups != "off":
-        groups = NcclReceiver(
-            config.kv_groups,
-            beside(config.kv_listen),
-            model.cache,
-            deliver,
-            curve,
-            vocab_size=who.vocab_size,
-            stall_limit_s=config.stall_limit_s,
-        )
-        receivers.append(groups)
-    receivers.append(ZeroMQReceiver(config.kv_listen, model.cache, deliver, curve, vocab_size=who.vocab_size))
-    template = TicketTemplate(who.worker_id, who.incarnation, who.block_bytes, who.layout, tuple(receivers))
+    # A sender takes the first one that it reaches.
+    receivers = _receivers(config, model.cache, deliver, who.vocab_size) if model.cache else ()
+    template = TicketTemplate(who.worker_id, who.incarnation, who.block_bytes, who.layout, receivers)
     slowdown = Slowdown(who.costs, who.own_costs)
     worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown)
     loop: StepLoop[Command, Event] = StepLoop(lending(audited(worker, config), config, slowdown))
@@ -72,6 +59,27 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         for receiver in receivers:
             receiver.close()
         await tracing.aclose()
+
+
+def _receivers(config: WorkerConfig, pool: KVCache, deliver: Deliver, vocab_size: int) -> tuple[KVReceiver, ...]:
+    """Everything that KV can come through."""
+    receivers: list[KVReceiver] = []
+    if config.shared_memory == "auto" and can_share_memory():
+        receivers.append(ShmReceiver(pool, deliver, vocab_size=vocab_size))
+    curve, listen = Curve.of(config.kv_key, config.kv_peers), config.kv_listen
+    if config.kv_groups != "off":
+        groups = NcclReceiver(
+            config.kv_groups,
+            beside(listen),
+            pool,
+            deliver,
+            curve,
+            vocab_size=vocab_size,
+            stall_limit_s=config.stall_limit_s,
+        )
+        receivers.append(groups)
+    receivers.append(ZeroMQReceiver(listen, pool, deliver, curve, vocab_size=vocab_size))
+    return tuple(receivers)
 
 
 def main() -> int:

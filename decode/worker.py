@@ -21,10 +21,9 @@ from engine.blocks import CacheChanges
 from engine.cost import Slowdown, work_of
 from engine.custody import Custody, Holder, Inspect, Moves
 from engine.meter import Rate
-from engine.runner import Runner
-from engine.sampler import Sampler
 from engine.sequence import Sequence as Answer
 from engine.sequence import SequenceId, TokenLogprobs
+from engine.steps import StepRunner, StepSampler
 from kvtransfer.transport import Arrived, Fence, KVReceiver, Ticket, TicketId
 
 
@@ -140,8 +139,8 @@ class DecodeWorker:
     def __init__(
         self,
         scheduler: DecodeScheduler,
-        runner: Runner,
-        sampler: Sampler,
+        runner: StepRunner,
+        sampler: StepSampler,
         tickets: "TicketTemplate",
         slowdown: Slowdown | None = None,
     ) -> None:

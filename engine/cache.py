@@ -78,6 +78,10 @@ class KVCache:
         if self.pool.dtype == torch.int8:
             self.pool[:num_blocks, ..., -SCALE_BYTES:] = torch.ones(1).view(torch.int8)  # behind each row, a float32
 
+    def clear(self, num_blocks: int) -> None:
+        """Make every number of the first blocks 0."""
+        self.array[:num_blocks] = 0
+
     def layer(self, layer: int) -> torch.Tensor:
         """Keys and values of one layer, `[N, 2, K, P, row]`, strided into the pool."""
         return self.pool[:, layer]

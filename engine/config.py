@@ -50,12 +50,17 @@ class WorkerConfig(BaseSettings):
     """PEM file: frontends must show a certificate that this authority signed."""
     insecure: bool = False
     """Let anybody in who reaches an address beyond this machine."""
+    device: str = Field(default="cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """What the model computes on: cpu, cuda, cuda:N, or auto, which is a GPU where there is one with all it needs."""
+    device_reserve_mb: PositiveInt = 1024
+    """GPU memory, in MiB, that a KV pool leaves free whose size neither num_blocks nor kv_memory_mb says."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of weights and activations; auto is float32 on a CPU."""
+    """Of weights and activations; auto is float32 on a CPU and bfloat16 on a GPU."""
     quantization: Literal["none", "int8"] = "none"
     """int8: weights with a scale per output, activations with one per token; from any checkpoint, as it is loaded."""
-    kv_cache_dtype: Literal["float32", "float16", "int8"] = "float32"
-    """In which keys and values are kept and moved; int8 with a scale per head and token."""
+    kv_cache_dtype: Literal["auto", "float32", "float16", "int8"] = "auto"
+    """In which keys and values are kept and moved; int8 with a scale per head and token. auto is float32 on a CPU, and
+    on a GPU the type that the model computes in."""
     threads: NonNegativeInt = 0
     """Compute threads; 0 is one per core, or per CPU of `cpus`."""
     cpus: str = ""
@@ -69,7 +74,7 @@ class WorkerConfig(BaseSettings):
     num_blocks: NonNegativeInt = 0
     """KV blocks in the pool; 0 fits as many as kv_memory_mb holds."""
     kv_memory_mb: PositiveInt = 512
-    """Memory of the KV pool, in MiB, when num_blocks is 0."""
+    """Memory of the KV pool, in MiB, when num_blocks is 0; on a GPU, when not given, what is left."""
     max_context: NonNegativeInt = 0
     """Longest sequence in tokens; 0 is the model's own limit, as far as the pool can hold it."""
     max_sequences: PositiveInt = 64

@@ -1,16 +1,19 @@
 """Opens the model of a worker on its device: weights, KV pool, and the identity that follows from them."""
 
+import importlib.util
 import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from engine.cache import KVCache, block_size_bytes, layout_fingerprint
 from engine.checkpoint import ModelFolder, model_revision
 from engine.config import WorkerConfig
+from engine.cost import Costs
 from engine.cpus import pin
 from engine.errors import ConfigError
 from engine.hub import model_name, resolve_model
@@ -21,8 +24,12 @@ from engine.profile import Limits, measure
 from engine.runner import Runner, load_decoder
 from engine.sampler import Sampler
 from engine.shared_memory import SharedMemory, can_share_memory
+from engine.steps import StepRunner, StepSampler
 from engine.turn import Turn
 from protos import worker_pb2 as pb
+
+if TYPE_CHECKING:
+    from engine.gpu.cache import GpuCache
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +40,10 @@ MIB = 2**20
 class OpenModel:
     """A model that is ready to compute."""
 
-    runner: Runner
-    sampler: Sampler
-    cache: KVCache
+    runner: StepRunner
+    sampler: StepSampler
+    cache: KVCache | None
+    """The pool whose blocks can be moved; None on a GPU, whose cannot yet."""
     who: Identity
     shared: SharedMemory | None = None
     """What the pool lives in, if another process may map it."""
@@ -43,6 +51,7 @@ class OpenModel:
 
 def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     """Load, size the pool, compile and try out. Raises ConfigError with the arithmetic when it cannot fit."""
+    device = choose_device(config.device)
     num_cpus = pin(config.cpus)
     if num_threads := config.threads or num_cpus:
         torch.set_num_threads(num_threads)  # and Numba's, which follows torch
@@ -51,13 +60,59 @@ def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     # On a thread that ends, and OpenMP's threads of it with it. Were they left asleep, OpenMP would count more threads
     # than cores, and those of the step loop would sleep, not spin, between the hundred parallel parts of a step.
     with ThreadPoolExecutor(1, thread_name_prefix="open-model") as thread:
+        if device.type == "cuda":
+            return thread.submit(_open_on_gpu, config, role, device).result()
         return thread.submit(_open_model, config, role).result()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `name` (auto, cpu, cuda, cuda:N) stands for; ConfigError says what a GPU that was asked for
+    lacks."""
+    if name == "cpu":
+        return torch.device("cpu")
+    missing = None
+    if not torch.cuda.is_available():
+        missing = "this torch finds no CUDA device"
+    elif importlib.util.find_spec("triton") is None:
+        missing = "triton is not installed: pip install 'tandem-serve[gpu]'"
+    elif (index := torch.device(name).index if name != "auto" else None) is not None:
+        count = torch.cuda.device_count()
+        missing = f"there are {count} CUDA devices" if index >= count else None
+    if name == "auto":
+        return torch.device("cpu") if missing else torch.device("cuda", 0)
+    if missing:
+        raise ConfigError(f"--device {name}: {missing}", field="device")
+    device = torch.device(name)
+    return torch.device("cuda", device.index or 0)
+
+
+def _open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device) -> OpenModel:
+    from engine.gpu.open import open_gpu  # imports Triton, which a worker on a CPU need not have
+
+    if role == pb.ROLE_PREFILL:
+        raise ConfigError(
+            f"--device {config.device}: KV cannot leave a GPU yet, so there are no prefill workers on one; --prefill 0 "
+            "has decode workers compute prompts",
+            field="device",
+        )
+    torch.cuda.set_device(device)
+    folder = ModelFolder.open(resolve_model(config.model))
+    model = open_gpu(config, folder, device)
+    runner, sampler = model.runner, model.sampler
+    costs = None
+    if config.profile_s:
+        limits = Limits(model.max_context, config.max_step_tokens, config.max_sequences)
+        costs = measure(runner, sampler, limits, config.profile_s)
+    kv_dtype = f"{str(runner.cache.pool.dtype).removeprefix('torch.')} on a GPU"  # none that can be sent to
+    who = _identity(config, role, folder, runner.cache, model.max_context, kv_dtype, (costs, None))
+    return OpenModel(runner, sampler, None, who)
 
 
 def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     folder = ModelFolder.open(resolve_model(config.model))
     spec = model_spec(folder.config)
-    block_bytes = block_size_bytes(spec, config.block_tokens, config.kv_cache_dtype)
+    kv_dtype = "float32" if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
+    block_bytes = block_size_bytes(spec, config.block_tokens, kv_dtype)
     num_blocks = config.num_blocks or config.kv_memory_mb * MIB // block_bytes
     capacity = num_blocks * config.block_tokens
     if config.max_context > min(spec.max_context, capacity) or capacity < 2:
@@ -72,7 +127,7 @@ def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
         decoder = load_decoder(folder, config.dtype, max_context, quantize=config.quantization == "int8")
         shared = _share(config, role, num_blocks * block_bytes)
         buffer = shared.buffer if shared else None
-        cache = KVCache(spec, num_blocks, config.block_tokens, buffer, dtype=config.kv_cache_dtype)
+        cache = KVCache(spec, num_blocks, config.block_tokens, buffer, dtype=kv_dtype)
         runner, sampler = Runner(decoder, cache), Sampler()
         runner.warm_up()
         sampler.warm_up()
@@ -87,26 +142,40 @@ def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     log.info(
         "model ready in %.1f s: %d KV blocks, %d MiB", time.monotonic() - began, num_blocks, cache.size_bytes // MIB
     )
+    who = _identity(config, role, folder, cache, max_context, kv_dtype, (costs, own_costs))
+    return OpenModel(runner, sampler, cache, who, shared)
+
+
+def _identity(
+    config: WorkerConfig,
+    role: "pb.Role",
+    folder: ModelFolder,
+    cache: "KVCache | GpuCache",
+    max_context: int,
+    kv_dtype: str,
+    costs: tuple[Costs | None, Costs | None],
+) -> Identity:
+    """`costs` are those of a step, and those without borrowed CPUs."""
+    spec = model_spec(folder.config)
     name = "prefill" if role == pb.ROLE_PREFILL else "decode"
-    who = Identity(
+    return Identity(
         worker_id=config.worker_id or default_worker_id(name),
         role=role,
         model=model_name(config.model, config.served_model_name),
-        layout=layout_fingerprint(model_revision(folder), spec, config.block_tokens, dtype=config.kv_cache_dtype),
-        num_blocks=num_blocks,
+        layout=layout_fingerprint(model_revision(folder), spec, config.block_tokens, dtype=kv_dtype),
+        num_blocks=cache.num_blocks,
         block_tokens=config.block_tokens,
-        block_bytes=block_bytes,
+        block_bytes=cache.block_bytes,
         vocab_size=spec.vocab_size,
         max_context=max_context,
         max_sequences=config.max_sequences,
         lease_s=config.lease_s,
         incarnation=new_incarnation(),
         max_step_tokens=config.max_step_tokens,
-        costs=costs,
-        own_costs=own_costs,
+        costs=costs[0],
+        own_costs=costs[1],
         cpu_board=board_name(config.cpu_board),
     )
-    return OpenModel(runner, sampler, cache, who, shared)
 
 
 def _share(config: WorkerConfig, role: "pb.Role", size_bytes: int) -> SharedMemory | None:

@@ -17,10 +17,9 @@ import numpy as np
 
 from engine.batch import Batch, Chunk
 from engine.cost import Costs
-from engine.runner import Runner
-from engine.sampler import Sampler
 from engine.sequence import SamplingParams, SequenceId
 from engine.sequence import Sequence as Made
+from engine.steps import StepRunner, StepSampler
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +61,7 @@ Times = dict[Kind, float]
 """Seconds, by kind."""
 
 
-def measure(runner: Runner, sampler: Sampler, limits: Limits, budget_s: float) -> Costs:
+def measure(runner: StepRunner, sampler: StepSampler, limits: Limits, budget_s: float) -> Costs:
     """Time steps for about `budget_s`: at least one, and none that is expected to end later. The pool must be idle."""
     cache = runner.cache
     kinds = plan(limits, cache.num_blocks * cache.block_tokens, cache.block_tokens)
@@ -72,7 +71,7 @@ def measure(runner: Runner, sampler: Sampler, limits: Limits, budget_s: float) -
     try:
         times = time_kinds(kinds, lambda kind: _step_s(runner, sampler, kind), began + budget_s)
     finally:
-        cache.array[:touched] = 0
+        cache.clear(touched)
     costs = fit(times)
     log.info(
         "measured in %.1f s: %d prompt tokens in %.1f ms, decode step %.2f + %.2f ms a sequence, fit within %.0f %%",
@@ -179,7 +178,7 @@ def _expected_s(kind: Kind, times: Times) -> float:
     return times[largest] * max(1.0, kind.size / largest.size if largest.size > 1 else 1.0)
 
 
-def _step_s(runner: Runner, sampler: Sampler, kind: Kind) -> float:
+def _step_s(runner: StepRunner, sampler: StepSampler, kind: Kind) -> float:
     """Run one such step; seconds from chunks to tokens."""
     chunks = made_up(kind, runner.cache.block_tokens)
     began = time.perf_counter()

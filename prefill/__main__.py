@@ -42,6 +42,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     )
     slowdown = Slowdown(model.who.costs, model.who.own_costs)
     worker = PrefillWorker(scheduler, model.runner, model.sampler, slowdown)
+    assert model.cache is not None, "a prefill worker has no use where its blocks cannot be moved"
     by_transport: dict[str, KVSender] = {}
     if model.shared:
         by_transport["shm"] = ShmSender(model.cache, model.shared, stall_limit_s=config.stall_limit_s)

@@ -18,10 +18,9 @@ from engine.blocks import CacheChanges
 from engine.cost import Slowdown, work_of
 from engine.custody import Custody, Holder, Inspect, Moves
 from engine.meter import Rate
-from engine.runner import Runner
-from engine.sampler import Sampler
 from engine.sequence import Sequence as Prompt
 from engine.sequence import SequenceId, TokenLogprobs
+from engine.steps import StepRunner, StepSampler
 from prefill.scheduler import MOVES, BlocksReady, Freed, PrefillScheduler, PromptDone
 
 
@@ -106,8 +105,8 @@ class PrefillWorker:
     def __init__(
         self,
         scheduler: PrefillScheduler,
-        runner: Runner,
-        sampler: Sampler,
+        runner: StepRunner,
+        sampler: StepSampler,
         slowdown: Slowdown | None = None,
     ) -> None:
         self.scheduler = scheduler

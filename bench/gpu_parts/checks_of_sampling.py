@@ -7,6 +7,7 @@ import torch
 
 from bench.gpu_parts.bench import Bench, Task
 from bench.gpu_parts.errors import SHORT, judge, share_unequal, worst_row_error
+from engine.kernels.gpu.candidates import Scratch
 from engine.kernels.gpu import adjust_logits, sample, top_logits
 
 VOCAB = 128_256
@@ -76,7 +77,9 @@ def _sample(bench: Bench, dtype: torch.dtype) -> None:
     ]
     temperatures, top_ks, top_ps, min_ps = (torch.tensor(column) for column in zip(*filters, strict=True))
     seeds, indices = torch.randint(0, 1 << 62, (rows,)), torch.randint(0, 1 << 40, (rows,))
-    out, scratch = torch.full((rows,), -1), torch.full((rows, size), torch.nan)
+    out, scratch = torch.full((rows,), -1), Scratch.of(rows, size, bench.device)
+    for tensor in (scratch.maxima, scratch.scales, scratch.masses, scratch.weights):
+        tensor.fill_(torch.nan)
     # fmt: off
     sample.sample(
         logits, temperatures.double(), top_ks, top_ps.double(), min_ps.double(), seeds, indices, scratch, out

@@ -18,6 +18,7 @@ from bench.gpu_parts.inputs import rope_table
 from bench.gpu_parts.limits import COPY, LAUNCH
 from bench.gpu_parts.report import Row
 from bench.gpu_parts.shapes import LLAMA_8B as SHAPE
+from engine.kernels.gpu.candidates import Scratch
 from engine.kernels.gpu import (
     adjust_logits,
     copy_blocks,
@@ -112,7 +113,8 @@ def a_top_logits(bench: Bench, rows: int) -> Made:
 
 def a_sample(bench: Bench, rows: int, filters: tuple[float, int, float]) -> Made:
     size = bench.size(VOCAB, 300)
-    logits, scratch = peaked(rows, size, BF16), torch.empty(rows, size, dtype=torch.float32)
+    logits = peaked(rows, size, BF16)
+    scratch = Scratch.of(rows, size, logits.device)
     temperature, top_k, top_p = filters
     columns = (
         torch.full((rows,), temperature, dtype=torch.float64),

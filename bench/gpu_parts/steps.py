@@ -8,6 +8,7 @@ import torch
 
 from bench.gpu_parts.bench import Bench, elapsed_ms, timed
 from bench.gpu_parts.composed import ComposedModel, Space
+from engine.kernels.gpu.candidates import Scratch
 from engine.kernels.gpu.decode_attention import decode_attention
 from engine.kernels.gpu.prefill_attention import choose_tile, list_tiles, prefill_attention
 from engine.kernels.gpu.runs import Workspace, choose_splits
@@ -56,7 +57,7 @@ class DecodeLoop:
         self._lengths = torch.empty(rows, dtype=torch.int32)
         self._space = Space.allocate(shape, rows, model.dtype)
         self.logits = torch.empty(rows, shape.vocab_size, dtype=torch.float32)
-        self._scratch = torch.empty_like(self.logits)
+        self._scratch = Scratch.of(rows, shape.vocab_size, bench.device)
         most = cache.tables.shape[1] * BLOCK_TOKENS
         self._splits = choose_splits(rows, shape.num_kv_heads, most, bench.num_cores())
         self._workspace = Workspace.allocate(rows * self._splits, shape.num_heads, shape.head_dim, bench.device)

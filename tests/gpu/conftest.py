@@ -1,6 +1,6 @@
 """Where kernels run: in Triton's interpreter, or on the GPU with
 
-    TRITON_INTERPRET=0 pytest tests/gpu/kernels
+    TRITON_INTERPRET=0 pytest tests/gpu/kernels tests/gpu/engine
 
 It is chosen here, before anything imports Triton.
 """
@@ -17,7 +17,10 @@ os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns that 
 
 collect_ignore_glob: list[str] = []
 if importlib.util.find_spec("triton") is None:
-    collect_ignore_glob = ["kernels/test_*.py"]  # they import it; `test_cross_compile.py` says that it is missing
+    collect_ignore_glob = [
+        "kernels/test_*.py",
+        "engine/test_*.py",
+    ]  # they import it; `test_cross_compile.py` says that it is missing
 
 
 @pytest.fixture(scope="session")

@@ -64,8 +64,8 @@ def rms_norm(
         _rms_norm[(num_rows,)](hidden, delta, weight, out, eps, size, BLOCK=block, num_warps=_num_warps(block))
 
 
-def _compiled(block: int, with_delta: bool) -> Compiled:
-    signature = {"hidden": "*bf16", "weight": "*bf16", "out": "*bf16", "eps": "fp32", "size": "i32:16"}
+def _compiled(block: int, with_delta: bool, hidden: str = "*bf16") -> Compiled:
+    signature = {"hidden": hidden, "weight": "*bf16", "out": "*bf16", "eps": "fp32", "size": "i32:16"}
     if with_delta:
         return Compiled(_rms_norm, {**signature, "delta": "*bf16"}, {"BLOCK": block}, _num_warps(block))
     return Compiled(_rms_norm, signature, {"BLOCK": block, "delta": None}, _num_warps(block))
@@ -77,4 +77,7 @@ COMPILED = (
     _compiled(4096, False),
     _compiled(8192, True),
     _compiled(16384, True),
+    _compiled(4096, True, "*fp32"),  # as the decoder has it
+    _compiled(4096, False, "*fp32"),
+    _compiled(16384, True, "*fp32"),
 )

@@ -173,8 +173,8 @@ _COUNTS = ("num_heads", "num_kv_heads", "block_tokens")
 _SIZES = ("half", "kind_stride", "head_stride", "slot_stride")
 
 
-def _compiled(heads: int, half: int, with_norms: bool) -> Compiled:
-    signature = {"qkv": "*bf16", "table": "*fp32", "positions": "*i64", "slots": "*i64", "pool": "*bf16", "eps": "fp32"}
+def _compiled(heads: int, half: int, with_norms: bool, index: str = "*i64") -> Compiled:
+    signature = {"qkv": "*bf16", "table": "*fp32", "positions": index, "slots": index, "pool": "*bf16", "eps": "fp32"}
     signature |= dict.fromkeys(_COUNTS, "i32") | dict.fromkeys(_SIZES, "i32:16")
     signature |= {"block_stride": "i64:16", "layer_start": "i64:16"}
     constants: dict[str, object] = {"HEADS": heads, "HALF": half}
@@ -186,3 +186,4 @@ def _compiled(heads: int, half: int, with_norms: bool) -> Compiled:
 
 
 COMPILED = (_compiled(4, 64, True), _compiled(16, 64, False), _compiled(16, 64, True), _compiled(8, 128, True))
+COMPILED += (_compiled(4, 64, True, "*i32"), _compiled(16, 64, False, "*i32"))  # as the engine's inputs are

@@ -1,0 +1,213 @@
+"""The decoder transformer of `engine/models/decoder.py` on a GPU: torch's products, our kernels between them.
+
+The residual stream and the logits are float32, all else is of one type. A step allocates as little as can be and reads
+nothing back, so that one in which everybody decodes can be captured as a CUDA graph.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from engine.gpu.inputs import Inputs
+from engine.kernels.gpu.decode_attention import decode_attention
+from engine.kernels.gpu.norm import rms_norm
+from engine.kernels.gpu.prefill_attention import prefill_attention
+from engine.kernels.gpu.rope_cache import rope_cache
+from engine.kernels.gpu.runs import Workspace
+from engine.kernels.gpu.silu_mul import silu_mul
+from engine.models.decoder import Weights
+from engine.models.rope import rope_table
+from engine.models.spec import ModelSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A matrix and its bias, on the device."""
+
+    weight: torch.Tensor
+    """[outputs, inputs]"""
+    bias: torch.Tensor | None = None
+
+    def __call__(self, rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """Write the products of `rows` `[T, inputs]` to `out` `[T, outputs]`; returns `out`."""
+        if self.bias is None:
+            return torch.mm(rows, self.weight.t(), out=out)
+        return torch.addmm(self.bias, rows, self.weight.t(), out=out)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The weights of one layer, fused."""
+
+    input_norm: torch.Tensor
+    qkv: Linear
+    head_norms: torch.Tensor | None
+    """[2, D], of queries and of keys"""
+    output: Linear
+    post_norm: torch.Tensor
+    gate_up: Linear
+    down: Linear
+    window: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What a step leaves between its kernels; every layer uses the same. As large as the largest step needs."""
+
+    hidden: torch.Tensor
+    """[rows, hidden size] float32, the residual stream"""
+    normed: torch.Tensor
+    qkv: torch.Tensor
+    attended: torch.Tensor
+    gate_up: torch.Tensor
+    gated: torch.Tensor
+    delta: torch.Tensor
+    logits: torch.Tensor
+    """[samples, V] float32"""
+    runs: Workspace
+
+    @classmethod
+    def allocate(cls, decoder: "GpuDecoder", rows: int, samples: int, runs: int) -> "Space":
+        """For steps of up to so many rows, of which so many sample, and `runs` of decode attention."""
+        spec, device = decoder.spec, decoder.device
+
+        def of(width: int, dtype: torch.dtype = decoder.dtype) -> torch.Tensor:
+            return torch.empty(rows, width, dtype=dtype, device=device)
+
+        return cls(
+            hidden=of(spec.hidden_size, torch.float32),
+            normed=of(spec.hidden_size),
+            qkv=of(spec.query_size + 2 * spec.kv_size),
+            attended=of(spec.query_size),
+            gate_up=of(2 * spec.mlp_size),
+            gated=of(spec.mlp_size),
+            delta=of(spec.hidden_size),
+            logits=torch.empty(samples, spec.vocab_size, dtype=torch.float32, device=device),
+            runs=Workspace.allocate(runs, spec.num_heads, spec.head_dim, device),
+        )
+
+
+class GpuDecoder:
+    """A model ready to compute on a GPU."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        weights: Weights,
+        max_context: int | None = None,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """Move `weights` to `device`, fused, emptying the mapping on the way."""
+        self.spec, self.device, self.dtype = spec, device, dtype
+        load = _Loader(weights, device, dtype)
+        self.embedding = load.matrix(["model.embed_tokens.weight"])  # [V, hidden size]
+        self.layers = [_layer(spec, load, index) for index in range(spec.num_layers)]
+        self.norm = load.vector("model.norm.weight")
+        self.head = self.embedding if spec.tied_embeddings else load.matrix(["lm_head.weight"])
+        self.rope = rope_table(spec.rope, spec.head_dim, max_context or spec.max_context).to(device)
+        assert not weights, f"weights left over: {sorted(weights)}"
+
+    @torch.inference_mode()
+    def __call__(self, inputs: Inputs, pool: torch.Tensor, space: Space, splits: int) -> torch.Tensor:
+        """Compute a batch against `pool` `[N, L, 2, K, P, D]`; the logits of its sample rows, `[R, V]` float32, which
+        lie in `space` until the next step. `splits` is that of decode attention."""
+        rows, eps = len(inputs.token_ids), self.spec.rms_eps
+        hidden, normed, delta = space.hidden[:rows], space.normed[:rows], space.delta[:rows]
+        gate_up, gated = space.gate_up[:rows], space.gated[:rows]
+        hidden.copy_(self.embedding.index_select(0, inputs.token_ids))
+        added: torch.Tensor | None = None
+        for index, layer in enumerate(self.layers):
+            rms_norm(hidden, added, layer.input_norm, eps, normed)
+            qkv = layer.qkv(normed, space.qkv[:rows])  # [T, (H + 2K) * D]
+            attended = self._attend(qkv, inputs, layer, index, pool, space, splits)  # [T, H * D]
+            if index + 1 == len(self.layers) and inputs.sample_rows is not None:  # only rows that sample matter now
+                attended = attended.index_select(0, inputs.sample_rows)
+                hidden = hidden.index_select(0, inputs.sample_rows)
+                rows = len(hidden)
+                normed, delta = space.normed[:rows], space.delta[:rows]
+                gate_up, gated = space.gate_up[:rows], space.gated[:rows]
+            rms_norm(hidden, layer.output(attended, delta), layer.post_norm, eps, normed)
+            silu_mul(layer.gate_up(normed, gate_up), gated)
+            added = layer.down(gated, delta)
+        rms_norm(hidden, added, self.norm, eps, normed)
+        return self._logits(normed, space.logits[:rows])
+
+    def _logits(self, normed: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """In float32 from sums in float32: rounded to bfloat16, many of the likely tokens would be equally likely."""
+        head = self.head.t()
+        if normed.dtype is torch.float32:
+            return torch.mm(normed, head, out=out)
+        if normed.is_cuda:
+            return torch.mm(normed, head, out_dtype=torch.float32, out=out)
+        return torch.mm(normed.float(), head.float(), out=out)
+
+    def _attend(
+        self,
+        qkv: torch.Tensor,
+        inputs: Inputs,
+        layer: Layer,
+        index: int,
+        pool: torch.Tensor,
+        space: Space,
+        splits: int,
+    ) -> torch.Tensor:
+        spec, decoding = self.spec, inputs.num_decode
+        rope_cache(qkv, self.rope, inputs.positions, inputs.slots, pool, index, layer.head_norms, spec.rms_eps)
+        queries = qkv.view(len(qkv), -1, spec.head_dim)[:, : spec.num_heads]  # [T, H, D]
+        attended = space.attended[: len(qkv)]
+        out = attended.view(len(qkv), spec.num_heads, spec.head_dim)
+        tables, lengths = inputs.block_tables, inputs.context_lens
+        if decoding:
+            some = tables[:decoding], lengths[:decoding], out[:decoding]
+            decode_attention(queries[:decoding], pool, index, *some, space.runs, splits, layer.window)
+        if len(inputs.tiles):
+            starts = inputs.query_starts
+            prefill_attention(queries, pool, index, tables, starts, lengths, inputs.tiles, out, layer.window)
+        return attended
+
+
+class _Loader:
+    """Takes weights out of a mapping and onto the device."""
+
+    def __init__(self, weights: Weights, device: torch.device, dtype: torch.dtype) -> None:
+        self.weights, self.device, self.dtype = weights, device, dtype
+
+    def vector(self, name: str) -> torch.Tensor:
+        return self.weights.pop(name).to(self.device, self.dtype)
+
+    def matrix(self, names: Iterable[str]) -> torch.Tensor:
+        """Several tensors of as many columns, one above the other; copied part by part, so that none is held twice."""
+        parts = [self.weights.pop(name) for name in names]
+        whole = torch.empty(sum(len(part) for part in parts), *parts[0].shape[1:], dtype=self.dtype, device=self.device)
+        first = 0
+        for part in parts:
+            whole[first : first + len(part)].copy_(part)
+            first += len(part)
+        return whole
+
+    def linear(self, names: list[str]) -> Linear:
+        weight = self.matrix(f"{name}.weight" for name in names)
+        if f"{names[0]}.bias" not in self.weights:
+            return Linear(weight)
+        return Linear(weight, self.matrix(f"{name}.bias" for name in names))
+
+
+def _layer(spec: ModelSpec, load: _Loader, index: int) -> Layer:
+    prefix = f"model.layers.{index}."
+    attention, mlp = f"{prefix}self_attn.", f"{prefix}mlp."
+    head_norms = None
+    if spec.qk_norm:
+        head_norms = torch.stack([load.vector(f"{attention}{part}_norm.weight") for part in ("q", "k")])
+    return Layer(
+        input_norm=load.vector(f"{prefix}input_layernorm.weight"),
+        qkv=load.linear([f"{attention}{part}_proj" for part in ("q", "k", "v")]),
+        head_norms=head_norms,
+        output=load.linear([f"{attention}o_proj"]),
+        post_norm=load.vector(f"{prefix}post_attention_layernorm.weight"),
+        gate_up=load.linear([f"{mlp}gate_proj", f"{mlp}up_proj"]),
+        down=load.linear([f"{mlp}down_proj"]),
+        window=spec.window(index),
+    )

@@ -1,0 +1,132 @@
+"""A model made ready on a GPU: what cannot be served there is refused, and the pool takes what memory is left.
+
+Imported only for a worker whose device is a GPU.
+"""
+
+import logging
+from array import array
+from dataclasses import dataclass
+
+import torch
+
+from engine.batch import Batch, Chunk
+from engine.checkpoint import ModelFolder, load_weights
+from engine.config import WorkerConfig
+from engine.errors import ConfigError
+from engine.gpu.cache import GpuCache, block_size_bytes
+from engine.gpu.decoder import GpuDecoder
+from engine.gpu.memory import MIB, Measured, blocks_that_fit
+from engine.gpu.runner import GpuRunner, StepLimits
+from engine.gpu.sampler import GpuSampler
+from engine.kernels.gpu.paged import check_heads
+from engine.models.families import model_spec
+from engine.models.spec import ModelSpec
+from engine.sequence import SamplingParams, Sequence, SequenceId
+
+log = logging.getLogger(__name__)
+
+_DTYPES = {"auto": torch.bfloat16, "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class GpuModel:
+    """A model that is ready to compute on a GPU."""
+
+    runner: GpuRunner
+    sampler: GpuSampler
+    max_context: int
+
+
+def open_gpu(config: WorkerConfig, folder: ModelFolder, device: torch.device) -> GpuModel:
+    """Load, try the largest step, size the pool, compile and capture.
+
+    Raises ConfigError with the arithmetic when it cannot fit, and by name for what the GPU's engine does not have.
+    """
+    spec, dtype = model_spec(folder.config), _DTYPES[config.dtype]
+    _refuse(config, dtype)
+    _check_shapes(spec, config.block_tokens, dtype)
+    if config.max_context > spec.max_context:
+        raise ConfigError(f"a context of {config.max_context}: the model's is {spec.max_context}", field="max_context")
+    max_context = config.max_context or spec.max_context
+    decoder = GpuDecoder(spec, load_weights(folder, spec, dtype), max_context, device=device, dtype=dtype)
+    limits = StepLimits(config.max_sequences, config.max_step_tokens)
+    sampler = GpuSampler(spec.vocab_size, config.max_sequences, device)
+    num_blocks = _num_blocks(config, decoder, limits)
+    capacity = num_blocks * config.block_tokens
+    if config.max_context > capacity or capacity < 2:
+        block_bytes = block_size_bytes(spec, config.block_tokens, dtype)
+        raise ConfigError(
+            f"a context of {config.max_context or 2} tokens does not fit: {num_blocks} KV blocks of "
+            f"{config.block_tokens} tokens ({block_bytes} bytes each) hold {capacity}",
+            field="max_context",
+        )
+    cache = GpuCache(spec, num_blocks, config.block_tokens, device, dtype)
+    runner = GpuRunner(decoder, cache, limits)
+    runner.warm_up()
+    sampler.warm_up()
+    return GpuModel(runner, sampler, min(max_context, capacity))
+
+
+def _refuse(config: WorkerConfig, dtype: torch.dtype) -> None:
+    """What the CPU's engine has and the GPU's has not."""
+    if config.quantization != "none":
+        raise ConfigError(f"--quantization {config.quantization} is not there on a GPU yet", field="quantization")
+    name = str(dtype).removeprefix("torch.")
+    if config.kv_cache_dtype not in ("auto", name):
+        raise ConfigError(
+            f"--kv-cache-dtype {config.kv_cache_dtype} is not there on a GPU yet: keys and values are of the type that "
+            f"the model computes in, here {name}",
+            field="kv_cache_dtype",
+        )
+
+
+def _check_shapes(spec: ModelSpec, block_tokens: int, dtype: torch.dtype) -> None:
+    """Refuse by name the shapes that attention was not made for, before anything is loaded."""
+    pool = torch.empty(1, 1, 2, spec.num_kv_heads, block_tokens, spec.head_dim, dtype=dtype, device="cpu")
+    queries = torch.empty(1, spec.num_heads, spec.head_dim, dtype=dtype, device="cpu")
+    check_heads(queries, pool, queries)
+
+
+def _num_blocks(config: WorkerConfig, decoder: GpuDecoder, limits: StepLimits) -> int:
+    """As many as were asked for; else as many as fit."""
+    if config.num_blocks:
+        return config.num_blocks
+    block_bytes = block_size_bytes(decoder.spec, config.block_tokens, decoder.dtype)
+    if "kv_memory_mb" in config.model_fields_set:
+        return config.kv_memory_mb * MIB // block_bytes
+    measured = _measure(decoder, limits, config.block_tokens)
+    reserve = config.device_reserve_mb * MIB
+    fit = blocks_that_fit(
+        measured, block_bytes, config.block_tokens, reserve_bytes=reserve, min_tokens=max(config.max_context, 2)
+    )
+    log.info("%d KV blocks of %d bytes fit beside the weights", fit, block_bytes)
+    return fit
+
+
+def _measure(decoder: GpuDecoder, limits: StepLimits, block_tokens: int) -> Measured:
+    """Run the largest step on a pool of one block."""
+    device = decoder.device
+    trial = GpuRunner(decoder, GpuCache(decoder.spec, 1, block_tokens, device, decoder.dtype), limits)
+    trial(largest_step(limits, len(decoder.rope), block_tokens))  # compiles, which takes memory of its own
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    trial(largest_step(limits, len(decoder.rope), block_tokens))
+    torch.cuda.synchronize(device)
+    activations = torch.cuda.max_memory_allocated(device) - before
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info(device)
+    return Measured(total, free, activations)
+
+
+def largest_step(limits: StepLimits, max_context: int, block_tokens: int) -> Batch:
+    """Of made-up tokens in block 0: prompts of `max_step_tokens` together, and a token of all who are left."""
+    left, chunks = limits.max_step_tokens, []
+    for index in range(limits.max_sequences):
+        length = max(1, min(left, max_context))
+        left -= length if left > 0 else 0
+        sequence = Sequence.of(SequenceId(f"made-up-{index}"), [0] * length, SamplingParams(max_tokens=1, seed=0))
+        sequence.blocks = array("i", [0] * -(-length // block_tokens))
+        chunks.append(Chunk(sequence, 0, length))
+    return Batch.build(chunks, block_tokens)

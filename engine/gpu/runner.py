@@ -1,0 +1,121 @@
+"""Batches to logits on a GPU: one model, its KV cache, and the buffers and graphs of its steps.
+
+Knows how steps are sized, padded and replayed. Does not know schedulers or sampling.
+"""
+
+import logging
+import time
+from array import array
+from dataclasses import dataclass
+
+import torch
+
+from engine.batch import Batch, Chunk
+from engine.gpu.cache import GpuCache
+from engine.gpu.current import on
+from engine.gpu.decoder import GpuDecoder, Space
+from engine.gpu.graphs import DecodeGraphs, buckets_up_to
+from engine.gpu.inputs import InputBuffer, Inputs, Sizes
+from engine.kernels.gpu.prefill_attention import choose_tile, list_tiles
+from engine.kernels.gpu.runs import choose_splits
+from engine.models.spec import ModelSpec
+from engine.sequence import SamplingParams, Sequence, SequenceId
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StepLimits:
+    """The largest step that a worker runs."""
+
+    max_sequences: int
+    max_step_tokens: int
+    """Of prompts"""
+
+    @property
+    def max_rows(self) -> int:
+        """Each sequence may decode a token beside the prompts."""
+        return self.max_sequences + self.max_step_tokens
+
+
+class GpuRunner:
+    """The device's half of a step: `batch` in, logits `[R, V]` on the device out."""
+
+    def __init__(self, decoder: GpuDecoder, cache: GpuCache, limits: StepLimits) -> None:
+        self.decoder = decoder
+        self.cache = cache
+        self.limits = limits
+        self._table_blocks = -(-len(decoder.rope) // cache.block_tokens)
+        self._group = decoder.spec.num_heads // decoder.spec.num_kv_heads
+        self._tile_rows = choose_tile(cache.pool).block_m
+        buckets = buckets_up_to(limits.max_sequences)
+        self._splits = {bucket: self._splits_of(bucket) for bucket in buckets}
+        runs = max(bucket * splits for bucket, splits in self._splits.items())
+        self._space = Space.allocate(decoder, max(limits.max_rows, buckets[-1]), buckets[-1], runs)
+        self._inputs = InputBuffer(max(self._most_items(), self._decode(buckets[-1]).num_items), decoder.device)
+        self._graphs = DecodeGraphs(self._decode_step, limits.max_sequences, decoder.device)
+
+    @property
+    def spec(self) -> ModelSpec:
+        return self.decoder.spec
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        """Compute `batch`, write its keys and values into the cache, return the logits of its sample rows.
+
+        Nothing is waited for: the logits are there when work of the same stream that follows runs. They lie in a buffer
+        that the next step writes.
+        """
+        # Kernels do not check bounds.
+        assert int(batch.positions.max()) < len(self.decoder.rope), "a position lies past the context"
+        assert int(batch.slots.max()) < self.cache.num_blocks * self.cache.block_tokens, "a slot lies past the pool"
+        rows = len(batch.token_ids)
+        assert rows <= self.limits.max_rows, "more rows than the worker was started for"
+        assert len(batch.context_lens) <= self.limits.max_sequences, "more sequences than the worker was started for"
+        with on(self.decoder.device):
+            return self._run(batch, rows)
+
+    def _run(self, batch: Batch, rows: int) -> torch.Tensor:
+        if rows == batch.num_decode == len(batch.sampled):
+            bucket = self._graphs.bucket(rows)
+            self._inputs.fill(self._decode(bucket), batch)
+            return self._graphs(bucket)[:rows]
+        tiles = list_tiles(batch.query_starts, batch.context_lens, batch.num_decode, self._group, self._tile_rows)
+        num_sequences, width = batch.block_tables.shape
+        sizes = Sizes(rows, num_sequences, batch.num_decode, width, len(batch.sample_rows), len(tiles))
+        self._inputs.fill(sizes, batch, tiles)
+        return self._compute(self._inputs.inputs(sizes))
+
+    def warm_up(self) -> None:
+        """Compile every kernel, on made-up tokens of the largest step too; writes only block 0, which must be free."""
+        logger.info("compiling kernels for the GPU")
+        began = time.perf_counter()
+        most = min(self.limits.max_step_tokens, len(self.decoder.rope))
+        sequence = Sequence.of(SequenceId("warm-up"), [0] * most, SamplingParams(max_tokens=1, seed=0))
+        sequence.blocks = array("i", [0] * self._table_blocks)
+        self(Batch.build([Chunk(sequence, 0, most)], self.cache.block_tokens))
+        self._inputs.clear()  # what lies there are the parts of a step of other sizes
+        with on(self.decoder.device):
+            self._graphs.capture()
+        self.cache.clear(1)
+        logger.info("kernels ready in %.1f s", time.perf_counter() - began)
+
+    def _decode(self, bucket: int) -> Sizes:
+        return Sizes.of_decode(bucket, self._table_blocks)
+
+    def _decode_step(self, bucket: int) -> torch.Tensor:
+        return self._compute(self._inputs.inputs(self._decode(bucket)))
+
+    def _compute(self, inputs: Inputs) -> torch.Tensor:
+        splits = self._splits[self._graphs.bucket(max(inputs.num_decode, 1))]
+        return self.decoder(inputs, self.cache.pool, self._space, splits)
+
+    def _splits_of(self, bucket: int) -> int:
+        device = self.decoder.device
+        num_cores = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+        return choose_splits(bucket, self.spec.num_kv_heads, len(self.decoder.rope), num_cores)
+
+    def _most_items(self) -> int:
+        """Of the inputs of any step within the limits that is no captured one."""
+        rows, sequences = self.limits.max_rows, self.limits.max_sequences
+        tiles = -(-rows * self._group // self._tile_rows) + sequences
+        return Sizes(rows, sequences, 0, self._table_blocks, sequences, tiles).num_items

@@ -1,0 +1,195 @@
+"""Logits to token ids on the GPU: the same order, arithmetic and generator as `engine/sampler.py`, so the same tokens.
+
+A step's parameters go to the device in one copy and its tokens come back in one. `launch` waits for nothing; `collect`
+waits for that one copy.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Sequence as Rows
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from engine.gpu.current import on
+from engine.gpu.history import History, News
+from engine.gpu.packed import Packed, Part, to_device
+from engine.kernels.gpu.candidates import Scratch
+from engine.kernels.gpu.adjust_logits import add_bias, ban, note_tokens, penalise
+from engine.kernels.gpu.sample import sample
+from engine.kernels.gpu.top_logits import MAX_COUNT, num_parts, top_logits
+from engine.sampler import Sampled
+from engine.sequence import SamplingParams, Sequence, SequenceId, TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """Tokens that are on their way from the device."""
+
+    host: Packed
+    """token ids `[R]` int64; of rows that asked: log-probabilities, those of the most likely tokens, and their ids"""
+    asked: tuple[int, ...]
+    sequences: tuple[Sequence, ...]
+    arrived: torch.cuda.Event | None
+
+    def collect(self) -> Sampled:
+        """Wait for the tokens."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        token_ids, *of_asked = (tensor.tolist() for tensor in self.host.tensors)
+        if not self.asked:
+            return Sampled(token_ids, None)
+        rows: list[TokenLogprobs | None] = [None] * len(self.sequences)
+        for row, chosen, values, ids in zip(self.asked, *of_asked, strict=True):
+            count = self.sequences[row].params.num_logprobs or 0
+            rows[row] = TokenLogprobs(chosen, tuple(ids[:count]), tuple(values[:count]))
+        return Sampled(token_ids, tuple(rows))
+
+
+class GpuSampler:
+    """Draws the next token of every row."""
+
+    def __init__(self, vocab_size: int, max_sequences: int, device: torch.device) -> None:
+        """For up to `max_sequences` rows at once."""
+        self._device = device
+        self._history = History(max_sequences, vocab_size, device)
+        self._scratch = Scratch.of(max_sequences, vocab_size, device)
+
+    def __call__(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Sampled:
+        """Sample from `logits` `[R, V]` float32, which the sampler may change."""
+        return self.launch(logits, sequences).collect()
+
+    def launch(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Pending:
+        """Have the device sample; `logits` are its own until then."""
+        assert len(logits) == len(sequences)
+        with on(self._device), torch.inference_mode():
+            return self._launch(logits, sequences)
+
+    def _launch(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Pending:
+        asked = [row for row, sequence in enumerate(sequences) if sequence.params.num_logprobs is not None]
+        news = self._history.news(sequences)
+        arrays = [*_filters(sequences), np.array(asked, np.int64), *_penalties(sequences, news)]
+        arrays += [*_biases(sequences), *_bans(sequences)]
+        columns = to_device(arrays, self._device)
+        temperatures, top_ks, top_ps, min_ps, seeds, indices, rows = columns[:7]
+        penalties, biases, bans = columns[7:15], columns[15:18], columns[18:]
+        raw = logits.index_select(0, rows) if asked else None  # a copy: what follows changes the logits
+        self._adjust(logits, news, penalties, biases, bans)
+        count = max((min(sequences[row].params.num_logprobs or 1, logits.shape[1]) for row in asked), default=1)
+        found = Packed(_outcome(len(sequences), len(asked), count), self._device)
+        token_ids, *likely = found.tensors
+        sample(logits, temperatures, top_ks, top_ps, min_ps, seeds, indices, self._scratch, token_ids)
+        if raw is not None:
+            _find_likely(raw, token_ids.index_select(0, rows), likely)
+        return self._fetch(found, _outcome(len(sequences), len(asked), count), asked, sequences)
+
+    def warm_up(self) -> None:
+        """Compile the kernels; those that look at a count differ for 1, for multiples of 16 and for others."""
+        for count in (1, 3, 16):
+            some = list(range(count))
+            params = SamplingParams(
+                max_tokens=99,
+                seed=0,
+                min_tokens=99,
+                repetition_penalty=2.0,
+                logit_bias=((0, 1.0),),
+                stop_token_ids=frozenset((0,)),
+                num_logprobs=count,
+            )
+            vocab_size = self._history.counts.shape[1]
+            sequence = Sequence.of(SequenceId("warm-up"), [token % vocab_size for token in some * 2], params, count)
+            self(torch.zeros(1, vocab_size, device=self._device), [sequence])
+
+    def _adjust(
+        self,
+        logits: torch.Tensor,
+        news: News,
+        penalties: Rows[torch.Tensor],
+        biases: Rows[torch.Tensor],
+        bans: Rows[torch.Tensor],
+    ) -> None:
+        """Apply what changes the logits, where anybody asked for it."""
+        if len(biases[1]):
+            add_bias(logits, *biases)
+        if (news.slots >= 0).any():
+            counts = self._history.counts
+            for slot in news.fresh:
+                counts[slot].zero_()
+            slots, repetitions, presences, frequencies, *noted = penalties
+            note_tokens(counts, noted[0], noted[1], is_prompt=True)
+            note_tokens(counts, noted[2], noted[3], is_prompt=False)
+            penalise(logits, counts, slots, repetitions, presences, frequencies)
+        if len(bans[1]):
+            ban(logits, *bans)
+
+    def _fetch(self, found: Packed, parts: Rows[Part], asked: Rows[int], sequences: Rows[Sequence]) -> Pending:
+        on_gpu = self._device.type == "cuda"
+        host = Packed(parts, torch.device("cpu"), pinned=on_gpu)
+        host.bytes.copy_(found.bytes, non_blocking=True)
+        arrived = None
+        if on_gpu:
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record(torch.cuda.current_stream(self._device))
+        return Pending(host, tuple(asked), tuple(sequences), arrived)
+
+
+def _outcome(num_rows: int, num_asked: int, count: int) -> list[Part]:
+    likely = (num_asked, count)
+    return [
+        ((num_rows,), torch.int64),
+        ((num_asked,), torch.float32),
+        (likely, torch.float32),
+        (likely, torch.int64),
+    ]
+
+
+def _find_likely(raw: torch.Tensor, chosen: torch.Tensor, into: Rows[torch.Tensor]) -> None:
+    num_rows, parts = len(raw), num_parts(raw.shape[1])
+    scratch = (
+        torch.empty(num_rows, parts, MAX_COUNT, dtype=torch.int64, device=raw.device),
+        torch.empty(num_rows, parts, dtype=torch.float32, device=raw.device),
+        torch.empty(num_rows, parts, dtype=torch.float64, device=raw.device),
+    )
+    chosen_logprobs, logprobs, ids = into
+    top_logits(raw, chosen, scratch, chosen_logprobs, logprobs, ids)
+
+
+def _filters(sequences: Rows[Sequence]) -> list[np.ndarray]:
+    """Columns of `sample`."""
+    params = [sequence.params for sequence in sequences]
+    return [
+        np.array([p.temperature for p in params], np.float64),
+        np.array([p.top_k for p in params], np.int64),
+        np.array([p.top_p for p in params], np.float64),
+        np.array([p.min_p for p in params], np.float64),
+        np.array([p.seed for p in params], np.uint64).view(np.int64),
+        np.array([sequence.num_output for sequence in sequences], np.int64),
+    ]
+
+
+def _penalties(sequences: Rows[Sequence], news: News) -> list[np.ndarray]:
+    """Columns of `penalise`, then of the two calls of `note_tokens`."""
+    params = [sequence.params for sequence in sequences]
+    columns = [
+        np.array([p.repetition_penalty for p in params], np.float32),
+        np.array([p.presence_penalty for p in params], np.float32),
+        np.array([p.frequency_penalty for p in params], np.float32),
+    ]
+    return [news.slots, *columns, *news.prompt, *news.answer]
+
+
+def _biases(sequences: Rows[Sequence]) -> list[np.ndarray]:
+    """Where each row's begin, ids, values."""
+    biases = [sequence.params.logit_bias for sequence in sequences]
+    ids = np.array([token for bias in biases for token, _ in bias], np.int64)
+    return [_starts(biases), ids, np.array([value for bias in biases for _, value in bias], np.float32)]
+
+
+def _bans(sequences: Rows[Sequence]) -> list[np.ndarray]:
+    """Where each row's begin, ids."""
+    bans = [s.params.stop_token_ids if s.num_output < s.params.min_tokens else frozenset() for s in sequences]
+    return [_starts(bans), np.array([token for banned in bans for token in sorted(banned)], np.int64)]
+
+
+def _starts(rows: Rows[Iterable[object]]) -> np.ndarray:
+    return np.cumsum([0, *(len(tuple(row)) for row in rows)]).astype(np.int32)

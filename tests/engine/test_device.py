@@ -1,0 +1,52 @@
+"""The choice of a device, where there is no GPU."""
+
+import pytest
+import torch
+from pydantic import ValidationError
+
+from engine.config import WorkerConfig
+from engine.device import choose_device, open_model
+from engine.errors import ConfigError
+from protos import worker_pb2 as pb
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.parametrize("name", ["cpu", "auto"])
+def test_without_a_gpu_it_is_the_cpu(name: str) -> None:
+    assert choose_device(name) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there_is_refused_before_a_model_is_looked_for(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--device {name}: this torch finds no CUDA device"):
+        open_model(WorkerConfig(device=name, model="/nowhere"), pb.ROLE_DECODE)
+
+
+def test_a_gpu_without_triton_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+
+    with pytest.raises(ConfigError, match="triton is not installed"):
+        choose_device("cuda")
+    assert choose_device("auto") == torch.device("cpu")
+
+
+def test_a_number_past_the_last_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+
+    with pytest.raises(ConfigError, match="there are 2 CUDA devices"):
+        choose_device("cuda:2")
+    assert choose_device("cuda:1") == torch.device("cuda", 1)
+    assert choose_device("auto") == torch.device("cuda", 0)
+
+
+@pytest.mark.parametrize("name", ["", "gpu", "cuda:", "cuda:x", "mps"])
+def test_other_names_are_no_devices(name: str) -> None:
+    with pytest.raises(ValidationError):
+        WorkerConfig(device=name)

@@ -1,0 +1,51 @@
+"""The GPU's decoder and runner against the CPU's, in float32, however a step is made up."""
+
+import pytest
+import torch
+
+from engine.sequence import Sequence
+from tests.gpu.engine.models import Engines, scattered, spec_of
+from tests.reference import sequence_of
+
+SPECS = {
+    "llama": spec_of(),
+    "llama-mha-tied-biases": spec_of(
+        num_heads=2, tied_embeddings=True, qkv_bias=True, output_bias=True, mlp_bias=True, num_layers=1
+    ),
+    "qwen3-head-80": spec_of(
+        architecture="Qwen3ForCausalLM", head_dim=80, num_heads=8, qk_norm=True, tied_embeddings=True, num_layers=1
+    ),
+    "window-in-one-layer": spec_of(sliding_window=7, sliding_layers=frozenset({1}), qk_norm=True),
+}
+
+
+def prompt(name: str, num_tokens: int) -> Sequence:
+    generator = torch.Generator(device="cpu").manual_seed(num_tokens)
+    return sequence_of(name, torch.randint(0, 211, (num_tokens,), generator=generator, device="cpu").tolist())
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_logits_are_those_of_the_cpu_in_steps_of_every_kind(name: str) -> None:
+    engines = Engines.of(SPECS[name])
+    a, b, c = sequences = [prompt("a", 21), prompt("b", 10), prompt("c", 9)]
+    scattered(sequences, 3)
+    steps = [
+        [(a, 12)],  # nobody samples
+        [(a, 9), (b, 9)],  # a cached prefix, and a prompt that is not at its end
+        [(b, 1), (c, 1)],  # rows that decode attention computes, of which one samples
+        [(a, 1), (b, 1), (c, 8)],  # decode beside a prompt
+        [(a, 1), (b, 1), (c, 1)],  # a bucket of four
+        [(b, 1)],
+    ]
+    for chunks in steps:
+        for sequence, num_tokens in chunks:
+            while len(sequence.tokens) < sequence.num_computed + num_tokens:
+                sequence.append(len(sequence.tokens) % 211)
+        batch = engines.batch(*chunks)
+
+        logits = engines.gpu(batch)
+
+        expected = engines.cpu(batch)
+        assert logits.dtype is torch.float32
+        torch.testing.assert_close(logits.cpu(), expected, atol=1e-4, rtol=0)
+    assert not engines.gpu.cache.pool[0].any()
