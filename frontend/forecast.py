@@ -124,7 +124,7 @@ class Pace:
     _num_ended: int = 0
 
     def ended(self, num_tokens: int, max_tokens: int, seconds: float | None) -> None:
-        """Note an answer of so many tokens, with `seconds` from its first token to its last; None if they say nothing."""
+        """Note an answer of so many tokens. `seconds` are from its first to its last; None if they say nothing."""
         self._num_ended += 1
         weight = max(NEWEST, 1 / self._num_ended)
         self._share += weight * (num_tokens / max_tokens - self._share)

@@ -18,8 +18,8 @@ from frontend.router import first_token_s, num_places
 
 SHORTEST_RETRY_S = 0.1
 PROOF_S = 5.0
-"""Forecasts that no first token has borne out for as long refuse nobody while nobody is served: refusing everybody would
-keep them wrong."""
+"""Forecasts that no first token has borne out for as long refuse nobody while nobody is served: refusing everybody
+would keep them wrong."""
 
 
 @dataclass(slots=True)

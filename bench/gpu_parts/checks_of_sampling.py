@@ -7,8 +7,8 @@ import torch
 
 from bench.gpu_parts.bench import Bench, Task
 from bench.gpu_parts.errors import SHORT, judge, share_unequal, worst_row_error
-from engine.kernels.gpu.candidates import Scratch
 from engine.kernels.gpu import adjust_logits, sample, top_logits
+from engine.kernels.gpu.candidates import Scratch
 
 VOCAB = 128_256
 _MASK = 0xFFFFFFFF

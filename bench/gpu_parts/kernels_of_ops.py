@@ -18,7 +18,6 @@ from bench.gpu_parts.inputs import rope_table
 from bench.gpu_parts.limits import COPY, LAUNCH
 from bench.gpu_parts.report import Row
 from bench.gpu_parts.shapes import LLAMA_8B as SHAPE
-from engine.kernels.gpu.candidates import Scratch
 from engine.kernels.gpu import (
     adjust_logits,
     copy_blocks,
@@ -30,6 +29,7 @@ from engine.kernels.gpu import (
     silu_mul,
     top_logits,
 )
+from engine.kernels.gpu.candidates import Scratch
 
 BF16 = torch.bfloat16
 BATCHES = (1, 64, 256)

@@ -1,8 +1,8 @@
 """CUDA graphs of steps in which everybody decodes: one for each of a few numbers of rows, which others are padded to.
 
-A small step costs the host more than the GPU, by an estimate: ten kernels a layer, each of which Python launches in 5 to
-20 microseconds. A captured step is one launch. Where there is no CUDA the same function is simply called, so that all but the
-capture itself can be tested.
+A small step costs the host more than the GPU, by an estimate: ten kernels a layer, each of which Python launches in 5
+to 20 microseconds. A captured step is one launch. Where there is no CUDA the same function is simply called, so that
+all but the capture itself can be tested.
 """
 
 from bisect import bisect_left

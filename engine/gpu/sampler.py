@@ -14,8 +14,8 @@ import torch
 from engine.gpu.current import on
 from engine.gpu.history import History, News
 from engine.gpu.packed import Packed, Part, to_device
-from engine.kernels.gpu.candidates import Scratch
 from engine.kernels.gpu.adjust_logits import add_bias, ban, note_tokens, penalise
+from engine.kernels.gpu.candidates import Scratch
 from engine.kernels.gpu.sample import sample
 from engine.kernels.gpu.top_logits import MAX_COUNT, num_parts, top_logits
 from engine.sampler import Sampled
