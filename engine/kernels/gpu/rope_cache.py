@@ -185,5 +185,11 @@ def _compiled(heads: int, half: int, with_norms: bool, index: str = "*i64") -> C
     return Compiled(_rope_cache, signature, constants, _num_warps(heads * half))
 
 
-COMPILED = (_compiled(4, 64, True), _compiled(16, 64, False), _compiled(16, 64, True), _compiled(8, 128, True))
-COMPILED += (_compiled(4, 64, True, "*i32"), _compiled(16, 64, False, "*i32"))  # as the engine's inputs are
+COMPILED = (
+    _compiled(4, 64, True),
+    _compiled(16, 64, False),
+    _compiled(16, 64, True),
+    _compiled(8, 128, True),
+    _compiled(4, 64, True, "*i32"),  # as the engine's inputs are
+    _compiled(16, 64, False, "*i32"),
+)
