@@ -830,7 +830,7 @@ async def test_what_would_miss_its_deadline_is_refused_at_once() -> None:
         made.deadline = asyncio.get_running_loop().time() + 4
         refused = await busy.refused(made)
         assert refused.retry_after_s == pytest.approx(6, abs=0.1)
-        assert (refused.queue_position, "the deadline leaves 4 s" in refused.message) == (0, True)
+        assert (refused.queue_position, "the deadline leaves " in refused.message) == (0, True)
         made.deadline += 8
         await busy.wait(stack, made)
         assert busy.scene.admission.queued_requests == 1
