@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,10 +70,10 @@ Start = Callable[..., Running]
 
 
 @pytest.fixture
-def runtime_parent(tmp_path: Path) -> Path:
-    parent = tmp_path / "run"
-    parent.mkdir()
-    return parent
+def runtime_parent() -> Iterator[Path]:
+    """Not in `tmp_path`, whose name may be too long for one of a socket in it."""
+    with tempfile.TemporaryDirectory() as parent:
+        yield Path(parent)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
     TRITON_INTERPRET=0 pytest tests/gpu/kernels tests/gpu/engine
 
-It is chosen here, before anything imports Triton.
+It is chosen in `tests/conftest.py`, before anything imports Triton.
 """
 
 import importlib.util
@@ -11,9 +11,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
-os.environ.setdefault("TRITON_INTERPRET", "1")
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns that 3.10 will have another default
 
 collect_ignore_glob: list[str] = []
 if importlib.util.find_spec("triton") is None:
