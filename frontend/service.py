@@ -37,6 +37,8 @@ SERVICE: str = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
+_MOST_PENDING = 1_000_000
+
 
 class InferenceServicer(generate_pb2_grpc.InferenceServicer):
     """Answers the calls of tandem.v1.Inference."""
@@ -158,4 +160,7 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
         ("grpc.http2.max_ping_strikes", 0),  # a client that pings while it waits for a long answer means well
+        # Calls that wait to be taken in: from a thousand on gRPC would cancel some without a word. We refuse with one.
+        ("grpc.server.max_pending_requests", _MOST_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
     ]
