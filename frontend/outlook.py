@@ -61,14 +61,14 @@ class Outlook:
 
     def forecast(self, job: Job) -> Forecast:
         """What is to be expected of a job that comes now."""
+        now_s = time.monotonic()
         before, (decodes, prefills) = self.admission.before(job.caller), self.places.views()
         placement = None if before else self.places.find(job)
+        num_free = num_places(job.need(), decodes) if before else 0
         first_s = placement.first_token_s if placement is not None else None
-        num_free = num_places(job.need(), decodes)
         if first_s is None:
             at_once = sum(demand.prompt_tokens for demand in before[:num_free])
             first_s = first_token_s(job.need(), decodes, prefills, at_once)
-        now_s = time.monotonic()
         if placement is not None:
             return self._at_once.corrected(0, 0.0, first_s, now_s)
         # Whoever is taken later finds prompts before its own as one that is taken now would: others come as they go.
