@@ -18,24 +18,21 @@ import threading
 import time
 from collections import deque
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import zmq
 from google.protobuf.message import DecodeError
 
-from engine.errors import ConfigError
 from kvtransfer.curve import Curve
-from kvtransfer.endpoints import IPC
 from kvtransfer.group import LOOPBACK, Backend, GroupLimits, device_id, peer_host
 from kvtransfer.group_peer import GroupPeer, refusal
 from kvtransfer.nccl import MAKE_S
 from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES, Bytes, Cut
 from kvtransfer.receiver import ANY_TOKEN, TicketReceiver
+from kvtransfer.router_socket import RouterSocket
 from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint
 from kvtransfer.wire import MAX_HEADER_BYTES, fence_from_proto
 from kvtransfer.zeromq_channel import readable
-from kvtransfer.zeromq_receiver import LINGER_MS, listen
 from protos import kvtransfer_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -62,7 +59,6 @@ class NcclReceiver(TicketReceiver):
         stall_limit_s: float = 10.0,
     ) -> None:
         super().__init__(store, deliver, vocab_size)
-        curve = None if address.startswith(IPC) else curve
         self._backend: Backend = backend
         self._host = peer_host(address) or LOOPBACK
         self._limits = GroupLimits(min(MAKE_S, stall_limit_s), stall_limit_s)
@@ -73,15 +69,9 @@ class NcclReceiver(TicketReceiver):
         self._peers: dict[bytes, GroupPeer] = {}
         self._ending: list[GroupPeer] = []
         self._outbox: deque[tuple[bytes, bytes]] = deque()
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._guard = curve.guard(self._context) if curve else None
-        try:
-            self._socket = listen(self._context, address, curve)
-        except ConfigError:
-            self._end_context()
-            raise
-        bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._endpoint = Endpoint(backend, curve.address(bound) if curve else bound)
+        self._router = RouterSocket(address, curve)
+        self._socket = self._router.socket
+        self._endpoint = Endpoint(backend, self._router.address)
         self._waker, self._wakened = socket.socketpair()
         self._wakened.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="kv-receiver-group", daemon=True)
@@ -93,17 +83,11 @@ class NcclReceiver(TicketReceiver):
 
     def close(self) -> None:
         self.tickets.revoke_all()
-        self._end_context()  # the thread's next call on the socket raises; it then closes the socket
+        self._router.end()
         self._thread.join()
         self._waker.close()
         self._wakened.close()
-        if self._endpoint.address.startswith(IPC):
-            Path(self._endpoint.address.removeprefix(IPC)).unlink(missing_ok=True)
-
-    def _end_context(self) -> None:
-        if self._guard:
-            self._guard.stop()
-        self._context.term()
+        self._router.remove_file()
 
     # -- on the socket's thread --------------------------------------------------------------------------------------
 
@@ -126,7 +110,7 @@ class NcclReceiver(TicketReceiver):
     def _hang_up(self) -> None:
         for identity in list(self._peers):
             self._drop(identity, "the receiver was closed")
-        self._socket.close(linger=LINGER_MS)  # senders hear of it from their connections
+        self._router.close()  # senders hear of it from their connections
         for peer in self._ending:
             peer.join()
 

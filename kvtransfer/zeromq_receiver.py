@@ -12,19 +12,17 @@ import contextlib
 import logging
 import threading
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import zmq
 from google.protobuf.message import DecodeError
 
-from engine.errors import ConfigError
 from kvtransfer.curve import Curve
-from kvtransfer.endpoints import IPC
 from kvtransfer.malloc import keep_freed_memory
 from kvtransfer.open_tickets import Refused
-from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES
+from kvtransfer.pieces import MAX_PIECES
 from kvtransfer.receiver import ANY_TOKEN, TicketReceiver
+from kvtransfer.router_socket import RouterSocket
 from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence
 from kvtransfer.wire import MAX_HEADER_BYTES, fence_from_proto
 from protos import kvtransfer_pb2 as pb
@@ -32,14 +30,6 @@ from protos import kvtransfer_pb2 as pb
 logger = logging.getLogger(__name__)
 
 TRANSPORT = "zeromq"
-MAX_WAITING = 8
-"""Messages that libzmq holds per peer before the peer has to wait."""
-KEEPALIVE_S = 15
-ANY_HOST = ("tcp://*", "tcp://0.0.0.0:", "tcp://[::]:")
-ENCRYPTION_BYTES = 256
-"""Larger than what CURVE adds to a part."""
-LINGER_MS = 100
-"""For the last answers when closing."""
 
 
 class ZeroMQReceiver(TicketReceiver):
@@ -56,32 +46,19 @@ class ZeroMQReceiver(TicketReceiver):
     ) -> None:
         """With `curve`, only its peers get in; an ipc address is guarded by the permissions of its file."""
         super().__init__(store, deliver, vocab_size)
-        curve = None if address.startswith(IPC) else curve
         self._header = bytearray(MAX_HEADER_BYTES)
         keep_freed_memory()
-        self._context = zmq.Context()
-        self._guard = curve.guard(self._context) if curve else None
-        try:
-            self._socket = listen(self._context, address, curve)
-        except ConfigError:
-            self._end_context()
-            raise
-        bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        self._endpoint = Endpoint(TRANSPORT, curve.address(bound) if curve else bound)
+        self._router = RouterSocket(address, curve)
+        self._socket = self._router.socket
+        self._endpoint = Endpoint(TRANSPORT, self._router.address)
         self._thread = threading.Thread(target=self._run, name="kv-receiver", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self.tickets.revoke_all()
-        self._end_context()  # the thread's next call on the socket raises; it then closes the socket
+        self._router.end()
         self._thread.join()
-        if self._endpoint.address.startswith(IPC):
-            Path(self._endpoint.address.removeprefix(IPC)).unlink(missing_ok=True)
-
-    def _end_context(self) -> None:
-        if self._guard:
-            self._guard.stop()
-        self._context.term()
+        self._router.remove_file()
 
     def _run(self) -> None:
         try:
@@ -90,7 +67,7 @@ class ZeroMQReceiver(TicketReceiver):
         except zmq.ContextTerminated:
             logger.debug("no longer listening at %s", self._endpoint.address)
         finally:
-            self._socket.close(linger=LINGER_MS)
+            self._router.close()
 
     def _serve_next(self) -> None:
         peer = self._socket.recv()
@@ -157,24 +134,3 @@ class ZeroMQReceiver(TicketReceiver):
         """Read past what is left of a message."""
         while self._more():
             self._socket.recv_into(bytearray())
-
-
-def listen(context: zmq.Context[zmq.Socket[bytes]], address: str, curve: Curve | None) -> zmq.Socket[bytes]:
-    """A ROUTER socket for senders. Raises ConfigError."""
-    if address.startswith(ANY_HOST):
-        raise ConfigError(f"peers cannot connect to {address}: name the address under which they reach this host")
-    socket = context.socket(zmq.ROUTER)
-    socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES)
-    if curve:
-        curve.listen(socket)
-        socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES + ENCRYPTION_BYTES)
-    socket.setsockopt(zmq.RCVHWM, MAX_WAITING)
-    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
-    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_S)
-    socket.setsockopt(zmq.IPV6, "[" in address)
-    try:
-        socket.bind(address)
-    except zmq.ZMQError as error:
-        socket.close(linger=0)
-        raise ConfigError(f"cannot listen for KV at {address}: {error.strerror}") from error
-    return socket
