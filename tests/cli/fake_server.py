@@ -1,5 +1,6 @@
 """A frontend without a model: answers the public gRPC API with a fixed text."""
 
+import threading
 from collections.abc import Iterator
 from concurrent import futures
 
@@ -15,6 +16,8 @@ class FakeInference(InferenceServicer):
     def __init__(self, words: tuple[str, ...] = ("Keys ", "and ", "values."), api_key: str | None = None) -> None:
         self.words = words
         self.api_key = api_key
+        self.finishes = True
+        """Otherwise an answer stops after its words until the call ends."""
         self.asked: list[pb.GenerateRequest] = []
 
     def ListModels(self, request: pb.ListModelsRequest, context: grpc.ServicerContext) -> pb.ListModelsResponse:
@@ -27,6 +30,11 @@ class FakeInference(InferenceServicer):
         yield pb.GenerateResponse(started=pb.Started(request_id="r-1", model="fake"))
         for index, word in enumerate(self.words):
             yield pb.GenerateResponse(delta=pb.Delta(text=word, token_ids=[index], first_index=index))
+        if not self.finishes:
+            is_over = threading.Event()
+            if context.add_callback(is_over.set):
+                is_over.wait()
+            return
         timing = pb.Timing(
             ttft_ms=10.0,
             ttft_segments=[pb.Segment(name="tokenize", ms=2.5), pb.Segment(name="prefill_compute", ms=7.5)],

@@ -101,7 +101,8 @@ async def test_a_call_is_heard_to_its_end(fake_grpc: tuple[FakeInference, str]) 
 
 
 async def test_a_deadline_is_the_servers_to_tell(fake_grpc: tuple[FakeInference, str]) -> None:
-    _, address = fake_grpc
+    fake, address = fake_grpc
+    fake.finishes = False
     async with talking(grpc_address=address) as talk:
         with pytest.raises(PastDeadline):
-            await talk.ask(ask(Dialect.GRPC), Behavior(deadline_s=1e-6))
+            await talk.ask(ask(Dialect.GRPC), Behavior(deadline_s=0.05))
