@@ -33,7 +33,8 @@ from engine.cost import Costs
 from engine.device import open_model
 from engine.hashes import block_hashes
 from engine.sequence import BlockHash, SamplingParams, Sequence, SequenceId
-from frontend.router import Need, Policy, WorkerView, place
+from frontend.router import Need, Policy, place
+from frontend.worker_view import WorkerView
 from protos import generate_pb2 as pb
 from protos import generate_pb2_grpc, worker_pb2
 

@@ -26,7 +26,8 @@ from engine.blocks import CacheChanges
 from engine.custody import inspect
 from engine.errors import InvalidRequest
 from engine.identity import Identity
-from engine.session import Leg, Row, Sessions
+from engine.leg import Leg, Row
+from engine.session import Sessions
 from engine.steploop import StepLoop
 from engine.wire import finish_to, logprobs_to, sequence_from
 from kvtransfer.transport import Arrived, KVReceiver

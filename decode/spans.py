@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from engine import telemetry
 from engine.clock import unix_ns
+from engine.leg import Leg
 from engine.sequence import SequenceId
-from engine.session import Leg
 from engine.telemetry import SpanEvent, Telemetry
 
 

@@ -15,7 +15,6 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc.aio
@@ -23,6 +22,7 @@ from google.protobuf.message import DecodeError
 
 from engine.blocks import CacheChanges
 from engine.errors import InvalidRequest
+from engine.leg import FrontendSession, Leg, Row
 from engine.sequence import BlockHash, SequenceId
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
@@ -32,35 +32,6 @@ log = logging.getLogger(__name__)
 LOAD_INTERVAL_S = 0.25
 HEARTBEAT_S = 1.0
 """A frontend hears from a worker at least that often; see `frontend.link`."""
-
-
-@dataclass(slots=True)
-class Leg:
-    """One request's work on this worker, for one frontend."""
-
-    id: SequenceId
-    session: "FrontendSession"
-    number: int
-    request_id: str
-    attempt: int
-    traceparent: str
-    admitted_at: float
-    """`time.monotonic()`"""
-    lease_ends_at: float
-    given_up: str = ""
-    """Why, once it is."""
-
-
-@dataclass(slots=True, eq=False)
-class FrontendSession:
-    """One frontend's stream."""
-
-    name: str
-    outbox: asyncio.Queue[pb.WorkerEvent | None] = field(default_factory=asyncio.Queue)
-    legs: dict[int, Leg] = field(default_factory=dict)
-
-    def send(self, event: pb.WorkerEvent) -> None:
-        self.outbox.put_nowait(event)
 
 
 class Role(Protocol):
@@ -123,7 +94,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
         if not self._legs:
             self._idle.set()
 
-    def send_steps(self, start_ns: int, end_ns: int, rows: Iterable["Row"]) -> None:
+    def send_steps(self, start_ns: int, end_ns: int, rows: Iterable[Row]) -> None:
         """Send the tokens of one step: one columnar message per session."""
         outputs: dict[FrontendSession, pb.StepOutput] = defaultdict(
             lambda: pb.StepOutput(start_ns=start_ns, end_ns=end_ns)
@@ -337,15 +308,3 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
         load = self._role.load()
         load.draining, load.stalled = self.draining, self.stalled
         return load
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One sampled token of a step, as it is sent. `last`: nothing is held for the leg any more."""
-
-    id: SequenceId
-    index: int
-    token: int
-    finish: "pb.FinishReason"
-    last: bool
-    logprobs: pb.Logprobs | None = None

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from frontend.job import Job
-from frontend.link import Row
+from frontend.leg_events import Row
 from frontend.model import LoadedModel
 from frontend.request import Delta, Finish, Finished, GenerateRequest, TokenLogprob, TokenLogprobs, Usage
 from frontend.text.answer import AnswerText

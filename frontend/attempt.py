@@ -18,11 +18,13 @@ from engine.errors import ContextOverflow
 from frontend.admission import Admission
 from frontend.fleet import Fleet
 from frontend.job import Job
+from frontend.leg_events import Row
 from frontend.legs import Interrupted, Legs
-from frontend.link import Leg, Link, Row
+from frontend.link import Leg, Link
 from frontend.outlook import Outlook
 from frontend.places import Places
-from frontend.router import Placement, Policy, WorkerView
+from frontend.router import Placement, Policy
+from frontend.worker_view import WorkerView
 from protos import worker_pb2 as pb
 
 

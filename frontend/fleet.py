@@ -5,7 +5,9 @@ import logging
 from urllib.parse import urlsplit
 
 from engine.tls import Tls
-from frontend.link import Link, Pulse, Start
+from frontend.leg_events import Start
+from frontend.link import Link
+from frontend.pulse import Pulse
 from frontend.tally import Counts, Tally
 from protos import worker_pb2 as pb
 

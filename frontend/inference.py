@@ -26,8 +26,9 @@ from frontend.attempt import Attempts
 from frontend.callers import Allowances
 from frontend.job import Job
 from frontend.ledger import Ledger
+from frontend.leg_events import Row
 from frontend.legs import Interrupted
-from frontend.link import Link, Row
+from frontend.link import Link
 from frontend.model import LoadedModel
 from frontend.observer import Observer, Watched
 from frontend.prompt import encode, tokens_of

@@ -10,7 +10,7 @@ from engine.wire import sampling_to
 from frontend.callers import Caller
 from frontend.forecast import Demand, Forecast
 from frontend.ledger import Ledger
-from frontend.link import Start
+from frontend.leg_events import Start
 from frontend.router import Need, Placement
 from protos import worker_pb2 as pb
 

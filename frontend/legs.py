@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 
 from engine.errors import TandemError
 from frontend.job import Job
-from frontend.link import Leg, LegEvent, Link, Lost, Row, Start
+from frontend.leg_events import LegEvent, Lost, Row, Start
+from frontend.link import Leg, Link
 from protos import worker_pb2 as pb
 
 

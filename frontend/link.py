@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc.aio
-import msgspec
 
 from engine.cost import Costs
 from engine.errors import ProtocolError
@@ -23,8 +22,10 @@ from engine.hashes import split_hashes
 from engine.sequence import BlockHash
 from engine.tls import Tls
 from engine.wire import MAX_MESSAGE_BYTES
-from frontend.router import WorkerView
+from frontend.leg_events import LegEvent, Lost, Row, Start
+from frontend.pulse import Pulse
 from frontend.tally import Tally
+from frontend.worker_view import WorkerView
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
 
@@ -46,37 +47,6 @@ OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
-
-
-class Row(msgspec.Struct, frozen=True, gc=False):  # one per token: a frozen dataclass takes several times as long
-    """One token of a leg. `finish` is unspecified while the answer goes on."""
-
-    index: int
-    token: int
-    finish: "pb.FinishReason"
-    logprobs: pb.Logprobs | None
-    start_ns: int
-    end_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """One start of a worker."""
-
-    address: str
-    incarnation: str
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The stream to the leg's worker broke."""
-
-    reason: str
-    of: Start | None = None
-    """The worker that perhaps died, for it had not said that it would go; whether it did, its next hello tells."""
-
-
-LegEvent = Row | pb.Granted | pb.Refused | pb.PrefillDone | pb.KvArrived | pb.Failed | pb.Released | Lost
 
 
 class Inbox(Protocol):
@@ -119,7 +89,7 @@ class Link:
     """One worker. `view` is None while its stream is down."""
 
     address: str
-    pulse: "Pulse"
+    pulse: Pulse
     tls: Tls | None = None
     """None: the worker is reached without TLS."""
     view: WorkerView | None = None
@@ -371,17 +341,3 @@ class Link:
         if self._costs is not None:
             return self._costs.slower(load.slowdown) if load.slowdown > 0 else self._costs
         return Costs.flat(load.prefill_tokens_per_s, load.decode_step_s) if load.prefill_tokens_per_s > 0 else None
-
-
-class Pulse:
-    """Wakes everybody who waits for something about the workers to change."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def beat(self) -> None:
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def wait(self) -> None:
-        await self._event.wait()

@@ -7,7 +7,8 @@ from engine.errors import ContextOverflow, Unavailable
 from frontend.fleet import Fleet
 from frontend.job import Job
 from frontend.ledger import Ledger
-from frontend.router import Placement, Policy, WorkerView, can_ever_serve, place, place_prefill
+from frontend.router import Placement, Policy, can_ever_serve, place, place_prefill
+from frontend.worker_view import WorkerView
 from protos import worker_pb2 as pb
 
 AVOID_S = 5.0

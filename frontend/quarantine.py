@@ -16,7 +16,7 @@ from contextlib import asynccontextmanager
 
 from engine.errors import Poisoned
 from frontend.job import Job
-from frontend.link import Start
+from frontend.leg_events import Start
 
 SUSPECT_STRIKES = 2
 PROGRESS_TOKENS = 8

@@ -17,8 +17,9 @@ from engine.blocks import CacheChanges
 from engine.custody import inspect
 from engine.errors import InvalidRequest, ProtocolError, TandemError, TransferFailed
 from engine.identity import Identity
+from engine.leg import Leg, Row
 from engine.sequence import SequenceId
-from engine.session import Leg, Row, Sessions
+from engine.session import Sessions
 from engine.steploop import StepLoop
 from engine.telemetry import finish, inject
 from engine.wire import finish_to, logprobs_to, sequence_from

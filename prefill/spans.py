@@ -4,7 +4,7 @@ from opentelemetry.trace import Span
 
 from engine import telemetry
 from engine.clock import unix_ns
-from engine.session import Leg
+from engine.leg import Leg
 from engine.telemetry import SpanEvent, Telemetry
 from kvtransfer.transport import Endpoint, Ticket
 from prefill.worker import FirstToken

@@ -127,12 +127,17 @@ def _supported(given: Body, kind: type[msgspec.Struct], off: Off, path: str) -> 
     for name, value in given.items():
         if name in kind.__struct_fields__:
             if value is not None:
-                kept[name] = value
+                kept[name] = _number(value) if type(value) is float else value
         elif name not in off:
             raise UnknownParameter(f"unknown parameter: {path}{name}", field=path + name)
         elif value is not None and not any(type(value) is type(none) and value == none for none in off[name]):
             raise UnsupportedParameter(f"{path}{name} is not supported by this server", field=path + name)
     return kept
+
+
+def _number(given: float) -> float:
+    """JSON has one kind of number: 2.0 is a whole one. What is beyond 2**53 has lost its last digits."""
+    return int(given) if given.is_integer() and abs(given) <= 2**53 else given
 
 
 def _message(given: object, path: str) -> object:

@@ -24,7 +24,8 @@ from frontend.attempt import Attempts, Interrupted
 from frontend.callers import ANYBODY
 from frontend.job import Job
 from frontend.ledger import Ledger
-from frontend.link import Link, Pulse
+from frontend.link import Link
+from frontend.pulse import Pulse
 from frontend.router import Policy
 from kvtransfer.endpoints import SHM, Senders
 from kvtransfer.open_tickets import Refused

@@ -12,8 +12,9 @@ import pytest
 from engine import session as sessions_module
 from engine.blocks import CacheChanges
 from engine.errors import InvalidRequest
+from engine.leg import Leg, Row
 from engine.sequence import BlockHash, SequenceId
-from engine.session import Leg, Row, Sessions
+from engine.session import Sessions
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
 

@@ -1,6 +1,7 @@
 """Workers without processes: a `Link` whose stream is the test itself, which reads its commands and says its events."""
 
-from frontend.link import Link, Pulse
+from frontend.link import Link
+from frontend.pulse import Pulse
 from protos import worker_pb2 as pb
 
 

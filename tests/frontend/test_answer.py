@@ -11,7 +11,7 @@ from engine.sequence import BlockHash, SamplingParams
 from frontend.answer import Answer
 from frontend.job import Job
 from frontend.ledger import Ledger
-from frontend.link import Row
+from frontend.leg_events import Row
 from frontend.model import LoadedModel
 from frontend.request import Finish, GenerateRequest, ModelLimits, TokenLogprob, TokenLogprobs
 from frontend.text.tokenizer import Tokenizer

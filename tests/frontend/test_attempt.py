@@ -16,8 +16,10 @@ from frontend.callers import ANYBODY
 from frontend.forecast import Bias, Forecast
 from frontend.job import Job
 from frontend.ledger import Ledger
+from frontend.leg_events import Row
 from frontend.legs import Interrupted
-from frontend.link import Link, Pulse, Row
+from frontend.link import Link
+from frontend.pulse import Pulse
 from frontend.router import Policy
 from protos import worker_pb2 as pb
 from tests.frontend.fake_worker import FakeWorker

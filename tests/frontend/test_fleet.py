@@ -12,7 +12,9 @@ from engine.errors import ProtocolError
 from frontend import fleet as fleets
 from frontend import link as link_module
 from frontend.fleet import Fleet
-from frontend.link import Leg, LegEvent, Link, Lost, Pulse, Row, Start
+from frontend.leg_events import LegEvent, Lost, Row, Start
+from frontend.link import Leg, Link
+from frontend.pulse import Pulse
 from frontend.tally import Counts
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc

@@ -8,7 +8,8 @@ from contextlib import AsyncExitStack
 import pytest
 
 from engine.errors import Poisoned
-from frontend.link import Inbox, Leg, Link, Start
+from frontend.leg_events import Start
+from frontend.link import Inbox, Leg, Link
 from frontend.quarantine import PROGRESS_TOKENS, Quarantine
 from frontend.request import GenerateRequest, TokenPrompt
 from protos import worker_pb2 as pb

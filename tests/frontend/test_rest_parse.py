@@ -59,6 +59,14 @@ def test_sampling_is_handed_on(parse: Any) -> None:
 
 
 @pytest.mark.parametrize("parse", [chat, completion])
+def test_a_whole_number_may_have_a_point(parse: Any) -> None:
+    assert msgspec.json.encode(5.0) == b"5.0"
+    generation = only(parse(top_k=5.0, max_tokens=9.0, temperature=1.0))
+    assert (generation.top_k, generation.max_tokens, generation.temperature) == (5, 9, 1.0)
+    assert type(generation.top_k) is int
+
+
+@pytest.mark.parametrize("parse", [chat, completion])
 def test_what_is_not_given_is_left_to_the_model(parse: Any) -> None:
     bare = only(parse())
     assert bare == GenerateRequest(prompt=bare.prompt, model=MODEL)
@@ -143,7 +151,8 @@ WRONG: list[tuple[str, object, str]] = [
     *((name, "1", name) for name in SAMPLING),
     *((name, True, name) for name, value in SAMPLING.items() if not isinstance(value, bool)),
     *((name, 1, name) for name, value in SAMPLING.items() if isinstance(value, bool)),
-    *((name, 1.0, name) for name in ("top_k", "seed", "max_tokens", "min_tokens", "n")),
+    *((name, 1.5, name) for name in ("top_k", "seed", "max_tokens", "min_tokens", "n")),
+    *((name, 1e300, name) for name in ("top_k", "seed", "max_tokens", "min_tokens", "n")),
     *((name, [1], name) for name in (*SAMPLING, "model", "stream", "user")),
     ("n", 0, "n"),
     ("n", 17, "n"),
@@ -210,7 +219,7 @@ WRONG_COMPLETION: list[tuple[str, object, str]] = [
     ("prompt", [None], "prompt[0]"),
     ("prompt", ["a"] * 129, "prompt"),
     ("logprobs", True, "logprobs"),
-    ("logprobs", 1.0, "logprobs"),
+    ("logprobs", 1.5, "logprobs"),
 ]
 
 

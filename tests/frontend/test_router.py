@@ -8,17 +8,8 @@ from hypothesis import strategies as st
 
 from engine.cost import Costs
 from engine.sequence import BlockHash
-from frontend.router import (
-    STALL_WEIGHT,
-    Need,
-    Placement,
-    Policy,
-    WorkerView,
-    can_ever_serve,
-    first_token_s,
-    num_places,
-    place,
-)
+from frontend.router import STALL_WEIGHT, Need, Placement, Policy, can_ever_serve, first_token_s, num_places, place
+from frontend.worker_view import WorkerView
 
 ROOM = Policy()
 HOP_S = 0.002

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from engine.errors import TransferFailed
-from engine.session import FrontendSession
+from engine.leg import FrontendSession
 from engine.telemetry import Telemetry
 from kvtransfer.endpoints import Senders
 from kvtransfer.transport import Commit, Endpoint, Fence, Ticket, TicketId
