@@ -9,7 +9,7 @@
 #   make soak     a steady load for SOAK_MINUTES=60: whether memory, descriptors, threads or TTFT change
 #   make bench    what separation, a step, moving KV, the frontend and the schedulers cost (minutes)
 #   make bench-gpu      the GPU's kernels, and a model made of them, on an NVIDIA GPU; PYTHON= one that has torch and triton
-#   make bench-rivals   installs vLLM, llama.cpp and transformers, and measures them beside us (about an hour, and 5 GB)
+#   make bench-rivals   installs vLLM, llama.cpp and transformers, and measures them beside us (about two hours, and 5 GB)
 #   make protos   regenerate the code of protos/*.proto
 #
 # On Linux the default index's torch may bring several GB of CUDA packages. For a CPU build, point pip at PyTorch's

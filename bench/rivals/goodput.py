@@ -14,8 +14,8 @@ from pathlib import Path
 
 from bench.rivals.models import Models
 from bench.rivals.results import Results, Sample
-from bench.rivals.servers import Server, System
-from bench.rivals.session import Session, in_turn, session, session_parser
+from bench.rivals.servers import Server
+from bench.rivals.session import Groups, Session, compare, in_turn, session_parser
 from bench.rivals.systems import tandems, vllms
 from cli.load.config import LoadConfig, TargetConfig, TraceConfig
 from cli.load.run import run_load
@@ -25,13 +25,11 @@ VOCAB = 32_000
 MAX_CONTEXT = 2000
 
 
-def systems(models: Models) -> list[System]:
-    kv = ("--kv-memory-mb", "768")
-    ours = [
-        *tandems(models, "f32", "unified", "1P1D lent", "1P1D lent both", kv=kv),
-        *tandems(models, "int8", "unified", "1P1D lent", "1P1D lent both", kv=kv),
-    ]
-    return [*ours, *vllms(models, "f32", 0, 128, 256, kv_gib=1), *vllms(models, "W8A8", 0, kv_gib=1)]
+def groups(models: Models) -> Groups:
+    arrangements, kv = ("unified", "1P1D lent", "1P1D lent both"), ("--kv-memory-mb", "768")
+    float32 = *tandems(models, "f32", *arrangements, kv=kv), *vllms(models, "f32", 0, 128, 256, kv_gib=1)
+    eight_bits = *tandems(models, "int8", *arrangements, kv=kv), *vllms(models, "W8A8", 0, kv_gib=1)
+    return [float32, eight_bits]
 
 
 def highest(good: Callable[[float], bool], start: float, steps: int, limit: float = 64.0) -> float:
@@ -98,8 +96,7 @@ def main() -> None:
     parser.add_argument("--start", type=float, default=2.0, help="requests per second tried first")
     parser.add_argument("--steps", type=int, default=3, help="bisections")
     parser.add_argument("--seed", type=int, default=0)
-    with session(parser.parse_args(), "goodput", systems, report) as run:
-        measure(run)
+    compare(parser.parse_args(), "goodput", groups, measure, report)
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
     python -m bench.rivals.interference [--rounds 5] [--output FILE]
 
-Six streams of 128 tokens in, undisturbed for a while; then a prompt of 1,024 tokens every 4 seconds. All servers run
-from beginning to end, idle but for the one that is measured. Streams that end ask again, and the prompts of those are
-short enough to disturb nobody for long; fast systems end theirs more often.
+Six streams of 128 tokens in, undisturbed for a while; then a prompt of 1,024 tokens every 4 seconds. Float32 first,
+then eight bits: the servers of either run from beginning to end, idle but for the one that is measured. Streams that
+end ask again, and the prompts of those are short enough to disturb nobody for long; fast systems end theirs more often.
 """
 
 import argparse
@@ -12,8 +12,8 @@ from functools import partial
 
 from bench.rivals.models import Models
 from bench.rivals.results import Results, Value
-from bench.rivals.servers import Server, System
-from bench.rivals.session import Session, in_turn, session, session_parser
+from bench.rivals.servers import Server
+from bench.rivals.session import Groups, Session, compare, in_turn, session_parser
 from bench.rivals.systems import llamas, tandems, vllms
 from cli.load.config import InterferenceConfig, TargetConfig
 from cli.load.interference import run_interference
@@ -33,14 +33,13 @@ FIGURES = {
 """The name in the table, and in the summary of `tandem bench --interference`."""
 
 
-def systems(models: Models) -> list[System]:
-    kv = ("--kv-memory-mb", "384")
-    ours = [
-        *tandems(models, "f32", "unified", "1P1D", "1P1D split", "1P1D lent", "1P1D lent both", kv=kv),
-        *tandems(models, "int8", "unified", "1P1D split", "1P1D lent", "1P1D lent both", kv=kv),
-    ]
-    theirs = [*vllms(models, "f32", 0, 64, 128, 256, kv_gib=1), *vllms(models, "W8A8", 0, 256, kv_gib=1)]
-    return [*ours, *theirs, *llamas(models, 8, 2048)]
+def groups(models: Models) -> Groups:
+    arrangements, kv = ("unified", "1P1D lent", "1P1D lent both"), ("--kv-memory-mb", "384")
+    llama_f32, llama_q8_0 = llamas(models, 8, 2048)
+    vllm_f32, vllm_w8a8 = vllms(models, "f32", 0, 64, 128, 256, kv_gib=1), vllms(models, "W8A8", 0, 256, kv_gib=1)
+    float32 = *tandems(models, "f32", *arrangements, kv=kv), *vllm_f32, llama_f32
+    eight_bits = *tandems(models, "int8", *arrangements, kv=kv), *vllm_w8a8, llama_q8_0
+    return [float32, eight_bits]
 
 
 def measure(run: Session) -> None:
@@ -73,8 +72,7 @@ def main() -> None:
     parser = session_parser(__doc__, rounds=5)
     parser.add_argument("--quiet", type=float, default=6.0, help="seconds without long prompts")
     parser.add_argument("--busy", type=float, default=20.0, help="seconds with them")
-    with session(parser.parse_args(), "interference of long prompts with running streams", systems, report) as run:
-        measure(run)
+    compare(parser.parse_args(), "interference of long prompts with running streams", groups, measure, report)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """What the runners here have in common: options, the servers that run all the while, whose turn it is, and a report.
 
-The report is printed however a run ends.
+Systems come in groups, each with its own rounds: the servers of all of them together do not fit into memory. The report
+is printed however a run ends.
 """
 
 import argparse
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from bench.rivals.results import Results
 from bench.rivals.servers import Server, System, awake, end_on_sigterm, start_all
 from engine.errors import ConfigError
 
+Groups = Sequence[Sequence[System]]
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One run of a runner: what was asked, who answers, and where samples go."""
+    """One group of a run: what was asked, who answers, and where samples go."""
 
     args: argparse.Namespace
     models: Models
@@ -37,34 +40,40 @@ def session_parser(description: str | None, rounds: int | None = None) -> argpar
     return parser
 
 
-@contextmanager
-def session(
-    args: argparse.Namespace, what: str, systems: Callable[[Models], list[System]], report: Callable[[Results], str]
-) -> Iterator[Session]:
-    """All chosen servers until the block ends, be it by an error or SIGTERM; then the report of what was found by then.
+def compare(
+    args: argparse.Namespace,
+    what: str,
+    groups: Callable[[Models], Groups],
+    measure: Callable[[Session], None],
+    report: Callable[[Results], str],
+) -> None:
+    """Measure one group after the other, all chosen servers of it running from beginning to end; then print the report,
+    of what was found by then if an error or SIGTERM ends it.
 
     Exits with a message where the models cannot be made, or `--only` names what there is not.
     """
     end_on_sigterm()
     try:
         models = prepare()
-        chosen = choose(systems(models), args.only)
+        chosen = choose(groups(models), args.only)
     except ConfigError as error:
         sys.exit(error.message)
     results = Results(what, args.output)
     try:
-        with ExitStack() as stack:
-            yield Session(args, models, start_all(chosen, stack), results)
+        for systems in chosen:
+            with ExitStack() as stack:
+                measure(Session(args, models, start_all(systems, stack), results))
     finally:
         print(report(results))
 
 
-def choose(systems: Sequence[System], only: Sequence[str]) -> list[System]:
+def choose(groups: Groups, only: Sequence[str]) -> list[list[System]]:
     """Those that `only` names, in their own order; all where it is empty. Raises ConfigError for an unknown name."""
-    names = [system.name for system in systems]
+    names = [system.name for systems in groups for system in systems]
     if unknown := [name for name in only if name not in names]:
         raise ConfigError(f"no system is named {', '.join(unknown)}; there are: {', '.join(names)}", field="--only")
-    return [system for system in systems if not only or system.name in only]
+    chosen = [[system for system in systems if not only or system.name in only] for systems in groups]
+    return [systems for systems in chosen if systems]
 
 
 def in_turn(servers: Sequence[Server], number: int = 0) -> Iterator[Server]:

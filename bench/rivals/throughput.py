@@ -2,10 +2,10 @@
 
     python -m bench.rivals.throughput [--rounds 5] [--client ours|vllm] [--output FILE]
 
-All servers run from beginning to end, idle but for the one that is measured; a round measures each of them once, in an
-order that is rotated, so that a noisy minute is not one system's. Prompts are random token ids, new in every
-measurement. In each round the speed of reading memory is measured too: a decode step of one float32 stream reads every
-weight but the embeddings once.
+Float32 first, then eight bits: the servers of either run from beginning to end, idle but for the one that is measured;
+a round measures each of them once, in an order that is rotated, so that a noisy minute is not one system's. Prompts are
+random token ids, new in every measurement. In each round the speed of reading memory is measured too: a decode step of
+one float32 stream reads every weight but the embeddings once.
 """
 
 import json
@@ -20,8 +20,8 @@ from bench.memory import read_speed, weight_bytes
 from bench.rivals.install import rivals_root
 from bench.rivals.models import Models
 from bench.rivals.results import Results, Sample, Value
-from bench.rivals.servers import Server, System
-from bench.rivals.session import Session, in_turn, session, session_parser
+from bench.rivals.servers import Server
+from bench.rivals.session import Groups, Session, compare, in_turn, session_parser
 from bench.rivals.systems import is_rival, llamas, tandems, transformers_f32, vllms
 from cli.load.config import LoadConfig, TargetConfig
 from cli.load.run import run_load
@@ -38,11 +38,13 @@ OUTPUT, PREFILL = "output tok/s", "prefill tok/s"
 MEMORY = "memory bandwidth"
 
 
-def systems(models: Models) -> list[System]:
+def groups(models: Models) -> Groups:
     arrangements = "unified", "1P1D lent", "1P1D lent both"
-    ours = [*tandems(models, "f32", *arrangements), *tandems(models, "int8", *arrangements)]
-    theirs = [*vllms(models, "f32", 0, kv_gib=1), *vllms(models, "W8A8", 0, kv_gib=1), *llamas(models, 32, 1280)]
-    return [*ours, *theirs, transformers_f32(models)]
+    llama_f32, llama_q8_0 = llamas(models, 32, 1280)
+    vllm_f32, vllm_w8a8 = (vllms(models, precision, 0, kv_gib=1) for precision in ("f32", "W8A8"))
+    float32 = *tandems(models, "f32", *arrangements), *vllm_f32, llama_f32, transformers_f32(models)
+    eight_bits = *tandems(models, "int8", *arrangements), *vllm_w8a8, llama_q8_0
+    return [float32, eight_bits]
 
 
 def closed_loop(server: Server, streams: int, seed: int) -> dict[str, Value]:
@@ -173,8 +175,7 @@ def main() -> None:
     parser.add_argument("--client", choices=("ours", "vllm"), default="ours")
     parser.add_argument("--streams", type=int, nargs="*", default=STREAMS)
     parser.add_argument("--prompt-lens", type=int, nargs="*", default=PROMPT_LENS)
-    with session(parser.parse_args(), "output and prefill throughput", systems, report) as run:
-        measure(run)
+    compare(parser.parse_args(), "output and prefill throughput", groups, measure, report)
 
 
 if __name__ == "__main__":

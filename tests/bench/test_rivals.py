@@ -106,14 +106,16 @@ def test_the_file_of_vllms_client_is_read() -> None:
 
 def test_systems_keep_their_order_whatever_is_asked_for() -> None:
     systems = [System(name, ()) for name in ("tandem f32 unified", "vllm f32", "llama.cpp f32")]
-    assert choose(systems, []) == systems
-    assert choose(systems, ["llama.cpp f32", "tandem f32 unified"]) == [systems[0], systems[2]]
+    groups = [systems[:1], systems[1:]]
+    assert choose(groups, []) == groups
+    assert choose(groups, ["llama.cpp f32", "tandem f32 unified"]) == [[systems[0]], [systems[2]]]
+    assert choose(groups, ["vllm f32"]) == [[systems[1]]]
 
 
 def test_a_system_that_is_unknown_is_told_with_those_that_are_known() -> None:
     systems = [System("tandem f32 unified", ()), System("vllm f32", ())]
     with pytest.raises(ConfigError, match="named vllm f23; there are: tandem f32 unified, vllm f32$"):
-        choose(systems, ["vllm f32", "vllm f23"])
+        choose([systems], ["vllm f32", "vllm f23"])
 
 
 def test_each_round_begins_with_another_server() -> None:
