@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import ProtocolError
-from kvtransfer.pieces import Bytes, Checksums, Cut, Numbers, Pieces, digest
+from kvtransfer.pieces import FRAME_BYTES, Bytes, Checksums, Cut, Numbers, Pieces, digest
 from kvtransfer.transport import Arrived, BlockStore, Commit, Fence, Ticket, TicketId
 from protos import kvtransfer_pb2 as pb
 
@@ -118,13 +118,12 @@ class OpenTickets:
         with self._lock:
             filling = self._filling(fence)
             pieces = filling.find(block, offset, len(expected))
-            if len(payload) != (size_bytes := filling.pieces.size_bytes(pieces)):
+            if len(payload) != (size_bytes := filling.pieces.size_bytes(pieces)) or size_bytes > FRAME_BYTES:
                 raise Refused(pb.NACK_REASON_MALFORMED, f"{len(payload)} bytes for pieces of {size_bytes}")
             filling.begin()
             some = slice(pieces.start, pieces.stop)
             filling.came[some] = False
-            memory = np.frombuffer(self._store.memory, np.uint8)
-            filling.checksums[some] = found = filling.pieces.scatter(pieces, payload, memory)
+            filling.checksums[some] = found = self._store.scatter(filling.pieces, pieces, payload)
             filling.came[some] = agree = found == expected
         if not agree.all():
             at = int(np.argmin(agree))

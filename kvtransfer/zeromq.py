@@ -91,8 +91,7 @@ class ZeroMQSender:
 
     def _frames(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> Iterator[Frame]:
         blocks = np.array(source_blocks, np.int64)
-        num_blocks = len(self._store.memory) // self._store.block_bytes
-        assert ((blocks >= 0) & (blocks < num_blocks)).all(), "there are such blocks"
+        assert ((blocks >= 0) & (blocks < self._store.num_blocks)).all(), "there are such blocks"
         pieces = Pieces(self._cut, blocks)
         for some in pieces.frames():
             number = next(self._numbers)
@@ -103,7 +102,7 @@ class ZeroMQSender:
         """Copy and checksum some of the pieces, the first of which begins the ticket's block `first`."""
         size_bytes = pieces.size_bytes(some)
         buffer = self._buffers.take(size_bytes)
-        checksums = pieces.gather(some, np.frombuffer(self._store.memory, np.uint8), buffer.bytes)
+        checksums = self._store.gather(pieces, some, buffer.bytes)
         start = (first - ticket.first_block) * self._cut.per_block + some.start
         self._checksums(ticket)[start : start + len(some)] = checksums
         block, offset = self._cut.place(some.start)
