@@ -92,7 +92,7 @@ class BlockStore(Protocol):
         for it any more."""
 
     def scatter(self, pieces: Pieces, some: range, frame: Bytes) -> Checksums:
-        """Copy what lies one after the other in `frame` to where it belongs in the pool; returned, or raised, nothing of
+        """Copy what lies one after the other in `frame` to where it belongs in the pool; returned or raised, nothing of
         it is written any more, and what was written is there for the next step."""
 
 

@@ -42,7 +42,7 @@ def blocks_that_fit(
             f"{_mib(measured.total)}, {_mib(measured.free)} are free beside the weights{_of(share, measured)}; the "
             f"largest step takes {_mib(measured.activations)}, {_mib(reserve_bytes)} are kept, and a block has "
             f"{block_bytes} bytes. Fewer --max-step-tokens or --max-sequences take less, and a shorter --max-context "
-            "needs less",
+            f"needs less{'' if share == 1.0 else '; fewer workers on a GPU have larger shares'}",
             field="max_context",
         )
     return fit
@@ -51,7 +51,8 @@ def blocks_that_fit(
 def _of(share: float, measured: Measured) -> str:
     if share == 1.0:
         return ""
-    return f", and this worker's share of {share:g} is {_mib(share * measured.total)}, of which it has {_mib(measured.taken)}"
+    has = _mib(measured.taken)
+    return f", and this worker's share of {share:g} is {_mib(share * measured.total)}, of which they take {has}"
 
 
 def _mib(size_bytes: float) -> str:
