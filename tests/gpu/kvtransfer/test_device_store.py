@@ -90,9 +90,7 @@ def test_both_directions_and_several_threads_do_not_disturb_each_other() -> None
             twins.store.gather(pieces, some, frame)
             twins.store.scatter(pieces, some, frame)
 
-    threads = [
-        threading.Thread(target=back_and_forth, args=args) for args in zip(halves, frames, strict=True)
-    ]
+    threads = [threading.Thread(target=back_and_forth, args=args) for args in zip(halves, frames, strict=True)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -105,7 +103,8 @@ def test_both_directions_and_several_threads_do_not_disturb_each_other() -> None
 def test_blocks_of_a_gpu_and_of_a_cpu_are_the_same_bytes(dtype: torch.dtype) -> None:
     spec = spec_of()
     gpu = GpuCache(spec, 3, 16, torch.get_default_device(), dtype)
-    cpu = KVCache(spec, 4, 16, dtype=str(dtype).removeprefix("torch."))
+    with torch.device("cpu"):
+        cpu = KVCache(spec, 4, 16, dtype=str(dtype).removeprefix("torch."))
     gpu.pool.normal_()
     here, there = store_of(cpu), store_of(gpu)
     assert (here.block_bytes, here.num_blocks, there.num_blocks) == (there.block_bytes, 4, 3)
