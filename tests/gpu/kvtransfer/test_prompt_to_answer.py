@@ -120,4 +120,4 @@ def test_a_layout_is_shared_with_a_cpu_of_the_same_type_and_with_no_other(folder
 
     assert exact == layout("", kv_cache_dtype="float32")
     assert narrow == layout("", kv_cache_dtype="float16")
-    assert len({exact, narrow, layout("decode", dtype="bfloat16"), layout("", kv_cache_dtype="int8")}) == 4
+    assert len({exact, narrow, layout("", kv_cache_dtype="int8")}) == 3
