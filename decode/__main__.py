@@ -27,7 +27,7 @@ from kvtransfer.group import check_backend
 from kvtransfer.host_store import HostStore
 from kvtransfer.nccl_receiver import NcclReceiver
 from kvtransfer.shm_receiver import ShmReceiver
-from kvtransfer.stores import store_of
+from kvtransfer.stores import device_frames_of, store_of
 from kvtransfer.transport import Arrived, Deliver, KVReceiver
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from protos import worker_pb2 as pb
@@ -78,6 +78,7 @@ def _receivers(
             store,
             deliver,
             curve,
+            frames=device_frames_of(config.kv_groups, store),
             vocab_size=vocab_size,
             stall_limit_s=config.stall_limit_s,
         )

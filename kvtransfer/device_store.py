@@ -14,11 +14,10 @@ On a CPU's tensors the same code runs without streams and pinning.
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
+from kvtransfer.copy_stream import CopyStream
 from kvtransfer.pieces import FRAME_BYTES, Bytes, Checksums, Pieces
 
 
@@ -26,6 +25,7 @@ class DeviceStore:
     """Blocks of `pool` `[N, ...]`, which is contiguous."""
 
     def __init__(self, pool: torch.Tensor) -> None:
+        self.pool = pool
         self.num_blocks = len(pool)
         self.block_bytes = pool.nbytes // len(pool)
         self._bytes = pool.view(-1).view(torch.uint8)
@@ -55,20 +55,8 @@ class _Staging:
     """Room for one frame that a GPU reads and writes by itself, and the stream for it: one user at a time."""
 
     def __init__(self, device: torch.device) -> None:
-        on_gpu = device.type == "cuda"
+        stream = CopyStream(device)
         self.lock = threading.Lock()
-        self.tensor = torch.empty(FRAME_BYTES, dtype=torch.uint8, device="cpu", pin_memory=on_gpu)
+        self.copying = stream.copying
+        self.tensor = torch.empty(FRAME_BYTES, dtype=torch.uint8, device="cpu", pin_memory=stream.on_gpu)
         self.bytes: Bytes = self.tensor.numpy()
-        self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
-
-    @contextmanager
-    def copying(self) -> Iterator[None]:
-        """What is begun within is over behind, whatever happens."""
-        if self._stream is None:
-            yield
-            return
-        with torch.cuda.stream(self._stream):
-            try:
-                yield
-            finally:
-                self._stream.synchronize()

@@ -21,7 +21,7 @@ from kvtransfer.group import check_backend
 from kvtransfer.host_store import HostStore
 from kvtransfer.nccl import NcclSender
 from kvtransfer.shm import ShmSender
-from kvtransfer.stores import store_of
+from kvtransfer.stores import device_frames_of, store_of
 from kvtransfer.transport import KVSender
 from kvtransfer.zeromq import ZeroMQSender
 from prefill.scheduler import PrefillScheduler
@@ -62,8 +62,14 @@ def _senders(config: WorkerConfig, model: OpenModel) -> Senders:
         by_transport["shm"] = ShmSender(store, model.shared, stall_limit_s=limit_s)
     curve = Curve.of(config.kv_key, config.kv_peers)
     if config.kv_groups != "off":
-        sender = NcclSender(config.kv_groups, store, curve, stall_limit_s=limit_s, insecure=config.insecure)
-        by_transport[config.kv_groups] = sender
+        by_transport[config.kv_groups] = NcclSender(
+            config.kv_groups,
+            store,
+            curve,
+            frames=device_frames_of(config.kv_groups, store),
+            insecure=config.insecure,
+            stall_limit_s=limit_s,
+        )
     by_transport["zeromq"] = ZeroMQSender(store, curve, stall_limit_s=limit_s)
     return Senders(by_transport)
 

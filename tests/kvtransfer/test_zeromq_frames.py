@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine.errors import ConfigError
 from kvtransfer.open_tickets import OpenTickets, Refused
-from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES, PIECE_BYTES, digest
+from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES, PIECE_BYTES, Checksums, Pieces, digest
 from kvtransfer.transport import Arrived, Commit, Endpoint, Ticket
 from kvtransfer.wire import MAX_HEADER_BYTES, fence_to_proto
 from kvtransfer.zeromq import ZeroMQSender
@@ -219,20 +219,23 @@ async def test_bytes_that_do_not_fit_their_pieces_are_malformed(rig: Rig, sizes:
 
 
 def test_a_payload_larger_than_a_frame_is_malformed_however_it_came() -> None:
-    pool = Pool(2, FRAME_BYTES, seed=2)
-    tickets = OpenTickets(OnDevice(pool))
-    ticket = make_ticket(Endpoint("zeromq", "nowhere"), pool, 2)
+    tickets = OpenTickets(FRAME_BYTES)
+    ticket = make_ticket(Endpoint("zeromq", "nowhere"), Pool(2, FRAME_BYTES), 2)
     tickets.open(ticket, [0, 1])
-    before = bytes(pool.content)
+    num_pieces, scattered = FRAME_BYTES // PIECE_BYTES + 1, []
 
-    num_pieces = FRAME_BYTES // PIECE_BYTES + 1
+    def scatter(_: Pieces, some: range) -> Checksums:
+        scattered.append(some)
+        return np.zeros(len(some), np.uint64)
+
     with pytest.raises(Refused) as refused:
         tickets.fill_pieces(
-            ticket.fence, 0, 0, np.zeros(num_pieces, np.uint64), np.zeros(num_pieces * PIECE_BYTES, np.uint8)
+            ticket.fence, 0, 0, np.zeros(num_pieces, np.uint64), num_pieces * PIECE_BYTES, scatter
         )
+    tickets.fill_pieces(ticket.fence, 0, 0, np.zeros(num_pieces - 1, np.uint64), FRAME_BYTES, scatter)
 
     assert refused.value.nack == pb.NACK_REASON_MALFORMED
-    assert bytes(pool.content) == before
+    assert scattered == [range(num_pieces - 1)]
 
 
 async def test_numbers_of_pieces_are_bounded(rig: Rig) -> None:

@@ -113,8 +113,8 @@ async def test_tokens_are_those_of_the_reference(
 
 def test_a_layout_is_shared_with_a_cpu_of_the_same_type_and_with_no_other(folder: Path) -> None:
     def layout(on_gpu: str, **fields: object) -> str:
-        config = WorkerConfig(**{"model": str(folder), "threads": 1, "profile_s": 0, **WORKER, **fields})  # type: ignore[arg-type]
-        return open_worker(on_gpu, config, pb.ROLE_DECODE).who.layout
+        options = {"model": str(folder), "threads": 1, "profile_s": 0, **WORKER, **fields}
+        return open_worker(on_gpu, WorkerConfig(**options), pb.ROLE_DECODE).who.layout  # type: ignore[arg-type]
 
     exact, narrow = layout("decode"), layout("decode", dtype="float16")
 
