@@ -42,6 +42,7 @@ class DeviceStore:
 
     def scatter(self, pieces: Pieces, some: range, frame: Bytes) -> Checksums:
         """As every `BlockStore`'s."""
+        assert pieces.size_bytes(some) <= FRAME_BYTES
         with self._in.lock:
             checksums = pieces.copy(some, frame, self._in.bytes, to_memory=True)
             with self._in.copying():

@@ -85,10 +85,10 @@ def test_runs_are_all_bytes_of_their_pieces_and_as_few_as_can_be(
     assert [run.start for run in runs] == [sum(run.size_bytes for run in runs[:i]) for i in range(len(runs))]
     assert sum(run.size_bytes for run in runs) == pieces.size_bytes(some)
     assert all(run.begin + run.size_bytes != following.begin for run, following in pairwise(runs))
-    places = {run.start + i: run.begin + i for run in runs for i in range(0, run.size_bytes, 1000)}
-    for start, begin, size in zip(pieces.starts(some), pieces.begins[first:], pieces.sizes[first:], strict=False):
-        inside = {at: place for at, place in places.items() if start <= at < start + size}
-        assert inside == {at: begin + at - start for at in inside}
+    for start, number in zip(pieces.starts(some).tolist(), some, strict=True):
+        (run,) = (run for run in runs if run.start <= start < run.start + run.size_bytes)
+        assert run.begin + start - run.start == pieces.begins[number]
+        assert start + pieces.sizes[number] <= run.start + run.size_bytes
 
 
 @pytest.mark.parametrize("to_memory", [False, True])
