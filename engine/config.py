@@ -34,7 +34,7 @@ class WorkerConfig(BaseSettings):
     kv_listen: str = "tcp://127.0.0.1:0"
     """Decode: where KV blocks arrive, tcp://host:port or ipc://PATH. A host that peers can reach."""
     shared_memory: Literal["auto", "off"] = "auto"
-    """auto: blocks go through shared memory between workers of one user on CPUs of one Linux host, else to kv_listen."""
+    """auto: blocks go through shared memory between one user's workers on CPUs of a Linux host, else to kv_listen."""
     kv_groups: Literal["off", "gloo", "nccl"] = "off"
     """Blocks go through groups of torch.distributed, before kv_listen: gloo between CPUs, nccl where each worker has a
     GPU of its own. Not encrypted: beyond this machine only with `insecure`."""
