@@ -100,6 +100,25 @@ def test_both_directions_and_several_threads_do_not_disturb_each_other() -> None
     assert twins.bytes() == bytes(twins.host.content)
 
 
+@pytest.mark.gpu
+def test_copies_do_not_wait_for_steps() -> None:
+    device = torch.device("cuda")
+    store = DeviceStore(torch.zeros(NUM_BLOCKS, PIECE_BYTES, dtype=torch.uint8, device=device))
+    pieces, frame = Pieces(Cut(PIECE_BYTES), np.arange(NUM_BLOCKS)), np.ones(FRAME_BYTES, np.uint8)
+    some = range(NUM_BLOCKS)
+    torch.cuda.synchronize()
+    torch.cuda._sleep(1 << 32)  # cycles, on the stream that computes
+    computed = torch.cuda.Event()
+    computed.record()
+
+    store.scatter(pieces, some, frame[: pieces.size_bytes(some)])
+    store.gather(pieces, some, frame)
+
+    assert not computed.query()
+    assert frame.all()
+    assert store.pool.all()  # waits for the step, as it comes after it
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_blocks_of_a_gpu_and_of_a_cpu_are_the_same_bytes(dtype: torch.dtype) -> None:
     spec = spec_of()
