@@ -229,9 +229,7 @@ def test_a_payload_larger_than_a_frame_is_malformed_however_it_came() -> None:
         return np.zeros(len(some), np.uint64)
 
     with pytest.raises(Refused) as refused:
-        tickets.fill_pieces(
-            ticket.fence, 0, 0, np.zeros(num_pieces, np.uint64), num_pieces * PIECE_BYTES, scatter
-        )
+        tickets.fill_pieces(ticket.fence, 0, 0, np.zeros(num_pieces, np.uint64), num_pieces * PIECE_BYTES, scatter)
     tickets.fill_pieces(ticket.fence, 0, 0, np.zeros(num_pieces - 1, np.uint64), FRAME_BYTES, scatter)
 
     assert refused.value.nack == pb.NACK_REASON_MALFORMED

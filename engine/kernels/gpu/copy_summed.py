@@ -76,9 +76,7 @@ def copy_summed(
     assert source.dtype == target.dtype == sums.dtype == torch.int64
     assert begins.shape == starts.shape == sizes.shape == sums.shape
     if len(sums):
-        _copy_summed[(len(sums),)](
-            source, begins, target, starts, sizes, sums, BLOCK=_BLOCK, num_warps=_NUM_WARPS
-        )
+        _copy_summed[(len(sums),)](source, begins, target, starts, sizes, sums, BLOCK=_BLOCK, num_warps=_NUM_WARPS)
 
 
 COMPILED = (
