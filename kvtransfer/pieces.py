@@ -94,7 +94,8 @@ class Pieces:
 
     def starts(self, some: range) -> Numbers:
         """Where each begins in a frame of just these."""
-        return self._starts[some.start : some.stop] - self._starts[some.start]
+        starts: Numbers = self._starts[some.start : some.stop] - self._starts[some.start]
+        return starts
 
     def runs(self, some: range) -> list[Run]:
         """What a copy that knows no pieces takes at once: all of a block, and of blocks that follow one another."""

@@ -14,9 +14,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from engine.cache import DTYPES, layout_fingerprint
+from engine.checkpoint import ModelFolder, model_revision
 from engine.config import WorkerConfig
 from engine.device import OpenModel, open_model, open_on_gpu
 from engine.gpu.cache import GpuCache
+from engine.models.families import model_spec
 from frontend.request import GenerateRequest, TokenPrompt
 from protos import worker_pb2 as pb
 from tests.cluster import Cluster, cluster
@@ -111,13 +114,14 @@ async def test_tokens_are_those_of_the_reference(
         assert await answers(running) == expected
 
 
-def test_a_layout_is_shared_with_a_cpu_of_the_same_type_and_with_no_other(folder: Path) -> None:
-    def layout(on_gpu: str, **fields: object) -> str:
-        options = {"model": str(folder), "threads": 1, "profile_s": 0, **WORKER, **fields}
-        return open_worker(on_gpu, WorkerConfig(**options), pb.ROLE_DECODE).who.layout  # type: ignore[arg-type]
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_layout_is_that_of_a_cpu_of_the_same_type(folder: Path, dtype: str) -> None:
+    options = {"model": str(folder), "threads": 1, "profile_s": 0, **WORKER, "dtype": dtype}
+    who = open_worker("prefill", WorkerConfig(**options), pb.ROLE_PREFILL).who  # type: ignore[arg-type]
 
-    exact, narrow = layout("decode"), layout("decode", dtype="float16")
-
-    assert exact == layout("", kv_cache_dtype="float32")
-    assert narrow == layout("", kv_cache_dtype="float16")
-    assert len({exact, narrow, layout("", kv_cache_dtype="int8")}) == 3
+    opened = ModelFolder.open(folder)
+    on_cpu = [
+        layout_fingerprint(model_revision(opened), model_spec(opened.config), who.block_tokens, dtype=kept)
+        for kept in DTYPES
+    ]
+    assert [layout == who.layout for layout in on_cpu] == [kept == dtype for kept in DTYPES]
