@@ -1,22 +1,28 @@
 """A pool on a device beside the same bytes in the host's memory; on the GPU where tests run on one."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.cache import KVCache
 from engine.gpu.cache import GpuCache
+from kvtransfer.copy_stream import CopyStream
 from kvtransfer.device_store import DeviceStore
 from kvtransfer.host_store import HostStore
 from kvtransfer.nccl import NcclSender
 from kvtransfer.nccl_receiver import NcclReceiver
+from kvtransfer.open_tickets import OpenTickets
 from kvtransfer.pieces import FRAME_BYTES, PIECE_BYTES, Cut, Pieces
 from kvtransfer.stores import store_of
-from kvtransfer.transport import Arrived, BlockStore, Commit, KVReceiver, KVSender
+from kvtransfer.transport import Arrived, BlockStore, Commit, Endpoint, KVReceiver, KVSender
 from kvtransfer.zeromq import ZeroMQSender
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from tests.gpu.engine.models import spec_of
@@ -98,6 +104,64 @@ def test_both_directions_and_several_threads_do_not_disturb_each_other() -> None
         thread.join()
 
     assert twins.bytes() == bytes(twins.host.content)
+
+
+class Stream:
+    """A stream of CUDA's that notes when it was waited for."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.num_waits = 0
+
+    def synchronize(self) -> None:
+        self.num_waits += 1
+
+
+def test_copies_are_waited_for_even_if_one_cannot_be_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[object] = []
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext(entered.append(stream)))
+    copies = CopyStream(torch.device("cuda"))
+    with copies.copying():
+        (stream,) = entered
+        assert isinstance(stream, Stream)
+        assert stream.num_waits == 0
+    assert stream.num_waits == 1
+
+    with pytest.raises(ZeroDivisionError), copies.copying():
+        _ = 1 // 0
+    assert stream.num_waits == 2
+
+
+def test_a_ticket_is_not_revoked_before_the_device_has_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    twins = Twins(PIECE_BYTES)
+    begun, over = threading.Event(), threading.Event()
+
+    @contextmanager
+    def slow() -> Iterator[None]:
+        yield
+        begun.set()
+        over.wait()
+
+    monkeypatch.setattr(twins.store._in, "copying", slow)
+    tickets = OpenTickets(PIECE_BYTES)
+    ticket = make_ticket(Endpoint("zeromq", "nowhere"), twins.host, 1)
+    tickets.open(ticket, [3])
+    frame = np.zeros(PIECE_BYTES, np.uint8)
+    expected = np.array([xxhash.xxh3_64_intdigest(frame.tobytes())], np.uint64)
+    scatter = partial(twins.store.scatter, frame=frame)
+    filling = threading.Thread(target=tickets.fill_pieces, args=(ticket.fence, 0, 0, expected, len(frame), scatter))
+    revoking = threading.Thread(target=tickets.revoke, args=(ticket.fence.ticket_id,))
+    filling.start()
+    begun.wait()
+    revoking.start()
+    revoking.join(0.05)
+    assert revoking.is_alive()
+
+    over.set()
+    revoking.join()
+    filling.join()
+    assert tickets.ids() == []
+    assert not twins.pool[3].any()
 
 
 @pytest.mark.gpu
