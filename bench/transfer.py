@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from engine.shared_memory import SharedMemory
+from kvtransfer.host_store import HostStore
 from kvtransfer.nccl import NcclSender
 from kvtransfer.nccl_receiver import NcclReceiver
 from kvtransfer.shm import ShmSender
@@ -53,21 +54,13 @@ class Case:
         return self.num_blocks * self.block_bytes
 
 
-class Pool:
+class Pool(HostStore):
     """Blocks in memory that can be shared, every page of it touched."""
 
     def __init__(self, case: Case, fill: bytes) -> None:
-        self._block_bytes = case.block_bytes
         self.shared = SharedMemory(case.size_bytes)
-        self.memory = self.shared.buffer
+        super().__init__(self.shared.buffer, case.block_bytes)
         self.memory[:] = (fill * (case.size_bytes // len(fill) + 1))[: case.size_bytes]
-
-    @property
-    def block_bytes(self) -> int:
-        return self._block_bytes
-
-    def block_view(self, block: int) -> memoryview:
-        return self.memory[block * self._block_bytes : (block + 1) * self._block_bytes]
 
 
 def serve(case: Case, directory: str, control: Connection) -> None:

@@ -86,6 +86,8 @@ class Deployment:
             own["cpu_board"] = folder / "cpus"
             lender = "decode" if role == "prefill" else "prefill"
             own["borrow_cpus"] = format_cpus(self.cpus[lender]) if role in self.borrowers else None
+        if self.worker.get("device", "cpu") != "cpu":
+            own["device_memory_share"] = self._device_memory_share()
         if role == "decode":
             own["kv_listen"] = f"ipc://{folder / name}.kv" if self.transport != "tcp" else "tcp://127.0.0.1:0"
         else:
@@ -101,6 +103,11 @@ class Deployment:
             until_ready=worker_serving(address),
             drain_stage=1,
         )
+
+    def _device_memory_share(self) -> float | None:
+        """All workers are on one GPU: as much for each. Rounded down, so that it is never more than there is."""
+        num_workers = self.prefill + self.decode
+        return int(10_000 / num_workers) / 10_000 if num_workers > 1 else None
 
     def _frontend(self, folder: Path) -> ProcessSpec:
         own: dict[str, object] = {"host": self.host, "http_port": self.http_port, "grpc_port": self.grpc_port}

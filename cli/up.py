@@ -14,7 +14,6 @@ from cli.deployment import Deployment, reachable
 from cli.launch import launch, refusals
 from cli.machine import take_ports
 from cli.trust import PEM, anchor
-from engine.errors import ConfigError
 from engine.exposure import check_guarded
 from engine.tls import Tls
 
@@ -37,7 +36,7 @@ def up(
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="REST; 0 takes a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC; 0 takes a free one.")] = 50051,
     device: Annotated[
-        str, typer.Option(callback=_device, help="cpu, cuda, cuda:N or auto. A GPU serves with --prefill 0 only, yet.")
+        str, typer.Option(callback=_device, help="cpu, cuda, cuda:N or auto; all workers share a GPU's memory.")
     ] = "cpu",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of weights and activations.")
@@ -109,8 +108,6 @@ def up(
     """
     console = Console(stderr=True, highlight=False)
     with refusals(console):
-        if device.startswith("cuda") and prefill:
-            raise ConfigError(f"--device {device} needs --prefill 0: KV cannot leave a GPU yet")
         lists = {"prefill": prefill_cpus, "decode": decode_cpus, "frontend": frontend_cpus}
         divided = divide_cores(lists, num_prefill=prefill, num_decode=decode, split=cores == "split", borrow=borrow)
         guarded = api_key is not None or api_keys is not None or tls_ca is not None

@@ -11,7 +11,6 @@ from decode.service import DecodeService
 from decode.spans import DecodeSpans
 from decode.worker import Command, DecodeWorker, Event, TicketTemplate
 from engine.audit import audited
-from engine.cache import KVCache
 from engine.config import WorkerConfig
 from engine.cost import Slowdown
 from engine.device import OpenModel, open_model
@@ -22,10 +21,13 @@ from engine.shared_memory import can_share_memory
 from engine.steploop import StepLoop
 from engine.telemetry import Telemetry, setup_logging, setup_tracing
 from kvtransfer.curve import Curve
+from kvtransfer.device_store import DeviceStore
 from kvtransfer.endpoints import beside
 from kvtransfer.group import check_backend
+from kvtransfer.host_store import HostStore
 from kvtransfer.nccl_receiver import NcclReceiver
 from kvtransfer.shm_receiver import ShmReceiver
+from kvtransfer.stores import device_frames_of, store_of
 from kvtransfer.transport import Arrived, Deliver, KVReceiver
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from protos import worker_pb2 as pb
@@ -47,7 +49,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         service.arrived(arrived)
 
     # A sender takes the first one that it reaches.
-    receivers = _receivers(config, model.cache, deliver, who.vocab_size) if model.cache else ()
+    receivers = _receivers(config, store_of(model.cache), deliver, who.vocab_size)
     template = TicketTemplate(who.worker_id, who.incarnation, who.block_bytes, who.layout, receivers)
     slowdown = Slowdown(who.costs, who.own_costs)
     worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown)
@@ -61,24 +63,27 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         await tracing.aclose()
 
 
-def _receivers(config: WorkerConfig, pool: KVCache, deliver: Deliver, vocab_size: int) -> tuple[KVReceiver, ...]:
+def _receivers(
+    config: WorkerConfig, store: HostStore | DeviceStore, deliver: Deliver, vocab_size: int
+) -> tuple[KVReceiver, ...]:
     """Everything that KV can come through."""
     receivers: list[KVReceiver] = []
-    if config.shared_memory == "auto" and can_share_memory():
-        receivers.append(ShmReceiver(pool, deliver, vocab_size=vocab_size))
+    if config.shared_memory == "auto" and can_share_memory() and isinstance(store, HostStore):
+        receivers.append(ShmReceiver(store, deliver, vocab_size=vocab_size))
     curve, listen = Curve.of(config.kv_key, config.kv_peers), config.kv_listen
     if config.kv_groups != "off":
         groups = NcclReceiver(
             config.kv_groups,
             beside(listen),
-            pool,
+            store,
             deliver,
             curve,
+            frames=device_frames_of(config.kv_groups, store),
             vocab_size=vocab_size,
             stall_limit_s=config.stall_limit_s,
         )
         receivers.append(groups)
-    receivers.append(ZeroMQReceiver(listen, pool, deliver, curve, vocab_size=vocab_size))
+    receivers.append(ZeroMQReceiver(listen, store, deliver, curve, vocab_size=vocab_size))
     return tuple(receivers)
 
 

@@ -34,7 +34,7 @@ class WorkerConfig(BaseSettings):
     kv_listen: str = "tcp://127.0.0.1:0"
     """Decode: where KV blocks arrive, tcp://host:port or ipc://PATH. A host that peers can reach."""
     shared_memory: Literal["auto", "off"] = "auto"
-    """auto: blocks go through shared memory between workers of one user on one Linux host, and else to kv_listen."""
+    """auto: blocks go through shared memory between one user's workers on CPUs of a Linux host, else to kv_listen."""
     kv_groups: Literal["off", "gloo", "nccl"] = "off"
     """Blocks go through groups of torch.distributed, before kv_listen: gloo between CPUs, nccl where each worker has a
     GPU of its own. Not encrypted: beyond this machine only with `insecure`."""
@@ -54,6 +54,9 @@ class WorkerConfig(BaseSettings):
     """What the model computes on: cpu, cuda, cuda:N, or auto, which is a GPU where there is one with all it needs."""
     device_reserve_mb: PositiveInt = 1024
     """GPU memory, in MiB, that a KV pool leaves free whose size neither num_blocks nor kv_memory_mb says."""
+    device_memory_share: float = Field(default=1.0, gt=0, le=1)
+    """Part of the GPU's memory that a worker takes at most, its weights and device_reserve_mb included, where neither
+    num_blocks nor kv_memory_mb says how large its pool is. Shares of workers on one GPU add up to 1 at most."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights and activations; auto is float32 on a CPU and bfloat16 on a GPU."""
     quantization: Literal["none", "int8"] = "none"

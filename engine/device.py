@@ -42,8 +42,8 @@ class OpenModel:
 
     runner: StepRunner
     sampler: StepSampler
-    cache: KVCache | None
-    """The pool whose blocks can be moved; None on a GPU, whose cannot yet."""
+    cache: "KVCache | GpuCache"
+    """The pool whose blocks are moved."""
     who: Identity
     shared: SharedMemory | None = None
     """What the pool lives in, if another process may map it."""
@@ -61,7 +61,7 @@ def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     # than cores, and those of the step loop would sleep, not spin, between the hundred parallel parts of a step.
     with ThreadPoolExecutor(1, thread_name_prefix="open-model") as thread:
         if device.type == "cuda":
-            return thread.submit(_open_on_gpu, config, role, device).result()
+            return thread.submit(open_on_gpu, config, role, device).result()
         return thread.submit(_open_model, config, role).result()
 
 
@@ -86,26 +86,24 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", device.index or 0)
 
 
-def _open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device) -> OpenModel:
+def open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device) -> OpenModel:
+    """The GPU's engine on `device`, which may be the CPU where Triton interprets its kernels."""
     from engine.gpu.open import open_gpu  # imports Triton, which a worker on a CPU need not have
 
-    if role == pb.ROLE_PREFILL:
-        raise ConfigError(
-            f"--device {config.device}: KV cannot leave a GPU yet, so there are no prefill workers on one; --prefill 0 "
-            "has decode workers compute prompts",
-            field="device",
-        )
-    torch.cuda.set_device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     folder = ModelFolder.open(resolve_model(config.model))
-    model = open_gpu(config, folder, device)
-    runner, sampler = model.runner, model.sampler
-    costs = None
-    if config.profile_s:
-        limits = Limits(model.max_context, config.max_step_tokens, config.max_sequences)
-        costs = measure(runner, sampler, limits, config.profile_s)
-    kv_dtype = f"{str(runner.cache.pool.dtype).removeprefix('torch.')} on a GPU"  # none that can be sent to
+    with Turn() as turn:
+        model = open_gpu(config, folder, device)
+        runner, sampler = model.runner, model.sampler
+        costs = None
+        if config.profile_s:
+            turn.wait()
+            limits = Limits(model.max_context, config.max_step_tokens, config.max_sequences)
+            costs = measure(runner, sampler, limits, config.profile_s)
+    kv_dtype = str(runner.cache.pool.dtype).removeprefix("torch.")  # a CPU's blocks of the same type are the same bytes
     who = _identity(config, role, folder, runner.cache, model.max_context, kv_dtype, (costs, None))
-    return OpenModel(runner, sampler, None, who)
+    return OpenModel(runner, sampler, runner.cache, who)
 
 
 def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:

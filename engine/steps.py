@@ -41,5 +41,6 @@ class StepSampler(Protocol):
     """Logits to tokens."""
 
     def __call__(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Sampled:
-        """May change `logits`."""
+        """May change `logits`. Returned, the step is over, also if nobody sampled: its keys and values are in the pool,
+        where transports may read them from another stream."""
         ...

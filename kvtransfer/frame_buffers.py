@@ -1,8 +1,10 @@
 """Memory for the payloads of frames, used again and again: new memory costs a page fault for every 4 KiB."""
 
 import mmap
+from typing import Protocol
 
 import numpy as np
+import torch
 import zmq
 
 from kvtransfer.pieces import FRAME_BYTES, Bytes
@@ -11,6 +13,16 @@ MIN_KEPT_BYTES = FRAME_BYTES // 4
 """Smaller payloads get memory of their own size, which is not kept: many of them may be under way at once."""
 MAX_PARTS = 16
 """Of different sizes, that are kept for one buffer."""
+
+
+class Payload(Protocol):
+    """One frame's bytes, until its receiver has them."""
+
+    def tensor(self, size_bytes: int) -> torch.Tensor:
+        """The first of them, without a copy, where they lie."""
+
+    def release(self) -> None:
+        """The receiver has read all of it."""
 
 
 class FrameBuffers:
@@ -49,6 +61,24 @@ class FrameBuffer:
             part = self._parts[size_bytes] = zmq.Frame(self.bytes[:size_bytes].data, copy=False)
         return part
 
+    def tensor(self, size_bytes: int) -> torch.Tensor:
+        """As every payload's."""
+        return torch.from_numpy(self.bytes[:size_bytes])
+
     def release(self) -> None:
         """The receiver has read all of it."""
         self._owner.give(self)
+
+
+class DevicePayload:
+    """A frame's payload on a GPU, where torch keeps memory that was let go of."""
+
+    def __init__(self, frame: torch.Tensor) -> None:
+        self._frame = frame
+
+    def tensor(self, size_bytes: int) -> torch.Tensor:
+        """As every payload's."""
+        return self._frame[:size_bytes]
+
+    def release(self) -> None:
+        """Nothing more than to be let go of."""

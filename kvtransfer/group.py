@@ -4,8 +4,8 @@ A group has no tags and no third rank: bytes come in the order in which they wer
 thrown away; whoever wants another makes it anew. All but `abort` blocks, for at most the limits that the group was made
 with, and is meant for a thread of its own.
 
-Bytes go through staging memory, never straight into a pool: a receive that was begun cannot be taken back, and whoever
-revokes a ticket must not have to wait for a peer.
+Bytes are received into memory of the group's, never straight into a pool: a receive that was begun cannot be taken
+back, and whoever revokes a ticket must not have to wait for a peer.
 """
 
 import ipaddress
@@ -22,12 +22,13 @@ import torch.distributed as dist
 from engine.errors import ConfigError, TransferFailed
 from engine.exposure import is_loopback
 from kvtransfer.mirrored_store import MirroredStore
-from kvtransfer.pieces import FRAME_BYTES, Bytes
+from kvtransfer.pieces import FRAME_BYTES
 
 Backend = Literal["gloo", "nccl"]
 SENDER, RECEIVER = 0, 1
 """Ranks."""
 LOOPBACK = "127.0.0.1"
+CPU = torch.device("cpu")
 UNDER_WAY = 2
 """Of what one side sends or receives: while one is copied, the next one travels."""
 POLL_S = 50e-6
@@ -60,37 +61,47 @@ class Group:
     _stream: torch.cuda.Stream | None
     """Of a GPU's group, which has one of its own."""
 
-    def __init__(self, backend: Backend, store: MirroredStore, rank: int, host: str, limits: GroupLimits) -> None:
-        """Returns when the other side has done the same. `host` is the address of this side that the other reaches."""
+    def __init__(
+        self,
+        backend: Backend,
+        store: MirroredStore,
+        rank: int,
+        host: str,
+        limits: GroupLimits,
+        device: torch.device = CPU,
+    ) -> None:
+        """Returns when the other side has done the same. `host` is the address of this side that the other reaches;
+        bytes are sent from `device`, and received there."""
         self._peer = RECEIVER if rank == SENDER else SENDER
         self._limit_s = limits.payload_s
+        self._device = device
         self._aborted = False
         try:
             if backend == "gloo":
-                self._device, self._stream = torch.device("cpu"), None
+                self._stream = None
                 self._process_group = _gloo(store, rank, host, limits.make_s)
             else:
-                self._device = torch.device("cuda", torch.cuda.current_device())
-                self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-                self._process_group = _nccl(store, rank, limits.make_s)
+                torch.cuda.set_device(device)  # of this thread
+                self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+                self._process_group = _nccl(store, rank, limits.make_s, device)
         except RuntimeError as error:
             raise TransferFailed(f"no group of {backend}: {_first_line(error)}") from None
-        self._staging = [torch.empty(FRAME_BYTES, dtype=torch.uint8, device=self._device) for _ in range(UNDER_WAY)]
+        with torch.cuda.stream(self._stream):  # whose memory it then is
+            count = UNDER_WAY if rank == RECEIVER else 0
+            self._staging = [torch.empty(FRAME_BYTES, dtype=torch.uint8, device=device) for _ in range(count)]
         self._num_begun = 0
 
-    def begin_send(self, data: Bytes) -> "Passing":
-        """`data` stays as it is until that has finished."""
-        source = torch.from_numpy(data)
-        if self._device.type == "cpu":
-            return self._begin(lambda: self._process_group.send([source], self._peer, 0), source)
+    def begin_send(self, data: torch.Tensor) -> "Passing":
+        """`data`, on the group's device, stays as it is until that has finished."""
         with torch.cuda.stream(self._stream):
-            staged = self._stage(len(data))
-            staged.copy_(source)
-            return self._begin(lambda: self._process_group.send([staged], self._peer, 0), staged)
+            if self._stream is not None:
+                data.record_stream(self._stream)  # or a group that is given up might send what others write there
+            return self._begin(lambda: self._process_group.send([data], self._peer, 0), data)
 
     def begin_receive(self, size_bytes: int) -> "Passing":
         """What the peer sends next, of exactly this size: not more, or gloo ends the process."""
-        staged = self._stage(size_bytes)
+        self._num_begun += 1
+        staged = self._staging[self._num_begun % UNDER_WAY][:size_bytes]
         with torch.cuda.stream(self._stream):
             return self._begin(lambda: self._process_group.recv([staged], self._peer, 0), staged)
 
@@ -100,10 +111,6 @@ class Group:
         self._aborted = True
         if self._device.type != "cpu":
             self._process_group.abort()
-
-    def _stage(self, size_bytes: int) -> torch.Tensor:
-        self._num_begun += 1
-        return self._staging[self._num_begun % UNDER_WAY][:size_bytes]
 
     def _begin(self, start: Callable[[], _Work], tensor: torch.Tensor) -> "Passing":
         try:
@@ -131,7 +138,8 @@ class Passing:
 
     def __init__(self, wait: Callable[[], object], tensor: torch.Tensor) -> None:
         self._wait = wait
-        self._tensor = tensor
+        self.received = tensor
+        """They themselves; of a group's own memory, which the second one begun after this one uses again."""
 
     def finish(self) -> None:
         """Wait until they have passed. Raises TransferFailed."""
@@ -139,11 +147,6 @@ class Passing:
             self._wait()
         except RuntimeError as error:
             raise TransferFailed(_first_line(error)) from None
-
-    @property
-    def received(self) -> Bytes:
-        """They themselves; of a group's own memory, which the second one begun after this one uses again."""
-        return cast("Bytes", self._tensor.cpu().numpy())
 
 
 def check_backend(backend: Backend | Literal["off"]) -> None:
@@ -154,11 +157,9 @@ def check_backend(backend: Backend | Literal["off"]) -> None:
         raise ConfigError("nccl needs a GPU, and a torch that was built for it", field="kv_groups")
 
 
-def device_id(backend: Backend) -> str:
-    """Names this process's GPU for a peer that may have the same; empty for a CPU."""
-    if backend == "gloo":
-        return ""
-    return str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+def device_id(device: torch.device) -> str:
+    """Names a GPU for a peer that may have the same; empty for a CPU."""
+    return "" if device.type == "cpu" else str(torch.cuda.get_device_properties(device).uuid)
 
 
 def own_host(address: str) -> str:
@@ -196,12 +197,12 @@ def _gloo(store: MirroredStore, rank: int, host: str, limit_s: float) -> _Proces
     return cast("_ProcessGroup", dist.ProcessGroupGloo(store, rank, 2, options))
 
 
-def _nccl(store: MirroredStore, rank: int, limit_s: float) -> _ProcessGroup:
+def _nccl(store: MirroredStore, rank: int, limit_s: float, device: torch.device) -> _ProcessGroup:
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = timedelta(seconds=limit_s)
     options.config.blocking = 0  # so that `abort` ends the making of a group, too
     group = dist.ProcessGroupNCCL(store, rank, 2, options)
-    group.eager_connect_single_device(torch.device("cuda", torch.cuda.current_device()))
+    group.eager_connect_single_device(device)
     return cast("_ProcessGroup", group)
 
 

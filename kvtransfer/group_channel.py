@@ -14,15 +14,15 @@ from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
+import torch
 import zmq
 from google.protobuf.message import DecodeError
 
 from engine.errors import TransferFailed
 from kvtransfer.curve import Curve
-from kvtransfer.group import SENDER, UNDER_WAY, Backend, Group, GroupLimits, Passing, device_id, own_host
+from kvtransfer.group import CPU, SENDER, UNDER_WAY, Backend, Group, GroupLimits, Passing, device_id, own_host
 from kvtransfer.link import Message
 from kvtransfer.mirrored_store import MirroredStore
-from kvtransfer.pieces import Bytes
 from kvtransfer.zeromq_channel import ZeroMQChannel
 from protos import kvtransfer_pb2 as pb
 
@@ -45,9 +45,11 @@ class GroupChannel:
         limits: GroupLimits,
         on_refused: Callable[[str], None],
         address: str,
+        device: torch.device = CPU,
     ) -> None:
         self._address = address.partition("#")[0]
         self._backend: Backend = backend
+        self._device = device
         self._limits = limits
         self._on_refused = on_refused
         self._host = own_host(address)
@@ -56,13 +58,13 @@ class GroupChannel:
         self._wakened.setblocking(False)
         self.filenos = (*self._control.filenos, self._wakened.fileno())
         self._outbox: deque[bytes] = deque()
-        self._payloads: SimpleQueue[Bytes | None] = SimpleQueue()
+        self._payloads: SimpleQueue[torch.Tensor | None] = SimpleQueue()
         self._store = MirroredStore(self._push, limits.make_s)
         self._group: Group | None = None
         self._was_made = False
         self._closed = False
         self._lost: str | None = None
-        self._control.send(_message(pb.SenderFrame(join=pb.Join(backend=backend, device=device_id(backend)))))
+        self._control.send(_message(pb.SenderFrame(join=pb.Join(backend=backend, device=device_id(device)))))
         self.thread = threading.Thread(target=self._run, name="kv-group-sender", daemon=True)
         self.thread.start()
 
@@ -72,7 +74,7 @@ class GroupChannel:
         self._flush()
         self._control.send(Message(message.header))
         if message.payload is not None:
-            self._payloads.put(message.payload.bytes[: message.payload_bytes])
+            self._payloads.put(message.payload.tensor(message.payload_bytes))
 
     def receive(self) -> bytes | None:
         self._flush()
@@ -128,7 +130,7 @@ class GroupChannel:
 
     def _run(self) -> None:
         try:
-            self._group = Group(self._backend, self._store, SENDER, self._host, self._limits)
+            self._group = Group(self._backend, self._store, SENDER, self._host, self._limits, self._device)
             self._was_made = True
             if self._closed:
                 return

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Protocol
 
+import torch
+
 from engine.errors import TransferFailed
-from kvtransfer.group import RECEIVER, UNDER_WAY, Backend, Group, GroupLimits, Passing
+from kvtransfer.group import CPU, RECEIVER, UNDER_WAY, Backend, Group, GroupLimits, Passing
 from kvtransfer.mirrored_store import MirroredStore
-from kvtransfer.pieces import Bytes
 from protos import kvtransfer_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class Hooks(Protocol):
     def payload_bytes(self, frame: pb.SenderFrame) -> int | None:
         """What of the frame comes through the group; None if that cannot be."""
 
-    def answer_frame(self, frame: pb.SenderFrame, payload: Bytes | None) -> bytes:
+    def answer_frame(self, frame: pb.SenderFrame, payload: torch.Tensor | None) -> bytes:
         """Do what it asks; what the sender is told."""
 
 
@@ -39,7 +40,13 @@ class GroupPeer:
     """`say` sends something to the sender, from any thread."""
 
     def __init__(
-        self, backend: Backend, host: str, limits: GroupLimits, hooks: Hooks, say: Callable[[bytes], None]
+        self,
+        backend: Backend,
+        host: str,
+        limits: GroupLimits,
+        hooks: Hooks,
+        say: Callable[[bytes], None],
+        device: torch.device = CPU,
     ) -> None:
         self.last_used_s = time.monotonic()
         self._hooks = hooks
@@ -50,7 +57,7 @@ class GroupPeer:
         self._closed = False
         self._group: Group | None = None
         self._thread = threading.Thread(
-            target=self._run, args=(backend, host, limits), name="kv-group-receiver", daemon=True
+            target=self._run, args=(backend, host, limits, device), name="kv-group-receiver", daemon=True
         )
         self._thread.start()
 
@@ -91,9 +98,9 @@ class GroupPeer:
     def join(self) -> None:
         self._thread.join()
 
-    def _run(self, backend: Backend, host: str, limits: GroupLimits) -> None:
+    def _run(self, backend: Backend, host: str, limits: GroupLimits, device: torch.device) -> None:
         try:
-            self._group = Group(backend, self._store, RECEIVER, host, limits)
+            self._group = Group(backend, self._store, RECEIVER, host, limits, device)
             self._num_done += 1
             self._serve_all(self._group)
         except TransferFailed as error:

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from engine.errors import TransferFailed
 from kvtransfer.endpoints import choose
+from kvtransfer.host_store import HostStore
 from kvtransfer.open_tickets import Refused
 from kvtransfer.pieces import Numbers
 from kvtransfer.receiver import ANY_TOKEN, TicketReceiver
 from kvtransfer.speed import Speed
-from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence, Ticket
+from kvtransfer.transport import Commit, Deliver, Endpoint, Fence, Ticket
 from kvtransfer.wire import check_span
 
 TRANSPORT = "inproc"
@@ -44,7 +45,7 @@ class Hub:
 class InprocReceiver(TicketReceiver):
     """Decode's side; its writes happen on the sender's thread, completed tickets are delivered on another."""
 
-    def __init__(self, hub: Hub, store: BlockStore, deliver: Deliver, *, vocab_size: int = ANY_TOKEN) -> None:
+    def __init__(self, hub: Hub, store: HostStore, deliver: Deliver, *, vocab_size: int = ANY_TOKEN) -> None:
         super().__init__(store, deliver, vocab_size)
         self._hub = hub
         self._store = store
@@ -66,7 +67,7 @@ class InprocReceiver(TicketReceiver):
 class InprocSender:
     """Prefill's side."""
 
-    def __init__(self, hub: Hub, store: BlockStore) -> None:
+    def __init__(self, hub: Hub, store: HostStore) -> None:
         self._hub = hub
         self._store = store
         self._speed = Speed()

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from engine.errors import TransferFailed
 from kvtransfer.call import Call
 from kvtransfer.credit import Credit
-from kvtransfer.frame_buffers import FrameBuffer
+from kvtransfer.frame_buffers import Payload
 from kvtransfer.pieces import FRAME_BYTES
 from kvtransfer.speed import Speed
 from kvtransfer.transport import Fence
@@ -31,7 +31,7 @@ class Message:
     """What travels: a header and, where the receiver has no other way to the bytes, the first of a buffer's."""
 
     header: bytes
-    payload: FrameBuffer | None = None
+    payload: Payload | None = None
     payload_bytes: int = 0
 
 
@@ -89,7 +89,7 @@ class _Sent:
     call: Call
     size_bytes: int
     cost: int
-    payload: FrameBuffer | None
+    payload: Payload | None
 
 
 class Link:

@@ -12,16 +12,22 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from engine.errors import TransferFailed
 from engine.exposure import is_loopback
 from kvtransfer.curve import Curve
 from kvtransfer.endpoints import choose
-from kvtransfer.group import Backend, GroupLimits, peer_host
+from kvtransfer.frame_buffers import Payload
+from kvtransfer.group import CPU, Backend, GroupLimits, peer_host
 from kvtransfer.group_channel import GroupChannel
 from kvtransfer.link import Channel
+from kvtransfer.pieces import Checksums, Pieces
 from kvtransfer.transport import BlockStore, Commit, Fence, Ticket, Unreachable
 from kvtransfer.zeromq import MAX_TICKETS, ZeroMQSender
+
+if TYPE_CHECKING:
+    from kvtransfer.device_frames import DeviceFrames
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +48,21 @@ class NcclSender(ZeroMQSender):
         store: BlockStore,
         curve: Curve | None = None,
         *,
+        frames: "DeviceFrames | None" = None,
         insecure: bool = False,
         stall_limit_s: float = 10.0,
         max_inflight_bytes: int = 16 << 20,
         max_groups: int = MAX_GROUPS,
     ) -> None:
-        """Bytes in groups are not encrypted: without `insecure` they do not leave the host."""
+        """`frames` are made on a GPU, as NCCL has it; the other side must receive them there. Bytes in groups are not
+        encrypted: without `insecure` they do not leave the host."""
         super().__init__(
             store, curve, stall_limit_s=stall_limit_s, max_inflight_bytes=max_inflight_bytes, max_links=max_groups
         )
         self.transport = backend
         self._backend: Backend = backend
+        self._on_device = frames
+        self._device = frames.device if frames else CPU
         self._insecure = insecure
         self._limits = GroupLimits(min(MAKE_S, stall_limit_s / 2), stall_limit_s)
         self._threads: set[threading.Thread] = set()
@@ -88,13 +98,17 @@ class NcclSender(ZeroMQSender):
         else:
             refuse = partial(self._refuse, address)
             try:
-                channel = GroupChannel(self._context, self._curve, self._backend, self._limits, refuse, address)
+                made_of = self._context, self._curve, self._backend, self._limits
+                channel = GroupChannel(*made_of, refuse, address, self._device)
             except TransferFailed as error:
                 self._refuse(address, error.message)
             else:
                 self._threads = {thread for thread in self._threads if thread.is_alive()} | {channel.thread}
                 return channel
         raise Unreachable(self._why_refused(address) or "")
+
+    def _copy_out(self, pieces: Pieces, some: range) -> tuple[Payload, Checksums]:
+        return self._on_device.gather(pieces, some) if self._on_device else super()._copy_out(pieces, some)
 
     def _refuse(self, address: str, why: str) -> None:
         log.warning("blocks take another way for %g s: %s", RETRY_S, why)

@@ -18,22 +18,27 @@ import threading
 import time
 from collections import deque
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 import zmq
 from google.protobuf.message import DecodeError
 
 from kvtransfer.curve import Curve
-from kvtransfer.group import LOOPBACK, Backend, GroupLimits, device_id, peer_host
+from kvtransfer.group import CPU, LOOPBACK, Backend, GroupLimits, device_id, peer_host
 from kvtransfer.group_peer import GroupPeer, refusal
 from kvtransfer.nccl import MAKE_S
-from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES, Bytes, Cut
+from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES, Checksums, Cut, Pieces
 from kvtransfer.receiver import ANY_TOKEN, TicketReceiver
 from kvtransfer.router_socket import RouterSocket
 from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint
 from kvtransfer.wire import MAX_HEADER_BYTES, fence_from_proto
 from kvtransfer.zeromq_channel import readable
 from protos import kvtransfer_pb2 as pb
+
+if TYPE_CHECKING:
+    from kvtransfer.device_frames import DeviceFrames
 
 logger = logging.getLogger(__name__)
 
@@ -53,19 +58,24 @@ class NcclReceiver(TicketReceiver):
         deliver: Deliver,
         curve: Curve | None = None,
         *,
+        frames: "DeviceFrames | None" = None,
         vocab_size: int = ANY_TOKEN,
         max_groups: int = MAX_GROUPS,
         idle_s: float = IDLE_S,
         stall_limit_s: float = 10.0,
     ) -> None:
+        """`frames` are received on a GPU, as NCCL has it; the other side must send them from one."""
         super().__init__(store, deliver, vocab_size)
+        self._store = store
+        self._on_device = frames
         self._backend: Backend = backend
+        self._device = frames.device if frames else CPU
         self._host = peer_host(address) or LOOPBACK
         self._limits = GroupLimits(min(MAKE_S, stall_limit_s), stall_limit_s)
         self._max_groups = max_groups
         self._idle_s = idle_s
         self._cut = Cut(store.block_bytes)
-        self._device = device_id(backend)
+        self._device_id = device_id(self._device)
         self._peers: dict[bytes, GroupPeer] = {}
         self._ending: list[GroupPeer] = []
         self._outbox: deque[tuple[bytes, bytes]] = deque()
@@ -148,12 +158,12 @@ class NcclReceiver(TicketReceiver):
             self._say(identity, refusal(why))
             return
         say = partial(self._say, identity)
-        self._peers[identity] = GroupPeer(self._backend, self._host, self._limits, self, say)
+        self._peers[identity] = GroupPeer(self._backend, self._host, self._limits, self, say, self._device)
 
     def _why_not(self, join: pb.Join) -> str | None:
         if join.backend != self._backend:
             return f"groups here are of {self._backend}"
-        if self._device and join.device == self._device:
+        if self._device_id and join.device == self._device_id:
             return "both sides use the same GPU, and NCCL has no group of two on one"
         if len(self._peers) >= self._max_groups and not self._make_room():
             return f"it is in {self._max_groups} groups, all of them in use"
@@ -205,18 +215,24 @@ class NcclReceiver(TicketReceiver):
         size_bytes = self._cut.size_bytes(frame.blocks.offset, count)
         return size_bytes if size_bytes is not None and size_bytes <= FRAME_BYTES else None
 
-    def answer_frame(self, frame: pb.SenderFrame, payload: Bytes | None) -> bytes:
+    def answer_frame(self, frame: pb.SenderFrame, payload: torch.Tensor | None) -> bytes:
         """Do what it asks; what the sender is told."""
         return self._answer(frame, partial(self._take, frame, payload))
 
-    def _take(self, frame: pb.SenderFrame, payload: Bytes | None) -> None:
+    def _take(self, frame: pb.SenderFrame, payload: torch.Tensor | None) -> None:
         fence = fence_from_proto(frame.fence)
         if payload is not None:
-            blocks = frame.blocks
-            self.tickets.fill_pieces(fence, blocks.block, blocks.offset, np.array(blocks.checksums, np.uint64), payload)
+            blocks, scatter = frame.blocks, partial(self._scatter, payload)
+            expected = np.array(blocks.checksums, np.uint64)
+            self.tickets.fill_pieces(fence, blocks.block, blocks.offset, expected, len(payload), scatter)
             return
         commit = Commit(frame.commit.first_token, frame.commit.traceparent)
         self.complete(fence, commit, frame.commit.num_blocks, frame.commit.digest)
+
+    def _scatter(self, payload: torch.Tensor, pieces: Pieces, some: range) -> Checksums:
+        if self._on_device:
+            return self._on_device.scatter(pieces, some, payload)
+        return self._store.scatter(pieces, some, payload.numpy())
 
     def _say(self, identity: bytes, data: bytes) -> None:
         """To a sender, from any thread."""

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from engine.errors import ProtocolError
-from kvtransfer.pieces import Bytes, Checksums, Cut, Numbers, Pieces, digest
-from kvtransfer.transport import Arrived, BlockStore, Commit, Fence, Ticket, TicketId
+from kvtransfer.pieces import FRAME_BYTES, Checksums, Cut, Numbers, Pieces, digest
+from kvtransfer.transport import Arrived, Commit, Fence, Ticket, TicketId
 from protos import kvtransfer_pb2 as pb
 
 MAX_COMPLETED = 4096
@@ -23,6 +23,8 @@ MAX_COMPLETED = 4096
 
 Write = Callable[[Numbers], None]
 """Fills each of the pool's blocks given, or raises Refused."""
+Scatter = Callable[[Pieces, range], Checksums]
+"""Copies what has come to where some pieces belong in the pool."""
 
 
 class Refused(ProtocolError):
@@ -80,8 +82,8 @@ class _Filling:
 class OpenTickets:
     """What may be written now; every method is callable from any thread."""
 
-    def __init__(self, store: BlockStore) -> None:
-        self._store = store
+    def __init__(self, block_bytes: int) -> None:
+        self._block_bytes = block_bytes
         self._lock = threading.Lock()
         self._open: dict[TicketId, _Filling] = {}
         self._completed: OrderedDict[Fence, None] = OrderedDict()
@@ -99,7 +101,7 @@ class OpenTickets:
     def open(self, ticket: Ticket, slots: Sequence[int]) -> None:
         """Allow writes to `slots`, of which nothing has come yet; another attempt at the same ticket ends."""
         assert len(slots) == len(set(slots)) == ticket.num_blocks - ticket.first_block, "one slot per block to be sent"
-        assert ticket.block_bytes == self._store.block_bytes, "a ticket's blocks are the pool's"
+        assert ticket.block_bytes == self._block_bytes, "a ticket's blocks are the pool's"
         with self._lock:
             self._completed.pop(ticket.fence, None)
             self._open[ticket.fence.ticket_id] = _Filling.start(ticket, slots)
@@ -112,19 +114,22 @@ class OpenTickets:
         with self._lock:
             self._open.clear()
 
-    def fill_pieces(self, fence: Fence, block: int, offset: int, expected: Checksums, payload: Bytes) -> None:
-        """Copy consecutive pieces, the first of which begins there, out of `payload`; what is not as `expected` counts
-        as not come. Holds the lock while the bytes are copied."""
+    def fill_pieces(
+        self, fence: Fence, block: int, offset: int, expected: Checksums, size_bytes: int, scatter: Scatter
+    ) -> None:
+        """Have `scatter` copy consecutive pieces, the first of which begins there, of which `size_bytes` have come.
+
+        What is not as `expected` counts as not come. Holds the lock while the bytes are copied.
+        """
         with self._lock:
             filling = self._filling(fence)
             pieces = filling.find(block, offset, len(expected))
-            if len(payload) != (size_bytes := filling.pieces.size_bytes(pieces)):
-                raise Refused(pb.NACK_REASON_MALFORMED, f"{len(payload)} bytes for pieces of {size_bytes}")
+            if size_bytes != (needed := filling.pieces.size_bytes(pieces)) or size_bytes > FRAME_BYTES:
+                raise Refused(pb.NACK_REASON_MALFORMED, f"{size_bytes} bytes for pieces of {needed}")
             filling.begin()
             some = slice(pieces.start, pieces.stop)
             filling.came[some] = False
-            memory = np.frombuffer(self._store.memory, np.uint8)
-            filling.checksums[some] = found = filling.pieces.scatter(pieces, payload, memory)
+            filling.checksums[some] = found = scatter(filling.pieces, pieces)
             filling.came[some] = agree = found == expected
         if not agree.all():
             at = int(np.argmin(agree))

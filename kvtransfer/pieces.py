@@ -55,6 +55,17 @@ class Cut:
         return block, index * PIECE_BYTES
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Bytes that lie together in a pool and in a frame."""
+
+    begin: int
+    """In the pool."""
+    start: int
+    """In the frame."""
+    size_bytes: int
+
+
 class Pieces:
     """Where all pieces of a run of blocks lie in a pool that keeps them as its `blocks`: worked out once, for a frame's
     turn comes when caches are full of bytes, and every line of Python is slow."""
@@ -81,17 +92,35 @@ class Pieces:
             yield range(first, min(fitting, first + MAX_PIECES))
             first = min(fitting, first + MAX_PIECES)
 
+    def starts(self, some: range) -> Numbers:
+        """Where each begins in a frame of just these."""
+        starts: Numbers = self._starts[some.start : some.stop] - self._starts[some.start]
+        return starts
+
+    def runs(self, some: range) -> list[Run]:
+        """What a copy that knows no pieces takes at once: all of a block, and of blocks that follow one another."""
+        at = slice(some.start, some.stop)
+        begins, starts = self.begins[at], self.starts(some)
+        apart = begins[1:] != begins[:-1] + self.sizes[at][:-1]
+        firsts = np.flatnonzero(np.concatenate([[True], apart]))
+        ends = np.append(starts[firsts[1:]], self.size_bytes(some))
+        places = zip(begins[firsts].tolist(), starts[firsts].tolist(), ends.tolist(), strict=True)
+        return [Run(begin, start, end - start) for begin, start, end in places]
+
     def gather(self, some: range, memory: Bytes, frame: Bytes) -> Checksums:
         """Copy out of the pool, one after the other into a frame that is sent next."""
         at = slice(some.start, some.stop)
-        starts = self._starts[at] - self._starts[some.start]
-        return _copy(memory, self.begins[at], frame, starts, self.sizes[at], to_memory=False)
+        return _copy(memory, self.begins[at], frame, self.starts(some), self.sizes[at], to_memory=False)
 
     def scatter(self, some: range, frame: Bytes, memory: Bytes) -> Checksums:
         """Copy a frame's pieces to where they belong in the pool."""
         at = slice(some.start, some.stop)
-        starts = self._starts[at] - self._starts[some.start]
-        return _copy(frame, starts, memory, self.begins[at], self.sizes[at], to_memory=True)
+        return _copy(frame, self.starts(some), memory, self.begins[at], self.sizes[at], to_memory=True)
+
+    def copy(self, some: range, source: Bytes, target: Bytes, *, to_memory: bool) -> Checksums:
+        """From frame to frame; `to_memory`: nobody on this CPU reads the target next."""
+        starts = self.starts(some)
+        return _copy(source, starts, target, starts, self.sizes[some.start : some.stop], to_memory=to_memory)
 
 
 def _copy(

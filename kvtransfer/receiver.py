@@ -20,7 +20,7 @@ class TicketReceiver:
 
     def __init__(self, store: BlockStore, deliver: Deliver, vocab_size: int = ANY_TOKEN) -> None:
         """Commits of tokens that are not below `vocab_size` are refused, and leave their tickets open."""
-        self.tickets = OpenTickets(store)
+        self.tickets = OpenTickets(store.block_bytes)
         self._deliver = deliver
         self._vocab_size = vocab_size
         self._malformed_frames = 0

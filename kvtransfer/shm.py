@@ -15,10 +15,11 @@ from itertools import count
 
 from engine.shared_memory import SharedMemory
 from kvtransfer.endpoints import SHM, choose
+from kvtransfer.host_store import HostStore
 from kvtransfer.link import Frame, Limits, Link, Message
 from kvtransfer.links import Links
 from kvtransfer.shm_channel import ShmChannel
-from kvtransfer.transport import BlockStore, Commit, Ticket, Unreachable
+from kvtransfer.transport import Commit, Ticket, Unreachable
 from kvtransfer.wire import check_span, fence_to_proto
 from protos import kvtransfer_pb2 as pb
 
@@ -36,7 +37,7 @@ class ShmSender:
 
     def __init__(
         self,
-        store: BlockStore,
+        store: HostStore,
         memory: SharedMemory,
         *,
         stall_limit_s: float = 10.0,

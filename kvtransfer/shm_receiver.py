@@ -22,12 +22,13 @@ from google.protobuf.message import DecodeError
 
 from engine.errors import ConfigError
 from kvtransfer.endpoints import SHM, shm_address, shm_name
+from kvtransfer.host_store import HostStore
 from kvtransfer.open_tickets import Refused
 from kvtransfer.receiver import ANY_TOKEN, TicketReceiver
 from kvtransfer.shm import max_sources
 from kvtransfer.shm_channel import same_user
 from kvtransfer.shm_peer import Peer
-from kvtransfer.transport import BlockStore, Commit, Deliver, Endpoint, Fence
+from kvtransfer.transport import Commit, Deliver, Endpoint, Fence
 from kvtransfer.wire import fence_from_proto
 from protos import kvtransfer_pb2 as pb
 
@@ -41,7 +42,7 @@ LOCKED_BYTES = 1 << 20
 class ShmReceiver(TicketReceiver):
     """Listens on a socket of its own making, under a name nobody can guess."""
 
-    def __init__(self, store: BlockStore, deliver: Deliver, *, vocab_size: int = ANY_TOKEN) -> None:
+    def __init__(self, store: HostStore, deliver: Deliver, *, vocab_size: int = ANY_TOKEN) -> None:
         super().__init__(store, deliver, vocab_size)
         self._store = store
         self._block_bytes = store.block_bytes

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NewType, Protocol
 
 from engine.errors import TransferFailed
+from kvtransfer.pieces import Bytes, Checksums, Pieces
 
 TicketId = NewType("TicketId", str)
 
@@ -75,17 +76,24 @@ class Arrived:
 
 
 class BlockStore(Protocol):
-    """The KV pool as transports see it: blocks are runs of `block_bytes` bytes."""
+    """The KV pool as transports see it, wherever it lies: blocks are runs of `block_bytes` bytes.
+
+    Callable from any thread; `some` of `pieces` are never more than a frame carries.
+    """
 
     @property
     def block_bytes(self) -> int: ...
 
     @property
-    def memory(self) -> memoryview:
-        """The writable bytes of all blocks, without a copy: block i lies at i times `block_bytes`."""
+    def num_blocks(self) -> int: ...
 
-    def block_view(self, block: int) -> memoryview:
-        """The writable bytes of one block, without a copy."""
+    def gather(self, pieces: Pieces, some: range, frame: Bytes) -> Checksums:
+        """Copy pieces out of the pool, one after the other to the beginning of `frame`; returned, nobody reads the pool
+        for it any more."""
+
+    def scatter(self, pieces: Pieces, some: range, frame: Bytes) -> Checksums:
+        """Copy what lies one after the other in `frame` to where it belongs in the pool; returned or raised, nothing of
+        it is written any more, and what was written is there for the next step."""
 
 
 class KVSender(Protocol):

@@ -20,7 +20,7 @@ import zmq
 
 from kvtransfer.curve import Curve
 from kvtransfer.endpoints import choose
-from kvtransfer.frame_buffers import FrameBuffers
+from kvtransfer.frame_buffers import FrameBuffers, Payload
 from kvtransfer.link import Channel, Frame, Limits, Link, Message
 from kvtransfer.links import Links
 from kvtransfer.pieces import FRAME_BYTES, Checksums, Cut, Pieces, digest
@@ -91,8 +91,7 @@ class ZeroMQSender:
 
     def _frames(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> Iterator[Frame]:
         blocks = np.array(source_blocks, np.int64)
-        num_blocks = len(self._store.memory) // self._store.block_bytes
-        assert ((blocks >= 0) & (blocks < num_blocks)).all(), "there are such blocks"
+        assert ((blocks >= 0) & (blocks < self._store.num_blocks)).all(), "there are such blocks"
         pieces = Pieces(self._cut, blocks)
         for some in pieces.frames():
             number = next(self._numbers)
@@ -101,15 +100,17 @@ class ZeroMQSender:
 
     def _gather(self, ticket: Ticket, number: int, first: int, pieces: Pieces, some: range) -> Message:
         """Copy and checksum some of the pieces, the first of which begins the ticket's block `first`."""
-        size_bytes = pieces.size_bytes(some)
-        buffer = self._buffers.take(size_bytes)
-        checksums = pieces.gather(some, np.frombuffer(self._store.memory, np.uint8), buffer.bytes)
+        payload, checksums = self._copy_out(pieces, some)
         start = (first - ticket.first_block) * self._cut.per_block + some.start
         self._checksums(ticket)[start : start + len(some)] = checksums
         block, offset = self._cut.place(some.start)
         blocks = pb.Blocks(block=first + block, offset=offset, checksums=checksums.tolist())
         header = pb.SenderFrame(fence=fence_to_proto(ticket.fence), number=number, blocks=blocks)
-        return Message(header.SerializeToString(), buffer, size_bytes)
+        return Message(header.SerializeToString(), payload, pieces.size_bytes(some))
+
+    def _copy_out(self, pieces: Pieces, some: range) -> tuple[Payload, Checksums]:
+        buffer = self._buffers.take(pieces.size_bytes(some))
+        return buffer, self._store.gather(pieces, some, buffer.bytes)
 
     def _checksums(self, ticket: Ticket) -> Checksums:
         """Of the ticket's pieces, as they were sent last."""

@@ -8,6 +8,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from engine.errors import TransferFailed
 from kvtransfer.curve import Curve, secure
+from kvtransfer.frame_buffers import FrameBuffer
 from kvtransfer.link import Message
 from kvtransfer.transport import Unreachable
 from kvtransfer.wire import MAX_HEADER_BYTES
@@ -43,6 +44,7 @@ class ZeroMQChannel:
             if message.payload is None:
                 self._socket.send(message.header, LAST)
             else:
+                assert isinstance(message.payload, FrameBuffer), "libzmq reads the host's memory"
                 self._socket.send(message.header, MORE)
                 self._socket.send(message.payload.part(message.payload_bytes), LAST, copy=False)
         except zmq.ZMQError as error:

@@ -46,6 +46,7 @@ class ZeroMQReceiver(TicketReceiver):
     ) -> None:
         """With `curve`, only its peers get in; an ipc address is guarded by the permissions of its file."""
         super().__init__(store, deliver, vocab_size)
+        self._store = store
         self._header = bytearray(MAX_HEADER_BYTES)
         keep_freed_memory()
         self._router = RouterSocket(address, curve)
@@ -119,7 +120,8 @@ class ZeroMQReceiver(TicketReceiver):
             raise Refused(pb.NACK_REASON_MALFORMED, "more than one part of bytes")
         expected = np.array(blocks.checksums, np.uint64)
         data = np.frombuffer(payload.buffer, np.uint8)
-        self.tickets.fill_pieces(fence, blocks.block, blocks.offset, expected, data)
+        scatter = partial(self._store.scatter, frame=data)
+        self.tickets.fill_pieces(fence, blocks.block, blocks.offset, expected, len(data), scatter)
 
     def _take_commit(self, fence: Fence, message: pb.Commit) -> None:
         if self._more():

@@ -18,8 +18,10 @@ from engine.telemetry import Telemetry, setup_logging, setup_tracing
 from kvtransfer.curve import Curve
 from kvtransfer.endpoints import Senders
 from kvtransfer.group import check_backend
+from kvtransfer.host_store import HostStore
 from kvtransfer.nccl import NcclSender
 from kvtransfer.shm import ShmSender
+from kvtransfer.stores import device_frames_of, store_of
 from kvtransfer.transport import KVSender
 from kvtransfer.zeromq import ZeroMQSender
 from prefill.scheduler import PrefillScheduler
@@ -42,17 +44,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     )
     slowdown = Slowdown(model.who.costs, model.who.own_costs)
     worker = PrefillWorker(scheduler, model.runner, model.sampler, slowdown)
-    assert model.cache is not None, "a prefill worker has no use where its blocks cannot be moved"
-    by_transport: dict[str, KVSender] = {}
-    if model.shared:
-        by_transport["shm"] = ShmSender(model.cache, model.shared, stall_limit_s=config.stall_limit_s)
-    curve = Curve.of(config.kv_key, config.kv_peers)
-    if config.kv_groups != "off":
-        limit_s, insecure = config.stall_limit_s, config.insecure
-        sender = NcclSender(config.kv_groups, model.cache, curve, stall_limit_s=limit_s, insecure=insecure)
-        by_transport[config.kv_groups] = sender
-    by_transport["zeromq"] = ZeroMQSender(model.cache, curve, stall_limit_s=config.stall_limit_s)
-    senders = Senders(by_transport)
+    senders = _senders(config, model)
     loop: StepLoop[Command, Event] = StepLoop(lending(audited(worker, config), config, slowdown))
     service = PrefillService(worker, loop, senders, model.who, PrefillSpans(tracing, model.who.worker_id))
     try:
@@ -60,6 +52,26 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     finally:
         await service.aclose()
         await tracing.aclose()
+
+
+def _senders(config: WorkerConfig, model: OpenModel) -> Senders:
+    """Everything that KV can go through."""
+    by_transport: dict[str, KVSender] = {}
+    store, limit_s = store_of(model.cache), config.stall_limit_s
+    if model.shared and isinstance(store, HostStore):
+        by_transport["shm"] = ShmSender(store, model.shared, stall_limit_s=limit_s)
+    curve = Curve.of(config.kv_key, config.kv_peers)
+    if config.kv_groups != "off":
+        by_transport[config.kv_groups] = NcclSender(
+            config.kv_groups,
+            store,
+            curve,
+            frames=device_frames_of(config.kv_groups, store),
+            insecure=config.insecure,
+            stall_limit_s=limit_s,
+        )
+    by_transport["zeromq"] = ZeroMQSender(store, curve, stall_limit_s=limit_s)
+    return Senders(by_transport)
 
 
 def main() -> int:

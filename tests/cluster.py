@@ -5,7 +5,7 @@ What separate processes add (start, signals, kill -9) is tested in `tests/e2e`.
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from decode.__main__ import run as run_decode
 from engine.config import WorkerConfig
-from engine.device import open_model
+from engine.device import OpenModel, open_model
 from engine.telemetry import Telemetry
 from frontend.admission import Admission
 from frontend.attempt import Attempts
@@ -90,6 +90,7 @@ async def cluster(
     worker: Mapping[str, object] | None = None,
     chat_template: Path | None = None,
     tracing: Telemetry | None = None,
+    open_worker: "Callable[[WorkerConfig, pb.Role], OpenModel]" = open_model,
 ) -> AsyncIterator[Cluster]:
     """Start workers and a frontend's core; everything is idle and stopped at the end, or the test fails."""
     tracing = tracing or Telemetry()
@@ -119,7 +120,7 @@ async def cluster(
             )
             role, run = (pb.ROLE_PREFILL, run_prefill) if "prefill" in name else (pb.ROLE_DECODE, run_decode)
             stops[name] = asyncio.Event()
-            tasks[name] = asyncio.create_task(run(config, open_model(config, role), tracing, stops[name]))
+            tasks[name] = asyncio.create_task(run(config, open_worker(config, role), tracing, stops[name]))
             target = f"{folder}/{name}.proxy"
             proxies[name] = await stack.enter_async_context(proxy(target, f"{folder}/{name}.sock"))
             return f"unix:{target}"

@@ -8,7 +8,7 @@ import torch
 from bench.gpu_parts.bench import Bench, Task
 from bench.gpu_parts.errors import SHORT, TOLERANCE, judge, share_unequal, worst_row_error
 from bench.gpu_parts.inputs import rope_table
-from engine.kernels.gpu import copy_blocks, int4_linear, norm, quantize, rope_cache, silu_mul
+from engine.kernels.gpu import copy_blocks, copy_summed, int4_linear, norm, quantize, rope_cache, silu_mul
 
 Check = Callable[[Bench, str, torch.dtype], None]
 ROUNDED = {torch.bfloat16: 5e-3, torch.float16: 1e-3, torch.float32: 1e-5}
@@ -31,6 +31,7 @@ def tasks(bench: Bench, dtypes: tuple[torch.dtype, ...]) -> Iterator[Task]:
         "int4_linear, 33 rows": partial(_int4, num_rows=33),
         "int4_linear, 200 rows": partial(_int4, num_rows=200),
     }
+    yield Task("copy_summed", partial(_copy_summed, bench, "copy_summed"))
     for name, check in checks.items():
         for dtype in dtypes:
             full = f"{name} {SHORT[dtype]}"
@@ -93,6 +94,18 @@ def _copy(bench: Bench, name: str, dtype: torch.dtype) -> None:
     copy_blocks.copy_blocks(source, blocks, target, slots)
     copy_blocks.copy_blocks_reference(source, blocks, expected, slots)
     judge(bench, name, share_unequal(target, expected), 0.0, "share of values unequal")
+
+
+def _copy_summed(bench: Bench, name: str) -> None:
+    size, count = bench.size(32768, 100), bench.size(16, 2)
+    source, target = torch.randint(-(2**63), 2**63 - 1, (2 * size * count,)), torch.full((size * count,), 7)
+    begins, starts = 2 * size * torch.randperm(count), size * torch.randperm(count)
+    sizes = torch.randint(0, size, (count,))
+    sums, expected, expected_sums = torch.zeros(count, dtype=torch.int64), target.clone(), torch.ones(count).long()
+    copy_summed.copy_summed(source, begins, target, starts, sizes, sums)
+    copy_summed.copy_summed_reference(source, begins, expected, starts, sizes, expected_sums)
+    judge(bench, name, share_unequal(target, expected), 0.0, "share of words unequal")
+    judge(bench, f"{name}: sums", share_unequal(sums, expected_sums), 0.0, "share of sums unequal")
 
 
 def _heads(bench: Bench, name: str, dtype: torch.dtype) -> None:

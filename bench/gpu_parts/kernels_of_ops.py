@@ -21,6 +21,7 @@ from bench.gpu_parts.shapes import LLAMA_8B as SHAPE
 from engine.kernels.gpu import (
     adjust_logits,
     copy_blocks,
+    copy_summed,
     int4_linear,
     norm,
     quantize,
@@ -53,6 +54,7 @@ def tasks(bench: Bench) -> Iterator[Task]:
         for name, filters in _FILTERS.items():
             yield Task(f"sample {name}, {rows} rows", partial(_time, bench, partial(a_sample, bench, rows, filters)))
     yield Task("copy_blocks", partial(_time, bench, partial(a_copy, bench)))
+    yield Task("copy_summed, 4 MiB", partial(_time, bench, partial(a_summed_copy, bench)))
     yield Task("gather_heads, half of them", partial(_time, bench, partial(a_gather, bench)))
     for rows in (1, 16, 64, 256) if not bench.is_dry else (1,):
         yield Task(f"int4_linear {SHAPE.hidden_size} to {2 * SHAPE.mlp_size}, {rows} rows", partial(_int4, bench, rows))
@@ -144,6 +146,15 @@ def a_copy(bench: Bench) -> Made:
     source, target = torch.empty(shape, dtype=BF16).normal_(), torch.empty(shape, dtype=BF16)
     blocks, slots = torch.randperm(shape[0]), torch.randperm(shape[0])
     return lambda: copy_blocks.copy_blocks(source, blocks, target, slots), 2 * source.nbytes
+
+
+def a_summed_copy(bench: Bench) -> Made:
+    """A frame of KV: 16 pieces of 256 KiB."""
+    size, count = bench.size(32768, 64), bench.size(16, 2)
+    source, target = (torch.zeros(size * count, dtype=torch.int64) for _ in range(2))
+    begins, starts, sizes = size * torch.randperm(count), size * torch.arange(count), torch.full((count,), size)
+    sums = torch.zeros_like(sizes)
+    return lambda: copy_summed.copy_summed(source, begins, target, starts, sizes, sums), 2 * source.nbytes
 
 
 def a_gather(bench: Bench) -> Made:

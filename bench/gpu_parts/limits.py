@@ -21,6 +21,7 @@ def tasks(bench: Bench) -> Iterator[Task]:
     yield Task("device copy", lambda: _copy(bench))
     yield Task("bf16 matrix product", lambda: _gemm(bench))
     yield Task("launches", lambda: _launches(bench))
+    yield Task("pinned copies", lambda: _pinned_copies(bench))
 
 
 def _copy(bench: Bench) -> None:
@@ -63,3 +64,20 @@ def _launches(bench: Bench) -> None:
     bench.keep_limit(LAUNCH, in_graph)
     bench.emit(Row("smallest kernel, in a graph", in_graph, "us", note="one after another, its gap included"))
     bench.emit(Row("launch of a Triton kernel", launched_us, "us", note="the host's time, without a graph"))
+
+
+def _pinned_copies(bench: Bench) -> None:
+    """One frame of KV after another, as they go through the host; the host's checksums are not in it."""
+    size, count = bench.size(4 << 20, 1 << 12), bench.size(256, 2)
+    there = torch.zeros(size, dtype=torch.uint8)
+    here = torch.zeros(size, dtype=torch.uint8, device="cpu", pin_memory=bench.device.type == "cuda")
+    for name, target, source in (("to", here, there), ("from", there, here)):
+        for num_copies in (1, count):
+            bench.synchronize()
+            began = time.perf_counter()
+            for _ in range(num_copies):
+                target.copy_(source, non_blocking=True)
+            bench.synchronize()
+            seconds = time.perf_counter() - began
+        speed = size * count / seconds / 1e9
+        bench.emit(Row(f"{name} pinned memory, 4 MiB", speed, "GB/s", note="the host's time, many under way"))

@@ -1,7 +1,8 @@
 """The keys and values of every block on one GPU: one tensor, block-major as the pool of `engine/cache.py`.
 
-A row is D numbers of the type that the model computes in: the kernels that attend take no other. Knows shapes and
-bytes. Does not know who owns a block, nor how one gets to another worker: for that its bytes must come to the host.
+A row is D numbers of the type that the model computes in: the kernels that attend take no other. Where a CPU's pool
+has the same type, its blocks are the same bytes. Knows shapes and bytes. Does not know who owns a block, nor how one
+gets to another worker.
 """
 
 import torch

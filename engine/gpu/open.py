@@ -97,7 +97,12 @@ def _num_blocks(config: WorkerConfig, decoder: GpuDecoder, limits: StepLimits) -
     measured = _measure(decoder, limits, config.block_tokens)
     reserve = config.device_reserve_mb * MIB
     fit = blocks_that_fit(
-        measured, block_bytes, config.block_tokens, reserve_bytes=reserve, min_tokens=max(config.max_context, 2)
+        measured,
+        block_bytes,
+        config.block_tokens,
+        reserve_bytes=reserve,
+        min_tokens=max(config.max_context, 2),
+        share=config.device_memory_share,
     )
     log.info("%d KV blocks of %d bytes fit beside the weights", fit, block_bytes)
     return fit
@@ -117,7 +122,7 @@ def _measure(decoder: GpuDecoder, limits: StepLimits, block_tokens: int) -> Meas
     activations = torch.cuda.max_memory_allocated(device) - before
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info(device)
-    return Measured(total, free, activations)
+    return Measured(total, free, torch.cuda.memory_reserved(device), activations)
 
 
 def largest_step(limits: StepLimits, max_context: int, block_tokens: int) -> Batch:

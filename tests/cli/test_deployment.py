@@ -90,6 +90,18 @@ def test_without_prefill_workers_it_is_one_unified_server() -> None:
     assert frontend_config(specs["frontend"]).prefill == ()
 
 
+@pytest.mark.parametrize(("prefill", "share"), [(2, 0.3333), (1, 0.5), (0, 1.0)])
+def test_workers_on_a_gpu_share_its_memory(prefill: int, share: float) -> None:
+    specs = processes(Deployment(http_port=1, grpc_port=2, prefill=prefill, worker={"device": "cuda:1"}))
+    workers = [worker_config(spec) for name, spec in specs.items() if name != "frontend"]
+    assert [(worker.device, worker.device_memory_share) for worker in workers] == [("cuda:1", share)] * (prefill + 1)
+
+
+def test_workers_on_cpus_are_told_nothing_of_a_gpu() -> None:
+    for spec in processes(Deployment(http_port=1, grpc_port=2, worker={"device": "cpu"})).values():
+        assert "--device-memory-share" not in spec.command
+
+
 def test_blocks_can_travel_over_tcp() -> None:
     specs = processes(Deployment(http_port=1, grpc_port=2, transport="tcp"))
     assert worker_config(specs["decode-0"]).kv_listen == "tcp://127.0.0.1:0"

@@ -48,12 +48,6 @@ def test_what_is_not_supported_is_refused_by_name(option: str, value: str) -> No
     assert f"Invalid value for '{option}'" in result.output
 
 
-def test_a_gpu_is_refused_to_prefill_workers() -> None:
-    result = CliRunner().invoke(app, ["up", "--device", "cuda:1"])
-    assert result.exit_code == 1
-    assert "--device cuda:1 needs --prefill 0" in result.output
-
-
 def test_a_role_takes_the_place_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     became: list[list[str]] = []
     monkeypatch.setattr(os, "execve", lambda path, command, environment: became.append(command))

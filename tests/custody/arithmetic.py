@@ -11,6 +11,7 @@ from engine.batch import Batch
 from engine.hashes import block_hashes
 from engine.sampler import Sampled
 from engine.sequence import BlockHash, Sequence
+from kvtransfer.host_store import HostStore
 
 P = 4
 """Positions per block."""
@@ -58,20 +59,16 @@ def blocks_of(tokens: Many[int], root: BlockHash) -> dict[BlockHash, bytes]:
     return {h: content[i * BLOCK_BYTES : (i + 1) * BLOCK_BYTES] for i, h in enumerate(block_hashes(tokens, P, root))}
 
 
-class Memory:
-    """A KV pool: a `BlockStore`."""
-
-    block_bytes = BLOCK_BYTES
+class Memory(HostStore):
+    """A KV pool."""
 
     def __init__(self, num_blocks: int) -> None:
+        self.block_bytes, self.num_blocks = BLOCK_BYTES, num_blocks
         self.content = bytearray(b"\xee" * (num_blocks * BLOCK_BYTES))
 
     @property
     def memory(self) -> memoryview:
         return memoryview(self.content)
-
-    def block_view(self, block: int) -> memoryview:
-        return self.memory[block * BLOCK_BYTES : (block + 1) * BLOCK_BYTES]
 
     def block(self, block: int) -> bytes:
         return bytes(self.block_view(block))

@@ -192,7 +192,8 @@ class Receiver(TicketReceiver):
             case "blocks":
                 blocks, data = frame.header.blocks, np.frombuffer(frame.data(), np.uint8)
                 checksums = np.array(blocks.checksums, np.uint64)
-                self.tickets.fill_pieces(fence, blocks.block, blocks.offset, checksums, data)
+                scatter = partial(self._process.memory.scatter, frame=data)
+                self.tickets.fill_pieces(fence, blocks.block, blocks.offset, checksums, len(data), scatter)
             case "copy":
                 self._copy(frame.channel, fence, frame.header.copy)
             case "commit":

@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 
@@ -54,13 +55,14 @@ def zeromq_edits(draw: DrawFn, headers: Sequence[bytes]) -> list[Edit]:
     return edits
 
 
-def test_no_frames_over_zeromq_break_a_receiver() -> None:
+@pytest.mark.parametrize("on_device", [False, True])
+def test_no_frames_over_zeromq_break_a_receiver(on_device: bool) -> None:
     sample = zeromq.Rig()
     headers = [header for header, _ in by_the_book(sample)]
     sample.close()
 
     def check(edits: list[Edit]) -> None:
-        rig = zeromq.Rig()
+        rig = zeromq.Rig(on_device=on_device)
         try:
             frames, others = by_the_book(rig), rig.pool.blocks(OTHERS)
             for index, header, parts in edits:
@@ -78,7 +80,8 @@ def test_no_frames_over_zeromq_break_a_receiver() -> None:
         finally:
             rig.close()
 
-    fuzz("ZeroMQ frames", zeromq_edits(headers), check, quick=40)
+    pools = "a GPU's pool" if on_device else "memory"
+    fuzz(f"ZeroMQ frames into {pools}", zeromq_edits(headers), check, quick=40)
 
 
 def until_read(rig: zeromq.Rig) -> None:

@@ -1,6 +1,6 @@
 """Where kernels run: in Triton's interpreter, or on the GPU with
 
-    TRITON_INTERPRET=0 pytest tests/gpu/kernels tests/gpu/engine
+    TRITON_INTERPRET=0 pytest tests/gpu/kernels tests/gpu/engine tests/gpu/kvtransfer
 
 It is chosen in `tests/conftest.py`, before anything imports Triton.
 """
@@ -17,6 +17,7 @@ if importlib.util.find_spec("triton") is None:
     collect_ignore_glob = [
         "kernels/test_*.py",
         "engine/test_*.py",
+        "kvtransfer/test_*.py",
     ]  # they import it; `test_cross_compile.py` says that it is missing
 
 

@@ -8,20 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from engine.shared_memory import SharedMemory
+from kvtransfer.device_store import DeviceStore
 from kvtransfer.endpoints import shm_address
+from kvtransfer.host_store import HostStore
 from kvtransfer.inproc import Hub, InprocReceiver, InprocSender
 from kvtransfer.nccl import NcclSender
 from kvtransfer.nccl_receiver import NcclReceiver
+from kvtransfer.pieces import Bytes, Checksums, Pieces
 from kvtransfer.receiver import ANY_TOKEN
 from kvtransfer.shm import ShmSender
 from kvtransfer.shm_receiver import ShmReceiver
-from kvtransfer.transport import Arrived, Endpoint, Fence, KVReceiver, KVSender, Ticket, TicketId
+from kvtransfer.transport import Arrived, BlockStore, Endpoint, Fence, KVReceiver, KVSender, Ticket, TicketId
 from kvtransfer.zeromq import ZeroMQSender
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 
-Transport = Literal["inproc", "shm", "zeromq-tcp", "zeromq-ipc", "gloo-tcp", "gloo-ipc"]
-TRANSPORTS: tuple[Transport, ...] = ("inproc", "shm", "zeromq-tcp", "zeromq-ipc", "gloo-tcp", "gloo-ipc")
+Transport = Literal["inproc", "shm", "zeromq-tcp", "zeromq-ipc", "zeromq-gpu", "gloo-tcp", "gloo-ipc"]
+TRANSPORTS: tuple[Transport, ...] = ("inproc", "shm", "zeromq-tcp", "zeromq-ipc", "zeromq-gpu", "gloo-tcp", "gloo-ipc")
+"""zeromq-gpu is zeromq-ipc between pools that are handled as a GPU's are."""
 BETWEEN_PROCESSES = TRANSPORTS[1:]
 
 
@@ -29,7 +35,7 @@ PERIOD_BYTES = 1_000_003
 """A prime, so that no two blocks are alike although the pattern repeats."""
 
 
-class Pool:
+class Pool(HostStore):
     """Blocks filled with random bytes; `on_view` is told how often a transport asked for them before each new time."""
 
     def __init__(self, num_blocks: int, block_bytes: int, seed: int = 0) -> None:
@@ -54,10 +60,6 @@ class Pool:
         self._num_views += 1
         return memoryview(self.content)
 
-    def block_view(self, block: int) -> memoryview:
-        assert 0 <= block < self.num_blocks
-        return self.memory[block * self.block_bytes : (block + 1) * self.block_bytes]
-
     def block(self, block: int) -> bytes:
         return bytes(self.content[block * self.block_bytes : (block + 1) * self.block_bytes])
 
@@ -68,6 +70,22 @@ class Pool:
         for block in blocks:
             start = block * self.block_bytes
             self.content[start : start + self.block_bytes] = bytes([byte]) * self.block_bytes
+
+
+class OnDevice(DeviceStore):
+    """The bytes of `pool` as those of a GPU's, on the CPU; a copy is told of as the pool itself does."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(torch.frombuffer(pool.content, dtype=torch.uint8).view(pool.num_blocks, pool.block_bytes))
+        self._pool = pool
+
+    def gather(self, pieces: Pieces, some: range, frame: Bytes) -> Checksums:
+        _ = self._pool.memory
+        return super().gather(pieces, some, frame)
+
+    def scatter(self, pieces: Pieces, some: range, frame: Bytes) -> Checksums:
+        _ = self._pool.memory
+        return super().scatter(pieces, some, frame)
 
 
 def make_ticket(
@@ -103,7 +121,7 @@ class Wire(AsyncExitStack):
         elif self.transport.startswith("gloo"):
             receiver = NcclReceiver("gloo", self.address(), pool, self.arrived.append, vocab_size=vocab_size)
         else:
-            receiver = ZeroMQReceiver(self.address(), pool, self.arrived.append, vocab_size=vocab_size)
+            receiver = ZeroMQReceiver(self.address(), self._store(pool), self.arrived.append, vocab_size=vocab_size)
         self.callback(receiver.close)
         return receiver
 
@@ -116,9 +134,12 @@ class Wire(AsyncExitStack):
         elif self.transport.startswith("gloo"):
             sender = NcclSender("gloo", pool, stall_limit_s=stall_limit_s)
         else:
-            sender = ZeroMQSender(pool, stall_limit_s=stall_limit_s)
+            sender = ZeroMQSender(self._store(pool), stall_limit_s=stall_limit_s)
         self.push_async_callback(sender.aclose)
         return sender
+
+    def _store(self, pool: Pool) -> BlockStore:
+        return OnDevice(pool) if self.transport.endswith("gpu") else pool
 
     def address(self) -> str:
         """One to listen at over ZeroMQ."""

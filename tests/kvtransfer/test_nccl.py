@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
+import torch
 import zmq
 
 from engine.config import WorkerConfig
@@ -23,7 +23,7 @@ from kvtransfer.group import SENDER, Group, GroupLimits, Passing, check_backend,
 from kvtransfer.mirrored_store import MAX_ENTRY_BYTES, MAX_KEYS, MirroredStore
 from kvtransfer.nccl import NcclSender
 from kvtransfer.nccl_receiver import NcclReceiver
-from kvtransfer.pieces import PIECE_BYTES, Bytes
+from kvtransfer.pieces import PIECE_BYTES
 from kvtransfer.transport import Arrived, Commit, Endpoint, KVReceiver, Ticket, Unreachable
 from kvtransfer.wire import MAX_HEADER_BYTES, fence_to_proto
 from kvtransfer.zeromq import ZeroMQSender
@@ -214,7 +214,7 @@ async def test_revoking_does_not_wait_for_bytes_on_their_way(rig: Rig, monkeypat
     coming, go_on = threading.Event(), threading.Event()
     send = sender_group(sender).begin_send
 
-    def late(payload: Bytes) -> Passing:
+    def late(payload: torch.Tensor) -> Passing:
         coming.set()
         go_on.wait()
         return send(payload)
@@ -310,7 +310,7 @@ async def test_a_frame_whose_bytes_cannot_be_counted_ends_its_group(rig: Rig, ch
     assert "nobody could count" in stranger.hear().nack.message
     await until(lambda: receiver.num_groups == 0)
     with pytest.raises(TransferFailed):
-        group.begin_send(np.zeros(100, np.uint8)).finish()
+        group.begin_send(torch.zeros(100, dtype=torch.uint8)).finish()
     await rig.transfer(rig.sender(), receiver)
     stranger.close()
 
@@ -321,7 +321,7 @@ async def test_bytes_that_are_not_those_of_their_checksum_are_corrupt(rig: Rig) 
     group = stranger.join()
     blocks = pb.Blocks(block=0, offset=0, checksums=[1])
     stranger.say(pb.SenderFrame(fence=fence_to_proto(ticket.fence), blocks=blocks))
-    group.begin_send(np.zeros(PIECE_BYTES, np.uint8)).finish()
+    group.begin_send(torch.zeros(PIECE_BYTES, dtype=torch.uint8)).finish()
     assert stranger.hear().nack.reason == pb.NACK_REASON_CORRUPT
     assert not rig.arrived
     stranger.close()
@@ -366,7 +366,7 @@ async def test_sides_of_different_backends_refuse_each_other(rig: Rig, monkeypat
 
 async def test_two_on_one_gpu_have_no_group(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     receiver, sender = rig.receiver(), rig.sender()
-    monkeypatch.setattr(receiver, "_device", "GPU-1")
+    monkeypatch.setattr(receiver, "_device_id", "GPU-1")
     monkeypatch.setattr("kvtransfer.group_channel.device_id", lambda _: "GPU-1")
     with pytest.raises(Unreachable, match="the same GPU"):
         await sender.send(rig.ticket(receiver), 0, range(8))

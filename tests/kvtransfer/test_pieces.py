@@ -1,4 +1,5 @@
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -70,6 +71,38 @@ def test_pieces_go_through_a_frame_unchanged_and_nothing_else_does(block_bytes: 
     ends = (pieces.begins + pieces.sizes).tolist()
     data = [source[begin:end].tobytes() for begin, end in zip(pieces.begins.tolist(), ends, strict=True)]
     assert sent.tolist() == [xxhash.xxh3_64_intdigest(piece) for piece in data]
+
+
+@given(block_bytes=sizes_of_blocks, blocks=st.lists(st.integers(0, 9), unique=True, min_size=1), data=st.data())
+def test_runs_are_all_bytes_of_their_pieces_and_as_few_as_can_be(
+    block_bytes: int, blocks: list[int], data: st.DataObject
+) -> None:
+    pieces = Pieces(Cut(block_bytes), np.array(blocks))
+    first = data.draw(st.integers(0, len(pieces) - 1))
+    some = range(first, data.draw(st.integers(first + 1, len(pieces))))
+    runs = pieces.runs(some)
+
+    assert [run.start for run in runs] == [sum(run.size_bytes for run in runs[:i]) for i in range(len(runs))]
+    assert sum(run.size_bytes for run in runs) == pieces.size_bytes(some)
+    assert all(run.begin + run.size_bytes != following.begin for run, following in pairwise(runs))
+    for start, number in zip(pieces.starts(some).tolist(), some, strict=True):
+        (run,) = (run for run in runs if run.start <= start < run.start + run.size_bytes)
+        assert run.begin + start - run.start == pieces.begins[number]
+        assert start + pieces.sizes[number] <= run.start + run.size_bytes
+
+
+@pytest.mark.parametrize("to_memory", [False, True])
+def test_pieces_are_copied_from_frame_to_frame(to_memory: bool) -> None:
+    pieces = Pieces(Cut(PIECE_BYTES + 33), np.array([3, 1]))
+    source, target = random_bytes(pieces.size_bytes(range(1, 4)) + 10, 1), np.zeros(2 * PIECE_BYTES, np.uint8)
+
+    sums = pieces.copy(range(1, 4), source, target, to_memory=to_memory)
+
+    size = PIECE_BYTES + 66
+    assert (target[:size] == source[:size]).all()
+    assert not target[size:].any()
+    ends = [0, 33, PIECE_BYTES + 33, size]
+    assert sums.tolist() == [xxhash.xxh3_64_intdigest(source[a:b].tobytes()) for a, b in pairwise(ends)]
 
 
 def test_a_digest_depends_on_every_checksum_and_their_order() -> None:

@@ -12,13 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError
-from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES, PIECE_BYTES, digest
-from kvtransfer.transport import Arrived, Commit, Ticket
+from kvtransfer.open_tickets import OpenTickets, Refused
+from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES, PIECE_BYTES, Checksums, Pieces, digest
+from kvtransfer.transport import Arrived, Commit, Endpoint, Ticket
 from kvtransfer.wire import MAX_HEADER_BYTES, fence_to_proto
 from kvtransfer.zeromq import ZeroMQSender
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from protos import kvtransfer_pb2 as pb
-from tests.kvtransfer.pools import Pool, make_ticket, refenced
+from tests.kvtransfer.pools import OnDevice, Pool, make_ticket, refenced
 
 NUM_BLOCKS = 3
 BLOCK_BYTES = PIECE_BYTES + 100
@@ -27,10 +28,11 @@ BLOCK_BYTES = PIECE_BYTES + 100
 class Rig:
     """A receiver with one open ticket, and a peer that says whatever it likes."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, on_device: bool = False) -> None:
         self.source, self.pool = Pool(NUM_BLOCKS, BLOCK_BYTES, seed=1), Pool(8, BLOCK_BYTES, seed=2)
         self.arrived: list[Arrived] = []
-        self.receiver = ZeroMQReceiver("tcp://127.0.0.1:0", self.pool, self.arrived.append)
+        store = OnDevice(self.pool) if on_device else self.pool
+        self.receiver = ZeroMQReceiver("tcp://127.0.0.1:0", store, self.arrived.append)
         self.ticket = make_ticket(self.receiver, self.pool, NUM_BLOCKS)
         self.receiver.open(self.ticket, range(NUM_BLOCKS))
         self._context = zmq.Context()
@@ -76,9 +78,9 @@ class Rig:
         assert self.arrived[-1].ticket_id == "by the book"
 
 
-@pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig()
+@pytest.fixture(params=[False, True], ids=["host", "device"])
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    rig = Rig(on_device=request.param)
     yield rig
     rig.close()
 
@@ -214,6 +216,24 @@ async def test_bytes_that_do_not_fit_their_pieces_are_malformed(rig: Rig, sizes:
 
     assert bytes(rig.pool.content) == before
     await rig.transfers_still_work()
+
+
+def test_a_payload_larger_than_a_frame_is_malformed_however_it_came() -> None:
+    tickets = OpenTickets(FRAME_BYTES)
+    ticket = make_ticket(Endpoint("zeromq", "nowhere"), Pool(2, FRAME_BYTES), 2)
+    tickets.open(ticket, [0, 1])
+    num_pieces, scattered = FRAME_BYTES // PIECE_BYTES + 1, []
+
+    def scatter(_: Pieces, some: range) -> Checksums:
+        scattered.append(some)
+        return np.zeros(len(some), np.uint64)
+
+    with pytest.raises(Refused) as refused:
+        tickets.fill_pieces(ticket.fence, 0, 0, np.zeros(num_pieces, np.uint64), num_pieces * PIECE_BYTES, scatter)
+    tickets.fill_pieces(ticket.fence, 0, 0, np.zeros(num_pieces - 1, np.uint64), FRAME_BYTES, scatter)
+
+    assert refused.value.nack == pb.NACK_REASON_MALFORMED
+    assert scattered == [range(num_pieces - 1)]
 
 
 async def test_numbers_of_pieces_are_bounded(rig: Rig) -> None:

@@ -5,7 +5,7 @@ import pytest
 from engine.errors import ConfigError
 from engine.gpu.memory import MIB, Measured, blocks_that_fit
 
-MEASURED = Measured(total=1000 * MIB, free=600 * MIB, activations=60 * MIB)
+MEASURED = Measured(total=1000 * MIB, free=600 * MIB, taken=300 * MIB, activations=60 * MIB)
 
 
 def test_blocks_take_what_steps_and_the_reserve_leave() -> None:
@@ -27,3 +27,23 @@ def test_what_cannot_hold_one_context_is_refused_with_the_arithmetic() -> None:
 def test_room_that_is_overdrawn_is_none() -> None:
     with pytest.raises(ConfigError, match="^0 KV blocks"):
         blocks_that_fit(MEASURED, MIB, 16, reserve_bytes=700 * MIB, min_tokens=2)
+
+
+def test_a_share_is_of_the_whole_gpu_with_all_that_the_worker_takes() -> None:
+    fit = blocks_that_fit(MEASURED, 4 * MIB, 16, reserve_bytes=41 * MIB, min_tokens=2, share=0.5)
+
+    assert fit == 24  # 99 MiB
+
+
+def test_a_share_promises_nothing_that_others_have_taken() -> None:
+    full = Measured(total=1000 * MIB, free=150 * MIB, taken=300 * MIB, activations=60 * MIB)
+
+    assert blocks_that_fit(full, 4 * MIB, 16, reserve_bytes=41 * MIB, min_tokens=2, share=0.5) == 12  # 49 MiB
+
+
+def test_a_share_too_small_is_refused_with_its_arithmetic() -> None:
+    with pytest.raises(ConfigError) as refusal:
+        blocks_that_fit(MEASURED, 4 * MIB, 16, reserve_bytes=41 * MIB, min_tokens=2, share=0.25)
+
+    for word in ("share of 0.25 is 250 MiB", "they take 300 MiB", "fewer workers on a GPU have larger shares"):
+        assert word in refusal.value.message

@@ -1,0 +1,32 @@
+"""A worker's pool as its transports see it, by where it lies."""
+
+from typing import TYPE_CHECKING
+
+from engine.cache import KVCache
+from engine.errors import ConfigError
+from kvtransfer.device_store import DeviceStore
+from kvtransfer.group import Backend
+from kvtransfer.host_store import HostStore
+
+if TYPE_CHECKING:
+    from engine.gpu.cache import GpuCache
+    from kvtransfer.device_frames import DeviceFrames
+
+
+def store_of(cache: "KVCache | GpuCache") -> HostStore | DeviceStore:
+    """Made once for a worker, whose transports share it."""
+    if isinstance(cache, KVCache):
+        return HostStore(cache.memory, cache.block_bytes)
+    return DeviceStore(cache.pool)
+
+
+def device_frames_of(backend: Backend, store: HostStore | DeviceStore) -> "DeviceFrames | None":
+    """For a group of NCCL, which sends from a GPU and receives on one; None for gloo. Raises ConfigError."""
+    if backend == "gloo":
+        return None
+    if isinstance(store, HostStore):
+        message = "--kv-groups nccl is for pools on GPUs: --device cuda, or another way for a CPU's"
+        raise ConfigError(message, field="kv_groups")
+    from kvtransfer.device_frames import DeviceFrames  # imports Triton, which a worker on a CPU need not have
+
+    return DeviceFrames(store.pool)
