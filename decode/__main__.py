@@ -54,7 +54,8 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     slowdown = Slowdown(who.costs, who.own_costs)
     worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown)
     loop: StepLoop[Command, Event] = StepLoop(lending(audited(worker, config), config, slowdown))
-    service = DecodeService(worker, loop, receivers, who, DecodeSpans(tracing, who.worker_id))
+    spans = DecodeSpans(tracing, who.worker_id)
+    service = DecodeService(worker, loop, receivers, who, spans, model.grammars)
     try:
         await serve(service.sessions, loop, service.deliver, config, stop or stop_signal(), who.costs)
     finally:

@@ -5,10 +5,12 @@ Holds no state of its own: the step loop knows sequences, `Sessions` knows legs.
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from decode.spans import DecodeSpans
 from decode.worker import (
     Command,
+    DeadEnd,
     DecodeWorker,
     Event,
     Freed,
@@ -23,8 +25,10 @@ from decode.worker import (
     Stepped,
 )
 from engine.blocks import CacheChanges
+from engine.constraints import Constraints
 from engine.custody import inspect
 from engine.errors import InvalidRequest
+from engine.grammar import Grammars
 from engine.identity import Identity
 from engine.leg import Leg, Row
 from engine.session import Sessions
@@ -45,8 +49,10 @@ class DecodeService:
         receivers: Sequence[KVReceiver],
         who: Identity,
         spans: DecodeSpans,
+        grammars: Grammars | None = None,
     ) -> None:
         self.sessions = Sessions(self, who.lease_s)
+        self._constraints = Constraints(grammars, self.sessions)
         self._worker = worker
         self._loop = loop
         self._receivers = receivers
@@ -62,11 +68,12 @@ class DecodeService:
         sequence = sequence_from(leg.id, admit, self._who)
         match admit.WhichOneof("work"):
             case "reserve":
-                self._loop.submit(Reserve(sequence, leg.attempt))
+                command: Command = Reserve(sequence, leg.attempt)
             case "local":
-                self._loop.submit(PrefillHere(sequence))
+                command = PrefillHere(sequence)
             case _:
                 raise InvalidRequest("a decode worker takes `reserve` and `local` legs", field="work")
+        self._constraints.then(leg, sequence, admit.grammar, partial(self._loop.submit, command))
 
     def regrant(self, leg: Leg, regrant: pb.Regrant) -> None:
         heard = regrant.heard if regrant.HasField("heard") else None
@@ -124,6 +131,8 @@ class DecodeService:
                     self.sessions.refuse(sequence_id, message, too_large=too_large)
                 case Joined():
                     self._send_arrived(event)
+                case DeadEnd():
+                    self._send_dead_end(event)
                 case Freed(sequence_id):
                     self._spans.ended(sequence_id, time.monotonic_ns(), given_up=True)
                     self.sessions.released(sequence_id)
@@ -169,6 +178,11 @@ class DecodeService:
             granted = pb.Granted(leg=leg.number, ticket=ticket, cached_tokens=event.cached_tokens)
             self.sessions.send(leg.id, granted=granted)
             self._spans.granted(leg, time.monotonic_ns())
+
+    def _send_dead_end(self, event: DeadEnd) -> None:
+        if leg := self.sessions.leg(event.id):
+            reason = pb.FAILURE_REASON_DEAD_END
+            self.sessions.send(leg.id, failed=pb.Failed(leg=leg.number, reason=reason, message=event.message))
 
     def _send_arrived(self, event: Joined) -> None:
         if leg := self.sessions.leg(event.id):

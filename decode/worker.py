@@ -101,6 +101,14 @@ class Freed:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadEnd:
+    """Nothing may follow in the answer, and it is not complete: it was given up."""
+
+    id: SequenceId
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stepped:
     """One step's tokens, with the log-probabilities of the rows that asked. Times are `time.monotonic_ns()`."""
 
@@ -110,7 +118,7 @@ class Stepped:
     end_ns: int
 
 
-Event = Granted | Refused | Joined | PromptDone | Freed | Stepped | CacheChanges
+Event = Granted | Refused | Joined | PromptDone | DeadEnd | Freed | Stepped | CacheChanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +183,13 @@ class DecodeWorker:
                 if chunk.sequence.id in self._queued_ns:
                     self._start_ns.setdefault(chunk.sequence.id, start_ns)
             logprobs = {s.id: p for s, p in zip(batch.sampled, sampled.logprobs or (), strict=False) if p is not None}
-            done = self.scheduler.commit(chunks, zip(batch.sampled, sampled.token_ids, strict=True))
+            done = self.scheduler.commit(chunks, sampled.drawn(batch.sampled))
             events.extend(self._timed(event, end_ns) for event in done if isinstance(event, Prefilled))
             tokens = [event for event in done if isinstance(event, Token)]
             events.append(Stepped(tokens, logprobs, start_ns, end_ns))
+            for row, message in sampled.dead_ends.items():
+                sequence_id = batch.sampled[row].id
+                events += [DeadEnd(sequence_id, message), self._give_up(sequence_id)]
         changes = self.scheduler.pool.take_changes()
         if changes.stored or changes.evicted:
             events.append(changes)

@@ -16,6 +16,7 @@ from engine.config import WorkerConfig
 from engine.cost import Costs
 from engine.cpus import pin
 from engine.errors import ConfigError
+from engine.grammar import Grammars
 from engine.hub import model_name, resolve_model
 from engine.identity import Identity, board_name, default_worker_id, new_incarnation
 from engine.lending import with_borrowed
@@ -47,6 +48,8 @@ class OpenModel:
     who: Identity
     shared: SharedMemory | None = None
     """What the pool lives in, if another process may map it."""
+    grammars: Grammars | None = None
+    """What answers can be held to."""
 
 
 def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
@@ -103,7 +106,8 @@ def open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device) -> 
             costs = measure(runner, sampler, limits, config.profile_s)
     kv_dtype = str(runner.cache.pool.dtype).removeprefix("torch.")  # a CPU's blocks of the same type are the same bytes
     who = _identity(config, role, folder, runner.cache, model.max_context, kv_dtype, (costs, None))
-    return OpenModel(runner, sampler, runner.cache, who)
+    grammars = Grammars(folder.path, who.vocab_size, folder.eos_token_ids)
+    return OpenModel(runner, sampler, runner.cache, who, grammars=grammars)
 
 
 def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
@@ -141,7 +145,8 @@ def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
         "model ready in %.1f s: %d KV blocks, %d MiB", time.monotonic() - began, num_blocks, cache.size_bytes // MIB
     )
     who = _identity(config, role, folder, cache, max_context, kv_dtype, (costs, own_costs))
-    return OpenModel(runner, sampler, cache, who, shared)
+    grammars = Grammars(folder.path, spec.vocab_size, folder.eos_token_ids)
+    return OpenModel(runner, sampler, cache, who, shared, grammars)
 
 
 def _identity(

@@ -1,21 +1,24 @@
 """Logits to token ids, each row by its own request's parameters.
 
-The order is: logit_bias, penalties, min_tokens, then greedy or temperature, top_k, top_p, min_p and one draw. A token
-depends on its row's logits, the request's parameters and seed and the token's index in the answer, never on the rest of
-the batch or on the worker. Log-probabilities are those of the raw logits. Knows parameters and rows. Does not know
-models, nor what becomes of a token.
+The order is: logit_bias, penalties, min_tokens, what a grammar allows, then greedy or temperature, top_k, top_p, min_p
+and one draw. A token depends on its row's logits, the request's parameters, seed and grammar and its answer so far,
+never on the rest of the batch or on the worker. Log-probabilities are those of the raw logits. Knows parameters and
+rows. Does not know models, nor what becomes of a token.
 """
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Rows
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from engine.kernels.keep import keep
 from engine.kernels.logprobs import logprobs
 from engine.kernels.repetition import repetition
 from engine.kernels.sample import sample
 from engine.kernels.threads import share_cores
+from engine.masks import Masks
 from engine.sequence import SamplingParams, Sequence, SequenceId, TokenLogprobs
 
 
@@ -26,10 +29,22 @@ class Sampled:
     token_ids: list[int]
     logprobs: tuple[TokenLogprobs | None, ...] | None
     """None for rows that did not ask; None altogether when no row did"""
+    dead_ends: dict[int, str] = field(default_factory=dict)
+    """Rows in which no token could be drawn, and why; what the other columns say of them means nothing"""
+
+    def drawn(self, sequences: Rows[Sequence]) -> Iterable[tuple[Sequence, int]]:
+        """The sequences that have a token, each with it."""
+        pairs = zip(sequences, self.token_ids, strict=True)
+        if not self.dead_ends:
+            return pairs
+        return [pair for row, pair in enumerate(pairs) if row not in self.dead_ends]
 
 
 class Sampler:
     """Draws the next token of every row."""
+
+    def __init__(self) -> None:
+        self._masks = Masks()
 
     def __call__(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Sampled:
         """Sample from `logits` `[R, V]` float32, which the sampler may change."""
@@ -40,16 +55,27 @@ class Sampler:
         raw = array[asked] if asked else None  # a copy: what follows changes the logits
         for row, sequence in enumerate(sequences):
             _adjust(array[row], sequence)
+        dead_ends = self._constrain(array, sequences)
         if all(sequence.params.temperature == 0 for sequence in sequences):
             token_ids = array.argmax(axis=1).tolist()  # ten times faster than torch's
         else:
             token_ids = _draw(array, sequences)
-        return Sampled(token_ids, None if raw is None else _logprobs(raw, asked, sequences, token_ids))
+        likely = None if raw is None else _logprobs(raw, asked, sequences, token_ids)
+        return Sampled(token_ids, likely, dead_ends)
 
     def warm_up(self) -> None:
         """Compile the kernels."""
         params = SamplingParams(max_tokens=1, seed=0, repetition_penalty=2.0, num_logprobs=1)
         self(torch.zeros(1, 2), [Sequence.of(SequenceId("warm-up"), [0], params)])
+        keep(np.zeros((1, 2), np.float32), np.zeros(1, np.int64), np.zeros((1, 1), np.uint32))
+
+    def _constrain(self, logits: np.ndarray, sequences: Rows[Sequence]) -> dict[int, str]:
+        """Rule out what grammars forbid; of rows in which nothing is left, say why."""
+        allowed = self._masks(sequences)
+        if allowed is None:
+            return {}
+        keep(logits, allowed.rows, allowed.masks)
+        return allowed.dead_ends
 
 
 def _adjust(logits: np.ndarray, sequence: Sequence) -> None:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import NewType
+from typing import NewType, Protocol
 
 SequenceId = NewType("SequenceId", str)
 """Names one request's state on one worker; unique over the worker's life."""
@@ -24,6 +24,8 @@ class FinishReason(Enum):
     """A token of `SamplingParams.stop_token_ids` was sampled; it is the last output token."""
     LENGTH = auto()
     """`max_tokens` were sampled."""
+    COMPLETE = auto()
+    """Its constraint allows nothing more; the last token is part of the answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +68,13 @@ class TokenLogprobs:
     """Largest first, as long as `SamplingParams.num_logprobs` asks."""
 
 
+class Constraint(Protocol):
+    """What an answer may say: where it stands after the output tokens so far."""
+
+    def take(self, token: int) -> bool:
+        """Take in the next token of the answer; say whether nothing may follow it."""
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """The running state of one request on one worker.
@@ -87,6 +96,8 @@ class Sequence:
     num_computed: int = 0
     output_counts: Counter[int] = field(default_factory=Counter)
     """How often each output token was sampled; kept only when `params.has_penalties`."""
+    constraint: Constraint | None = None
+    """None: the answer may say anything. It has taken in every output token of `tokens`."""
 
     @classmethod
     def of(
@@ -115,8 +126,11 @@ class Sequence:
         self.tokens.append(token)
         if self.params.has_penalties:
             self.output_counts[token] += 1
+        complete = self.constraint is not None and self.constraint.take(token)
         if token in self.params.stop_token_ids and self.num_output > self.params.min_tokens:
             return FinishReason.STOP
+        if complete:
+            return FinishReason.COMPLETE
         if self.num_output >= self.params.max_tokens:
             return FinishReason.LENGTH
         return None

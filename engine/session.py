@@ -128,6 +128,11 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
             reason = pb.REFUSAL_REASON_TOO_LARGE if too_large else pb.REFUSAL_REASON_FULL
             self.send(sequence_id, last=True, refused=pb.Refused(leg=leg.number, reason=reason, message=message))
 
+    def reject(self, leg: Leg, message: str) -> None:
+        """Say that this leg cannot be meant for this worker."""
+        self._refuse(leg.session, leg.number, pb.REFUSAL_REASON_INVALID, message)
+        self.strike(leg.id)
+
     def publish(self, changes: CacheChanges) -> None:
         """Tell every frontend which blocks the prefix cache gained and lost; new ones are told of all there are."""
         self._stored.update(changes.stored)
@@ -280,8 +285,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
         try:
             self._role.admit(leg, admit)
         except InvalidRequest as error:
-            self._refuse(session, admit.leg, pb.REFUSAL_REASON_INVALID, error.message)
-            self.strike(leg.id)
+            self.reject(leg, error.message)
 
     def _regrant(self, session: FrontendSession, regrant: pb.Regrant) -> None:
         leg = session.legs.get(regrant.leg)

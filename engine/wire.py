@@ -91,6 +91,8 @@ def finish_to(finish: FinishReason | None) -> pb.FinishReason:
             return pb.FINISH_REASON_STOP
         case FinishReason.LENGTH:
             return pb.FINISH_REASON_LENGTH
+        case FinishReason.COMPLETE:
+            return pb.FINISH_REASON_COMPLETE
 
 
 def logprobs_to(logprobs: TokenLogprobs | None) -> pb.Logprobs | None:

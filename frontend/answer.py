@@ -1,4 +1,4 @@
-"""One answer as it grows: tokens in, text deltas out, until a stop string, a stop token or the length ends it."""
+"""One answer as it grows: tokens in, text deltas out, until a stop, the end of its grammar or the length ends it."""
 
 from collections.abc import Sequence
 
@@ -55,9 +55,9 @@ class Answer:
             if delta.stopped is not None:
                 self._finish(Finish.STOP, delta.stopped)
                 break
-            if row.finish == pb.FINISH_REASON_LENGTH:
+            if row.finish:  # the length, or the end of its grammar
                 text.append(self._text.finish())
-                self._finish(Finish.LENGTH, None)
+                self._finish(Finish.LENGTH if row.finish == pb.FINISH_REASON_LENGTH else Finish.STOP, None)
         return Delta("".join(text), tuple(ids), first_index, tuple(logprobs)) if ids else None
 
     def _finish(self, reason: Finish, matched: str | int | None) -> None:

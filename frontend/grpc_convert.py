@@ -20,6 +20,8 @@ from frontend.request import (
     Finish,
     Finished,
     GenerateRequest,
+    Grammar,
+    GrammarKind,
     Started,
     Timing,
     TokenLogprob,
@@ -60,7 +62,7 @@ def field_path(name: str) -> str:
 def generate_request(
     message: pb.GenerateRequest, metadata: Mapping[str, str | bytes], deadline_s: float | None
 ) -> GenerateRequest:
-    """Raises InvalidRequest when there is no prompt, or too much of something."""
+    """Raises InvalidRequest when there is no prompt, too much of something, or a grammar that says nothing."""
     stopping, output = message.stopping, message.output
     check_count(message.sampling.logit_bias, MAX_LOGIT_BIAS, field_path("logit_bias"))
     check_count(stopping.stop, MAX_STOP_STRINGS, field_path("stop"))
@@ -75,6 +77,7 @@ def generate_request(
         ignore_eos=stopping.ignore_eos,
         logprobs=output.logprobs if output.HasField("logprobs") else None,
         skip_special_tokens=output.skip_special_tokens if output.HasField("skip_special_tokens") else True,
+        grammar=_grammar(message.grammar) if message.HasField("grammar") else None,
         deadline_s=deadline_s,
         trace_headers={name: str(metadata[name]) for name in TRACE_HEADERS if name in metadata},
         **{name: getattr(message.sampling, name) for name in _SAMPLING if message.sampling.HasField(name)},
@@ -93,6 +96,24 @@ def _prompt(message: pb.GenerateRequest) -> str | TokenPrompt | Chat:
             return chat(message.chat)
         case _:
             raise InvalidRequest("prompt is missing: set text, token_ids or chat", field="prompt")
+
+
+def _grammar(message: pb.Grammar) -> Grammar:
+    match message.WhichOneof("kind"):
+        case "json_schema":
+            return Grammar(GrammarKind.JSON_SCHEMA, message.json_schema)
+        case "json_object":
+            return Grammar(GrammarKind.JSON_OBJECT)
+        case "regex":
+            return Grammar(GrammarKind.REGEX, message.regex)
+        case "choice":
+            return Grammar(GrammarKind.CHOICE, json.dumps(list(message.choice.texts)))
+        case "lark":
+            return Grammar(GrammarKind.LARK, message.lark)
+        case "structural_tag":
+            return Grammar(GrammarKind.STRUCTURAL_TAG, message.structural_tag)
+        case _:
+            raise InvalidRequest("grammar is empty: set one of its kinds", field="grammar")
 
 
 def tokenize_input(message: pb.TokenizeRequest) -> str | Chat:

@@ -1,6 +1,6 @@
 """Serving requests, whatever dialect they came in: the story of one request from prompt to last token.
 
-1. The prompt is rendered and tokenized, once; every field is checked; its full blocks are hashed.
+1. The prompt is rendered and tokenized, once; its grammar is compiled, every field checked, its full blocks hashed.
 2. `Attempts` finds workers and hands on tokens in order. `Started` says that a worker has taken the request.
 3. Tokens become text; stop strings cut it. The first token goes out alone and at once, later ones as they are there.
 4. When a worker is lost, another attempt continues after the tokens so far: the client sees a pause.
@@ -18,7 +18,7 @@ from dataclasses import replace
 
 import grpc.aio
 
-from engine.errors import DeadlineExceeded, Unavailable, UnknownModel
+from engine.errors import DeadlineExceeded, Unavailable, UnknownModel, Unsupported
 from engine.hashes import block_hashes
 from frontend.answer import Answer
 from frontend.api import Readiness, ServedModel, WorkerStatus
@@ -86,6 +86,7 @@ class FleetInference:
             ledger.checked_ns = time.monotonic_ns()
             tokens = await encode(model, request.prompt, self._max_context(model))
             job = self._job(model, request, tokens, deadline, ledger, watched.traceparent)
+            job.grammar = await _grammar(model, request)
             self._quarantine.check(job)
             ledger.tokenized_ns = time.monotonic_ns()
             watched.tokenized(job)
@@ -246,6 +247,15 @@ class FleetInference:
         """Of the fleet's workers; requests are hashed for the first, and workers of one fleet agree."""
         sizes = [link.hello.block_tokens for link in self._fleet.links(pb.ROLE_DECODE) if link.hello]
         return sizes[0] if sizes else 16
+
+
+async def _grammar(model: LoadedModel, request: GenerateRequest) -> str:
+    """What workers are told of the request's grammar; empty where it has none."""
+    if request.grammar is None:
+        return ""
+    if model.grammars is None:
+        raise Unsupported("this model's answers cannot be held to a grammar", field="grammar")
+    return await model.grammars.compile(request.grammar)
 
 
 async def _next(rows: AsyncGenerator[list[Row], None], deadline: float) -> list[Row]:

@@ -43,6 +43,8 @@ class Job:
     placement: Placement | None = None
     forecast: Forecast | None = None
     """When it came, if anything depended on that."""
+    grammar: str = ""
+    """What the answer must match, as workers read it; empty: any text will do."""
 
     @property
     def num_output(self) -> int:
@@ -89,4 +91,5 @@ class Job:
             hash_root=self.caller.hash_root,
             sampling=sampling_to(self.params),
             traceparent=self.traceparent,
+            grammar=self.grammar,
         )

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from engine.errors import TandemError
+from engine.errors import InvalidRequest, TandemError
 from frontend.job import Job
 from frontend.leg_events import LegEvent, Lost, Row, Start
 from frontend.link import Leg, Link
@@ -42,7 +42,7 @@ class Legs:
     _legs: list[Leg] = field(default_factory=list)
     _early: dict[int, Row] = field(default_factory=dict)
     """Tokens that wait for one before them."""
-    _failure: Interrupted | None = None
+    _failure: TandemError | None = None
 
     def add(self, link: Link, admit: pb.Admit) -> Leg:
         leg = link.admit(admit, self._inbox)
@@ -120,7 +120,8 @@ class Legs:
         raise self._failure
 
     async def rows(self) -> list[Row]:
-        """The tokens that come next, gapless. Raises Interrupted when a worker fails.
+        """The tokens that come next, gapless. Raises Interrupted when a worker fails, and InvalidRequest when
+        the grammar has led to where no token may follow.
 
         That comes after the tokens that came before it: they are in `job.tokens`, so that no attempt repeats them.
         """
@@ -161,6 +162,9 @@ class Legs:
                     ledger.commit_ns = event.commit_ns
             case Lost(reason, died):
                 self._fail(sender, Interrupted(reason, died=died))
+            case pb.Failed() if event.reason == pb.FAILURE_REASON_DEAD_END:  # it would be so anywhere
+                message = f"the answer came to where nothing may follow: {event.message}"
+                self._fail(sender, InvalidRequest(message, field="grammar"))
             case pb.Failed():
                 by_transfer = event.reason == pb.FAILURE_REASON_TRANSFER
                 message = f"{pb.FailureReason.Name(event.reason)}: {event.message}"
@@ -168,7 +172,7 @@ class Legs:
             case pb.Released() if sender is self.reserved:  # nobody aborted it
                 self._fail(sender, Interrupted("the decode worker holds nothing for it any more"))
 
-    def _fail(self, sender: Leg, failure: Interrupted) -> None:
+    def _fail(self, sender: Leg, failure: TandemError) -> None:
         if sender is self.reserved:
             self.reserved = None
         elif self.reserved is not None and self.arrived and self._knows_first_token():

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import ConfigError, InvalidRequest
+from engine.grammar import Grammars
 from engine.models.families import model_spec
+from frontend.grammar import GrammarCompiler
 from frontend.request import GenerateRequest, ModelLimits, resolve
 from frontend.text.template import ChatTemplate
 from frontend.text.tokenizer import Tokenizer
@@ -26,6 +28,8 @@ class LoadedModel:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     limits: ModelLimits
+    grammars: GrammarCompiler | None = None
+    """None: no answer can be held to a grammar."""
 
     @classmethod
     def load(cls, folder: Path, name: str, chat_template: Path | None) -> "LoadedModel":
@@ -44,12 +48,15 @@ class LoadedModel:
             resolve(GenerateRequest(prompt=""), 0, limits)  # a request that gives nothing gets these defaults
         except InvalidRequest as error:
             raise ConfigError(f"generation_config.json: {error.message}", field=error.field) from error
+        tokenizer = Tokenizer.load(folder)
+        grammars = Grammars(folder, spec.vocab_size, limits.eos_token_ids)
         return cls(
             name=name,
             created=int(time.time()),
-            tokenizer=Tokenizer.load(folder),
+            tokenizer=tokenizer,
             template=ChatTemplate.load(folder, chat_template),
             limits=limits,
+            grammars=GrammarCompiler(grammars, tokenizer.special_ids),
         )
 
 

@@ -42,6 +42,32 @@ class Chat:
     add_generation_prompt: bool = True
 
 
+class GrammarKind(StrEnum):
+    """How a grammar's text is to be read."""
+
+    JSON_SCHEMA = "JSON schema"
+    JSON_OBJECT = "JSON object"
+    """Any; there is no text."""
+    REGEX = "regular expression"
+    """As Rust's regex crate writes them, for the whole answer."""
+    CHOICE = "choice"
+    """A JSON list of texts, one of which is the answer."""
+    LARK = "grammar"
+    """Lark as llguidance reads it, or GBNF."""
+    STRUCTURAL_TAG = "structural tag"
+    """JSON as vLLM takes it: text with tagged parts."""
+    CALLS = "tool calls"
+    """Made by `frontend.grammar.calls`, for no client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must match. Whether it can be honoured shows when it is compiled (`frontend.grammar`)."""
+
+    kind: GrammarKind
+    text: str = ""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One answer asked for. Field names are those of errors; a dialect that spells one differently renames it."""
@@ -69,6 +95,8 @@ class GenerateRequest:
     ignore_eos: bool = False
     logprobs: int | None = None
     skip_special_tokens: bool = True
+    grammar: Grammar | None = None
+    """None: any text will do."""
     deadline_s: float | None = None
     """Seconds from now after which nobody waits for the answer."""
     trace_headers: Mapping[str, str] = field(default_factory=dict)

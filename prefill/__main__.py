@@ -46,7 +46,8 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     worker = PrefillWorker(scheduler, model.runner, model.sampler, slowdown)
     senders = _senders(config, model)
     loop: StepLoop[Command, Event] = StepLoop(lending(audited(worker, config), config, slowdown))
-    service = PrefillService(worker, loop, senders, model.who, PrefillSpans(tracing, model.who.worker_id))
+    spans = PrefillSpans(tracing, model.who.worker_id)
+    service = PrefillService(worker, loop, senders, model.who, spans, model.grammars)
     try:
         await serve(service.sessions, loop, service.deliver, config, stop or stop_signal(), model.who.costs)
     finally:

@@ -10,14 +10,18 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from opentelemetry.trace import Span
 
 from engine.blocks import CacheChanges
+from engine.constraints import Constraints
 from engine.custody import inspect
 from engine.errors import InvalidRequest, ProtocolError, TandemError, TransferFailed
+from engine.grammar import Grammars
 from engine.identity import Identity
 from engine.leg import Leg, Row
+from engine.sequence import Sequence as Prompt
 from engine.sequence import SequenceId
 from engine.session import Sessions
 from engine.steploop import StepLoop
@@ -28,7 +32,18 @@ from kvtransfer.transport import Commit, Ticket
 from kvtransfer.wire import ticket_from_proto
 from prefill.scheduler import BlocksReady, Freed, PromptDone
 from prefill.spans import PrefillSpans
-from prefill.worker import Close, Command, Compute, Event, FirstToken, GiveUp, PrefillWorker, Queued, Refused
+from prefill.worker import (
+    Close,
+    Command,
+    Compute,
+    DeadEnd,
+    Event,
+    FirstToken,
+    GiveUp,
+    PrefillWorker,
+    Queued,
+    Refused,
+)
 from protos import worker_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -52,8 +67,10 @@ class PrefillService:
         senders: Senders,
         who: Identity,
         spans: PrefillSpans,
+        grammars: Grammars | None = None,
     ) -> None:
         self.sessions = Sessions(self, who.lease_s)
+        self._constraints = Constraints(grammars, self.sessions)
         self._worker = worker
         self._loop = loop
         self._senders = senders
@@ -79,6 +96,9 @@ class PrefillService:
             raise InvalidRequest(error.message, field="ticket") from error
         if ticket.num_blocks != -(-len(sequence.tokens) // who.block_tokens):
             raise InvalidRequest(f"the ticket's {ticket.num_blocks} blocks do not fit the prompt", field="ticket")
+        self._constraints.then(leg, sequence, admit.grammar, partial(self._compute, leg, sequence, ticket))
+
+    def _compute(self, leg: Leg, sequence: Prompt, ticket: Ticket) -> None:
         ready: asyncio.Queue[BlocksReady | PromptDone] = asyncio.Queue()
         task = asyncio.create_task(self._push(leg, ticket, ready))
         task.add_done_callback(lambda _: self._close(leg.id))
@@ -120,6 +140,8 @@ class PrefillService:
                 case Queued(sequence_id):
                     if leg := self.sessions.leg(sequence_id):
                         self.sessions.send(sequence_id, granted=pb.Granted(leg=leg.number))
+                case DeadEnd():
+                    self._dead_end(event)
                 case Freed(sequence_id):
                     self._outgoing.pop(sequence_id, None)
                     self.sessions.released(sequence_id)
@@ -156,6 +178,12 @@ class PrefillService:
             self._end_transfer(done.id)
         elif outgoing := self._outgoing.get(done.id):
             outgoing.ready.put_nowait(done)
+
+    def _dead_end(self, event: DeadEnd) -> None:
+        if leg := self.sessions.leg(event.id):
+            reason = pb.FAILURE_REASON_DEAD_END
+            self.sessions.send(leg.id, failed=pb.Failed(leg=leg.number, reason=reason, message=event.message))
+        self._end_transfer(event.id)
 
     # -- the transfer ------------------------------------------------------------------------------------------------
 

@@ -79,7 +79,15 @@ class FirstToken:
     end_ns: int
 
 
-Event = Queued | BlocksReady | FirstToken | Freed | Refused | CacheChanges
+@dataclass(frozen=True, slots=True)
+class DeadEnd:
+    """No token may follow the prompt: it was given up."""
+
+    id: SequenceId
+    message: str
+
+
+Event = Queued | BlocksReady | FirstToken | DeadEnd | Freed | Refused | CacheChanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +144,12 @@ class PrefillWorker:
             seconds = (end_ns - start_ns) / 1e9
             self._speed.add(len(batch.token_ids), seconds)
             self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), seconds)
-            done = self.scheduler.commit(chunks, zip(batch.sampled, sampled.token_ids, strict=True))
+            done = self.scheduler.commit(chunks, sampled.drawn(batch.sampled))
             logprobs = {s.id: p for s, p in zip(batch.sampled, sampled.logprobs or (), strict=False)}
             events.extend(self._timed(event, logprobs, end_ns) for event in done)
+            for row, message in sampled.dead_ends.items():
+                sequence_id = batch.sampled[row].id
+                events += [DeadEnd(sequence_id, message), *self._forget(self.scheduler.abort(sequence_id))]
         changes = self.scheduler.pool.take_changes()
         if changes.stored or changes.evicted:
             events.append(changes)

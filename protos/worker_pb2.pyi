@@ -27,6 +27,7 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FINISH_REASON_UNSPECIFIED: _ClassVar[FinishReason]
     FINISH_REASON_STOP: _ClassVar[FinishReason]
     FINISH_REASON_LENGTH: _ClassVar[FinishReason]
+    FINISH_REASON_COMPLETE: _ClassVar[FinishReason]
 
 class FailureReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -34,6 +35,7 @@ class FailureReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_REASON_TRANSFER: _ClassVar[FailureReason]
     FAILURE_REASON_EXPIRED: _ClassVar[FailureReason]
     FAILURE_REASON_INVALID: _ClassVar[FailureReason]
+    FAILURE_REASON_DEAD_END: _ClassVar[FailureReason]
 ROLE_UNSPECIFIED: Role
 ROLE_PREFILL: Role
 ROLE_DECODE: Role
@@ -45,10 +47,12 @@ REFUSAL_REASON_INVALID: RefusalReason
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
+FINISH_REASON_COMPLETE: FinishReason
 FAILURE_REASON_UNSPECIFIED: FailureReason
 FAILURE_REASON_TRANSFER: FailureReason
 FAILURE_REASON_EXPIRED: FailureReason
 FAILURE_REASON_INVALID: FailureReason
+FAILURE_REASON_DEAD_END: FailureReason
 
 class WorkerCommand(_message.Message):
     __slots__ = ("admit", "abort", "renew_lease", "drain", "regrant")
@@ -65,7 +69,7 @@ class WorkerCommand(_message.Message):
     def __init__(self, admit: _Optional[_Union[Admit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., renew_lease: _Optional[_Union[RenewLease, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., regrant: _Optional[_Union[Regrant, _Mapping]] = ...) -> None: ...
 
 class Admit(_message.Message):
-    __slots__ = ("leg", "request_id", "attempt", "token_ids", "num_prompt", "block_hashes", "sampling", "traceparent", "hash_root", "reserve", "local", "push")
+    __slots__ = ("leg", "request_id", "attempt", "token_ids", "num_prompt", "block_hashes", "sampling", "traceparent", "hash_root", "grammar", "reserve", "local", "push")
     LEG_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -75,6 +79,7 @@ class Admit(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     HASH_ROOT_FIELD_NUMBER: _ClassVar[int]
+    GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     RESERVE_FIELD_NUMBER: _ClassVar[int]
     LOCAL_FIELD_NUMBER: _ClassVar[int]
     PUSH_FIELD_NUMBER: _ClassVar[int]
@@ -87,10 +92,11 @@ class Admit(_message.Message):
     sampling: Sampling
     traceparent: str
     hash_root: bytes
+    grammar: str
     reserve: Reserve
     local: Local
     push: Push
-    def __init__(self, leg: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt: _Optional[int] = ..., block_hashes: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., hash_root: _Optional[bytes] = ..., reserve: _Optional[_Union[Reserve, _Mapping]] = ..., local: _Optional[_Union[Local, _Mapping]] = ..., push: _Optional[_Union[Push, _Mapping]] = ...) -> None: ...
+    def __init__(self, leg: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt: _Optional[int] = ..., block_hashes: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., hash_root: _Optional[bytes] = ..., grammar: _Optional[str] = ..., reserve: _Optional[_Union[Reserve, _Mapping]] = ..., local: _Optional[_Union[Local, _Mapping]] = ..., push: _Optional[_Union[Push, _Mapping]] = ...) -> None: ...
 
 class Reserve(_message.Message):
     __slots__ = ()

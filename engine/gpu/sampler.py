@@ -16,8 +16,10 @@ from engine.gpu.history import History, News
 from engine.gpu.packed import Packed, Part, to_device
 from engine.kernels.gpu.adjust_logits import add_bias, ban, note_tokens, penalise
 from engine.kernels.gpu.candidates import Scratch
+from engine.kernels.gpu.keep import keep
 from engine.kernels.gpu.sample import sample
 from engine.kernels.gpu.top_logits import MAX_COUNT, num_parts, top_logits
+from engine.masks import Allowed, Masks
 from engine.sampler import Sampled
 from engine.sequence import SamplingParams, Sequence, SequenceId, TokenLogprobs
 
@@ -31,6 +33,8 @@ class Pending:
     asked: tuple[int, ...]
     sequences: tuple[Sequence, ...]
     arrived: torch.cuda.Event | None
+    dead_ends: dict[int, str]
+    """Rows in which no token could be drawn, and why"""
 
     def collect(self) -> Sampled:
         """Wait for the tokens."""
@@ -38,12 +42,12 @@ class Pending:
             self.arrived.synchronize()
         token_ids, *of_asked = (tensor.tolist() for tensor in self.host.tensors)
         if not self.asked:
-            return Sampled(token_ids, None)
+            return Sampled(token_ids, None, self.dead_ends)
         rows: list[TokenLogprobs | None] = [None] * len(self.sequences)
         for row, chosen, values, ids in zip(self.asked, *of_asked, strict=True):
             count = self.sequences[row].params.num_logprobs or 0
             rows[row] = TokenLogprobs(chosen, tuple(ids[:count]), tuple(values[:count]))
-        return Sampled(token_ids, tuple(rows))
+        return Sampled(token_ids, tuple(rows), self.dead_ends)
 
 
 class GpuSampler:
@@ -54,6 +58,7 @@ class GpuSampler:
         self._device = device
         self._history = History(max_sequences, vocab_size, device)
         self._scratch = Scratch.of(max_sequences, vocab_size, device)
+        self._masks = Masks()
 
     def __call__(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Sampled:
         """Sample from `logits` `[R, V]` float32, which the sampler may change."""
@@ -67,21 +72,25 @@ class GpuSampler:
 
     def _launch(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Pending:
         asked = [row for row, sequence in enumerate(sequences) if sequence.params.num_logprobs is not None]
+        allowed = self._masks(sequences)  # the device computes the logits meanwhile
         news = self._history.news(sequences)
         arrays = [*_filters(sequences), np.array(asked, np.int64), *_penalties(sequences, news)]
-        arrays += [*_biases(sequences), *_bans(sequences)]
+        arrays += [*_biases(sequences), *_bans(sequences), *_masks(allowed)]
         columns = to_device(arrays, self._device)
         temperatures, top_ks, top_ps, min_ps, seeds, indices, rows = columns[:7]
-        penalties, biases, bans = columns[7:15], columns[15:18], columns[18:]
+        penalties, biases, bans, masks = columns[7:15], columns[15:18], columns[18:20], columns[20:]
         raw = logits.index_select(0, rows) if asked else None  # a copy: what follows changes the logits
         self._adjust(logits, news, penalties, biases, bans)
+        if masks:
+            keep(logits, *masks)
         count = max((min(sequences[row].params.num_logprobs or 1, logits.shape[1]) for row in asked), default=1)
         found = Packed(_outcome(len(sequences), len(asked), count), self._device)
         token_ids, *likely = found.tensors
         sample(logits, temperatures, top_ks, top_ps, min_ps, seeds, indices, self._scratch, token_ids)
         if raw is not None:
             _find_likely(raw, token_ids.index_select(0, rows), likely)
-        return self._fetch(found, _outcome(len(sequences), len(asked), count), asked, sequences)
+        dead_ends = {} if allowed is None else allowed.dead_ends
+        return self._fetch(found, _outcome(len(sequences), len(asked), count), asked, sequences, dead_ends)
 
     def warm_up(self) -> None:
         """Compile the kernels; those that look at a count differ for 1, for multiples of 16 and for others."""
@@ -99,6 +108,10 @@ class GpuSampler:
             vocab_size = self._history.counts.shape[1]
             sequence = Sequence.of(SequenceId("warm-up"), [token % vocab_size for token in some * 2], params, count)
             self(torch.zeros(1, vocab_size, device=self._device), [sequence])
+        logits = torch.zeros(1, vocab_size, device=self._device)
+        masks = torch.zeros(1, -(-vocab_size // 32), dtype=torch.int32, device=self._device)
+        with on(self._device):
+            keep(logits, torch.zeros(1, dtype=torch.int64, device=self._device), masks)
 
     def _adjust(
         self,
@@ -122,7 +135,14 @@ class GpuSampler:
         if len(bans[1]):
             ban(logits, *bans)
 
-    def _fetch(self, found: Packed, parts: Rows[Part], asked: Rows[int], sequences: Rows[Sequence]) -> Pending:
+    def _fetch(
+        self,
+        found: Packed,
+        parts: Rows[Part],
+        asked: Rows[int],
+        sequences: Rows[Sequence],
+        dead_ends: dict[int, str],
+    ) -> Pending:
         on_gpu = self._device.type == "cuda"
         host = Packed(parts, torch.device("cpu"), pinned=on_gpu)
         host.bytes.copy_(found.bytes, non_blocking=True)
@@ -130,7 +150,7 @@ class GpuSampler:
         if on_gpu:
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record(torch.cuda.current_stream(self._device))
-        return Pending(host, tuple(asked), tuple(sequences), arrived)
+        return Pending(host, tuple(asked), tuple(sequences), arrived, dead_ends)
 
 
 def _outcome(num_rows: int, num_asked: int, count: int) -> list[Part]:
@@ -189,6 +209,11 @@ def _bans(sequences: Rows[Sequence]) -> list[np.ndarray]:
     """Where each row's begin, ids."""
     bans = [s.params.stop_token_ids if s.num_output < s.params.min_tokens else frozenset() for s in sequences]
     return [_starts(bans), np.array([token for banned in bans for token in sorted(banned)], np.int64)]
+
+
+def _masks(allowed: Allowed | None) -> list[np.ndarray]:
+    """Columns of `keep`; none when nobody has a grammar."""
+    return [] if allowed is None else [allowed.rows, allowed.masks.view(np.int32)]
 
 
 def _starts(rows: Rows[Iterable[object]]) -> np.ndarray:

@@ -25,12 +25,14 @@ from frontend.request import (
     check_count,
 )
 from frontend.rest.openai_errors import UnknownParameter, UnsupportedParameter
+from frontend.rest.openai_grammar import StructuredOutputs, find_grammar
 from frontend.rest.openai_types import (
     CHAT_OFF,
     COMPLETION_OFF,
     MESSAGE_OFF,
     PART_TYPES,
     STREAM_OPTIONS_OFF,
+    STRUCTURED_OFF,
     ChatCompletionRequest,
     CompletionRequest,
     Message,
@@ -118,6 +120,8 @@ def _fields(body: bytes, kind: type[Sampling], off: Off) -> Body:
             check_count(given, most, name)
     if isinstance(options := fields.get("stream_options"), dict):
         fields["stream_options"] = _supported(options, StreamOptions, STREAM_OPTIONS_OFF, "stream_options.")
+    if isinstance(outputs := fields.get("structured_outputs"), dict):
+        fields["structured_outputs"] = _supported(outputs, StructuredOutputs, STRUCTURED_OFF, "structured_outputs.")
     return fields
 
 
@@ -246,6 +250,9 @@ def _ints(items: Iterable[object]) -> tuple[int, ...]:
 
 
 def _ask(given: Sampling, generations: list[GenerateRequest], names: Mapping[str, str]) -> Ask:
+    if found := find_grammar(given):
+        names = {**names, "grammar": found[0]}
+        generations = [replace(generation, grammar=found[1]) for generation in generations]
     n = 1 if given.n is None else given.n
     if not 1 <= n <= MAX_N:
         raise InvalidRequest(f"n must be between 1 and {MAX_N}, not {n}", field="n")

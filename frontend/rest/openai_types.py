@@ -12,6 +12,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from frontend.rest.openai_grammar import Guided
+
 
 def limits(**keywords: float) -> dict[str, float]:
     """JSON schema keywords that only document."""
@@ -50,7 +52,7 @@ class StreamOptions(Struct, frozen=True, kw_only=True):
     include_usage: Annotated[bool, Meta(description="Send one more chunk, with the usage.")] | None = None
 
 
-class Sampling(Struct, frozen=True, kw_only=True):
+class Sampling(Guided, frozen=True, kw_only=True):
     """What both generating endpoints take."""
 
     model: str
@@ -126,10 +128,8 @@ COMMON_OFF: Off = MappingProxyType(
         "cache_salt": (),
         "custom_params": (),
         "ebnf": (),
-        "guided_choice": (),
-        "guided_grammar": (),
-        "guided_json": (),
-        "guided_regex": (),
+        "guided_decoding_backend": (),
+        "guided_whitespace_pattern": (),
         "json_schema": (),
         "kv_transfer_params": (),
         "length_penalty": (1.0, 1),
@@ -141,7 +141,6 @@ COMMON_OFF: Off = MappingProxyType(
         "prompt_logprobs": (),
         "regex": (),
         "request_id": (),
-        "response_format": ({"type": "text"},),
         "return_hidden_states": (False,),
         "return_prompt_text": (False,),
         "return_token_ids": (False,),
@@ -150,7 +149,6 @@ COMMON_OFF: Off = MappingProxyType(
         "session_id": (),
         "spaces_between_special_tokens": (True,),
         "stream_interval": (1,),
-        "structured_outputs": (),
         "truncate_prompt_tokens": (),
         "truncation_side": (),
         "use_beam_search": (False,),
@@ -185,6 +183,14 @@ CHAT_OFF: Off = MappingProxyType(
 )
 COMPLETION_OFF: Off = MappingProxyType({**COMMON_OFF, "suffix": ("",)})
 STREAM_OPTIONS_OFF: Off = MappingProxyType({"include_obfuscation": (False,), "continuous_usage_stats": (False,)})
+STRUCTURED_OFF: Off = MappingProxyType(
+    {
+        "disable_additional_properties": (False,),
+        "disable_any_whitespace": (False,),
+        "disable_fallback": (False,),
+        "whitespace_pattern": (),
+    }
+)
 MESSAGE_OFF: Off = MappingProxyType(
     {
         "annotations": ([],),

@@ -128,6 +128,6 @@ def _json(name: str) -> Json:
 
 def _schemas() -> Json:
     _, components = msgspec.json.schema_components(SCHEMAS, ref_template="#/components/schemas/{name}")
-    for name in ("ChatCompletionRequest", "CompletionRequest", "Message", "StreamOptions"):
+    for name in ("ChatCompletionRequest", "CompletionRequest", "Message", "StreamOptions", "StructuredOutputs"):
         components[name]["additionalProperties"] = False
     return components

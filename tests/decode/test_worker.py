@@ -10,6 +10,7 @@ import torch
 from decode.scheduler import DecodeScheduler
 from decode.worker import (
     Command,
+    DeadEnd,
     DecodeWorker,
     Event,
     Freed,
@@ -63,6 +64,13 @@ class FakeReceiver:
         return Arrived(self.fences[ticket_id], Commit(token), 10, 1, 2)
 
 
+class NowhereToGo:
+    """Constrains an answer to what cannot be."""
+
+    def take(self, token: int) -> bool:
+        raise AssertionError("a token was taken that was not drawn")
+
+
 def run(batch: Batch) -> torch.Tensor:
     return torch.zeros(len(batch.sampled), 1)
 
@@ -70,7 +78,8 @@ def run(batch: Batch) -> torch.Tensor:
 def sample(_: torch.Tensor, sequences: Many[Sequence]) -> Sampled:
     """Each token is its number in the answer; who asks for log-probabilities gets some."""
     asked = tuple(None if s.params.num_logprobs is None else TokenLogprobs(-1.0, (), ()) for s in sequences)
-    return Sampled([s.num_output for s in sequences], asked if any(asked) else None)
+    dead_ends = {row: "no way" for row, s in enumerate(sequences) if isinstance(s.constraint, NowhereToGo)}
+    return Sampled([s.num_output for s in sequences], asked if any(asked) else None, dead_ends)
 
 
 class Scene:
@@ -369,3 +378,21 @@ def test_any_order_of_commands_leaves_the_pool_empty_and_every_token_numbered_on
     assert (report.holders, report.num_leaked) == ((), 0)
     assert report.num_free + report.num_cached == report.num_blocks
     assert scene.worker._tickets == scene.worker._reserved == scene.worker._queued_ns == scene.worker._start_ns == {}
+
+
+def test_an_answer_that_cannot_go_on_is_given_up_and_others_are_not() -> None:
+    scene = Scene()
+    lost, fine = request("a", max_tokens=9), request("b", max_tokens=9)
+    lost.constraint = NowhereToGo()
+    scene.do(PrefillHere(lost), PrefillHere(fine))
+    for _ in range(3):
+        events = scene.step()
+        scene.check()
+        if any(isinstance(event, DeadEnd) for event in events):
+            break
+    stepped = next(event for event in events if isinstance(event, Stepped))
+    assert lost.id not in {token.id for token in stepped.tokens}
+    ends = [event for event in events if isinstance(event, DeadEnd | Freed)]
+    assert ends == [DeadEnd(lost.id, "no way"), Freed(lost.id)]
+    assert [holder.id for holder in scene.custody().holders] == [fine.id]
+    assert scene.do(GiveUp(lost.id)) == [Freed(lost.id)], "an abort that crosses it is answered"

@@ -114,6 +114,7 @@ def test_hashes_of_blocks_of_another_size_are_refused() -> None:
 
 
 def test_reasons_and_logprobs_have_their_names_on_the_wire() -> None:
-    assert [finish_to(reason) for reason in (None, FinishReason.STOP, FinishReason.LENGTH)] == [0, 1, 2]
+    reasons = (None, FinishReason.STOP, FinishReason.LENGTH, FinishReason.COMPLETE)
+    assert [finish_to(reason) for reason in reasons] == [0, 1, 2, 3]
     assert logprobs_to(None) is None
     assert logprobs_to(TokenLogprobs(-1.5, (3,), (-0.5,))) == pb.Logprobs(chosen=-1.5, top_ids=[3], top=[-0.5])

@@ -18,6 +18,7 @@ from frontend.text.tokenizer import Tokenizer
 from protos import worker_pb2 as pb
 
 GOES_ON, STOP, LENGTH = pb.FINISH_REASON_UNSPECIFIED, pb.FINISH_REASON_STOP, pb.FINISH_REASON_LENGTH
+COMPLETE = pb.FINISH_REASON_COMPLETE
 
 
 @cache
@@ -79,6 +80,12 @@ def test_a_stop_token_is_counted_and_not_read() -> None:
     assert (delta.text, len(delta.token_ids)) == ("Hi", 3)
     assert (made.finished.reason, made.finished.matched) == (Finish.STOP, ids("!")[0])
     assert made.finished.usage.completion_tokens == 3
+
+
+def test_the_token_that_completes_a_grammar_is_read() -> None:
+    made = answer(stop=("END",))
+    assert made.push(rows("{}E", COMPLETE)).text == "{}E"
+    assert (made.finished.reason, made.finished.matched) == (Finish.STOP, None)
 
 
 def test_a_stop_string_over_two_deltas_never_leaks_and_drops_what_follows() -> None:

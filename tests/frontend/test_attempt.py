@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from engine.errors import ContextOverflow, Overloaded, Unavailable
+from engine.errors import ContextOverflow, InvalidRequest, Overloaded, Unavailable
 from engine.sequence import SamplingParams
 from frontend.admission import Admission
 from frontend.attempt import Attempts
@@ -255,6 +255,26 @@ async def test_the_next_attempt_continues_where_the_last_one_ended() -> None:
         scene.prefill.tokens(push_again.leg, 1, 51, finish=LENGTH)
         assert await hearing.tokens() == [51]
     assert (made.ledger.route_ns, made.ledger.granted_ns) == (route_ns, granted_ns), "TTFT was over"
+
+
+@pytest.mark.parametrize("worker", ["prefill", "decode"])
+async def test_a_dead_end_is_nobodys_fault_and_is_not_tried_again(worker: str) -> None:
+    scene, made = Scene(), replace(job(), grammar="start: /a/")
+    async with scene.attempt(made, ends=InvalidRequest) as hearing:
+        taken = hearing.next()
+        (reserve,) = await admits(scene.decode)
+        scene.decode.grant(reserve.leg, ticket={"id": "t"})
+        (push,) = await admits(scene.prefill)
+        assert reserve.grammar == push.grammar == "start: /a/"
+        scene.prefill.grant(push.leg)
+        await taken
+        if worker == "decode":
+            scene.prefill.tokens(push.leg, 0, 50)
+        failing, leg = (scene.prefill, push.leg) if worker == "prefill" else (scene.decode, reserve.leg)
+        failing.say(failed=pb.Failed(leg=leg, reason=pb.FAILURE_REASON_DEAD_END, message="no way"))
+        if worker == "decode":
+            assert await hearing.tokens() == [50]
+        await hearing.next()
 
 
 @pytest.mark.parametrize("when", ["before its answer", "after its answer"])

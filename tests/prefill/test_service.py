@@ -8,6 +8,7 @@ import pytest
 
 from engine.errors import TransferFailed
 from engine.leg import FrontendSession
+from engine.sampler import Sampled
 from engine.telemetry import Telemetry
 from kvtransfer.endpoints import Senders
 from kvtransfer.transport import Commit, Endpoint, Fence, Ticket, TicketId
@@ -230,3 +231,20 @@ async def test_closing_cancels_what_is_being_sent() -> None:
     await scene.turn(2)
     await scene.service.aclose()
     assert not scene.sender.reading
+
+
+def nowhere_to_go(_: object, rows: Many[object]) -> Sampled:
+    return Sampled([9] * len(rows), None, dict.fromkeys(range(len(rows)), "no way"))
+
+
+async def test_a_prompt_that_no_token_may_follow_is_told_and_freed() -> None:
+    scene = Scene()
+    scene.worker.sampler = nowhere_to_go  # type: ignore[assignment]
+    scene.admit()
+    await scene.turn(5)
+    assert scene.sender.sent[-1] != 9, "nothing is committed"
+    events = [scene.session.outbox.get_nowait() for _ in range(scene.session.outbox.qsize())]
+    (failed,) = [event.failed for event in events if event and event.HasField("failed")]
+    assert (failed.reason, failed.message) == (pb.FAILURE_REASON_DEAD_END, "no way")
+    assert [event.released.leg for event in events if event and event.HasField("released")] == [1]
+    scene.check_empty()

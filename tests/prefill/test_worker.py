@@ -12,11 +12,29 @@ from engine.custody import Custody, Inspect
 from engine.sampler import Sampled
 from engine.sequence import Sequence, SequenceId, TokenLogprobs
 from prefill.scheduler import BlocksReady, Freed, PrefillScheduler
-from prefill.worker import Close, Command, Compute, Event, FirstToken, GiveUp, PrefillWorker, Queued, Refused
+from prefill.worker import (
+    Close,
+    Command,
+    Compute,
+    DeadEnd,
+    Event,
+    FirstToken,
+    GiveUp,
+    PrefillWorker,
+    Queued,
+    Refused,
+)
 from tests.workload import prompt, sequence
 
 P = 4
 LOGPROBS = TokenLogprobs(-1.0, (), ())
+
+
+class NowhereToGo:
+    """Constrains an answer to what cannot be."""
+
+    def take(self, token: int) -> bool:
+        raise AssertionError("a token was taken that was not drawn")
 
 
 def run(batch: Batch) -> torch.Tensor:
@@ -24,7 +42,8 @@ def run(batch: Batch) -> torch.Tensor:
 
 
 def sample(_: torch.Tensor, sequences: Many[Sequence]) -> Sampled:
-    return Sampled([9] * len(sequences), (LOGPROBS,) * len(sequences) if sequences else None)
+    dead_ends = {row: "no way" for row, s in enumerate(sequences) if isinstance(s.constraint, NowhereToGo)}
+    return Sampled([9] * len(sequences), (LOGPROBS,) * len(sequences) if sequences else None, dead_ends)
 
 
 class Scene:
@@ -152,3 +171,16 @@ def test_any_order_of_commands_leaves_the_pool_empty_and_frees_each_once(seed: i
     assert (scene.custody().holders, scene.custody().num_leaked) == ((), 0)
     assert scene.worker.load.free_blocks == scene.worker.scheduler.pool.num_blocks
     assert scene.worker._chunks == scene.worker._queued_ns == {}
+
+
+def test_a_prompt_that_no_token_may_follow_is_given_up_and_others_are_not() -> None:
+    scene = Scene(max_step_tokens=64)
+    lost, fine = request("a"), request("b")
+    lost.constraint = NowhereToGo()
+    scene.do(Compute(lost), Compute(fine))
+    events = scene.step()
+    assert [event.done.id for event in events if isinstance(event, FirstToken)] == [fine.id]
+    assert [event for event in events if isinstance(event, DeadEnd | Freed)] == [DeadEnd(lost.id, "no way")]
+    states = {holder.id: holder.state for holder in scene.custody().holders}
+    assert states == {lost.id: "draining", fine.id: "sending"}, "its blocks were handed to a transfer"
+    assert scene.do(GiveUp(lost.id), Close(lost.id)) == [Freed(lost.id)]

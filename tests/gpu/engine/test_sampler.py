@@ -6,6 +6,9 @@ import torch
 
 from engine.gpu.history import History
 from engine.gpu.sampler import GpuSampler
+from engine.grammar import Grammars
+from engine.hub import DEMO_MODEL
+from engine.masks import FORBIDDEN
 from engine.sampler import Sampled, Sampler
 from engine.sequence import SamplingParams, Sequence
 from tests.reference import sequence_of
@@ -117,3 +120,25 @@ def test_another_sequence_of_the_same_name_begins_anew() -> None:
 
     assert len(news.fresh) == 1
     assert news.prompt[1].tolist() == [5, 6]
+
+
+def test_what_grammars_allow_is_what_they_allow_on_the_cpu() -> None:
+    grammars = Grammars(DEMO_MODEL, 4096, (2, 0))
+    sampler = GpuSampler(4096, 4, torch.get_default_device())
+    stops = frozenset(grammars.tokenizer.tokenize_str("x"))
+    wishes = [
+        {"temperature": 0.0},
+        {"seed": 3, "num_logprobs": 2},
+        {"seed": 4},
+        {"min_tokens": 9, "stop_token_ids": stops},
+    ]
+    texts = ["start: /[0-9]{5,9}/", "", 'start: "{" /[a-z]+/ "}"', 'start: "x"']
+    sequences = [sequence_of(str(row), [5], **wish) for row, wish in enumerate(wishes)]
+    for sequence, text in zip(sequences, texts, strict=True):
+        sequence.constraint = grammars.start(text) if text else None
+    for step in range(3):
+        found, expected = both(sampler, torch.randn(4, 4096), sequences)
+        assert found.dead_ends == expected.dead_ends == {3: FORBIDDEN}, step
+        agree(Sampled(found.token_ids[:3], found.logprobs), Sampled(expected.token_ids[:3], expected.logprobs))
+        for sequence, token in found.drawn(sequences):
+            sequence.append(token)
