@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 from engine.errors import TandemError
 from engine.grammar import Grammars
+from engine.leg import Leg
 from engine.sequence import Sequence
-from engine.session import Leg, Sessions
+from engine.session import Sessions
 
 
 class Constraints:
