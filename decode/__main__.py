@@ -50,7 +50,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     receivers = _receivers(config, model.cache, deliver, who.vocab_size) if model.cache else ()
     template = TicketTemplate(who.worker_id, who.incarnation, who.block_bytes, who.layout, receivers)
     slowdown = Slowdown(who.costs, who.own_costs)
-    worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown)
+    worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown, model.launch)
     loop: StepLoop[Command, Event] = StepLoop(lending(audited(worker, config), config, slowdown))
     service = DecodeService(worker, loop, receivers, who, DecodeSpans(tracing, who.worker_id))
     try:

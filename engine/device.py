@@ -24,7 +24,7 @@ from engine.profile import Limits, measure
 from engine.runner import Runner, load_decoder
 from engine.sampler import Sampler
 from engine.shared_memory import SharedMemory, can_share_memory
-from engine.steps import StepRunner, StepSampler
+from engine.steps import Launch, StepRunner, StepSampler
 from engine.turn import Turn
 from protos import worker_pb2 as pb
 
@@ -47,6 +47,8 @@ class OpenModel:
     who: Identity
     shared: SharedMemory | None = None
     """What the pool lives in, if another process may map it."""
+    launch: Launch | None = None
+    """Where a step need not be waited for: how the device is given one."""
 
 
 def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
@@ -87,6 +89,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device) -> OpenModel:
+    from engine.gpu.launch import GpuLaunch
     from engine.gpu.open import open_gpu  # imports Triton, which a worker on a CPU need not have
 
     if role == pb.ROLE_PREFILL:
@@ -105,7 +108,7 @@ def _open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device) ->
         costs = measure(runner, sampler, limits, config.profile_s)
     kv_dtype = f"{str(runner.cache.pool.dtype).removeprefix('torch.')} on a GPU"  # none that can be sent to
     who = _identity(config, role, folder, runner.cache, model.max_context, kv_dtype, (costs, None))
-    return OpenModel(runner, sampler, None, who)
+    return OpenModel(runner, sampler, None, who, launch=GpuLaunch(runner, sampler))
 
 
 def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:

@@ -55,6 +55,11 @@ class SamplingParams:
     def has_penalties(self) -> bool:
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
 
+    @property
+    def looks_back(self) -> bool:
+        """Whether the sampler must know which tokens the answer has so far, for the next one to be drawn."""
+        return self.has_penalties
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
