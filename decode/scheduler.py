@@ -36,7 +36,8 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One sampled token: the answer's token number `index`. `finish` says that it is the last; then nothing is held."""
+    """One sampled token: the answer's token number `index`. `finish` says that it is the last: nothing is held then, or
+    once a step that computes what would come behind it is over."""
 
     id: SequenceId
     token: int

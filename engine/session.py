@@ -341,7 +341,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sampled token of a step, as it is sent. `last`: nothing is held for the leg any more."""
+    """One sampled token of a step, as it is sent. `last`: the leg is over."""
 
     id: SequenceId
     index: int
