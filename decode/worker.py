@@ -134,6 +134,7 @@ class Load:
     """Of steps against the worker's profile; 0 while unknown."""
     preemptions: int
 
+
 @dataclass(frozen=True, slots=True)
 class _Flight:
     """A step that was launched and not taken in yet."""
@@ -142,7 +143,6 @@ class _Flight:
     batch: Batch
     pending: Pending
     launched_ns: int
-
 
 
 class DecodeWorker:
@@ -334,9 +334,16 @@ class DecodeWorker:
                 self._start_ns.setdefault(chunk.sequence.id, start_ns)
         logprobs = {s.id: p for s, p in zip(batch.sampled, sampled.logprobs or (), strict=False) if p is not None}
         done = self.scheduler.commit(chunks, zip(batch.sampled, sampled.token_ids, strict=True))
-        events = [self._timed(event, end_ns) for event in done if isinstance(event, Prefilled)]
-        events += [Freed(event.id) for event in done if isinstance(event, Left)]
-        tokens = [event for event in done if isinstance(event, Token)]
+        events: list[Event] = []
+        tokens: list[Token] = []
+        for event in done:
+            match event:
+                case Token():
+                    tokens.append(event)
+                case Prefilled():
+                    events.append(self._timed(event, end_ns))
+                case Left(sequence_id):
+                    events.append(Freed(sequence_id))
         return [*events, Stepped(tokens, logprobs, start_ns, end_ns)]
 
     def _timed(self, prefilled: Prefilled, end_ns: int) -> Event:
