@@ -10,7 +10,8 @@ _BLOCK = 256
 
 
 def take_tokens_reference(token_ids: torch.Tensor, continues: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    taken = [int(before[row]) if row >= 0 else token for token, row in zip(token_ids.tolist(), continues, strict=True)]
+    rows = zip(token_ids.tolist(), continues.tolist(), strict=True)
+    taken = [int(before[row]) if row >= 0 else token for token, row in rows]
     return torch.tensor(taken, dtype=token_ids.dtype, device=token_ids.device)
 
 
@@ -31,9 +32,7 @@ def take_tokens(token_ids: torch.Tensor, continues: torch.Tensor, before: torch.
     assert continues.shape == token_ids.shape
     assert all(tensor.is_contiguous() for tensor in (token_ids, continues, before))
     if count:
-        _take_tokens[(triton.cdiv(count, _BLOCK),)](
-            token_ids, continues, before, count, BLOCK=_BLOCK, num_warps=4
-        )
+        _take_tokens[(triton.cdiv(count, _BLOCK),)](token_ids, continues, before, count, BLOCK=_BLOCK, num_warps=4)
 
 
 _TYPES = {"token_ids": "*i32", "continues": "*i32", "before": "*i64", "count": "i32"}
