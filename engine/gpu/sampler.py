@@ -61,9 +61,7 @@ class GpuSampler:
         """Sample from `logits` `[R, V]` float32, which the sampler may change."""
         return self.launch(logits, sequences).collect()
 
-    def launch(
-        self, logits: torch.Tensor, sequences: Rows[Sequence], indices: Rows[int] | None = None
-    ) -> Pending:
+    def launch(self, logits: torch.Tensor, sequences: Rows[Sequence], indices: Rows[int] | None = None) -> Pending:
         """Have the device sample; `logits` are its own until then.
 
         `indices` are the numbers that the tokens will have in their answers: a sequence may lack one that is drawn
