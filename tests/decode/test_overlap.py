@@ -48,7 +48,7 @@ from tests.custody.late import LateDevice, Row, drawn
 from tests.decode.test_worker import FakeReceiver
 from tests.workload import ROOT
 
-NUM_BLOCKS = 10
+NUM_BLOCKS = 7
 WHICH = st.integers(0, 7)
 PROMPTS = st.tuples(st.integers(0, 9), st.lists(st.integers(1, 3), min_size=1, max_size=5))
 """How much a prompt shares with others, and what is its own."""
