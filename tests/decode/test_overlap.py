@@ -54,7 +54,7 @@ PROMPTS = st.tuples(st.integers(0, 9), st.lists(st.integers(1, 3), min_size=1, m
 """How much a prompt shares with others, and what is its own."""
 PARAMS = st.builds(
     SamplingParams,
-    max_tokens=st.integers(1, 7),
+    max_tokens=st.integers(1, 12),
     seed=st.integers(0, 5),
     min_tokens=st.sampled_from([0, 0, 2]),
     presence_penalty=st.sampled_from([0.0, 0.0, 0.0, 1.0]),
