@@ -52,7 +52,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     receivers = _receivers(config, store_of(model.cache), deliver, who.vocab_size)
     template = TicketTemplate(who.worker_id, who.incarnation, who.block_bytes, who.layout, receivers)
     slowdown = Slowdown(who.costs, who.own_costs)
-    worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown)
+    worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown, model.launch)
     loop: StepLoop[Command, Event] = StepLoop(lending(audited(worker, config), config, slowdown))
     spans = DecodeSpans(tracing, who.worker_id)
     service = DecodeService(worker, loop, receivers, who, spans, model.grammars)

@@ -6,55 +6,24 @@ prefilling sequence is `preempted`: its blocks are taken back and it is computed
 in. Blocks promised to a ticket are never taken back for that; who finds no block beside them waits until tickets are
 complete, aborted or expired.
 
+Where the host goes on while the device computes, a step is planned behind one that is not committed (`plan_ahead`). Who
+ends, or is given up, while a launched step computes it is `leaving`: it holds its blocks until that step is committed,
+and what the step computed of it is dropped.
+
 Those who wait cost a step nothing, however many they are: each state has its own keeping, and sums are kept, not made.
 """
 
-from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
-from enum import StrEnum
-from operator import attrgetter
 
+from decode.residents import ByAge, Resident, State, by_age
 from engine.batch import Chunk
 from engine.blocks import BlockPool
-from engine.custody import Holder, Moves, check_holders
+from engine.custody import Holder, check_holders
 from engine.prefix import PrefixCache
 from engine.sequence import FinishReason, Sequence, SequenceId
-
-
-class State(StrEnum):
-    RESERVED = "reserved"
-    PREFILLING = "prefilling"
-    RUNNING = "running"
-    PREEMPTED = "preempted"
-
-
-MOVES: Moves = {
-    State.RESERVED: frozenset({State.RUNNING, State.PREFILLING}),
-    State.PREFILLING: frozenset({State.RUNNING, State.PREEMPTED}),
-    State.RUNNING: frozenset({State.PREEMPTED}),
-    State.PREEMPTED: frozenset({State.PREFILLING}),
-}
-"""From state to state; from each of them a sequence may also leave for good. It comes as RESERVED or PREFILLING."""
-
-
-@dataclass(slots=True)
-class Resident:
-    """A sequence in this scheduler."""
-
-    sequence: Sequence
-    state: State
-    age: int
-    """Counts admissions: who was admitted later is newer."""
-    num_cached: int
-    """Leading tokens that the prefix cache held when room was granted."""
-    num_chunks: int = 0
-    prefilled: bool = False
-    """Whether the prompt was ever complete; computing it again after a preemption is not news."""
-    heard: int | None = None
-    """The token after the prompt, if its client has it from a prefill worker that is lost: it stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +36,8 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """One sampled token: the answer's token number `index`. `finish` says that it is the last; then nothing is held."""
+    """One sampled token: the answer's token number `index`. `finish` says that it is the last: nothing is held then, or
+    once a step that computes what would come behind it is over."""
 
     id: SequenceId
     token: int
@@ -84,33 +54,14 @@ class Prefilled:
     num_chunks: int
 
 
-Event = Token | Prefilled
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The step that computed a sequence when it ended, or was given up, is over: nothing is held for it any more."""
+
+    id: SequenceId
 
 
-_age = attrgetter("age")
-
-
-class _ByAge:
-    """Residents in one state, oldest first, whenever they came into it."""
-
-    def __init__(self) -> None:
-        self._residents: list[Resident] = []
-
-    def __len__(self) -> int:
-        return len(self._residents)
-
-    def __iter__(self) -> Iterator[Resident]:
-        return iter(self._residents)
-
-    @property
-    def newest(self) -> Resident | None:
-        return self._residents[-1] if self._residents else None
-
-    def add(self, resident: Resident) -> None:
-        insort(self._residents, resident, key=_age)
-
-    def remove(self, resident: Resident) -> None:
-        del self._residents[bisect_left(self._residents, resident.age, key=_age)]
+Event = Token | Prefilled | Left
 
 
 class DecodeScheduler:
@@ -128,9 +79,10 @@ class DecodeScheduler:
         """Prompt tokens still to be computed here."""
         self._residents: dict[SequenceId, Resident] = {}  # oldest first
         self._num_admitted = 0
-        self._prefilling = _ByAge()
-        self._running = _ByAge()
+        self._prefilling = ByAge()
+        self._running = ByAge()
         self._preempted: OrderedDict[SequenceId, Resident] = OrderedDict()  # first to come back first
+        self._in_flight: dict[SequenceId, Chunk] = {}  # of steps launched and not committed; each one's latest
 
     def fits(self, num_tokens: int) -> bool:
         """Whether a sequence may ever grow to this length here."""
@@ -193,21 +145,67 @@ class DecodeScheduler:
             resident.prefilled = True
         return Token(sequence_id, token, index, finish)
 
-    def abort(self, sequence_id: SequenceId) -> None:
-        """Give up a sequence and free what it holds; harmless if it is not here. Revoke its ticket first."""
-        resident = self._residents.pop(sequence_id, None)
-        if resident is not None:
-            self._leave_state(resident)
-            self.cache.release(resident.sequence)
+    def abort(self, sequence_id: SequenceId) -> bool:
+        """Give up a sequence and free what it holds; harmless if it is not here. Revoke its ticket first.
+
+        False if a launched step computes it: then it is freed when that step is committed, and `Left` says so.
+        """
+        resident = self._residents.get(sequence_id)
+        if resident is None:
+            return True
+        self._leave_state(resident)
+        if sequence_id in self._in_flight:
+            resident.state = State.LEAVING
+            return False
+        del self._residents[sequence_id]
+        self.cache.release(resident.sequence)
+        return True
 
     def plan(self) -> list[Chunk]:
         """The chunks of one step: a token for everybody who runs, then prompts within `max_step_tokens`."""
+        assert not self._in_flight, "who yields now may be in a step that is not committed"
         chunks = [
             Chunk(r.sequence, r.sequence.num_computed, len(r.sequence.tokens))
             for r in list(self._running)
             if self._make_room(r)
         ]
         # A later sequence's growth may have preempted one that was planned: only the newest are, so never an older one.
+        return self._add_prompts(chunks)
+
+    def plan_ahead(self) -> list[Chunk]:
+        """The chunks of the step behind the one in flight, whose tokens nobody knows yet.
+
+        Nobody yields for it: it is empty if somebody finds no block. It is, too, if somebody's next token cannot be
+        drawn before the one in flight is known. Then that step must be committed first.
+        """
+        chunks: list[Chunk] = []
+        for resident in self._decoding():
+            sequence = resident.sequence
+            before = self._in_flight.get(sequence.id)
+            if before is not None and not resident.goes_on:
+                continue
+            if before is not None and sequence.looks_back:
+                return []
+            if not self.cache.grow(sequence, num_more=int(before is not None)):
+                return []
+            start = sequence.num_computed if before is None else before.end
+            chunks.append(Chunk(sequence, start, start + 1))
+        return self._add_prompts(chunks)
+
+    def launched(self, chunks: Many[Chunk]) -> None:
+        """A step of these chunks is on the device until it is committed; steps are committed in the same order."""
+        self._in_flight.update((chunk.sequence.id, chunk) for chunk in chunks)
+
+    def _decoding(self) -> Iterator[Resident]:
+        """Who runs, and who will when the step in flight is committed."""
+        yield from self._running
+        for chunk in self._in_flight.values():
+            resident = self._residents[chunk.sequence.id]
+            if resident.state is State.PREFILLING and chunk.samples:
+                yield resident
+
+    def _add_prompts(self, chunks: list[Chunk]) -> list[Chunk]:
+        """Add to those who decode what is left of the step's budget: chunks of prompts, then who was preempted."""
         budget = max(self.max_step_tokens - len(chunks), 1)  # prompts are not starved by those who run
         for resident in self._prefilling:
             if budget <= 0:
@@ -225,15 +223,19 @@ class DecodeScheduler:
         return chunks
 
     def commit(self, chunks: Many[Chunk], sampled: Iterable[tuple[Sequence, int]]) -> list[Event]:
-        """Take in a computed step: tokens in the order of `sampled`."""
+        """Take in a computed step: tokens in the order of `sampled`, less those of who left while it was computed."""
+        events: list[Event] = []
+        if self._in_flight:
+            chunks = self._land(chunks, events)
         for chunk in chunks:
             resident = self._residents[chunk.sequence.id]
             if resident.state is State.PREFILLING:
                 resident.num_chunks += 1
                 self.waiting_tokens -= chunk.end - chunk.sequence.num_computed
             self.cache.advance(chunk.sequence, chunk.end)
-        events: list[Event] = []
         for sequence, token in sampled:
+            if sequence.id not in self._residents:
+                continue
             resident = self._residents[sequence.id]
             index = sequence.num_output
             if resident.state is State.PREFILLING:
@@ -258,7 +260,7 @@ class DecodeScheduler:
 
     def holders(self) -> list[Holder]:
         """Everybody here, in what state, and the blocks they hold."""
-        return [Holder(r.sequence.id, r.state, tuple(r.sequence.blocks), _reason(r)) for r in self._residents.values()]
+        return [Holder(r.sequence.id, r.state, tuple(r.sequence.blocks), r.reason) for r in self._residents.values()]
 
     def check(self) -> None:
         """Assert that blocks, states and sums agree."""
@@ -274,6 +276,10 @@ class DecodeScheduler:
         assert self.num_promised_blocks == promised, f"{self.num_promised_blocks} blocks promised, held {promised}"
         waiting = sum(r.sequence.num_uncomputed for r in (*of[State.PREFILLING], *of[State.PREEMPTED]))
         assert self.waiting_tokens == waiting, f"{self.waiting_tokens} tokens wait, by their sequences {waiting}"
+        assert self._in_flight.keys() >= {r.sequence.id for r in of[State.LEAVING]}, "somebody leaves and never will"
+        for sequence_id, chunk in self._in_flight.items():
+            room = len(self._residents[sequence_id].sequence.blocks) * self.cache.block_tokens
+            assert chunk.end <= room, f"{sequence_id} is computed up to {chunk.end}, and has room for {room}"
 
     @property
     def num_running(self) -> int:
@@ -304,11 +310,28 @@ class DecodeScheduler:
             case State.PREEMPTED:
                 del self._preempted[resident.sequence.id]
                 self.waiting_tokens -= resident.sequence.num_uncomputed
+            case State.LEAVING:
+                pass
+
+    def _land(self, chunks: Many[Chunk], events: list[Event]) -> list[Chunk]:
+        """A launched step is over: free those who were leaving. Returns the chunks of the others."""
+        staying = []
+        for chunk in chunks:
+            sequence_id = chunk.sequence.id
+            if self._in_flight[sequence_id] is chunk:
+                del self._in_flight[sequence_id]
+            if self._residents[sequence_id].state is not State.LEAVING:
+                staying.append(chunk)
+            elif self.abort(sequence_id):
+                events.append(Left(sequence_id))
+        return staying
 
     def _add(self, chunks: list[Chunk], resident: Resident, budget: int) -> int:
-        start = resident.sequence.num_computed
+        before = self._in_flight.get(resident.sequence.id)
+        start = resident.sequence.num_computed if before is None else before.end
         end = min(start + budget, len(resident.sequence.tokens))
-        chunks.append(Chunk(resident.sequence, start, end))
+        if start < end:
+            chunks.append(Chunk(resident.sequence, start, end))
         return end - start
 
     def _make_room(self, resident: Resident) -> bool:
@@ -316,7 +339,7 @@ class DecodeScheduler:
         if resident.state is not State.RUNNING:
             return False  # preempted for an older one in this very plan
         while not self.cache.grow(resident.sequence):
-            newest = max(filter(None, (self._running.newest, self._prefilling.newest)), key=_age)
+            newest = max(filter(None, (self._running.newest, self._prefilling.newest)), key=by_age)
             self._preempt(newest)
             if newest is resident:
                 return False
@@ -330,17 +353,3 @@ class DecodeScheduler:
         self.num_preemptions += 1
         self._preempted[resident.sequence.id] = resident
         self._preempted.move_to_end(resident.sequence.id, last=False)
-
-
-def _reason(resident: Resident) -> str:
-    sequence = resident.sequence
-    match resident.state:
-        case State.RESERVED:
-            missing = len(sequence.tokens) - resident.num_cached
-            return f"the KV of {missing} tokens is to come from a prefill worker"
-        case State.PREFILLING:
-            return f"{sequence.num_computed} of {len(sequence.tokens)} tokens are computed, here"
-        case State.RUNNING:
-            return f"{sequence.num_output} of at most {sequence.params.max_tokens} tokens are sampled"
-        case State.PREEMPTED:
-            return f"it gave its blocks to older ones; {len(sequence.tokens)} tokens wait to be computed again"

@@ -5,6 +5,8 @@ A request's life on this thread:
     `PrefillHere`: room is taken and the prompt is computed in chunks of the next steps.
  2. `Arrived`: the ticket is complete; the sequence runs from the next step on, with the token that prefill sampled.
  3. Each step appends a token to everybody who runs (`Stepped`); who has ended is freed at once.
+    Where a device need not be waited for, the next step is launched before that, with the tokens that only the device
+    knows yet; who turns out to have ended is freed when that step is over.
  4. `Regrant`: the prefill worker is lost before 2. The blocks stay; the ticket is revoked and opened for another
     attempt, or the prompt is computed here.
  5. `GiveUp` may come at any moment: the ticket is revoked first, so that nothing is written into freed blocks.
@@ -15,15 +17,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from decode.scheduler import MOVES, DecodeScheduler, Prefilled, Room, State, Token
+from decode.residents import MOVES, State
+from decode.scheduler import DecodeScheduler, Left, Prefilled, Room, Token
 from engine.batch import Batch, Chunk
 from engine.blocks import CacheChanges
 from engine.cost import Slowdown, work_of
 from engine.custody import Custody, Holder, Inspect, Moves
 from engine.meter import Rate
+from engine.sampler import Sampled
 from engine.sequence import Sequence as Answer
 from engine.sequence import SequenceId, TokenLogprobs
-from engine.steps import StepRunner, StepSampler
+from engine.steps import Launch, Pending, StepRunner, StepSampler
 from kvtransfer.transport import Arrived, Fence, KVReceiver, Ticket, TicketId
 
 
@@ -139,6 +143,16 @@ class Load:
     preemptions: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """A step that was launched and not taken in yet."""
+
+    chunks: list[Chunk]
+    batch: Batch
+    pending: Pending
+    launched_ns: int
+
+
 class DecodeWorker:
     """Owns the device: scheduler, model and sampler; and the tickets that are open on the receivers."""
 
@@ -151,7 +165,9 @@ class DecodeWorker:
         sampler: StepSampler,
         tickets: "TicketTemplate",
         slowdown: Slowdown | None = None,
+        launch: Launch | None = None,
     ) -> None:
+        """`launch` computes steps in place of `runner` and `sampler`, where one need not be waited for."""
         self.scheduler = scheduler
         self.runner = runner
         self.sampler = sampler
@@ -163,6 +179,9 @@ class DecodeWorker:
         self._prefill_speed = Rate()
         self._step_speed = Rate()
         self._slowdown = slowdown or Slowdown(None)
+        self._launch = launch
+        self._flight: _Flight | None = None
+        self._landed_ns = 0
         self.load = self._load()
         """Replaced when something happened; may be read by any thread."""
 
@@ -172,24 +191,7 @@ class DecodeWorker:
         return events
 
     def step(self) -> list[Event]:
-        events: list[Event] = []
-        if chunks := self.scheduler.plan():
-            start_ns = time.monotonic_ns()
-            batch = Batch.build(chunks, self.scheduler.cache.block_tokens)
-            sampled = self.sampler(self.runner(batch), batch.sampled)
-            end_ns = time.monotonic_ns()
-            self._measure(chunks, len(batch.token_ids), (end_ns - start_ns) / 1e9)
-            for chunk in chunks:
-                if chunk.sequence.id in self._queued_ns:
-                    self._start_ns.setdefault(chunk.sequence.id, start_ns)
-            logprobs = {s.id: p for s, p in zip(batch.sampled, sampled.logprobs or (), strict=False) if p is not None}
-            done = self.scheduler.commit(chunks, sampled.drawn(batch.sampled))
-            events.extend(self._timed(event, end_ns) for event in done if isinstance(event, Prefilled))
-            tokens = [event for event in done if isinstance(event, Token)]
-            events.append(Stepped(tokens, logprobs, start_ns, end_ns))
-            for row, message in sampled.dead_ends.items():
-                sequence_id = batch.sampled[row].id
-                events += [DeadEnd(sequence_id, message), self._give_up(sequence_id)]
+        events = self._compute() if self._launch is None else self._compute_ahead(self._launch)
         changes = self.scheduler.pool.take_changes()
         if changes.stored or changes.evicted:
             events.append(changes)
@@ -197,7 +199,7 @@ class DecodeWorker:
         return events
 
     def has_work(self) -> bool:
-        return self.scheduler.has_work()
+        return self._flight is not None or self.scheduler.has_work()
 
     def holders(self) -> list[Holder]:
         return self.scheduler.holders()
@@ -223,7 +225,7 @@ class DecodeWorker:
             case Regrant():
                 return self._regrant(command)
             case GiveUp(sequence_id):
-                return [self._give_up(sequence_id)]
+                return self._give_up(sequence_id)
             case Inspect(reply):
                 reply(Custody.of(self.scheduler.pool, self.holders()))
                 return []
@@ -292,12 +294,71 @@ class DecodeWorker:
             for receiver in self._template.receivers:
                 receiver.revoke(ticket.fence.ticket_id)
 
-    def _give_up(self, sequence_id: SequenceId) -> Event:
+    def _give_up(self, sequence_id: SequenceId) -> list[Event]:
         self._revoke(sequence_id)
         self._queued_ns.pop(sequence_id, None)
         self._start_ns.pop(sequence_id, None)
-        self.scheduler.abort(sequence_id)
-        return Freed(sequence_id)
+        return [Freed(sequence_id)] if self.scheduler.abort(sequence_id) else []  # else it is said later
+
+    def _compute(self) -> list[Event]:
+        """A step, from its plan to its tokens."""
+        if not (chunks := self.scheduler.plan()):
+            return []
+        start_ns = time.monotonic_ns()
+        batch = Batch.build(chunks, self.scheduler.cache.block_tokens)
+        return self._commit(chunks, batch, self.sampler(self.runner(batch), batch.sampled), start_ns)
+
+    def _compute_ahead(self, launch: Launch) -> list[Event]:
+        """Launch a step behind the one that the device computes; then wait for that one's tokens, and take them in.
+
+        What cannot be planned without them is launched when they are there.
+        """
+        events: list[Event] = []
+        before, self._flight = self._flight, None
+        if before is not None:
+            self._flight = self._take_off(launch, self.scheduler.plan_ahead(), before)
+            sampled = before.pending.collect()
+            start_ns = max(before.launched_ns, self._landed_ns)  # the device was at the step before until then
+            events = self._commit(before.chunks, before.batch, sampled, start_ns)
+        if self._flight is None:
+            self._flight = self._take_off(launch, self.scheduler.plan(), None)
+        return events
+
+    def _take_off(self, launch: Launch, chunks: list[Chunk], before: _Flight | None) -> _Flight | None:
+        if not chunks:
+            return None
+        now_ns = time.monotonic_ns()
+        batch = Batch.build(chunks, self.scheduler.cache.block_tokens, before.batch.sampled if before else ())
+        pending = launch(batch, before.pending if before else None)
+        self.scheduler.launched(chunks)
+        return _Flight(chunks, batch, pending, now_ns)
+
+    def _commit(self, chunks: list[Chunk], batch: Batch, sampled: Sampled, start_ns: int) -> list[Event]:
+        """Take in what a step has computed."""
+        self._landed_ns = end_ns = time.monotonic_ns()
+        self._measure(chunks, len(batch.token_ids), (end_ns - start_ns) / 1e9)
+        for chunk in chunks:
+            if chunk.sequence.id in self._queued_ns:
+                self._start_ns.setdefault(chunk.sequence.id, start_ns)
+        logprobs = {s.id: p for s, p in zip(batch.sampled, sampled.logprobs or (), strict=False) if p is not None}
+        done = self.scheduler.commit(chunks, sampled.drawn(batch.sampled))
+        events: list[Event] = []
+        tokens: list[Token] = []
+        left: set[SequenceId] = set()
+        for event in done:
+            match event:
+                case Token():
+                    tokens.append(event)
+                case Prefilled():
+                    events.append(self._timed(event, end_ns))
+                case Left(sequence_id):
+                    left.add(sequence_id)
+                    events.append(Freed(sequence_id))
+        events.append(Stepped(tokens, logprobs, start_ns, end_ns))
+        for row, message in sampled.dead_ends.items():
+            if (sequence_id := batch.sampled[row].id) not in left:
+                events += [DeadEnd(sequence_id, message), *self._give_up(sequence_id)]
+        return events
 
     def _timed(self, prefilled: Prefilled, end_ns: int) -> Event:
         queued_ns = self._queued_ns.pop(prefilled.id)

@@ -11,12 +11,16 @@ import numpy as np
 
 from engine.sequence import Sequence
 
+_KNOWN = -1
+"""In place of a row of the step before, for a token that is known."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """One sequence's share of a step: positions `start` to `end` (exclusive) are computed.
 
-    When `end` is the sequence's length a token is sampled after its last position; a decode step is a chunk of one.
+    When `end` is the sequence's length a token is sampled after its last position; a decode step is a chunk of one. One
+    that starts there continues the step before, which is not over: its token is the one that that step samples.
     """
 
     sequence: Sequence
@@ -29,7 +33,7 @@ class Chunk:
 
     @property
     def samples(self) -> bool:
-        return self.end == len(self.sequence.tokens)
+        return self.end >= len(self.sequence.tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,22 @@ class Batch:
     """The R sequences that sample, in the order of `sample_rows`"""
     num_decode: int
     """The first `num_decode` sequences have exactly one row each"""
+    continues: np.ndarray | None = None
+    """[T] int32, which of the tokens that the step before samples is this row's, in place of `token_ids`; below 0 where
+    the token is known. None where all are"""
+
+    @property
+    def indices(self) -> list[int]:
+        """[R], the number of each sampled token in its answer."""
+        positions = self.positions[self.sample_rows].tolist()
+        return [p + 1 - sequence.num_prompt for p, sequence in zip(positions, self.sampled, strict=True)]
 
     @classmethod
-    def build(cls, chunks: Chunks[Chunk], block_tokens: int) -> "Batch":
-        """Lay out `chunks`; those of a single token come first, so that decode rows are contiguous."""
+    def build(cls, chunks: Chunks[Chunk], block_tokens: int, before: Chunks[Sequence] = ()) -> "Batch":
+        """Lay out `chunks`; those of a single token come first, so that decode rows are contiguous.
+
+        `before` are the sequences that the step before samples, if it is not over.
+        """
         singles = [chunk for chunk in chunks if chunk.num_tokens == 1]
         ordered = [*singles, *(chunk for chunk in chunks if chunk.num_tokens != 1)]
         query_starts = [0, *accumulate(chunk.num_tokens for chunk in ordered)]
@@ -69,7 +85,8 @@ class Batch:
         block_tables = np.zeros((len(ordered), max(num_blocks, default=0)), np.int32)
         for row, (chunk, blocks) in enumerate(zip(ordered, num_blocks, strict=True)):
             block_tables[row, :blocks] = chunk.sequence.blocks[:blocks]
-        token_ids, positions, slots = _rows_of_singles(singles, block_tokens)
+        continues = _continues(singles, before, query_starts[-1]) if before else None
+        token_ids, positions, slots = _rows_of_singles(singles, block_tokens, _tokens_of_singles(singles, continues))
         if len(singles) < len(ordered):
             parts = [_rows(chunk, block_tokens) for chunk in ordered[len(singles) :]]
             token_ids, positions, slots = np.concatenate(((token_ids, positions, slots), *parts), axis=1)
@@ -84,16 +101,35 @@ class Batch:
             sample_rows=np.array([query_starts[row + 1] - 1 for row in sampling], np.int64),
             sampled=tuple(ordered[row].sequence for row in sampling),
             num_decode=len(singles),
+            continues=continues,
         )
 
 
-def _rows_of_singles(chunks: Chunks[Chunk], block_tokens: int) -> np.ndarray:
+def _continues(singles: Chunks[Chunk], before: Chunks[Sequence], num_rows: int) -> np.ndarray | None:
+    """The column of that name."""
+    row_of = {sequence.id: row for row, sequence in enumerate(before)}
+    ahead = [chunk.start == len(chunk.sequence.tokens) for chunk in singles]
+    if not any(ahead):
+        return None
+    continues = np.full(num_rows, _KNOWN, np.int32)
+    rows = (row_of[c.sequence.id] if is_ahead else _KNOWN for c, is_ahead in zip(singles, ahead, strict=True))
+    continues[: len(singles)] = tuple(rows)
+    return continues
+
+
+def _tokens_of_singles(chunks: Chunks[Chunk], continues: np.ndarray | None) -> list[int]:
+    if continues is None:
+        return [chunk.sequence.tokens[chunk.start] for chunk in chunks]
+    known = (continues[: len(chunks)] < 0).tolist()
+    return [c.sequence.tokens[c.start] if is_known else 0 for c, is_known in zip(chunks, known, strict=True)]
+
+
+def _rows_of_singles(chunks: Chunks[Chunk], block_tokens: int, token_ids: list[int]) -> np.ndarray:
     """[3, chunks]: token id, position and slot of each, in one array: this is done between steps that empty the cache,
     and then every call costs its memory's way back."""
-    token_ids, slots = [], []
+    slots = []
     positions = [chunk.start for chunk in chunks]
     for chunk, position in zip(chunks, positions, strict=True):
-        token_ids.append(chunk.sequence.tokens[position])
         slots.append(chunk.sequence.blocks[position // block_tokens] * block_tokens + position % block_tokens)
     return np.array((token_ids, positions, slots), np.int64)
 

@@ -25,7 +25,7 @@ from engine.profile import Limits, measure
 from engine.runner import Runner, load_decoder
 from engine.sampler import Sampler
 from engine.shared_memory import SharedMemory, can_share_memory
-from engine.steps import StepRunner, StepSampler
+from engine.steps import Launch, StepRunner, StepSampler
 from engine.turn import Turn
 from protos import worker_pb2 as pb
 
@@ -50,6 +50,8 @@ class OpenModel:
     """What the pool lives in, if another process may map it."""
     grammars: Grammars | None = None
     """What answers can be held to."""
+    launch: Launch | None = None
+    """Where a step need not be waited for: how the device is given one."""
 
 
 def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
@@ -91,6 +93,7 @@ def choose_device(name: str) -> torch.device:
 
 def open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device) -> OpenModel:
     """The GPU's engine on `device`, which may be the CPU where Triton interprets its kernels."""
+    from engine.gpu.launch import GpuLaunch
     from engine.gpu.open import open_gpu  # imports Triton, which a worker on a CPU need not have
 
     if device.type == "cuda":
@@ -107,7 +110,7 @@ def open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device) -> 
     kv_dtype = str(runner.cache.pool.dtype).removeprefix("torch.")  # a CPU's blocks of the same type are the same bytes
     who = _identity(config, role, folder, runner.cache, model.max_context, kv_dtype, (costs, None))
     grammars = Grammars(folder.path, who.vocab_size, folder.eos_token_ids)
-    return OpenModel(runner, sampler, runner.cache, who, grammars=grammars)
+    return OpenModel(runner, sampler, runner.cache, who, grammars=grammars, launch=GpuLaunch(runner, sampler))
 
 
 def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:

@@ -38,7 +38,7 @@ class FrontendSession:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sampled token of a step, as it is sent. `last`: nothing is held for the leg any more."""
+    """One sampled token of a step, as it is sent. `last`: the leg is over."""
 
     id: SequenceId
     index: int

@@ -40,9 +40,10 @@ class PrefixCache:
         sequence.num_computed = len(reuse) * self.block_tokens
         return True
 
-    def grow(self, sequence: Sequence) -> bool:
-        """See that `sequence` has blocks for all its tokens, adding one if need be; False if there is none."""
-        if len(sequence.blocks) * self.block_tokens >= len(sequence.tokens):
+    def grow(self, sequence: Sequence, num_more: int = 0) -> bool:
+        """See that `sequence` has blocks for all its tokens and one more at most, adding one if need be; False if there
+        is none."""
+        if len(sequence.blocks) * self.block_tokens >= len(sequence.tokens) + num_more:
             return True
         added = self.pool.take(sequence.id, 1)
         sequence.blocks.extend(added or ())

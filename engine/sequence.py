@@ -118,6 +118,11 @@ class Sequence:
         return len(self.tokens) - self.num_prompt
 
     @property
+    def looks_back(self) -> bool:
+        """Whether the sampler must know which tokens the answer has so far, for the next one to be drawn."""
+        return self.constraint is not None or self.params.has_penalties
+
+    @property
     def num_uncomputed(self) -> int:
         return len(self.tokens) - self.num_computed
 

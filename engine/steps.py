@@ -44,3 +44,25 @@ class StepSampler(Protocol):
         """May change `logits`. Returned, the step is over, also if nobody sampled: its keys and values are in the pool,
         where transports may read them from another stream."""
         ...
+
+
+class Pending(Protocol):
+    """The tokens of a launched step, on their way."""
+
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """`[R]` int64 on the device, in the order of the batch's samples; there when work that follows runs."""
+        ...
+
+    def collect(self) -> Sampled:
+        """Wait for them."""
+        ...
+
+
+class Launch(Protocol):
+    """Has a device compute steps, which the host need not wait for."""
+
+    def __call__(self, batch: Batch, before: Pending | None) -> Pending:
+        """Launch a step; steps are computed in the order of their launches. `before` is the step that `batch` continues
+        (`Batch.continues`), if it does."""
+        ...

@@ -15,7 +15,7 @@ from engine.batch import Batch
 
 _ALIGNED_ITEMS = 4
 _NOWHERE = -1
-"""The slot of a row of padding: its key and value are stored nowhere."""
+"""In a row of padding: its key and value are stored nowhere, and its token is nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Sizes:
         """The shape of each part, in the order in which they lie."""
         return {
             "token_ids": (self.rows,),
+            "continues": (self.rows,),
             "positions": (self.rows,),
             "slots": (self.rows,),
             "query_starts": (self.sequences + 1,),
@@ -60,6 +61,8 @@ class Inputs:
 
     token_ids: torch.Tensor
     """[T]"""
+    continues: torch.Tensor
+    """[T], as in `Batch`; anything where every token is known"""
     positions: torch.Tensor
     """[T]"""
     slots: torch.Tensor
@@ -104,6 +107,8 @@ class InputBuffer:
         array = staged.numpy()
         views = {name: array[first:end].reshape(shape) for name, shape, first, end in _places(sizes)}
         _pad(views["token_ids"], batch.token_ids, 0)
+        if batch.continues is not None:
+            _pad(views["continues"], batch.continues, _NOWHERE)
         _pad(views["positions"], batch.positions, 0)
         _pad(views["slots"], batch.slots, _NOWHERE)
         _pad(views["query_starts"], batch.query_starts, len(batch.token_ids))

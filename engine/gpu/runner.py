@@ -8,6 +8,7 @@ import time
 from array import array
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from engine.batch import Batch, Chunk
@@ -18,6 +19,7 @@ from engine.gpu.graphs import DecodeGraphs, buckets_up_to
 from engine.gpu.inputs import InputBuffer, Inputs, Sizes
 from engine.kernels.gpu.prefill_attention import choose_tile, list_tiles
 from engine.kernels.gpu.runs import choose_splits
+from engine.kernels.gpu.take_tokens import take_tokens
 from engine.models.spec import ModelSpec
 from engine.sequence import SamplingParams, Sequence, SequenceId
 
@@ -59,8 +61,10 @@ class GpuRunner:
     def spec(self) -> ModelSpec:
         return self.decoder.spec
 
-    def __call__(self, batch: Batch) -> torch.Tensor:
+    def __call__(self, batch: Batch, before: torch.Tensor | None = None) -> torch.Tensor:
         """Compute `batch`, write its keys and values into the cache, return the logits of its sample rows.
+
+        `before` are the tokens of the step that it continues, `[R]` int64 on the device, if it does.
 
         Nothing is waited for: the logits are there when work of the same stream that follows runs. They lie in a buffer
         that the next step writes.
@@ -71,19 +75,29 @@ class GpuRunner:
         rows = len(batch.token_ids)
         assert rows <= self.limits.max_rows, "more rows than the worker was started for"
         assert len(batch.context_lens) <= self.limits.max_sequences, "more sequences than the worker was started for"
+        assert batch.continues is None or (before is not None and int(batch.continues.max()) < len(before))
         with on(self.decoder.device):
-            return self._run(batch, rows)
+            return self._run(batch, before, rows)
 
-    def _run(self, batch: Batch, rows: int) -> torch.Tensor:
+    def _run(self, batch: Batch, before: torch.Tensor | None, rows: int) -> torch.Tensor:
         if rows == batch.num_decode == len(batch.sampled):
             bucket = self._graphs.bucket(rows)
-            self._inputs.fill(self._decode(bucket), batch)
+            self._bring(self._decode(bucket), batch, before)
             return self._graphs(bucket)[:rows]
         tiles = list_tiles(batch.query_starts, batch.context_lens, batch.num_decode, self._group, self._tile_rows)
         num_sequences, width = batch.block_tables.shape
         sizes = Sizes(rows, num_sequences, batch.num_decode, width, len(batch.sample_rows), len(tiles))
+        return self._compute(self._bring(sizes, batch, before, tiles))
+
+    def _bring(
+        self, sizes: Sizes, batch: Batch, before: torch.Tensor | None, tiles: np.ndarray | None = None
+    ) -> Inputs:
+        """Bring `batch` to the device, and there the tokens that only the step before knows."""
         self._inputs.fill(sizes, batch, tiles)
-        return self._compute(self._inputs.inputs(sizes))
+        inputs = self._inputs.inputs(sizes)
+        if batch.continues is not None and before is not None:
+            take_tokens(inputs.token_ids, inputs.continues, before)
+        return inputs
 
     def warm_up(self) -> None:
         """Compile every kernel, on made-up tokens of the largest step too; writes only block 0, which must be free."""
@@ -96,6 +110,8 @@ class GpuRunner:
         self._inputs.clear()  # what lies there are the parts of a step of other sizes
         with on(self.decoder.device):
             self._graphs.capture()
+            inputs = self._inputs.inputs(self._decode(1))
+            take_tokens(inputs.token_ids, inputs.continues, torch.zeros_like(inputs.token_ids, dtype=torch.int64))
         self.cache.clear(1)
         logger.info("kernels ready in %.1f s", time.perf_counter() - began)
 

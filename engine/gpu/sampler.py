@@ -28,6 +28,8 @@ from engine.sequence import SamplingParams, Sequence, SequenceId, TokenLogprobs
 class Pending:
     """Tokens that are on their way from the device."""
 
+    token_ids: torch.Tensor
+    """`[R]` int64 on the device, where they are first"""
     host: Packed
     """token ids `[R]` int64; of rows that asked: log-probabilities, those of the most likely tokens, and their ids"""
     asked: tuple[int, ...]
@@ -64,20 +66,28 @@ class GpuSampler:
         """Sample from `logits` `[R, V]` float32, which the sampler may change."""
         return self.launch(logits, sequences).collect()
 
-    def launch(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Pending:
-        """Have the device sample; `logits` are its own until then."""
-        assert len(logits) == len(sequences)
-        with on(self._device), torch.inference_mode():
-            return self._launch(logits, sequences)
+    def launch(self, logits: torch.Tensor, sequences: Rows[Sequence], indices: Rows[int] | None = None) -> Pending:
+        """Have the device sample; `logits` are its own until then.
 
-    def _launch(self, logits: torch.Tensor, sequences: Rows[Sequence]) -> Pending:
+        `indices` are the numbers that the tokens will have in their answers: a sequence may lack one that is drawn
+        before and not collected yet, unless it looks back. None if nobody does.
+        """
+        assert len(logits) == len(sequences)
+        known = [sequence.num_output for sequence in sequences]
+        indices = known if indices is None else indices
+        late = [row for row, sequence in enumerate(sequences) if sequence.looks_back]
+        assert all(indices[row] == known[row] for row in late), "a token is drawn by tokens that are not known"
+        with on(self._device), torch.inference_mode():
+            return self._launch(logits, sequences, indices)
+
+    def _launch(self, logits: torch.Tensor, sequences: Rows[Sequence], indices: Rows[int]) -> Pending:
         asked = [row for row, sequence in enumerate(sequences) if sequence.params.num_logprobs is not None]
         allowed = self._masks(sequences)  # the device computes the logits meanwhile
         news = self._history.news(sequences)
-        arrays = [*_filters(sequences), np.array(asked, np.int64), *_penalties(sequences, news)]
-        arrays += [*_biases(sequences), *_bans(sequences), *_masks(allowed)]
+        arrays = [*_filters(sequences, indices), np.array(asked, np.int64), *_penalties(sequences, news)]
+        arrays += [*_biases(sequences), *_bans(sequences, indices), *_masks(allowed)]
         columns = to_device(arrays, self._device)
-        temperatures, top_ks, top_ps, min_ps, seeds, indices, rows = columns[:7]
+        temperatures, top_ks, top_ps, min_ps, seeds, numbers, rows = columns[:7]
         penalties, biases, bans, masks = columns[7:15], columns[15:18], columns[18:20], columns[20:]
         raw = logits.index_select(0, rows) if asked else None  # a copy: what follows changes the logits
         self._adjust(logits, news, penalties, biases, bans)
@@ -86,7 +96,7 @@ class GpuSampler:
         count = max((min(sequences[row].params.num_logprobs or 1, logits.shape[1]) for row in asked), default=1)
         found = Packed(_outcome(len(sequences), len(asked), count), self._device)
         token_ids, *likely = found.tensors
-        sample(logits, temperatures, top_ks, top_ps, min_ps, seeds, indices, self._scratch, token_ids)
+        sample(logits, temperatures, top_ks, top_ps, min_ps, seeds, numbers, self._scratch, token_ids)
         if raw is not None:
             _find_likely(raw, token_ids.index_select(0, rows), likely)
         dead_ends = {} if allowed is None else allowed.dead_ends
@@ -150,7 +160,7 @@ class GpuSampler:
         if on_gpu:
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record(torch.cuda.current_stream(self._device))
-        return Pending(host, tuple(asked), tuple(sequences), arrived, dead_ends)
+        return Pending(found.tensors[0], host, tuple(asked), tuple(sequences), arrived, dead_ends)
 
 
 def _outcome(num_rows: int, num_asked: int, count: int) -> list[Part]:
@@ -174,7 +184,7 @@ def _find_likely(raw: torch.Tensor, chosen: torch.Tensor, into: Rows[torch.Tenso
     top_logits(raw, chosen, scratch, chosen_logprobs, logprobs, ids)
 
 
-def _filters(sequences: Rows[Sequence]) -> list[np.ndarray]:
+def _filters(sequences: Rows[Sequence], indices: Rows[int]) -> list[np.ndarray]:
     """Columns of `sample`."""
     params = [sequence.params for sequence in sequences]
     return [
@@ -183,7 +193,7 @@ def _filters(sequences: Rows[Sequence]) -> list[np.ndarray]:
         np.array([p.top_p for p in params], np.float64),
         np.array([p.min_p for p in params], np.float64),
         np.array([p.seed for p in params], np.uint64).view(np.int64),
-        np.array([sequence.num_output for sequence in sequences], np.int64),
+        np.array(indices, np.int64),
     ]
 
 
@@ -205,9 +215,12 @@ def _biases(sequences: Rows[Sequence]) -> list[np.ndarray]:
     return [_starts(biases), ids, np.array([value for bias in biases for _, value in bias], np.float32)]
 
 
-def _bans(sequences: Rows[Sequence]) -> list[np.ndarray]:
+def _bans(sequences: Rows[Sequence], indices: Rows[int]) -> list[np.ndarray]:
     """Where each row's begin, ids."""
-    bans = [s.params.stop_token_ids if s.num_output < s.params.min_tokens else frozenset() for s in sequences]
+    bans = [
+        sequence.params.stop_token_ids if index < sequence.params.min_tokens else frozenset()
+        for sequence, index in zip(sequences, indices, strict=True)
+    ]
     return [_starts(bans), np.array([token for banned in bans for token in sorted(banned)], np.int64)]
 
 

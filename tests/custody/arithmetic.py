@@ -86,18 +86,22 @@ class Arithmetic:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
 
-    def run(self, batch: Batch) -> list[int]:
-        tokens: list[int] = []
+    def compute(self, batch: Batch, token_ids: Many[int]) -> list[list[int]]:
+        """Write the rows of a step's tokens; all the rows that each of its samples is drawn from."""
+        found: list[list[int]] = []
         sampling = set(batch.sample_rows.tolist())
         for s, table in enumerate(batch.block_tables.tolist()):
             for i in range(batch.query_starts[s], batch.query_starts[s + 1]):
                 position = int(batch.positions[i])
                 rows = [self._memory.row(table[p // P] * P + p % P) for p in range(position)]
-                row = next_row(rows[-1] if rows else _FIRST, int(batch.token_ids[i]))
-                self._memory.write(int(batch.slots[i]), row)
+                rows.append(next_row(rows[-1] if rows else _FIRST, token_ids[i]))
+                self._memory.write(int(batch.slots[i]), rows[-1])
                 if i in sampling:
-                    tokens.append(next_token([*rows, row]))
-        return tokens
+                    found.append(rows)
+        return found
+
+    def run(self, batch: Batch) -> list[int]:
+        return [next_token(rows) for rows in self.compute(batch, batch.token_ids.tolist())]
 
     def sample(self, tokens: list[int], sequences: Many[Sequence]) -> Sampled:
         assert len(tokens) == len(sequences)

@@ -42,6 +42,7 @@ from prefill.worker import PrefillWorker
 from protos import kvtransfer_pb2 as kv
 from protos import worker_pb2 as pb
 from tests.custody.arithmetic import BLOCK_BYTES, STOP, VOCAB_SIZE, Arithmetic, Memory, P
+from tests.custody.late import LateDevice
 from tests.custody.network import Frame, GrpcChannel, KVChannel, Stream
 from tests.custody.virtual import VirtualLoop
 
@@ -135,13 +136,17 @@ class Decode(Process):  # type: ignore[type-arg]
     worker: DecodeWorker
     service: DecodeService
 
-    def __init__(self, loop: VirtualLoop, endpoint: Endpoint, incarnation: str) -> None:
+    def __init__(self, loop: VirtualLoop, endpoint: Endpoint, incarnation: str, *, overlaps: bool) -> None:
+        """`overlaps`: on a device that computes late, each step is launched before the one before it is over."""
         who = identity(pb.ROLE_DECODE, "decode", incarnation)
         super().__init__(loop, who, DECODE_BLOCKS)
         self.receiver = Receiver(self, endpoint, lambda arrived: self.service.arrived(arrived))
         template = TicketTemplate(who.worker_id, incarnation, BLOCK_BYTES, who.layout, (self.receiver,))
         scheduler = DecodeScheduler(DECODE_BLOCKS, P, max_step_tokens=8, max_sequences=4)
-        worker = DecodeWorker(scheduler, self.run, self._model.sample, template)  # type: ignore[arg-type]
+        self.device: LateDevice | None = None
+        if overlaps:
+            self.device = LateDevice(self.memory, lambda: scheduler.pool, before_step=lambda: self.during_step())
+        worker = DecodeWorker(scheduler, self.run, self._model.sample, template, launch=self.device)  # type: ignore[arg-type]
         spans = DecodeSpans(Telemetry(), who.worker_id)
         self.start(worker, DecodeService(worker, self.inbox, [self.receiver], who, spans))  # type: ignore[arg-type]
 

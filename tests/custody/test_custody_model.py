@@ -53,10 +53,12 @@ class Custody(RuleBasedStateMachine):
     """Each rule is one thing that may happen to a small Tandem."""
 
     transport: str
+    overlaps = False
+    """Whether decode launches each step before the one before it is over."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.world = World(self.transport)
+        self.world = World(self.transport, overlaps=self.overlaps)
         self.held_up = ""
 
     # -- work --------------------------------------------------------------------------------------------------------
@@ -195,7 +197,12 @@ class CopiedOutOfMemory(Custody):
     transport = SHM
 
 
-MACHINES = pytest.mark.parametrize("machine", [CopiedIntoFrames, CopiedOutOfMemory])
+class StepsOverlap(Custody):
+    transport = "zeromq"
+    overlaps = True
+
+
+MACHINES = pytest.mark.parametrize("machine", [CopiedIntoFrames, CopiedOutOfMemory, StepsOverlap])
 ANY_SPEED = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -211,8 +218,8 @@ def test_the_same_at_length(machine: type[Custody]) -> None:
 
 
 def test_without_faults_everybody_is_answered_by_both_roles() -> None:
-    for transport in ("zeromq", SHM):
-        world = World(transport)
+    for transport, overlaps in (("zeromq", False), (SHM, False), ("zeromq", True)):
+        world = World(transport, overlaps=overlaps)
         try:
             requests = [world.ask([7] * length + [1, length % 3], 5) for length in range(8)]
             world.check_quiet()

@@ -53,7 +53,7 @@ MAX_ROUNDS = 1000
 class World:
     """Nothing happens of itself: each method is one thing that happens."""
 
-    def __init__(self, transport: str) -> None:
+    def __init__(self, transport: str, *, overlaps: bool = False) -> None:
         self.clock = Clock()
         self.loop = VirtualLoop(self.clock)
         self.wires = Wires(self.loop)
@@ -62,6 +62,7 @@ class World:
         self.seen: Counter[str] = Counter()
         """How often the interesting things happened."""
         self._transport = transport
+        self._overlaps = overlaps
         self._content: dict[BlockHash, bytes] = {}
         self._starts, self._names = count(1), count(1)
         self._patch = pytest.MonkeyPatch()
@@ -110,7 +111,7 @@ class World:
             # A name that nobody can guess is never heard again; a port may be listened to by somebody else later.
             address = f"shm://host/{incarnation}" if self._transport == SHM else "tcp://decode:1"
             self.workers[name] = self.loop.run(
-                partial(Decode, self.loop, Endpoint(self._transport, address), incarnation)
+                partial(Decode, self.loop, Endpoint(self._transport, address), incarnation, overlaps=self._overlaps)
             )
         else:
             make = partial(Prefill, self.loop, name, self._transport, self._connect_kv, incarnation)
@@ -269,6 +270,8 @@ class World:
             self._check_content(worker)
         if self.decode is not None:
             _check_open(self.decode)
+            if self.decode.device is not None:
+                self.decode.device.check()
         for worker in self.prefills:
             _check_sources(worker, self.wires.channels)
 

@@ -4,8 +4,10 @@ import random
 
 import pytest
 
-from decode.scheduler import DecodeScheduler, Prefilled, Room, State, Token
-from engine.sequence import FinishReason, Sequence, SequenceId
+from decode.residents import State
+from decode.scheduler import DecodeScheduler, Left, Prefilled, Room, Token
+from engine.batch import Chunk
+from engine.sequence import FinishReason, SamplingParams, Sequence, SequenceId
 from tests.workload import prompt, sequence
 
 P = 4
@@ -282,3 +284,121 @@ def test_ten_thousand_admissions_leak_nothing() -> None:
     scheduler.pool.check()
     assert scheduler.pool.num_available == 64
     assert scheduler.holders() == []
+
+
+def launch(scheduler: DecodeScheduler, *, ahead: bool = False) -> list[Chunk]:
+    chunks = scheduler.plan_ahead() if ahead else scheduler.plan()
+    scheduler.launched(chunks)
+    scheduler.check()
+    return chunks
+
+
+def land(scheduler: DecodeScheduler, chunks: list[Chunk], token: int = 1) -> list[object]:
+    events = list(scheduler.commit(chunks, [(chunk.sequence, token) for chunk in chunks if chunk.samples]))
+    scheduler.check()
+    return events
+
+
+def spans(chunks: list[Chunk]) -> list[tuple[str, int, int]]:
+    return [(chunk.sequence.id, chunk.start, chunk.end) for chunk in chunks]
+
+
+def test_a_step_is_planned_behind_one_that_is_not_over() -> None:
+    scheduler = make(max_step_tokens=6)
+    a, _ = admit(scheduler, "a", list(range(4)), max_tokens=4)
+    b, _ = admit(scheduler, "b", list(range(10, 15)), max_tokens=4)
+
+    first = launch(scheduler)
+    second = launch(scheduler, ahead=True)
+
+    assert spans(first) == [(a, 0, 4), (b, 0, 2)]
+    assert spans(second) == [(a, 4, 5), (b, 2, 5)], "a goes on with a token that nobody knows"
+    assert land(scheduler, first) == [Prefilled(a, 0, 1), Token(a, 1, 0, None)]
+    third = launch(scheduler, ahead=True)
+    assert spans(third) == [(a, 5, 6), (b, 5, 6)]
+    assert land(scheduler, second) == [Token(a, 1, 1, None), Prefilled(b, 0, 2), Token(b, 1, 0, None)]
+
+
+def test_nothing_is_planned_behind_a_last_token() -> None:
+    scheduler = make()
+    admit(scheduler, "a", [1, 2], max_tokens=1)
+    chunks = launch(scheduler)
+
+    assert scheduler.plan_ahead() == []
+    assert [type(event) for event in land(scheduler, chunks)] == [Prefilled, Token]
+    assert scheduler.holders() == []
+
+
+def test_who_ends_while_the_next_step_computes_it_leaves_with_that_step() -> None:
+    scheduler = make(num_blocks=2)
+    made = sequence("a", [1, 2, 3], block_tokens=P, max_tokens=9, stop=frozenset({5}))
+    assert scheduler.admit(made, local=True)
+    first = launch(scheduler)
+    second = launch(scheduler, ahead=True)
+
+    events = land(scheduler, first, 5)
+
+    assert events[-1] == Token(made.id, 5, 0, FinishReason.STOP)
+    assert states(scheduler) == {"a": State.LEAVING}
+    assert list(scheduler.pool.blocks_of(made.id)) == [0], "the second step writes there"
+    assert scheduler.plan_ahead() == []
+    assert scheduler.abort(made.id) is False, "what is said twice changes nothing"
+    assert land(scheduler, second, 7) == [Left(made.id)]
+    assert list(made.tokens) == [1, 2, 3, 5]
+    assert scheduler.pool.num_available == 2
+
+
+@pytest.mark.parametrize("state", [State.PREFILLING, State.RUNNING])
+def test_who_is_given_up_while_a_step_computes_it_leaves_with_that_step(state: State) -> None:
+    scheduler = make(max_step_tokens=2)
+    a, _ = admit(scheduler, "a", [1, 2, 3] if state is State.PREFILLING else [1])
+    if state is State.RUNNING:
+        step(scheduler)
+    chunks = launch(scheduler)
+    assert states(scheduler) == {a: state}
+
+    assert scheduler.abort(a) is False
+
+    scheduler.check()
+    assert (states(scheduler), scheduler.waiting_tokens) == ({a: State.LEAVING}, 0)
+    assert land(scheduler, chunks) == [Left(a)]
+    assert (scheduler.pool.num_available, scheduler.holders()) == (16, [])
+
+
+def test_nobody_yields_while_a_step_is_in_flight() -> None:
+    scheduler = make(num_blocks=3)
+    admit(scheduler, "a", [1] * 3)
+    admit(scheduler, "b", [2] * 3)
+    chunks = launch(scheduler)
+    land(scheduler, chunks)
+    chunks = launch(scheduler)
+
+    assert scheduler.plan_ahead() == [], "b finds no block"
+    scheduler.check()
+    assert set(states(scheduler).values()) == {State.RUNNING}
+    land(scheduler, chunks)
+    assert [chunk.sequence.id for chunk in scheduler.plan()] == ["a"]
+    assert states(scheduler) == {"a": State.RUNNING, "b": State.PREEMPTED}
+
+
+def test_who_looks_back_waits_for_the_token_before() -> None:
+    scheduler = make()
+    params = SamplingParams(max_tokens=9, seed=0, presence_penalty=1.0)
+    made = Sequence.of(SequenceId("a"), [1, 2], params)
+    assert scheduler.admit(made, local=True)
+    admit(scheduler, "b", [3, 4])
+    chunks = launch(scheduler)
+
+    assert scheduler.plan_ahead() == []
+    land(scheduler, chunks)
+    assert len(scheduler.plan()) == 2
+
+
+def test_a_token_that_was_heard_is_not_guessed_by_the_device() -> None:
+    scheduler = make()
+    a, _ = admit(scheduler, "a", [1, 2, 3], local=False)
+    scheduler.regrant(a, 7, local=True)
+    chunks = launch(scheduler)
+
+    assert scheduler.plan_ahead() == []
+    assert land(scheduler, chunks) == [Prefilled(a, 0, 1), Token(a, 7, 0, None)]

@@ -32,6 +32,23 @@ def test_a_chunk_and_a_decode_step() -> None:
     assert (batch.sample_rows.tolist(), batch.sampled) == ([0], (short,)), "the long one has more to compute"
 
 
+def test_a_token_that_is_not_known_yet_is_the_one_that_the_step_before_samples() -> None:
+    other, ahead, known, long = (sequence(str(n), n, [n, 30 + n]) for n in (2, 5, 3, 6))
+    batch = Batch.build([Chunk(long, 0, 4), Chunk(known, 2, 3), Chunk(ahead, 5, 6)], P, before=(other, ahead))
+
+    assert batch.continues is not None
+    assert batch.continues.tolist() == [-1, 1, -1, -1, -1, -1]
+    assert batch.token_ids.tolist() == [known.tokens[2], 0, *long.tokens[:4]]
+    assert batch.positions.tolist() == [2, 5, 0, 1, 2, 3]
+    assert batch.slots.tolist() == [14, 35 * P + 1, 24, 25, 26, 27]
+    assert (batch.sampled, batch.indices) == ((known, ahead), [0, 1])
+
+
+def test_where_every_token_is_known_nothing_is_taken_from_the_step_before() -> None:
+    made = sequence("a", 3, [1])
+    assert Batch.build([Chunk(made, 2, 3)], P, before=(made,)).continues is None
+
+
 def test_an_empty_batch() -> None:
     batch = Batch.build([], P)
     assert (len(batch.token_ids), batch.num_decode, batch.sampled) == (0, 0, ())
