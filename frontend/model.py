@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.errors import ConfigError, InvalidRequest
 from engine.models.families import model_spec
 from frontend.request import GenerateRequest, ModelLimits, resolve
+from frontend.text.parsers.families import Families
 from frontend.text.template import ChatTemplate
 from frontend.text.tokenizer import Tokenizer
 from frontend.text.tokenizer_config import read_json
@@ -26,9 +27,19 @@ class LoadedModel:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     limits: ModelLimits
+    families: Families = Families()
+    """How answers are taken apart."""
 
     @classmethod
-    def load(cls, folder: Path, name: str, chat_template: Path | None) -> "LoadedModel":
+    def load(
+        cls,
+        folder: Path,
+        name: str,
+        chat_template: Path | None,
+        *,
+        tool_parser: str = "auto",
+        reasoning_parser: str = "auto",
+    ) -> "LoadedModel":
         """Raises ConfigError naming the file and field that is missing, makes no sense or is not supported."""
         if not (folder / "config.json").exists():
             raise ConfigError(f"{folder} has no config.json")
@@ -44,12 +55,15 @@ class LoadedModel:
             resolve(GenerateRequest(prompt=""), 0, limits)  # a request that gives nothing gets these defaults
         except InvalidRequest as error:
             raise ConfigError(f"generation_config.json: {error.message}", field=error.field) from error
+        template = ChatTemplate.load(folder, chat_template)
+        source = "" if template is None else template.source
         return cls(
             name=name,
             created=int(time.time()),
             tokenizer=Tokenizer.load(folder),
-            template=ChatTemplate.load(folder, chat_template),
+            template=template,
             limits=limits,
+            families=Families.of(source, tool_parser, reasoning_parser),
         )
 
 
