@@ -20,10 +20,12 @@ def answer_of(model: LoadedModel, request: GenerateRequest, job: Job) -> "Answer
     chat = request.prompt
     if not isinstance(chat, Chat):
         return Answer(model, request, job)
+    continued = chat.messages[-1].get("content") if chat.continue_final_message else None
     end = job.tokens[max(0, job.num_prompt - MAX_END_TOKENS) : job.num_prompt]
     parser = model.families.parser(
         chat.offered,
-        model.tokenizer.decode(end, skip_special_tokens=False),
+        continued if isinstance(continued, str) else model.tokenizer.decode(end, skip_special_tokens=False),
+        continues=isinstance(continued, str),
         separate_reasoning=request.separate_reasoning,
     )
     if parser is None:
@@ -48,17 +50,13 @@ class ParsedAnswer:
 
     def push(self, rows: Sequence[Row]) -> Delta | None:
         """Take in tokens, in order; those after the one that ends the answer are dropped."""
-        deltas, events = [], []
+        deltas: list[Delta] = []
+        events: list[Event] = []
         for row in rows:
             delta = self._answer.push((row,))
             assert delta is not None, "a token is a delta"
             deltas.append(delta)
             events += self._read(delta.text)
-            if self._answer.finished is not None:
-                events += self._parser.finish()
-            elif not self._parallel_calls and any(isinstance(event, CallEnded) for event in events):
-                self._answer.finish(Finish.TOOL_CALLS, None)
-            self._has_calls = self._has_calls or any(isinstance(event, CallBegun) for event in events)
             if self._answer.finished is not None:
                 self.finished = self._ended(self._answer.finished)
                 break
@@ -75,10 +73,19 @@ class ParsedAnswer:
         )
 
     def _read(self, text: str) -> list[Event]:
+        """What one more token said; after the last one, and after a call that ends the answer, that is all."""
         was_thinking = self._parser.thinking
         events = self._parser.push(text)
         self._num_thoughts += was_thinking or self._parser.thinking
-        return events
+        if self._answer.finished is not None:
+            events += self._parser.finish()
+        self._has_calls = self._has_calls or any(isinstance(event, CallBegun) for event in events)
+        end = next((i for i, event in enumerate(events, 1) if isinstance(event, CallEnded)), None)
+        if end is None or self._parallel_calls:
+            return events
+        if self._answer.finished is None:
+            self._answer.finish(Finish.TOOL_CALLS, None)
+        return events[:end]
 
     def _ended(self, finished: Finished) -> Finished:
         is_calling = self._has_calls and finished.reason is Finish.STOP
@@ -88,7 +95,8 @@ class ParsedAnswer:
 
 def merged(events: Sequence[Event], delta: Delta) -> Delta:
     """`delta` with what the parser found in its text."""
-    text, reasoning = [], []
+    text: list[str] = []
+    reasoning: list[str] = []
     calls: list[CallDelta] = []
     for event in events:
         match event:

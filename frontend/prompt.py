@@ -28,7 +28,7 @@ async def encode(model: LoadedModel, prompt: str | TokenPrompt | Chat, max_conte
             tokens = list(ids)
         case str() | Chat() as text:
             encoding = partial(tokens_of, model, text, add_special_tokens=True, max_context=max_context)
-            tokens = await asyncio.to_thread(encoding) if _num_chars(text) > OFF_LOOP_CHARS else encoding()
+            tokens = await asyncio.to_thread(encoding) if _takes_long(text) else encoding()
     if not tokens:
         raise InvalidRequest("the prompt is empty", field="prompt")
     return tokens
@@ -55,7 +55,12 @@ def tokens_of(
 def _rendered(template: ChatTemplate, chat: Chat, max_chars: int | None) -> str:
     if chat.offered and not takes_tools(template.source):
         raise InvalidRequest("the model's chat template does not know tools", field="tools")
-    messages = tuple(map(_with_text_arguments, chat.messages)) if template.wants_text_arguments else chat.messages
+    messages = chat.messages
+    if template.wants_text_arguments:
+        try:
+            messages = tuple(map(_with_text_arguments, messages))
+        except RecursionError:
+            raise InvalidRequest("the arguments of a call are nested too deeply", field="messages") from None
     return template.render(
         messages,
         tools=chat.offered or None,
@@ -93,9 +98,11 @@ def _check_length(text: str, max_chars: int | None, max_context: int | None) -> 
         )
 
 
-def _num_chars(prompt: str | Chat) -> int:
-    """About how much there is to tokenize: in a message roles, names and ids are text as its content is."""
+def _takes_long(prompt: str | Chat) -> bool:
+    """In a message roles, names and ids are text as its content is. Whatever is not text may be of any size."""
     if isinstance(prompt, str):
-        return len(prompt)
-    told = sum(len(str(value)) for message in prompt.messages for value in message.values())
-    return told + len(str(prompt.offered)) + len(str(prompt.documents))
+        return len(prompt) > OFF_LOOP_CHARS
+    values = [value for message in prompt.messages for value in message.values() if value is not None]
+    if prompt.offered or prompt.documents or not all(isinstance(value, str) for value in values):
+        return True
+    return sum(len(value) for value in values if isinstance(value, str)) > OFF_LOOP_CHARS

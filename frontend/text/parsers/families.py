@@ -88,13 +88,24 @@ class Families:
         )
 
     def parser(
-        self, tools: Sequence[Mapping[str, object]], prompt_end: str, *, separate_reasoning: bool = True
+        self,
+        tools: Sequence[Mapping[str, object]],
+        prompt_end: str,
+        *,
+        continues: bool = False,
+        separate_reasoning: bool = True,
     ) -> "AnswerParser | None":
-        """For one answer to a prompt that ends so; None: all of it is text. `tools` as in OpenAI's requests."""
+        """For one answer to a prompt that ends so; None: all of it is text. `tools` as in OpenAI's requests.
+
+        If the answer `continues` what the model is taken to have said, that is `prompt_end`.
+        """
         thoughts = None
         if self.reasoning is not None and separate_reasoning:
             opening, closing = _THOUGHTS[self.reasoning]
-            thoughts = Thoughts(opening, closing, prompt_end.rstrip().endswith(opening))
+            is_open = prompt_end.rstrip().endswith(opening)
+            if continues:
+                is_open = prompt_end.rfind(opening) > prompt_end.rfind(closing)
+            thoughts = Thoughts(opening, closing, is_open)
         family = self.tools if tools else None
         if thoughts is None and family is None:
             return None

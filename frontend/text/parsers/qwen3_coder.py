@@ -94,9 +94,10 @@ def _types(schema: object) -> frozenset[str]:
             return frozenset({name})
         case {"type": [*names]}:
             return frozenset(name for name in names if isinstance(name, str))
-        case {"anyOf": [*options]} | {"oneOf": [*options]}:
-            kinds = [_types(option) for option in options]
-            return frozenset[str]().union(*kinds) if all(kinds) else frozenset()
+        case {"anyOf": [*options]} | {"oneOf": [*options]}:  # no deeper: who wrote them may be hostile
+            names = [option.get("type") if isinstance(option, dict) else None for option in options]
+            known = frozenset(name for name in names if isinstance(name, str))
+            return known if None not in names else frozenset()
         case _:
             return frozenset()
 
