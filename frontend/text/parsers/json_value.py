@@ -112,7 +112,7 @@ def is_json(text: str) -> bool:
     """Whether `text` is one JSON value and nothing else."""
     value = JsonValue()
     end = value.read(text + " ", 0)
-    return value.done and not text[end:].strip()
+    return value.done and not text[end:].strip(" \t\r\n")
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
