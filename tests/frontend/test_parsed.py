@@ -88,7 +88,7 @@ def test_a_call_in_one_delta_is_one_part() -> None:
 
 def test_an_answer_that_is_cut_says_so_and_keeps_what_there_is() -> None:
     answer = asked()
-    deltas = play(answer, one_by_one(CALL[:-20], LENGTH))
+    deltas = play(answer, one_by_one(CALL[:-17], LENGTH))
     assert joined(deltas) == ("", "", '{"a"')
     assert answer.finished is not None
     assert answer.finished.reason is Finish.LENGTH

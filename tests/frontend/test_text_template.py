@@ -50,7 +50,7 @@ def test_a_rendered_prompt_has_its_bos_already() -> None:
 
 def test_the_clock_and_further_variables() -> None:
     assert template("{{ strftime_now('%d %b %Y') }}").render([]) == "26 Jul 2024"
-    assert template("{{ enable_thinking }}{{ messages }}").render([], enable_thinking=False, messages=1) == "False[]"
+    assert template("{{ enable_thinking }}{{ messages }}").render([], variables={"enable_thinking": False}) == "False[]"
     assert template("{{ bos_token }}|{{ documents }}").render([]) == "|None"
 
 
