@@ -3,7 +3,7 @@
 import msgspec
 
 from engine.errors import InvalidRequest
-from frontend.request import MAX_MESSAGES, Chat, check_count, check_role
+from frontend.request import MAX_MESSAGES, Chat, check_count, check_role, reasoning_fields
 from frontend.tools import MAX_TOOLS, Tool, ToolChoice, ToolMode, check_tools
 from protos import generate_pb2 as pb
 
@@ -58,7 +58,7 @@ def _message(message: pb.ChatMessage, path: str) -> dict[str, object]:
     if message.HasField("tool_call_id"):
         rendered["tool_call_id"] = message.tool_call_id
     if message.HasField("reasoning"):
-        rendered |= {"reasoning_content": message.reasoning, "reasoning": message.reasoning}
+        rendered |= reasoning_fields(message.reasoning)
     if message.tool_calls:
         rendered["content"] = message.content or None  # some templates look for calls only where there is nothing else
         rendered["tool_calls"] = [_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(message.tool_calls)]

@@ -58,6 +58,11 @@ class Chat:
         return () if self.tool_choice == NO_TOOLS else self.tools
 
 
+def reasoning_fields(text: str) -> dict[str, object]:
+    """What an assistant thought, under every name by which templates know it."""
+    return {"reasoning_content": text, "reasoning": text, "thinking": text}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One answer asked for. Field names are those of errors; a dialect that spells one differently renames it."""

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import msgspec
 
 from engine.errors import InvalidRequest
-from frontend.request import Chat
+from frontend.request import Chat, reasoning_fields
 from frontend.rest.openai_tool_types import FunctionRef, NamedTool, ToolCall
 from frontend.rest.openai_types import ChatCompletionRequest, Message
 from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode, check_tools
@@ -102,7 +102,7 @@ def _message(message: Message, path: str, call_id: str | None) -> Json:
         rendered["tool_call_id"] = answers
     thought = message.reasoning if message.reasoning_content is None else message.reasoning_content
     if thought is not None:
-        rendered |= {"reasoning_content": thought, "reasoning": thought}
+        rendered |= reasoning_fields(thought)
     if calls:
         rendered["tool_calls"] = [_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(calls)]
     return rendered

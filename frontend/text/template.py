@@ -84,14 +84,12 @@ class ChatTemplate:
         """
         if reserved := RESERVED & variables.keys():
             raise InvalidRequest(f"{min(reserved)} is not a variable of the template's own", field="template_kwargs")
-        if continue_final:
-            messages = _marked(messages)
         template = self._template(with_tools=tools is not None)
         context = {
             **self._special_tokens,
             **variables,
             "documents": None if documents is None else list(documents),
-            "messages": list(messages),
+            "messages": _marked(messages) if continue_final else list(messages),
             "tools": None if tools is None else list(tools),
             "add_generation_prompt": add_generation_prompt,
         }
@@ -101,7 +99,7 @@ class ChatTemplate:
             raise InvalidRequest(f"the chat template refuses these messages: {error}", field="messages") from error
         if not continue_final or (max_chars is not None and len(rendered) > max_chars):
             return rendered
-        return _cut(rendered)
+        return _cut(rendered, messages[-1])
 
     def _wants_text_arguments(self) -> bool:
         """Found by trying both, as templates do not say."""
@@ -140,11 +138,11 @@ def _marked(messages: Sequence[Mapping[str, object]]) -> list[Mapping[str, objec
             raise InvalidRequest("the last message has no content to continue", field="messages")
 
 
-def _cut(rendered: str) -> str:
+def _cut(rendered: str, final: Mapping[str, object]) -> str:
     """Before the mark. Where the template trims messages, it would have trimmed the last one, too."""
     end = rendered.rfind(MARK.strip())
-    if end < 0:
-        message = "the chat template leaves out the last message, which cannot be continued"
+    if end < 0 or str(final["content"]).strip() not in rendered:
+        message = "the chat template leaves out some of the last message, which cannot be continued"
         raise InvalidRequest(message, field="messages")
     return rendered[:end] if rendered.startswith(MARK, end) else rendered[:end].rstrip()
 

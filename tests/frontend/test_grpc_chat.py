@@ -1,6 +1,7 @@
 """Conversations over gRPC: tools, calls and reasoning, in requests and in answers."""
 
 import json
+
 import grpc
 import grpc.aio
 import pytest
@@ -41,6 +42,7 @@ def test_messages_with_calls() -> None:
             "content": None,
             "reasoning_content": "hm",
             "reasoning": "hm",
+            "thinking": "hm",
             "tool_calls": [
                 {"id": "c1", "type": "function", "function": {"name": "f", "arguments": {"b": 1, "a": 2.0}}},
                 {"id": "c2", "type": "function", "function": {"name": "g", "arguments": {}}},

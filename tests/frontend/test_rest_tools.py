@@ -71,12 +71,13 @@ def test_conversations_with_tools() -> None:
     called = {**call, "function": {"name": "f", "arguments": {"b": 1, "a": [2.0]}}}
     empty = {"id": "c2", "type": "function", "function": {"name": "g", "arguments": {}}}
     legacy = {"id": "fn0000005", "type": "function", "function": {"name": "f", "arguments": {}}}
-    thought = {"reasoning_content": "hm", "reasoning": "hm"}
+    thought = {"reasoning_content": "hm", "reasoning": "hm", "thinking": "hm"}
+    second = {"reasoning_content": "so", "reasoning": "so", "thinking": "so"}
     assert prompt(messages=messages).messages == (
         {"role": "user", "content": "hi"},
         {"role": "assistant", "content": None, "tool_calls": [called, empty], **thought},
         {"role": "tool", "content": "5", "tool_call_id": "c1"},
-        {"role": "assistant", "content": "", "tool_calls": [called], "reasoning_content": "so", "reasoning": "so"},
+        {"role": "assistant", "content": "", "tool_calls": [called], **second},
         {"role": "assistant", "content": "ok"},
         {"role": "assistant", "content": None, "tool_calls": [legacy]},
         {"role": "tool", "content": "6", "name": "f", "tool_call_id": "fn0000005"},
