@@ -51,7 +51,7 @@ def up(
         Path | None, typer.Option(exists=True, dir_okay=False, help="Jinja file, instead of the model's own.")
     ] = None,
     tool_parser: Annotated[
-        Literal["auto", "none", "llama3", "hermes", "qwen3-coder", "mistral", "json"],
+        Literal["auto", "none", "llama3", "hermes", "qwen3-coder", "mistral", "deepseek", "json"],
         typer.Option(help="How the model spells tool calls; auto asks its chat template."),
     ] = "auto",
     reasoning_parser: Annotated[

@@ -84,3 +84,16 @@ def test_what_the_operator_names_comes_before_the_template() -> None:
     assert Families.of("[THINK]").reasoning is ReasoningFamily.MISTRAL
     with pytest.raises(ValueError, match="unknown"):
         Families.of("", "unknown")
+
+
+def test_templates_by_their_markers() -> None:
+    for text, family in (
+        ("tools <｜tool▁calls▁begin｜>", ToolFamily.DEEPSEEK),
+        ("tools [TOOL_CALLS] <tool_call>", ToolFamily.MISTRAL),
+        ("tools <tool_call> <function= <parameter=", ToolFamily.QWEN3_CODER),
+        ("tools <tool_call>", ToolFamily.HERMES),
+        ("tools <|start_header_id|>", ToolFamily.LLAMA3),
+        ("tools", ToolFamily.JSON),
+        ("<tool_call> toolset", None),
+    ):
+        assert Families.of(text).tools is family

@@ -91,6 +91,7 @@ def called(family: str, text: str) -> list[tuple[str, str]]:
 # -- calls -------------------------------------------------------------------------------------------------------------
 
 ONE = [("weather", PARIS)]
+DEEP = "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>"
 TWO = [("weather", PARIS), ("weather", OSLO)]
 
 
@@ -134,6 +135,14 @@ TWO = [("weather", PARIS), ("weather", OSLO)]
         ),
         ("mistral", f"[TOOL_CALLS]weather[ARGS]{PARIS}", ONE),
         ("mistral", f"[TOOL_CALLS]weather{PARIS}[TOOL_CALLS]weather[CALL_ID]abcdefghi[ARGS]{OSLO}", TWO),
+        ("deepseek", f"{DEEP}function<｜tool▁sep｜>weather\n```json\n{PARIS}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>", ONE),
+        (
+            "deepseek",
+            f"{DEEP}weather<｜tool▁sep｜>{PARIS}<｜tool▁call▁end｜>\n"
+            f"<｜tool▁call▁begin｜>weather<｜tool▁sep｜>{OSLO}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            TWO,
+        ),
+        ("deepseek", f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>weather\n{PARIS}", ONE),
         ("json", f'{{"name": "weather", "arguments": {PARIS}}}', ONE),
         ("json", f'[{{"name": "weather", "arguments": {PARIS}}}, {{"name": "weather", "arguments": {OSLO}}}]', TWO),
         ("json", f'```json\n{{"name": "weather", "parameters": {PARIS}}}\n```\n', ONE),
@@ -262,6 +271,10 @@ CALL = f'{{"name": "weather", "arguments": {PARIS}}}'
         ("mistral", "[TOOL_CALLS] []"),
         ("mistral", "[TOOL_CALLS]weather(Paris)"),
         ("mistral", "[TOOL_CALLS][ARGS]{}"),
+        ("deepseek", "<｜tool▁calls▁begin｜> so"),
+        ("deepseek", f"{DEEP}function weather"),
+        ("deepseek", f"{DEEP}weather<｜tool▁sep｜>Paris<｜tool▁call▁end｜>"),
+        ("deepseek", f"{DEEP}<｜tool▁sep｜>{PARIS}"),
         ("json", "[1, 2]"),
         ("json", '{"city": "Paris"}'),
         ("json", "```python\nprint()\n```"),
@@ -345,6 +358,7 @@ def test_where_nothing_is_to_be_found_there_is_no_parser() -> None:
 
 ATOMS = [
     *("<tool_call>", "</tool_call>", "<function=", "weather", ">", "<parameter=", "city", "</parameter>", "</function>"),
+    *("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
     *("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|python_tag|>", ".call(", ")", "<think>", "</think>", "```json", "```"),
     *('{"name": "weather", "arguments": ', '{"name": "', '"', ": ", ", ", "{", "}", "[", "]", ";", "\\", "\\u00e9", "1"),
     *(" ", "\n", "\n\n", " " * 17, "<", "x", "true", "é", PARIS, OSLO, f"<tool_call>{CALL}</tool_call>", CALL),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 
+from frontend.text.parsers.deepseek import CALLS, SHOWN, deepseek
 from frontend.text.parsers.events import Calls, Content, Event
 from frontend.text.parsers.feed import StreamParser
 from frontend.text.parsers.generic import generic
@@ -22,6 +23,7 @@ class ToolFamily(StrEnum):
     HERMES = "hermes"
     QWEN3_CODER = "qwen3-coder"
     MISTRAL = "mistral"
+    DEEPSEEK = "deepseek"
     JSON = "json"
 
 
@@ -39,6 +41,7 @@ _SHOWN = {
     ToolFamily.HERMES: frozenset({"<tool_call>", "</tool_call>"}),
     ToolFamily.QWEN3_CODER: frozenset({"<tool_call>", "</tool_call>"}),
     ToolFamily.MISTRAL: frozenset({TOOL_CALLS, CALL_ID, ARGS}),
+    ToolFamily.DEEPSEEK: SHOWN,
     ToolFamily.JSON: frozenset[str](),
 }
 """Words that may be special tokens, which a parser must see nevertheless."""
@@ -51,14 +54,16 @@ def takes_tools(template: str) -> bool:
 
 def tool_family(template: str) -> ToolFamily | None:
     """How a model calls tools, if it does."""
+    if not takes_tools(template):
+        return None
     if TOOL_CALLS in template:
         return ToolFamily.MISTRAL
     if "<function=" in template and "<parameter=" in template:
         return ToolFamily.QWEN3_CODER
     if "<tool_call>" in template:
         return ToolFamily.HERMES
-    if not takes_tools(template):
-        return None
+    if CALLS in template:
+        return ToolFamily.DEEPSEEK
     return ToolFamily.LLAMA3 if "<|start_header_id|>" in template else ToolFamily.JSON
 
 
@@ -124,6 +129,8 @@ def _call_parser(family: ToolFamily, tools: Sequence[Mapping[str, object]]) -> S
             return StreamParser(partial(qwen3_coder, calls=calls, schemas=schemas))
         case ToolFamily.MISTRAL:
             return StreamParser(partial(mistral, calls=calls))
+        case ToolFamily.DEEPSEEK:
+            return StreamParser(partial(deepseek, calls=calls))
         case ToolFamily.JSON:
             return StreamParser(partial(generic, calls=calls))
 
