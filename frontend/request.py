@@ -37,8 +37,8 @@ class TokenPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation, to be rendered with the model's chat template. Messages are as the template sees them; arguments of
-    calls are objects."""
+    """A conversation, to be rendered with the model's chat template. Messages are as the template sees them, and the
+    arguments of calls are objects."""
 
     messages: tuple[Mapping[str, object], ...]
     add_generation_prompt: bool = True

@@ -45,7 +45,8 @@ def check_tools(tools: tuple[Tool, ...], choice: ToolChoice) -> None:
     if not tools and choice not in (AUTO, NO_TOOLS):
         raise InvalidRequest("tool_choice needs tools", field="tool_choice")
     if choice.name is not None and choice.name not in map(name_of, tools):
-        raise InvalidRequest(f"tool_choice names {choice.name[:80]!r}, which is not among the tools", field="tool_choice")
+        message = f"tool_choice names {choice.name[:80]!r}, which is not among the tools"
+        raise InvalidRequest(message, field="tool_choice")
     _check_enforceable(choice)
 
 
@@ -53,7 +54,8 @@ def _check_enforceable(choice: ToolChoice) -> None:
     """A call that must be made takes a grammar that the answer is held to, which is not there yet."""
     if choice.mode is ToolMode.REQUIRED:
         what = "required" if choice.name is None else "a tool by name"
-        raise InvalidRequest(f"tool_choice {what} is not supported by this server; use auto or none", field="tool_choice")
+        message = f"tool_choice {what} is not supported by this server; use auto or none"
+        raise InvalidRequest(message, field="tool_choice")
 
 
 def name_of(tool: Tool) -> str:

@@ -95,7 +95,7 @@ class Message(Struct, frozen=True, kw_only=True):
     name: Name | None = None
     tool_call_id: Name | None = None
     tool_calls: Annotated[list[ToolCall], Meta(extra_json_schema=limits(maxItems=256))] | None = None
-    function_call: Annotated[FunctionCall, Meta(description="One call, as it was spelled before tool_calls.")] | None = None
+    function_call: Annotated[FunctionCall, Meta(description="As one call was spelled before.")] | None = None
     reasoning_content: Annotated[str, Meta(description="What an assistant thought before it answered.")] | None = None
     reasoning: Annotated[str, Meta(description="The same as reasoning_content.")] | None = None
 

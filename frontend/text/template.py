@@ -79,8 +79,8 @@ class ChatTemplate:
     ) -> str:
         """The prompt; `variables` are further names the template may know. Raises InvalidRequest if it refuses.
 
-        With `continue_final` it ends where the last message's content does. Of a prompt longer than `max_chars` it gives
-        the beginning, which is longer, too, and spares itself the rest.
+        With `continue_final` it ends where the last message's content does. Of a prompt longer than `max_chars` it
+        gives the beginning, which is longer, too, and spares itself the rest.
         """
         if reserved := RESERVED & variables.keys():
             raise InvalidRequest(f"{min(reserved)} is not a variable of the template's own", field="template_kwargs")

@@ -21,7 +21,9 @@ from frontend.text.parsers.families import Families
 from frontend.text.tokenizer import Tokenizer
 from frontend.tools import NO_TOOLS
 from protos import worker_pb2 as pb
+from tests.cluster import cluster
 from tests.frontend.test_answer import GOES_ON, LENGTH, STOP, ids, model, rows
+from tests.shared_data import shared_data
 
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 MESSAGE = {"role": "user", "content": "hi"}
@@ -174,3 +176,17 @@ def test_markers_that_are_special_tokens_are_seen() -> None:
     assert joined(play(answer, steps)) == ("", "", '{"a": 1}')
     plain = answer_of(served, replace(request, prompt="p"), job)
     assert joined(play(plain, steps)) == ('f{"a": 1}', "", "")
+
+
+async def test_a_model_that_is_taught_to_think_thinks(tmp_path: Path) -> None:
+    """All the way: the template opens the reasoning, the model's tokens are it, and they are counted."""
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages[0].content }}{% if add_generation_prompt %} <think>{% endif %}")
+    async with cluster(shared_data("models", "stories260K"), prefill=0, chat_template=template) as running:
+        request = GenerateRequest(prompt=Chat(({"role": "user", "content": "Once"},)), max_tokens=12, temperature=0.0)
+        thought = await running.complete(request)
+        told = await running.complete(replace(request, separate_reasoning=False))
+    assert thought.text == ""
+    assert joined(thought.deltas)[1] == told.text.lstrip()
+    assert thought.token_ids == told.token_ids
+    assert (thought.finished.usage.reasoning_tokens, told.finished.usage.reasoning_tokens) == (12, None)

@@ -18,9 +18,8 @@ from tests.frontend.parsed_script import WEATHER, parsed, split
 USER: Any = {"role": "user", "content": "Weather in Paris and Oslo?"}
 STRICT: Any = {"type": "function", "function": {**WEATHER["function"], "strict": True}}  # type: ignore[dict-item]
 TOOL: Any = WEATHER
-TEXT = "".join(
-    f'\n<tool_call>\n{{"name": "get_weather", "arguments": {{"city": "{city}"}}}}\n</tool_call>' for city in ("Paris", "Oslo")
-)
+CALL = '\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "CITY"}}\n</tool_call>'
+TEXT = "".join(CALL.replace("CITY", city) for city in ("Paris", "Oslo"))
 
 
 @pytest.fixture

@@ -135,7 +135,11 @@ TWO = [("weather", PARIS), ("weather", OSLO)]
         ),
         ("mistral", f"[TOOL_CALLS]weather[ARGS]{PARIS}", ONE),
         ("mistral", f"[TOOL_CALLS]weather{PARIS}[TOOL_CALLS]weather[CALL_ID]abcdefghi[ARGS]{OSLO}", TWO),
-        ("deepseek", f"{DEEP}function<｜tool▁sep｜>weather\n```json\n{PARIS}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>", ONE),
+        (
+            "deepseek",
+            f"{DEEP}function<｜tool▁sep｜>weather\n```json\n{PARIS}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            ONE,
+        ),
         (
             "deepseek",
             f"{DEEP}weather<｜tool▁sep｜>{PARIS}<｜tool▁call▁end｜>\n"

@@ -20,7 +20,7 @@ SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class Markers:
-    """Words to find in a text, with the white space before them; of one at the text's end its beginning is found, too."""
+    """Words to find in a text, with the white space before them; of one at its end the beginning is found, too."""
 
     def __init__(self, *words: str, space: str = rf"[ \t\r\n]{{0,{MOST_SPACE}}}") -> None:
         self.whole = re.compile(f"{space}({'|'.join(map(re.escape, words))})")

@@ -1,6 +1,7 @@
 """Any model whose template takes tools and says nothing of how to call them: the answer begins with JSON calls.
 
-One object, several, or a list of them, plain or in a fenced block. It is a call only if it names a tool that was offered.
+One object, several, or a list of them, plain or in a fenced block. It is a call only if it names a tool that was
+offered.
 """
 
 import re
