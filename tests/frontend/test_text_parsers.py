@@ -172,7 +172,7 @@ def test_calls(family: str, text: str, calls: list[tuple[str, str]]) -> None:
     ("key", "value", "expected"),
     [
         ("city", "a\nb\\ \"c\" é\t", "a\nb\\ \"c\" é\t"),
-        ("city", "\n\nParis\n\n", "\nParis\n"),
+        ("city", "\n\nParis\n\n", "\n\nParis\n\n"),
         ("city", "5", "5"),
         ("days", "5", 5),
         ("days", " 5\n", 5),
