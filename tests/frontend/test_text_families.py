@@ -2,9 +2,11 @@
 
 import os.path
 from datetime import datetime
+from typing import get_args
 
 import pytest
 
+from frontend.config import FrontendConfig
 from frontend.text.parsers.events import CallArguments, CallBegun, Content
 from frontend.text.parsers.families import Families, ReasoningFamily, ToolFamily, takes_tools
 from frontend.text.template import ChatTemplate
@@ -97,3 +99,9 @@ def test_templates_by_their_markers() -> None:
         ("<tool_call> toolset", None),
     ):
         assert Families.of(text).tools is family
+
+
+def test_operators_can_name_every_family() -> None:
+    fields = FrontendConfig.model_fields
+    assert get_args(fields["tool_parser"].annotation) == ("auto", "none", *ToolFamily)
+    assert get_args(fields["reasoning_parser"].annotation) == ("auto", "none", *ReasoningFamily)
