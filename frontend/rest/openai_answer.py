@@ -175,5 +175,7 @@ def usage_of(finals: Sequence[Finished], n: int) -> CompletionUsage:
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(usage.cached_tokens for usage in prompts)),
-        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=sum(thoughts)) if thoughts else msgspec.UNSET,
+        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=sum(thoughts))
+        if thoughts
+        else msgspec.UNSET,
     )

@@ -14,7 +14,6 @@ from frontend.answer import Answer
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.link import Row
-from frontend.model import LoadedModel
 from frontend.parsed import ParsedAnswer, answer_of
 from frontend.request import CallDelta, Chat, Delta, Finish, GenerateRequest, TokenPrompt
 from frontend.text.parsers.families import Families
@@ -30,7 +29,9 @@ MESSAGE = {"role": "user", "content": "hi"}
 CALL = '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
 
 
-def asked(prompt: str = "prompt", tools: str = "hermes", reasoning: str = "none", **fields: object) -> Answer | ParsedAnswer:
+def asked(
+    prompt: str = "prompt", tools: str = "hermes", reasoning: str = "none", **fields: object
+) -> Answer | ParsedAnswer:
     """An answer to a conversation with one tool."""
     options = {name: fields.pop(name) for name in ("parallel_tool_calls", "tool_choice") if name in fields}
     chat = Chat((MESSAGE,), tools=(TOOL,), **options)
@@ -137,7 +138,11 @@ def test_stop_strings_are_looked_for_in_what_the_model_said() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"tools": "none"}, {"tool_choice": NO_TOOLS}, {"tools": "none", "reasoning": "think", "separate_reasoning": False}],
+    [
+        {"tools": "none"},
+        {"tool_choice": NO_TOOLS},
+        {"tools": "none", "reasoning": "think", "separate_reasoning": False},
+    ],
 )
 def test_where_nothing_is_asked_for_all_of_it_is_text(fields: dict[str, object]) -> None:
     answer = asked(**fields)  # type: ignore[arg-type]

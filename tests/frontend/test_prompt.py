@@ -178,7 +178,9 @@ def test_what_is_nested_too_deeply_is_refused(model: LoadedModel) -> None:
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": deep}}
     chat = Chat((USER, {"role": "assistant", "content": None, "tool_calls": [call]}))
     for spelled in ("{{ c.function.arguments | tojson }}", "{{ '>' + c.function.arguments }}"):
-        source = "{% for m in messages %}{% for c in m.tool_calls %}HERE{% endfor %}{% endfor %}".replace("HERE", spelled)
+        source = "{% for m in messages %}{% for c in m.tool_calls %}HERE{% endfor %}{% endfor %}".replace(
+            "HERE", spelled
+        )
         with pytest.raises(InvalidRequest, match="recursion|deeply"):
             text_of(model, source, chat)
 

@@ -107,12 +107,15 @@ ASSISTANT = {"role": "assistant", "content": None}
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
-        ({"tools": [{"type": "function", "function": {"name": "a", "parameters": []}}]}, "tools[0].function.parameters"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "a", "parameters": []}}]},
+            "tools[0].function.parameters",
+        ),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": ""}}]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "a" * 129}}]}, "tools[0].function.name"),
         ({"tools": [WEATHER] * 257}, "tools"),
-        ({"tools": [WEATHER], "functions": [FUNCTION]}, "tools"),
+        ({"tools": [WEATHER], "functions": [FUNCTION]}, "functions"),
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": "any"}, "tool_choice"),
@@ -200,7 +203,9 @@ def deltas(events: list[Any]) -> list[Any]:
 
 
 async def test_a_streamed_call_is_spelled_as_openai_does() -> None:
-    script = parsed("Well.\n<tool_call>", '{"name": "get_weather", "arguments": {"city"', ': "Paris"}}', "\n</tool_call>")
+    script = parsed(
+        "Well.\n<tool_call>", '{"name": "get_weather", "arguments": {"city"', ': "Paris"}}', "\n</tool_call>"
+    )
     async with rest_client(FakeInference(script)) as client:
         events = await chunks(client, CHAT, ASKED)
     heads = [{key: value for key, value in event.items() if key != "choices"} for event in events]

@@ -124,7 +124,11 @@ TWO = [("weather", PARIS), ("weather", OSLO)]
             TWO,
         ),
         ("llama3", f'<|python_tag|>{{"name": "weather", "parameters": {PARIS}}}', ONE),
-        ("llama3", '<|python_tag|>brave.call(query="a \\"b\\"", n="1")', [("brave", '{"query": "a \\"b\\"", "n": "1"}')]),
+        (
+            "llama3",
+            '<|python_tag|>brave.call(query="a \\"b\\"", n="1")',
+            [("brave", '{"query": "a \\"b\\"", "n": "1"}')],
+        ),
         ("llama3", "<|python_tag|>now.call()", [("now", "{}")]),
         ("mistral", f'[TOOL_CALLS][{{"name": "weather", "arguments": {PARIS}}}]', ONE),
         ("mistral", f'[TOOL_CALLS] [{{"name": "weather", "arguments": {PARIS}, "id": "abc123def"}}]\n', ONE),
@@ -171,7 +175,7 @@ def test_calls(family: str, text: str, calls: list[tuple[str, str]]) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("city", "a\nb\\ \"c\" é\t", "a\nb\\ \"c\" é\t"),
+        ("city", 'a\nb\\ "c" é\t', 'a\nb\\ "c" é\t'),
         ("city", "\n\nParis\n\n", "\n\nParis\n\n"),
         ("city", "5", "5"),
         ("days", "5", 5),
@@ -249,7 +253,11 @@ CALL = f'{{"name": "weather", "arguments": {PARIS}}}'
 @pytest.mark.parametrize(
     ("family", "text"),
     [
-        *((family, text) for family in ToolFamily for text in ("", "Hello <b>you</b>!", " \n ", "[x] {y} < [TOOL <tool_")),
+        *(
+            (family, text)
+            for family in ToolFamily
+            for text in ("", "Hello <b>you</b>!", " \n ", "[x] {y} < [TOOL <tool_")
+        ),
         ("hermes", "<tool_call>"),
         ("hermes", " \n<tool_call> \n"),
         ("hermes", "<tool_call>\nweather(Paris)\n</tool_call> then"),
@@ -361,10 +369,34 @@ def test_where_nothing_is_to_be_found_there_is_no_parser() -> None:
 # -- any text, in any pieces -------------------------------------------------------------------------------------------
 
 ATOMS = [
-    *("<tool_call>", "</tool_call>", "<function=", "weather", ">", "<parameter=", "city", "</parameter>", "</function>"),
+    *(
+        "<tool_call>",
+        "</tool_call>",
+        "<function=",
+        "weather",
+        ">",
+        "<parameter=",
+        "city",
+        "</parameter>",
+        "</function>",
+    ),
     *("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>"),
     *("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "<|python_tag|>", ".call(", ")", "<think>", "</think>", "```json", "```"),
-    *('{"name": "weather", "arguments": ', '{"name": "', '"', ": ", ", ", "{", "}", "[", "]", ";", "\\", "\\u00e9", "1"),
+    *(
+        '{"name": "weather", "arguments": ',
+        '{"name": "',
+        '"',
+        ": ",
+        ", ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ";",
+        "\\",
+        "\\u00e9",
+        "1",
+    ),
     *(" ", "\n", "\n\n", " " * 17, "<", "x", "true", "é", PARIS, OSLO, f"<tool_call>{CALL}</tool_call>", CALL),
 ]
 answers = st.lists(st.sampled_from(ATOMS) | st.text(max_size=3), max_size=12).map("".join)
@@ -384,9 +416,7 @@ def cut(draw: st.DrawFn, texts: st.SearchStrategy[str] = answers) -> tuple[str, 
     prompt_end=st.sampled_from(["", "<think>\n"]),
     answer=cut(),
 )
-def test_pieces_make_no_difference(
-    family: str, reasoning: str, prompt_end: str, answer: tuple[str, list[str]]
-) -> None:
+def test_pieces_make_no_difference(family: str, reasoning: str, prompt_end: str, answer: tuple[str, list[str]]) -> None:
     text, pieces = answer
     options: dict[str, Any] = {"reasoning": reasoning, "prompt_end": prompt_end}
     whole = sense(heard(family, [text], **options))
@@ -411,7 +441,11 @@ def test_nothing_is_lost_where_there_is_no_call(family: str, atoms: list[str]) -
         st.dictionaries(
             st.text(max_size=4),
             st.recursive(
-                st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+                st.none()
+                | st.booleans()
+                | st.integers()
+                | st.floats(allow_nan=False, allow_infinity=False)
+                | st.text(),
                 lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
                 max_leaves=5,
             ),
@@ -422,7 +456,9 @@ def test_nothing_is_lost_where_there_is_no_call(family: str, atoms: list[str]) -
     ),
     data=st.data(),
 )
-def test_calls_with_any_arguments_come_through(family: str, arguments: list[dict[str, Any]], data: st.DataObject) -> None:
+def test_calls_with_any_arguments_come_through(
+    family: str, arguments: list[dict[str, Any]], data: st.DataObject
+) -> None:
     spelled = [json.dumps(each, ensure_ascii=data.draw(st.booleans())) for each in arguments]
     calls = [f'{{"name": "weather", "arguments": {each}}}' for each in spelled]
     text = {
@@ -461,7 +497,9 @@ def test_a_long_call_takes_as_long_as_it_is() -> None:
 @settings(max_examples=300, deadline=None)
 @given(
     text=st.lists(st.sampled_from('{}[]:,"\\ \ntrue1-.e0null\x01é'), max_size=8).map("".join)
-    | st.recursive(st.integers() | st.text() | st.none(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)).map(json.dumps)
+    | st.recursive(st.integers() | st.text() | st.none(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)).map(
+        json.dumps
+    )
 )
 def test_what_is_json_is_told_as_the_library_tells_it(text: str) -> None:
     try:

@@ -1,9 +1,9 @@
 """DeepSeek V3 and R1: marked names, then arguments in a fenced block; V3.1 writes them bare and leaves the type out.
 
-    <｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME
-    ```json
-    {…}
-    ```<｜tool▁call▁end｜>…<｜tool▁calls▁end｜>
+<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>NAME
+```json
+{…}
+```<｜tool▁call▁end｜>…<｜tool▁calls▁end｜>
 """
 
 import re
