@@ -107,7 +107,7 @@ def merged(events: Sequence[Event], delta: Delta) -> Delta:
             case CallBegun():
                 calls.append(CallDelta(event.index, "", event.id, event.name))
             case CallArguments() if calls and calls[-1].index == event.index:
-                calls[-1] = calls[-1]._replace(arguments=calls[-1].arguments + event.text)
+                calls[-1] = replace(calls[-1], arguments=calls[-1].arguments + event.text)
             case CallArguments():
                 calls.append(CallDelta(event.index, event.text))
     return delta._replace(text="".join(text), reasoning="".join(reasoning), calls=tuple(calls))

@@ -132,7 +132,8 @@ class Started:
     seed: int
 
 
-class CallDelta(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CallDelta:
     """More of the call number `index`. The first has its id and name, and may have arguments; those that follow have
     only arguments, which joined are JSON."""
 

@@ -67,7 +67,9 @@ def _completion(
 
 
 def _reason(finish: Finish, calls_reason: Literal["tool_calls", "function_call"]) -> ChatFinishReason:
-    return calls_reason if finish is Finish.TOOL_CALLS else finish.value
+    if finish is Finish.TOOL_CALLS:
+        return calls_reason
+    return "length" if finish is Finish.LENGTH else "stop"
 
 
 def _message(choice: Choice, *, as_function: bool) -> AssistantMessage:
@@ -108,7 +110,7 @@ def _split(delta: Delta) -> list[CallDelta]:
     split = []
     for call in delta.calls:
         if call.id is not None:
-            split.append(call._replace(arguments=""))
+            split.append(replace(call, arguments=""))
         if call.id is None or call.arguments:
             split.append(CallDelta(call.index, call.arguments))
     return split
