@@ -49,6 +49,14 @@ def up(
     chat_template: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Jinja file, instead of the model's own.")
     ] = None,
+    tool_parser: Annotated[
+        Literal["auto", "none", "llama3", "hermes", "qwen3-coder", "mistral", "deepseek", "json"],
+        typer.Option(help="How the model spells tool calls; auto asks its chat template."),
+    ] = "auto",
+    reasoning_parser: Annotated[
+        Literal["auto", "none", "think", "mistral"],
+        typer.Option(help="How the model marks reasoning; auto asks its chat template."),
+    ] = "auto",
     block_tokens: Annotated[int | None, typer.Option(min=1, help="Positions per KV block.")] = None,
     kv_memory_mb: Annotated[int | None, typer.Option(min=1, help="KV pool of each worker, in MiB.")] = None,
     num_blocks: Annotated[int | None, typer.Option(min=1, help="KV blocks of each worker, instead.")] = None,
@@ -144,6 +152,8 @@ def up(
             },
             frontend={
                 "chat_template": chat_template,
+                "tool_parser": tool_parser,
+                "reasoning_parser": reasoning_parser,
                 "ttft_slo_s": ttft_slo,
                 "max_queued_requests": max_queued_requests,
                 "max_queued_tokens": max_queued_tokens,

@@ -156,7 +156,13 @@ def main() -> int:
             raise ConfigError("a frontend needs the address of at least one decode worker: --decode", field="decode")
         folder = resolve_model(config.model)
         template = Path(config.chat_template) if config.chat_template else None
-        model = LoadedModel.load(folder, model_name(config.model, config.served_model_name), template)
+        model = LoadedModel.load(
+            folder,
+            model_name(config.model, config.served_model_name),
+            template,
+            tool_parser=config.tool_parser,
+            reasoning_parser=config.reasoning_parser,
+        )
         keys = KeyRing(config.api_key, Path(config.api_keys) if config.api_keys else None)
         guarded = not keys.is_open or bool(config.tls_ca)
         address = f"{config.host}:{config.http_port}"

@@ -13,7 +13,10 @@ from protos import worker_pb2 as pb
 class Answer:
     """Fed with the rows of a job's attempts; `finished` is set by the row that ends it."""
 
-    def __init__(self, model: LoadedModel, request: GenerateRequest, job: Job) -> None:
+    def __init__(
+        self, model: LoadedModel, request: GenerateRequest, job: Job, shown: frozenset[str] = frozenset()
+    ) -> None:
+        """`shown` are special tokens that are part of the text even where those are skipped."""
         self.finished: Finished | None = None
         self._job = job
         self._tokenizer = model.tokenizer
@@ -25,6 +28,7 @@ class Answer:
             include_stop=request.include_stop,
             min_tokens=job.params.min_tokens,
             skip_special_tokens=request.skip_special_tokens,
+            shown=shown,
         )
 
     def push(self, rows: Sequence[Row]) -> Delta | None:
@@ -35,7 +39,7 @@ class Answer:
             self._num_tokens += 1
             text, stopped = self._text.push(ids)
             if stopped is not None:
-                self._finish(Finish.STOP, stopped)
+                self.finish(Finish.STOP, stopped)
             return Delta(text, ids, first_index)
         return self._push_all(rows, first_index)
 
@@ -48,19 +52,20 @@ class Answer:
                 logprobs.append(self._logprobs(row.token, row.logprobs))
             if row.finish == pb.FINISH_REASON_STOP:  # a stop token ends the answer and is not part of its text
                 text.append(self._text.finish())
-                self._finish(Finish.STOP, row.token)
+                self.finish(Finish.STOP, row.token)
                 break
             delta = self._text.push((row.token,))
             text.append(delta.text)
             if delta.stopped is not None:
-                self._finish(Finish.STOP, delta.stopped)
+                self.finish(Finish.STOP, delta.stopped)
                 break
             if row.finish:  # the length, or the end of its grammar
                 text.append(self._text.finish())
-                self._finish(Finish.LENGTH if row.finish == pb.FINISH_REASON_LENGTH else Finish.STOP, None)
+                self.finish(Finish.LENGTH if row.finish == pb.FINISH_REASON_LENGTH else Finish.STOP, None)
         return Delta("".join(text), tuple(ids), first_index, tuple(logprobs)) if ids else None
 
-    def _finish(self, reason: Finish, matched: str | int | None) -> None:
+    def finish(self, reason: Finish, matched: str | int | None) -> None:
+        """Nothing of the answer is wanted any more."""
         job = self._job
         usage = Usage(job.num_prompt, self._num_tokens, job.cached_tokens)
         self.finished = Finished(reason, matched, usage, job.ledger.timing())

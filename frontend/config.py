@@ -33,6 +33,10 @@ class FrontendConfig(BaseSettings):
     """What requests call the model; empty is the folder's name."""
     chat_template: str = ""
     """File with a Jinja chat template, instead of the model's own."""
+    tool_parser: Literal["auto", "none", "llama3", "hermes", "qwen3-coder", "mistral", "deepseek", "json"] = "auto"
+    """How the model spells calls of tools; auto asks its chat template, none leaves them in the text."""
+    reasoning_parser: Literal["auto", "none", "think", "mistral"] = "auto"
+    """How the model marks its reasoning; auto asks its chat template, none leaves it in the text."""
     prefill: Addresses = ()
     """Addresses of prefill workers, comma-separated: host:port, unix:PATH or dns:///name:port (every address of it)."""
     decode: Addresses = ()

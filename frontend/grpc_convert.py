@@ -8,12 +8,13 @@ from collections.abc import Mapping
 
 from engine.errors import InvalidRequest
 from frontend.api import ServedModel, WorkerStatus
+from frontend.grpc_chat import chat
 from frontend.request import (
     MAX_LOGIT_BIAS,
-    MAX_MESSAGES,
     MAX_PROMPT_IDS,
     MAX_STOP_STRINGS,
     MAX_STOP_TOKEN_IDS,
+    CallDelta,
     Chat,
     Delta,
     Event,
@@ -28,7 +29,6 @@ from frontend.request import (
     TokenLogprobs,
     TokenPrompt,
     check_count,
-    check_role,
 )
 from protos import generate_pb2 as pb
 
@@ -48,10 +48,17 @@ _STOPPING = ("max_tokens", "min_tokens")
 _PATHS = {
     **{name: f"sampling.{name}" for name in (*_SAMPLING, "logit_bias")},
     **{name: f"stopping.{name}" for name in (*_STOPPING, "stop", "stop_token_ids", "include_stop", "ignore_eos")},
-    **{name: f"output.{name}" for name in ("logprobs", "skip_special_tokens")},
-    "messages": "chat.messages",
+    **{name: f"output.{name}" for name in ("logprobs", "skip_special_tokens", "separate_reasoning")},
+    **{
+        name: f"chat.{name}"
+        for name in ("messages", "tools", "tool_choice", "documents", "template_kwargs", "continue_final_message")
+    },
 }
-_REASONS = {Finish.STOP: pb.FINISH_REASON_STOP, Finish.LENGTH: pb.FINISH_REASON_LENGTH}
+_REASONS = {
+    Finish.STOP: pb.FINISH_REASON_STOP,
+    Finish.LENGTH: pb.FINISH_REASON_LENGTH,
+    Finish.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
+}
 
 
 def field_path(name: str) -> str:
@@ -78,6 +85,7 @@ def generate_request(
         logprobs=output.logprobs if output.HasField("logprobs") else None,
         skip_special_tokens=output.skip_special_tokens if output.HasField("skip_special_tokens") else True,
         grammar=_grammar(message.grammar) if message.HasField("grammar") else None,
+        separate_reasoning=output.separate_reasoning if output.HasField("separate_reasoning") else True,
         deadline_s=deadline_s,
         trace_headers={name: str(metadata[name]) for name in TRACE_HEADERS if name in metadata},
         **{name: getattr(message.sampling, name) for name in _SAMPLING if message.sampling.HasField(name)},
@@ -127,16 +135,6 @@ def tokenize_input(message: pb.TokenizeRequest) -> str | Chat:
             raise InvalidRequest("input is missing: set text or chat", field="input")
 
 
-def chat(message: pb.Chat) -> Chat:
-    """Raises InvalidRequest for more messages, or longer roles, than anybody means."""
-    check_count(message.messages, MAX_MESSAGES, field_path("messages"))
-    for each in message.messages:
-        check_role(each.role, field_path("messages"))
-    messages = tuple({"role": each.role, "content": each.content} for each in message.messages)
-    wants_opening = message.add_generation_prompt if message.HasField("add_generation_prompt") else True
-    return Chat(messages, wants_opening)
-
-
 def fill(response: pb.GenerateResponse, event: Event) -> None:
     """Make `response`, which is empty, say `event`. One message serves a whole stream: most of them are small."""
     match event:
@@ -146,6 +144,10 @@ def fill(response: pb.GenerateResponse, event: Event) -> None:
             delta.token_ids.extend(event.token_ids)
             if event.logprobs:
                 delta.logprobs.extend(map(_logprobs, event.logprobs))
+            if event.reasoning:
+                delta.reasoning = event.reasoning
+            if event.calls:
+                delta.tool_calls.extend(map(_call, event.calls))
         case Started():
             response.started.CopyFrom(
                 pb.Started(
@@ -166,6 +168,7 @@ def _finished(event: Finished) -> pb.Finished:
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
         ),
         timing=pb.Timing(
             ttft_ms=event.timing.ttft_ms,
@@ -174,6 +177,10 @@ def _finished(event: Finished) -> pb.Finished:
             second_token_segments=_segments(event.timing.second_token_segments),
         ),
     )
+
+
+def _call(call: CallDelta) -> pb.ToolCallDelta:
+    return pb.ToolCallDelta(index=call.index, id=call.id, name=call.name, arguments=call.arguments)
 
 
 def _segments(segments: Mapping[str, float]) -> list[pb.Segment]:

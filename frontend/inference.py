@@ -20,7 +20,6 @@ import grpc.aio
 
 from engine.errors import DeadlineExceeded, Unavailable, UnknownModel, Unsupported
 from engine.hashes import block_hashes
-from frontend.answer import Answer
 from frontend.api import Readiness, ServedModel, WorkerStatus
 from frontend.attempt import Attempts
 from frontend.callers import Allowances
@@ -31,6 +30,7 @@ from frontend.legs import Interrupted
 from frontend.link import Link
 from frontend.model import LoadedModel
 from frontend.observer import Observer, Watched
+from frontend.parsed import answer_of
 from frontend.prompt import encode, tokens_of
 from frontend.quarantine import Quarantine
 from frontend.request import (
@@ -95,7 +95,7 @@ class FleetInference:
                     await _next(rows, deadline)
                     watched.taken(job)
                     yield Started(job.request_id, model.name, len(tokens), job.params.seed)
-                    answer = Answer(model, request, job)
+                    answer = answer_of(model, request, job)
                     while answer.finished is None:
                         batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))
                         _note_times(ledger, batch)

@@ -10,6 +10,7 @@ from engine.grammar import Grammars
 from engine.models.families import model_spec
 from frontend.grammar import GrammarCompiler
 from frontend.request import GenerateRequest, ModelLimits, resolve
+from frontend.text.parsers.families import Families
 from frontend.text.template import ChatTemplate
 from frontend.text.tokenizer import Tokenizer
 from frontend.text.tokenizer_config import read_json
@@ -30,9 +31,19 @@ class LoadedModel:
     limits: ModelLimits
     grammars: GrammarCompiler | None = None
     """None: no answer can be held to a grammar."""
+    families: Families = Families()
+    """How answers are taken apart."""
 
     @classmethod
-    def load(cls, folder: Path, name: str, chat_template: Path | None) -> "LoadedModel":
+    def load(
+        cls,
+        folder: Path,
+        name: str,
+        chat_template: Path | None,
+        *,
+        tool_parser: str = "auto",
+        reasoning_parser: str = "auto",
+    ) -> "LoadedModel":
         """Raises ConfigError naming the file and field that is missing, makes no sense or is not supported."""
         if not (folder / "config.json").exists():
             raise ConfigError(f"{folder} has no config.json")
@@ -50,13 +61,15 @@ class LoadedModel:
             raise ConfigError(f"generation_config.json: {error.message}", field=error.field) from error
         tokenizer = Tokenizer.load(folder)
         grammars = Grammars(folder, spec.vocab_size, limits.eos_token_ids)
+        template = ChatTemplate.load(folder, chat_template)
         return cls(
             name=name,
             created=int(time.time()),
             tokenizer=tokenizer,
-            template=ChatTemplate.load(folder, chat_template),
+            template=template,
             limits=limits,
             grammars=GrammarCompiler(grammars, tokenizer.special_ids),
+            families=Families.of("" if template is None else template.source, tool_parser, reasoning_parser),
         )
 
 

@@ -5,11 +5,15 @@ template has made of it counts: templates may leave out what they like, so rende
 """
 
 import asyncio
+import json
+from collections.abc import Mapping
 from functools import partial
 
 from engine.errors import ContextOverflow, InvalidRequest
 from frontend.model import LoadedModel
 from frontend.request import Chat, TokenPrompt, check_token_ids
+from frontend.text.parsers.families import takes_tools
+from frontend.text.template import ChatTemplate
 
 OFF_LOOP_CHARS = 8_192
 """Longer prompts are tokenized on a thread, so that they do not hold up everybody's tokens."""
@@ -24,7 +28,7 @@ async def encode(model: LoadedModel, prompt: str | TokenPrompt | Chat, max_conte
             tokens = list(ids)
         case str() | Chat() as text:
             encoding = partial(tokens_of, model, text, add_special_tokens=True, max_context=max_context)
-            tokens = await asyncio.to_thread(encoding) if _num_chars(text) > OFF_LOOP_CHARS else encoding()
+            tokens = await asyncio.to_thread(encoding) if _takes_long(text) else encoding()
     if not tokens:
         raise InvalidRequest("the prompt is empty", field="prompt")
     return tokens
@@ -43,11 +47,46 @@ def tokens_of(
         raise InvalidRequest(f"{model.name} has no chat template; give one or use completions", field="messages")
     if not text.messages:
         raise InvalidRequest("the conversation has no messages", field="messages")
-    rendered = model.template.render(
-        text.messages, add_generation_prompt=text.add_generation_prompt, max_chars=max_chars
-    )
+    rendered = _rendered(model.template, text, max_chars)
     _check_length(rendered, max_chars, max_context)
     return model.tokenizer.encode(rendered, add_special_tokens=False)
+
+
+def _rendered(template: ChatTemplate, chat: Chat, max_chars: int | None) -> str:
+    if chat.offered and not takes_tools(template.source):
+        raise InvalidRequest("the model's chat template does not know tools", field="tools")
+    messages = chat.messages
+    if template.wants_text_arguments:
+        try:
+            messages = tuple(map(_with_text_arguments, messages))
+        except RecursionError:
+            raise InvalidRequest("the arguments of a call are nested too deeply", field="messages") from None
+    return template.render(
+        messages,
+        tools=chat.offered or None,
+        documents=chat.documents or None,
+        add_generation_prompt=chat.add_generation_prompt,
+        continue_final=chat.continue_final_message,
+        max_chars=max_chars,
+        variables=chat.template_kwargs,
+    )
+
+
+def _with_text_arguments(message: Mapping[str, object]) -> Mapping[str, object]:
+    """As templates want it that put the arguments of calls into the prompt as they are."""
+    match message:
+        case {"tool_calls": [*calls]}:
+            return {**message, "tool_calls": list(map(_with_text, calls))}
+        case _:
+            return message
+
+
+def _with_text(call: object) -> object:
+    match call:
+        case {"function": {"arguments": dict(arguments), **function}, **rest}:
+            return {**rest, "function": {**function, "arguments": json.dumps(arguments, ensure_ascii=False)}}
+        case _:
+            return call
 
 
 def _check_length(text: str, max_chars: int | None, max_context: int | None) -> None:
@@ -59,8 +98,11 @@ def _check_length(text: str, max_chars: int | None, max_context: int | None) -> 
         )
 
 
-def _num_chars(prompt: str | Chat) -> int:
-    """About how much there is to tokenize: in a message roles, names and ids are text as its content is."""
+def _takes_long(prompt: str | Chat) -> bool:
+    """In a message roles, names and ids are text as its content is. Whatever is not text may be of any size."""
     if isinstance(prompt, str):
-        return len(prompt)
-    return sum(len(str(value)) for message in prompt.messages for value in message.values())
+        return len(prompt) > OFF_LOOP_CHARS
+    values = [value for message in prompt.messages for value in message.values() if value is not None]
+    if prompt.offered or prompt.documents or not all(isinstance(value, str) for value in values):
+        return True
+    return sum(len(value) for value in values if isinstance(value, str)) > OFF_LOOP_CHARS

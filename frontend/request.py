@@ -15,6 +15,7 @@ from typing import NamedTuple
 from engine.errors import ContextOverflow, InvalidRequest
 from engine.sequence import SamplingParams
 from frontend.callers import ANYBODY, Caller
+from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1_000
@@ -36,10 +37,30 @@ class TokenPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation, to be rendered with the model's chat template. Messages are as the template sees them."""
+    """A conversation, to be rendered with the model's chat template. Messages are as the template sees them, and the
+    arguments of calls are objects."""
 
     messages: tuple[Mapping[str, object], ...]
     add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    """The answer goes on where the last message ends."""
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = AUTO
+    parallel_tool_calls: bool = True
+    """False: the answer ends with its first call."""
+    documents: tuple[Mapping[str, object], ...] = ()
+    template_kwargs: Mapping[str, object] = field(default_factory=dict)
+    """Further names that the template may know, like enable_thinking."""
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """What the model is told of, and may call."""
+        return () if self.tool_choice == NO_TOOLS else self.tools
+
+
+def reasoning_fields(text: str) -> dict[str, object]:
+    """What an assistant thought, under every name by which templates know it."""
+    return {"reasoning_content": text, "reasoning": text, "thinking": text}
 
 
 class GrammarKind(StrEnum):
@@ -97,6 +118,8 @@ class GenerateRequest:
     skip_special_tokens: bool = True
     grammar: Grammar | None = None
     """None: any text will do."""
+    separate_reasoning: bool = True
+    """Tell reasoning from the answer to a conversation, where the model marks it."""
     deadline_s: float | None = None
     """Seconds from now after which nobody waits for the answer."""
     trace_headers: Mapping[str, str] = field(default_factory=dict)
@@ -107,6 +130,8 @@ class GenerateRequest:
 class Finish(StrEnum):
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    """The model waits for what the tools that it called will say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +160,27 @@ class Started:
     seed: int
 
 
+@dataclass(frozen=True, slots=True)
+class CallDelta:
+    """More of the call number `index`. The first has its id and name, and may have arguments; those that follow have
+    only arguments, which joined are JSON."""
+
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
+
+
 class Delta(NamedTuple):  # there is one for almost every token
-    """More of the answer, gapless and in order. `text` may be empty while a character or a stop string is open."""
+    """More of the answer, gapless and in order. `text` may be empty while a character, a stop string or a call is open;
+    reasoning and calls are not part of it."""
 
     text: str
     token_ids: tuple[int, ...]
     first_index: int
     logprobs: tuple[TokenLogprobs, ...] = ()
+    reasoning: str = ""
+    calls: tuple[CallDelta, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +188,8 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    reasoning_tokens: int | None = None
+    """Of the answer; None where reasoning is not told from the rest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,12 @@ from frontend.rest.middleware import CALLER
 from frontend.rest.openai_chunks import Chunks, encode
 from frontend.rest.openai_format import Choice, Format, Head
 from frontend.rest.openai_parse import Ask
-from frontend.rest.openai_responses import CompletionUsage, PromptTokensDetails, RequestTiming
+from frontend.rest.openai_responses import (
+    CompletionTokensDetails,
+    CompletionUsage,
+    PromptTokensDetails,
+    RequestTiming,
+)
 
 SSE_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -53,8 +58,9 @@ class Endpoint:
             for name in ("traceparent", "tracestate")
             if (values := request.headers.getlist(name))
         }
+        form = self._form.functions or self._form if ask.functions else self._form
         kind = StreamedAnswers if ask.stream else WholeAnswer
-        answers = kind(self._form, ask, with_timing=with_timing, send=send)
+        answers = kind(form, ask, with_timing=with_timing, send=send)
         works = [
             self._generate(i, replace(generation, trace_headers=trace_headers, caller=scope[CALLER]), ask, answers)
             for i, generation in enumerate(ask.generations)
@@ -97,8 +103,7 @@ class WholeAnswer:
         choice = self._choices[index]
         match event:
             case Delta():
-                choice.texts.append(event.text)
-                choice.logprobs.extend(event.logprobs)
+                choice.take(event)
             case Started():
                 self._started = self._started or event
             case Finished():
@@ -133,7 +138,7 @@ class StreamedAnswers:
                 assert isinstance(event, Started), "an answer began without Started"
                 await self._start(event)
             elif isinstance(event, Delta):
-                if event.text or event.logprobs:
+                if event.text or event.logprobs or event.reasoning or event.calls:
                     await self._write(self._chunks.delta(index, event))
             elif isinstance(event, Finished):
                 self._finals[index] = event
@@ -164,9 +169,13 @@ def usage_of(finals: Sequence[Finished], n: int) -> CompletionUsage:
     prompts = [final.usage for final in finals[::n]]
     prompt_tokens = sum(usage.prompt_tokens for usage in prompts)
     completion_tokens = sum(final.usage.completion_tokens for final in finals)
+    thoughts = [final.usage.reasoning_tokens for final in finals if final.usage.reasoning_tokens is not None]
     return CompletionUsage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=sum(usage.cached_tokens for usage in prompts)),
+        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=sum(thoughts))
+        if thoughts
+        else msgspec.UNSET,
     )

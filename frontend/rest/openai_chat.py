@@ -1,13 +1,32 @@
 """POST /v1/chat/completions: its JSON, whole and in chunks."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import msgspec
+from msgspec import UNSET
 
 from frontend.api import Inference
+from frontend.request import CallDelta, Delta, Finish
+from frontend.rest import openai_responses as responses
 from frontend.rest.openai_answer import Endpoint
 from frontend.rest.openai_format import Choice, Format, Head
 from frontend.rest.openai_logprobs import Offsets, chat_logprobs
 from frontend.rest.openai_parse import parse_chat
-from frontend.rest.openai_responses import AssistantMessage, ChatChoice, ChatCompletion, CompletionUsage
+from frontend.rest.openai_responses import (
+    AssistantMessage,
+    ChatChoice,
+    ChatCompletion,
+    ChatFinishReason,
+    CompletionUsage,
+    FunctionDelta,
+    MessageToolCall,
+    ToolCallDelta,
+)
+from frontend.rest.openai_tool_types import FunctionCall
+
+encode = msgspec.json.Encoder().encode
 
 
 def chat_endpoint(inference: Inference) -> Endpoint:
@@ -15,12 +34,25 @@ def chat_endpoint(inference: Inference) -> Endpoint:
 
 
 def _whole(head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> ChatCompletion:
+    return _completion(head, choices, usage, "tool_calls")
+
+
+def _whole_with_function(head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> ChatCompletion:
+    return _completion(head, choices, usage, "function_call")
+
+
+def _completion(
+    head: Head,
+    choices: Sequence[Choice],
+    usage: CompletionUsage,
+    calls_reason: Literal["tool_calls", "function_call"],
+) -> ChatCompletion:
     spelled = [
         ChatChoice(
             index=index,
-            message=AssistantMessage(content="".join(choice.texts)),
+            message=_message(choice, as_function=calls_reason == "function_call"),
             logprobs=chat_logprobs(choice.logprobs, Offsets()) if choice.logprobs else None,
-            finish_reason=choice.final.reason.value,
+            finish_reason=_reason(choice.final.reason, calls_reason),
         )
         for index, choice in enumerate(choices)
     ]
@@ -34,16 +66,85 @@ def _whole(head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> Cha
     )
 
 
-FORMAT = Format(
+def _reason(finish: Finish, calls_reason: Literal["tool_calls", "function_call"]) -> ChatFinishReason:
+    if finish is Finish.TOOL_CALLS:
+        return calls_reason
+    return "length" if finish is Finish.LENGTH else "stop"
+
+
+def _message(choice: Choice, *, as_function: bool) -> AssistantMessage:
+    text, thought = "".join(choice.texts), "".join(choice.thoughts)
+    calls = [
+        MessageToolCall(id=call.id, function=FunctionCall(name=call.name, arguments="".join(call.arguments)))
+        for call in choice.calls
+    ]
+    return AssistantMessage(
+        content=text or (None if calls else ""),
+        tool_calls=calls if calls and not as_function else UNSET,
+        function_call=calls[0].function if calls and as_function else UNSET,
+        reasoning_content=thought or UNSET,
+        reasoning=thought or UNSET,
+    )
+
+
+def _parts(delta: Delta) -> list[bytes]:
+    return _thought_and_text(delta) + [_fields(responses.Delta(tool_calls=[_call(call)])) for call in _split(delta)]
+
+
+def _parts_with_function(delta: Delta) -> list[bytes]:
+    calls = [_fields(responses.Delta(function_call=_function(call))) for call in _split(delta)]
+    return _thought_and_text(delta) + calls
+
+
+def _thought_and_text(delta: Delta) -> list[bytes]:
+    parts = []
+    if delta.reasoning:
+        parts.append(_fields(responses.Delta(reasoning_content=delta.reasoning, reasoning=delta.reasoning)))
+    if delta.text:
+        parts.append(_fields(responses.Delta(content=delta.text)))
+    return parts
+
+
+def _split(delta: Delta) -> list[CallDelta]:
+    """As OpenAI does: the first part of a call has no arguments yet."""
+    split = []
+    for call in delta.calls:
+        if call.id is not None:
+            split.append(replace(call, arguments=""))
+        if call.id is None or call.arguments:
+            split.append(CallDelta(call.index, call.arguments))
+    return split
+
+
+def _call(call: CallDelta) -> ToolCallDelta:
+    if call.id is None:
+        return ToolCallDelta(index=call.index, function=_function(call))
+    return ToolCallDelta(index=call.index, id=call.id, type="function", function=_function(call))
+
+
+def _function(call: CallDelta) -> FunctionDelta:
+    return FunctionDelta(name=UNSET if call.name is None else call.name, arguments=call.arguments)
+
+
+def _fields(delta: responses.Delta) -> bytes:
+    return b'"delta":' + encode(delta)
+
+
+FUNCTIONS_FORMAT = Format(
     parse=parse_chat,
     generate=lambda inference, request: inference.generate(request),
     id_prefix="chatcmpl-",
     object="chat.completion",
-    whole=_whole,
+    whole=_whole_with_function,
     logprobs=chat_logprobs,
     chunk_object="chat.completion.chunk",
     opening=b'"delta":{"role":"assistant","content":"","refusal":null}',
     before_text=b'"delta":{"content":',
     after_text=b"}",
     closing=b'"delta":{}',
+    parts=_parts_with_function,
+    calls_reason="function_call",
+)
+FORMAT = replace(
+    FUNCTIONS_FORMAT, whole=_whole, parts=_parts, calls_reason=Finish.TOOL_CALLS.value, functions=FUNCTIONS_FORMAT
 )

@@ -9,6 +9,9 @@ from frontend.rest.openai_responses import CompletionUsage, RequestTiming
 
 encode = msgspec.json.Encoder().encode
 
+_NO_LOGPROBS = b',"logprobs":null'
+_GOES_ON = b',"finish_reason":null'
+
 
 class Chunks:
     """Encodes the events of every choice; what does not change from chunk to chunk is encoded once."""
@@ -17,7 +20,8 @@ class Chunks:
         self._form = form
         self._head = b"data: " + encode(head)[:-1] + b',"choices":['
         self._end = b'}],"usage":null}\n\n' if with_usage else b"}]}\n\n"
-        self._text_end = form.after_text + b',"logprobs":null,"finish_reason":null' + self._end
+        self._going_on = _NO_LOGPROBS + _GOES_ON + self._end
+        self._text_end = form.after_text + self._going_on
         choices = [self._head + b'{"index":%d,' % i for i in range(num_choices)]
         self._choices = choices
         self._text_starts = [choice + form.before_text for choice in choices]
@@ -25,16 +29,18 @@ class Chunks:
         self._opened = [form.opening is None for _ in choices]
 
     def delta(self, index: int, delta: Delta) -> bytes:
+        """One chunk, or several: reasoning, text and each part of a call come in chunks of their own."""
+        if delta.reasoning or delta.calls:
+            return self._parts(index, delta)
         chunk = self._text_starts[index] + encode(delta.text)
         if delta.logprobs:
-            logprobs = self._form.logprobs(delta.logprobs, self._offsets[index])
-            chunk += self._form.after_text + b',"logprobs":' + encode(logprobs) + b',"finish_reason":null' + self._end
+            chunk += self._form.after_text + self._logprobs(index, delta) + _GOES_ON + self._end
         else:
             chunk += self._text_end
         return chunk if self._opened[index] else self._opening(index) + chunk
 
     def closing(self, index: int, finished: Finished) -> bytes:
-        reason = b',"logprobs":null,"finish_reason":' + encode(finished.reason) + self._end
+        reason = _NO_LOGPROBS + b',"finish_reason":' + encode(self._form.reason(finished.reason)) + self._end
         chunk = self._choices[index] + self._form.closing + reason
         return chunk if self._opened[index] else self._opening(index) + chunk
 
@@ -46,7 +52,19 @@ class Chunks:
         timing_field = b"" if timing is None else b',"timing":' + encode(timing)
         return self._head + b"]" + usage_field + timing_field + b"}\n\n"
 
+    def _parts(self, index: int, delta: Delta) -> bytes:
+        assert self._form.parts is not None, "nothing but conversations has reasoning or calls"
+        chunks = [] if self._opened[index] else [self._opening(index)]
+        logprobs = self._logprobs(index, delta) if delta.logprobs else _NO_LOGPROBS
+        for part in self._form.parts(delta):
+            chunks.append(self._choices[index] + part + logprobs + _GOES_ON + self._end)
+            logprobs = _NO_LOGPROBS  # once
+        return b"".join(chunks)
+
+    def _logprobs(self, index: int, delta: Delta) -> bytes:
+        return b',"logprobs":' + encode(self._form.logprobs(delta.logprobs, self._offsets[index]))
+
     def _opening(self, index: int) -> bytes:
         self._opened[index] = True
         opening = self._form.opening or b""
-        return self._choices[index] + opening + b',"logprobs":null,"finish_reason":null' + self._end
+        return self._choices[index] + opening + self._going_on

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from engine.errors import ContextOverflow
 from frontend.api import Inference
-from frontend.request import Event, GenerateRequest
+from frontend.request import Event, Finish, GenerateRequest
 from frontend.rest.openai_answer import Endpoint
 from frontend.rest.openai_format import Choice, Format, Head
 from frontend.rest.openai_logprobs import Offsets, completion_logprobs
@@ -47,7 +47,7 @@ def _whole(head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> Com
             index=index,
             text="".join(choice.texts),
             logprobs=completion_logprobs(choice.logprobs, Offsets()) if choice.logprobs else None,
-            finish_reason=choice.final.reason.value,
+            finish_reason="length" if choice.final.reason is Finish.LENGTH else "stop",
         )
         for index, choice in enumerate(choices)
     ]

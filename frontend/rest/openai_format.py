@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from frontend.api import Inference
-from frontend.request import Event, Finished, GenerateRequest, Started, TokenLogprobs
+from frontend.request import CallDelta, Delta, Event, Finish, Finished, GenerateRequest, Started, TokenLogprobs
 from frontend.rest.openai_logprobs import Offsets
 from frontend.rest.openai_parse import Ask
 from frontend.rest.openai_responses import CompletionUsage
@@ -36,12 +36,36 @@ class Head:
 
 
 @dataclass(slots=True)
+class Call:
+    """One call of a tool as far as it has been generated."""
+
+    id: str
+    name: str
+    arguments: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class Choice:
     """One choice as far as it has been generated."""
 
     texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     finished: Finished | None = None
+
+    def take(self, delta: Delta) -> None:
+        self.texts.append(delta.text)
+        self.logprobs.extend(delta.logprobs)
+        if delta.reasoning:
+            self.thoughts.append(delta.reasoning)
+        for call in delta.calls:
+            self._take_call(call)
+
+    def _take_call(self, call: CallDelta) -> None:
+        if call.id is not None:
+            self.calls.append(Call(call.id, call.name or ""))
+        self.calls[call.index].arguments.append(call.arguments)
 
     @property
     def final(self) -> Finished:
@@ -66,3 +90,12 @@ class Format:
     after_text: bytes
     closing: bytes
     """Fields of a choice's last chunk."""
+    parts: Callable[[Delta], list[bytes]] | None = None
+    """Fields of the chunks that a delta with reasoning or calls takes, where there is such a thing."""
+    calls_reason: str = Finish.TOOL_CALLS.value
+    """Why an answer ends that has called."""
+    functions: "Format | None" = None
+    """The same for who sent functions instead of tools."""
+
+    def reason(self, finish: Finish) -> str:
+        return self.calls_reason if finish is Finish.TOOL_CALLS else finish.value

@@ -24,6 +24,7 @@ from frontend.request import (
     TokenPrompt,
     check_count,
 )
+from frontend.rest.openai_conversation import conversation
 from frontend.rest.openai_errors import UnknownParameter, UnsupportedParameter
 from frontend.rest.openai_grammar import StructuredOutputs, find_grammar
 from frontend.rest.openai_types import (
@@ -40,15 +41,25 @@ from frontend.rest.openai_types import (
     Sampling,
     StreamOptions,
 )
+from frontend.tools import MAX_TOOLS
 
 MAX_N = 16
 MAX_PARTS = 1_024
 """Of one message's content."""
+MAX_DOCUMENTS = 1_024
 MAX_CHOICES = 128
 """Answers that one request may ask for: prompts times n."""
 
 MOST = MappingProxyType(
-    {"stop": MAX_STOP_STRINGS, "stop_token_ids": MAX_STOP_TOKEN_IDS, "logit_bias": MAX_LOGIT_BIAS, "metadata": 64}
+    {
+        "stop": MAX_STOP_STRINGS,
+        "stop_token_ids": MAX_STOP_TOKEN_IDS,
+        "logit_bias": MAX_LOGIT_BIAS,
+        "metadata": 64,
+        "tools": MAX_TOOLS,
+        "functions": MAX_TOOLS,
+        "documents": MAX_DOCUMENTS,
+    }
 )
 """Entries of parameters, refused before they are converted one by one."""
 
@@ -66,6 +77,8 @@ class Ask:
     include_usage: bool
     names: Mapping[str, str]
     """Fields of GenerateRequest that this request spells differently."""
+    functions: bool = False
+    """Calls are answered as they were before tools."""
 
 
 def parse_chat(body: bytes) -> Ask:
@@ -74,7 +87,13 @@ def parse_chat(body: bytes) -> Ask:
         check_count(messages, MAX_MESSAGES, "messages")
         fields["messages"] = [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
     given = _convert(fields, ChatCompletionRequest)
-    names = {"prompt": "messages", "include_stop": "include_stop_str_in_output"}
+    names = {
+        "prompt": "messages",
+        "include_stop": "include_stop_str_in_output",
+        "template_kwargs": "chat_template_kwargs",
+    }
+    if given.functions:
+        names |= {"tools": "functions", "tool_choice": "function_call"}
     max_tokens = given.max_tokens
     if given.max_completion_tokens is not None:
         if max_tokens not in (None, given.max_completion_tokens):
@@ -82,14 +101,12 @@ def parse_chat(body: bytes) -> Ask:
         max_tokens, names["max_tokens"] = given.max_completion_tokens, "max_completion_tokens"
     generation = replace(
         _generation(given),
-        prompt=Chat(
-            tuple(_template_message(message) for message in given.messages),
-            add_generation_prompt=given.add_generation_prompt is not False,
-        ),
+        prompt=_conversation(given, fields, names),
         max_tokens=max_tokens,
         logprobs=_chat_logprobs(given),
+        separate_reasoning=given.separate_reasoning is not False,
     )
-    return _ask(given, [generation], names)
+    return replace(_ask(given, [generation], names), functions=bool(given.functions))
 
 
 def parse_completion(body: bytes) -> Ask:
@@ -151,6 +168,8 @@ def _message(given: object, path: str) -> object:
     content = kept.get("content")
     parts = content if isinstance(content, list) else []
     check_count(parts, MAX_PARTS, f"{path}.content")
+    if isinstance(calls := kept.get("tool_calls"), list):
+        check_count(calls, MAX_TOOLS, f"{path}.tool_calls")
     for position, part in enumerate(parts):
         kind = part.get("type") if isinstance(part, dict) else None
         if isinstance(kind, str) and kind in PART_TYPES:
@@ -164,6 +183,8 @@ def _message(given: object, path: str) -> object:
 def _convert(fields: Body, kind: type[T]) -> T:
     try:
         return msgspec.convert(fields, kind)
+    except RecursionError:
+        raise InvalidRequest("the request body is nested too deeply") from None
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `$")
         path = path.rstrip("`").partition("[...]")[0].lstrip(".")
@@ -173,18 +194,12 @@ def _convert(fields: Body, kind: type[T]) -> T:
         raise InvalidRequest(f"{path}: {what[:1].lower()}{what[1:].replace('`', '')}", field=path) from error
 
 
-def _template_message(message: Message) -> dict[str, object]:
-    """The message as chat templates know it: text content, and a system role instead of OpenAI's developer."""
-    content = message.content if isinstance(message.content, str) else "".join(part.text for part in message.content)
-    rendered: dict[str, object] = {
-        "role": "system" if message.role == "developer" else message.role,
-        "content": content,
-    }
-    if message.name is not None:
-        rendered["name"] = message.name
-    if message.tool_call_id is not None:
-        rendered["tool_call_id"] = message.tool_call_id
-    return rendered
+def _conversation(given: ChatCompletionRequest, fields: Body, names: Mapping[str, str]) -> Chat:
+    try:
+        return conversation(given, fields)
+    except InvalidRequest as error:
+        error.field = names.get(error.field or "", error.field)
+        raise
 
 
 def _generation(given: Sampling) -> GenerateRequest:

@@ -8,11 +8,12 @@ Does not know HTTP or how answers look.
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
 from frontend.rest.openai_grammar import Guided
+from frontend.rest.openai_tool_types import FunctionCall, FunctionRef, FunctionSpec, NamedTool, ToolCall, ToolSpec
 
 
 def limits(**keywords: float) -> dict[str, float]:
@@ -88,10 +89,16 @@ class TextPart(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Message(Struct, frozen=True, kw_only=True):
-    role: Literal["developer", "system", "user", "assistant", "tool"]
-    content: str | Annotated[list[TextPart], Meta(min_length=1)]
+    """`content` may be missing where an assistant calls tools."""
+
+    role: Literal["developer", "system", "user", "assistant", "tool", "function"]
+    content: str | Annotated[list[TextPart], Meta(min_length=1)] | None = None
     name: Name | None = None
     tool_call_id: Name | None = None
+    tool_calls: Annotated[list[ToolCall], Meta(extra_json_schema=limits(maxItems=256))] | None = None
+    function_call: Annotated[FunctionCall, Meta(description="As one call was spelled before.")] | None = None
+    reasoning_content: Annotated[str, Meta(description="What an assistant thought before it answered.")] | None = None
+    reasoning: Annotated[str, Meta(description="The same as reasoning_content.")] | None = None
 
 
 class ChatCompletionRequest(Sampling, frozen=True, kw_only=True):
@@ -100,6 +107,19 @@ class ChatCompletionRequest(Sampling, frozen=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[Count, Meta(extra_json_schema=limits(maximum=20))] | None = None
     add_generation_prompt: Annotated[bool, Meta(description="Default: true.")] | None = None
+    continue_final_message: (
+        Annotated[bool, Meta(description="The answer goes on where the last message ends.")] | None
+    ) = None
+    tools: Annotated[list[ToolSpec], Meta(extra_json_schema=limits(maxItems=256))] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    parallel_tool_calls: Annotated[bool, Meta(description="false: the answer ends with its first call.")] | None = None
+    functions: Annotated[list[FunctionSpec], Meta(description="As tools were spelled before.")] | None = None
+    function_call: Literal["none", "auto"] | FunctionRef | None = None
+    documents: Annotated[list[dict[str, Any]], Meta(description="For templates that know documents.")] | None = None
+    chat_template_kwargs: (
+        Annotated[dict[str, Any], Meta(description="Variables of the chat template, like enable_thinking.")] | None
+    ) = None
+    separate_reasoning: Annotated[bool, Meta(description="false: reasoning stays in the content.")] | None = None
 
 
 class CompletionRequest(Sampling, frozen=True, kw_only=True):
@@ -160,23 +180,14 @@ CHAT_OFF: Off = MappingProxyType(
         **COMMON_OFF,
         "audio": (),
         "chat_template": (),
-        "chat_template_kwargs": ({},),
-        "continue_final_message": (False,),
-        "documents": ([],),
-        "function_call": ("none",),
-        "functions": ([],),
-        "include_reasoning": (),
+        "include_reasoning": (True,),
         "mm_processor_kwargs": ({},),
         "modalities": (["text"],),
         "moderation": (),
-        "parallel_tool_calls": (),
         "prediction": (),
         "reasoning_effort": ("none",),
-        "separate_reasoning": (),
-        "stream_reasoning": (),
+        "stream_reasoning": (True,),
         "thinking_token_budget": (),
-        "tool_choice": ("none",),
-        "tools": ([],),
         "verbosity": (),
         "web_search_options": (),
     }
@@ -195,11 +206,7 @@ MESSAGE_OFF: Off = MappingProxyType(
     {
         "annotations": ([],),
         "audio": (),
-        "function_call": (),
-        "reasoning": (),
-        "reasoning_content": (),
         "refusal": (),
-        "tool_calls": ([],),
     }
 )
 PART_TYPES = frozenset({"image_url", "input_audio", "audio_url", "video_url", "file", "refusal", "thinking"})

@@ -14,7 +14,7 @@ class AnswerText:
     """Detokenizes one answer and watches for its stop strings.
 
     Stop strings are looked for in the text of token number `min_tokens` and later ones; what earlier tokens say passes
-    unread. `context` is the prompt's ids: see `Detokenizer`.
+    unread. `context` is the prompt's ids, `shown` are special tokens that are not skipped: see `Detokenizer`.
     """
 
     def __init__(
@@ -26,8 +26,11 @@ class AnswerText:
         include_stop: bool = False,
         min_tokens: int = 0,
         skip_special_tokens: bool = True,
+        shown: frozenset[str] = frozenset(),
     ) -> None:
-        self._detokenizer = Detokenizer(tokenizer, context=context, skip_special_tokens=skip_special_tokens)
+        self._detokenizer = Detokenizer(
+            tokenizer, context=context, skip_special_tokens=skip_special_tokens, shown=shown
+        )
         self._stops = StopStrings(stops, include_stop=include_stop)
         self._num_unread = max(0, min_tokens - 1)
         """Tokens still to come whose text is not searched."""

@@ -21,9 +21,15 @@ class Detokenizer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, *, context: Sequence[int] | None = None, skip_special_tokens: bool = True
+        self,
+        tokenizer: Tokenizer,
+        *,
+        context: Sequence[int] | None = None,
+        skip_special_tokens: bool = True,
+        shown: frozenset[str] = frozenset(),
     ) -> None:
-        self._pieces = tokenizer.pieces(skip_special_tokens=skip_special_tokens)
+        """`shown` are special tokens that are not skipped."""
+        self._pieces = tokenizer.pieces(skip_special_tokens=skip_special_tokens, shown=shown)
         self._partial = b""
         self._max_lead_spaces = 0
         if context is not None and not any(self._pieces[token_id] for token_id in context):

@@ -7,6 +7,7 @@ loops without output cannot be stopped. Does not know tokens; what it renders is
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError
 
@@ -18,6 +19,11 @@ MAX_RENDERED_CHARS = 16_000_000
 
 FAULTS = (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 """What code in a template can raise when a conversation is not what it expects."""
+
+RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+"""Names that are set by other means."""
+
+MARK = "CONTINUE_FINAL_MESSAGE_TAG "
 
 
 class ChatTemplate:
@@ -33,6 +39,8 @@ class ChatTemplate:
     ) -> None:
         """`sources` by name, "default" among them. Raises ConfigError if one is not valid Jinja."""
         environment = sandbox(now)
+        self.source = "\n".join(sources.values())
+        """All of its text, for who wants to know what the model is told."""
         try:
             self._templates = {name: environment.from_string(source) for name, source in sources.items()}
         except TemplateSyntaxError as error:
@@ -41,6 +49,8 @@ class ChatTemplate:
             raise ConfigError(f"no chat template is named 'default' among {sorted(sources)}")
         self._special_tokens = special_tokens
         self._max_chars = max_chars
+        self.wants_text_arguments = "tool_calls" in self.source and self._wants_text_arguments()
+        """Whether the arguments of calls must be JSON text in messages; most templates want objects."""
 
     @classmethod
     def load(cls, folder: Path, override: Path | str | None = None) -> "ChatTemplate | None":
@@ -61,27 +71,47 @@ class ChatTemplate:
         /,
         *,
         tools: Sequence[Mapping[str, object]] | None = None,
+        documents: Sequence[Mapping[str, object]] | None = None,
         add_generation_prompt: bool = True,
+        continue_final: bool = False,
         max_chars: int | None = None,
-        **variables: object,
+        variables: Mapping[str, object] = MappingProxyType({}),
     ) -> str:
         """The prompt; `variables` are further names the template may know. Raises InvalidRequest if it refuses.
 
-        Of a prompt longer than `max_chars` it gives the beginning, which is longer, too, and spares itself the rest.
+        With `continue_final` it ends where the last message's content does. Of a prompt longer than `max_chars` it
+        gives the beginning, which is longer, too, and spares itself the rest.
         """
+        if reserved := RESERVED & variables.keys():
+            raise InvalidRequest(f"{min(reserved)} is not a variable of the template's own", field="template_kwargs")
         template = self._template(with_tools=tools is not None)
         context = {
             **self._special_tokens,
-            "documents": None,
             **variables,
-            "messages": list(messages),
+            "documents": None if documents is None else list(documents),
+            "messages": _marked(messages) if continue_final else list(messages),
             "tools": None if tools is None else list(tools),
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            return self._bounded(template, context, max_chars)
+            rendered = self._bounded(template, context, max_chars)
         except FAULTS as error:
             raise InvalidRequest(f"the chat template refuses these messages: {error}", field="messages") from error
+        if not continue_final or (max_chars is not None and len(rendered) > max_chars):
+            return rendered
+        return _cut(rendered, messages[-1])
+
+    def _wants_text_arguments(self) -> bool:
+        """Found by trying both, as templates do not say."""
+        try:
+            self.render(_conversation({"key": "value"}), tools=[_tool()])
+        except InvalidRequest:
+            try:
+                self.render(_conversation('{"key": "value"}'), tools=[_tool()])
+            except InvalidRequest:
+                return False
+            return True
+        return False
 
     def _template(self, *, with_tools: bool) -> Template:
         return self._templates["tool_use" if with_tools and "tool_use" in self._templates else "default"]
@@ -97,6 +127,35 @@ class ChatTemplate:
             if length > self._max_chars:
                 raise InvalidRequest(f"the prompt is longer than {self._max_chars} characters", field="messages")
         return "".join(parts)
+
+
+def _marked(messages: Sequence[Mapping[str, object]]) -> list[Mapping[str, object]]:
+    """With a mark at the end of the last message's content."""
+    match messages:
+        case [*before, {"content": str(content), **rest}]:
+            return [*before, {**rest, "content": content + MARK}]
+        case _:
+            raise InvalidRequest("the last message has no content to continue", field="messages")
+
+
+def _cut(rendered: str, final: Mapping[str, object]) -> str:
+    """Before the mark. Where the template trims messages, it would have trimmed the last one, too."""
+    end = rendered.rfind(MARK.strip())
+    if end < 0 or str(final["content"]).strip() not in rendered:
+        message = "the chat template leaves out some of the last message, which cannot be continued"
+        raise InvalidRequest(message, field="messages")
+    return rendered[:end] if rendered.startswith(MARK, end) else rendered[:end].rstrip()
+
+
+def _conversation(arguments: object) -> list[Mapping[str, object]]:
+    """With a call of a tool."""
+    call = {"id": "call00000", "type": "function", "function": {"name": "look", "arguments": arguments}}
+    return [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+
+
+def _tool() -> dict[str, object]:
+    parameters = {"type": "object", "properties": {"key": {"type": "string", "description": "What for."}}}
+    return {"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": parameters}}
 
 
 def _sources(folder: Path, config: TokenizerConfig) -> dict[str, str]:

@@ -37,7 +37,9 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self._all_pieces = Pieces(backend, decoder, hidden=frozenset())
-        self._text_pieces = Pieces(backend, decoder, hidden=self.special_ids)
+        self._decoder = decoder
+        self._text_pieces: dict[frozenset[str], Pieces] = {}
+        """By the special tokens that are shown nevertheless."""
         # A post-processor that adds tokens knows best; the flags speak where there is none.
         adds_tokens = backend.num_special_tokens_to_add(is_pair=False) > 0
         self._prefix = [] if adds_tokens else self._ids_of(self.bos_token, config.add_bos_token)
@@ -88,9 +90,14 @@ class Tokenizer:
         lead = len(data) - len(data.lstrip(b" "))
         return data[min(lead, self.max_lead_spaces) :].decode("utf-8", "replace")
 
-    def pieces(self, *, skip_special_tokens: bool) -> Pieces:
-        """Bytes by token id; with `skip_special_tokens`, special ones have none."""
-        return self._text_pieces if skip_special_tokens else self._all_pieces
+    def pieces(self, *, skip_special_tokens: bool, shown: frozenset[str] = frozenset()) -> Pieces:
+        """Bytes by token id; with `skip_special_tokens`, special ones have none, but for those in `shown`."""
+        if not skip_special_tokens:
+            return self._all_pieces
+        if (found := self._text_pieces.get(shown)) is None:
+            hidden = self.special_ids - {self._backend.token_to_id(word) for word in shown}
+            found = self._text_pieces[shown] = Pieces(self._backend, self._decoder, hidden=hidden)
+        return found
 
     def token_bytes(self, token_id: int) -> bytes:
         """Exactly what the token stands for, special ones too; maybe a part of a character."""

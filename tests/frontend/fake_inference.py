@@ -6,6 +6,7 @@ raised, functions called, and an `asyncio.Event` is waited for. Tokens are bytes
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from dataclasses import replace
 
 from engine.errors import UnknownModel
 from frontend.api import Readiness, ServedModel, WorkerStatus
@@ -118,9 +119,9 @@ class FakeInference:
             case Delta():
                 top = request.logprobs
                 logprobs = () if top is None else tuple(TokenLogprobs(e.chosen, e.top[:top]) for e in event.logprobs)
-                return Delta(event.text, event.token_ids, event.first_index, logprobs)
+                return event._replace(logprobs=logprobs)
             case Finished():
-                usage = Usage(num_prompt, event.usage.completion_tokens, event.usage.cached_tokens)
+                usage = replace(event.usage, prompt_tokens=num_prompt)
                 return Finished(event.reason, event.matched, usage, event.timing)
             case _:
                 return event

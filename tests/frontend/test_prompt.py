@@ -19,8 +19,10 @@ from frontend.observer import Observer
 from frontend.prompt import encode, tokens_of
 from frontend.request import Chat, TokenPrompt
 from frontend.router import Policy
+from frontend.text.parsers.families import Families, ToolFamily
 from frontend.text.template import ChatTemplate
 from frontend.text.tokenizer import Tokenizer
+from frontend.tools import NO_TOOLS
 from tests.frontend.test_rest_app import error_of, rest_client
 
 CONTEXT = 100
@@ -132,3 +134,57 @@ async def test_over_rest(
     error = error_of(response)
     assert (error["code"], error["param"]) == ("context_length_exceeded", param)
     assert all(len(seen) <= longest(model, model.limits.max_context) for seen in tokenized)
+
+
+# -- conversations with tools ------------------------------------------------------------------------------------------
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+USER = {"role": "user", "content": "hi"}
+
+
+def text_of(model: LoadedModel, source: str, chat: Chat) -> str:
+    """What the template makes of it, out of its tokens."""
+    return model.tokenizer.decode(tokens_of(templated(model, source), chat, add_special_tokens=True))
+
+
+def test_the_template_is_told_of_tools_documents_and_variables(model: LoadedModel) -> None:
+    source = "{{ tools[0].function.name }} {{ documents[0].title }} {{ enable_thinking }} {{ add_generation_prompt }}"
+    chat = Chat((USER,), tools=(TOOL,), documents=({"title": "a"},), template_kwargs={"enable_thinking": False})
+    assert text_of(model, source, chat) == "f a False True"
+    assert text_of(model, "{{ tools }}{{ documents }}", replace(chat, documents=(), tool_choice=NO_TOOLS)) == "NoneNone"
+    continued = Chat((USER, {"role": "assistant", "content": "Once"}), continue_final_message=True)
+    assert text_of(model, "{% for m in messages %}{{ m.content }};{% endfor %}", continued) == "hi;Once"
+
+
+def test_a_template_that_does_not_know_tools_is_not_given_any(model: LoadedModel) -> None:
+    with pytest.raises(InvalidRequest, match="does not know tools") as refused:
+        text_of(model, "{{ messages[0].content }}", Chat((USER,), tools=(TOOL,)))
+    assert refused.value.field == "tools"
+    assert text_of(model, "{{ messages[0].content }}", Chat((USER,), tools=(TOOL,), tool_choice=NO_TOOLS)) == "hi"
+
+
+def test_arguments_are_spelled_as_the_template_wants_them(model: LoadedModel) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": "é"}}}
+    chat = Chat((USER, {"role": "assistant", "content": None, "tool_calls": [call]}))
+    loop = "{% for m in messages %}{% for c in m.tool_calls %}HERE{% endfor %}{% endfor %}"
+    assert text_of(model, loop.replace("HERE", "{{ c.function.arguments.a }}"), chat) == "é"
+    assert text_of(model, loop.replace("HERE", "{{ '>' + c.function.arguments }}"), chat) == '>{"a": "é"}'
+
+
+def test_what_is_nested_too_deeply_is_refused(model: LoadedModel) -> None:
+    deep: object = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": deep}}
+    chat = Chat((USER, {"role": "assistant", "content": None, "tool_calls": [call]}))
+    for spelled in ("{{ c.function.arguments | tojson }}", "{{ '>' + c.function.arguments }}"):
+        source = "{% for m in messages %}{% for c in m.tool_calls %}HERE{% endfor %}{% endfor %}".replace(
+            "HERE", spelled
+        )
+        with pytest.raises(InvalidRequest, match="recursion|deeply"):
+            text_of(model, source, chat)
+
+
+def test_who_takes_tools_is_read_off_the_template(model: LoadedModel) -> None:
+    assert model.families == Families()
+    assert LoadedModel.load(DEMO_MODEL, "m", None, tool_parser="hermes").families.tools is ToolFamily.HERMES

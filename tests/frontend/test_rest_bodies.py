@@ -91,7 +91,7 @@ async def test_names_are_those_of_the_dialect() -> None:
             ({"max_completion_tokens": 0}, "max_completion_tokens", None),
             ({"messages": [{"role": "user", "content": "x" * 5000}]}, "messages", "context_length_exceeded"),
             ({"model": "other"}, "model", "model_not_found"),
-            ({"tools": [{}]}, "tools", "unsupported_parameter"),
+            ({"modalities": ["audio"]}, "modalities", "unsupported_parameter"),
             ({"x" * 10_000: 1}, "x" * 200, "unknown_parameter"),
         ):
             response = await client.post(CHAT, json={"model": MODEL, "messages": MESSAGES, **body})

@@ -193,7 +193,7 @@ WRONG_CHAT: list[tuple[str, object, str]] = [
     ("messages", [{"role": "user", "content": [{"type": ["x"]}]}], "messages[0].content[0].type"),
     ("messages", [{"role": "robot", "content": "hi"}], "messages[0].role"),
     ("messages", [*MESSAGES, {"role": "user", "content": "a", "mood": "b"}], "messages[1].mood"),
-    ("messages", [{"role": "assistant", "content": "a", "tool_calls": [{}]}], "messages[0].tool_calls"),
+    ("messages", [{"role": "assistant", "content": "a", "tool_calls": [{}]}], "messages[0].tool_calls[0].id"),
     ("logprobs", 1, "logprobs"),
     ("top_logprobs", 1, "top_logprobs"),
     ("top_logprobs", 21, "top_logprobs"),

@@ -50,7 +50,7 @@ def test_a_rendered_prompt_has_its_bos_already() -> None:
 
 def test_the_clock_and_further_variables() -> None:
     assert template("{{ strftime_now('%d %b %Y') }}").render([]) == "26 Jul 2024"
-    assert template("{{ enable_thinking }}{{ messages }}").render([], enable_thinking=False, messages=1) == "False[]"
+    assert template("{{ enable_thinking }}{{ messages }}").render([], variables={"enable_thinking": False}) == "False[]"
     assert template("{{ bos_token }}|{{ documents }}").render([]) == "|None"
 
 
@@ -58,6 +58,51 @@ def test_json_is_written_as_models_know_it() -> None:
     source = "{{ messages[0] | tojson }}|{{ tools | tojson(indent=1, separators=(',', ':')) }}"
     expected = json.dumps(USER, ensure_ascii=False) + "|" + json.dumps([TOOL], indent=1, separators=(",", ":"))
     assert template(source).render([USER], tools=(TOOL,)) == expected
+
+
+def test_documents_and_names_that_are_set_by_other_means() -> None:
+    assert template("{{ documents[0].title }}").render([], documents=[{"title": "a"}]) == "a"
+    for name in ("messages", "tools", "documents", "add_generation_prompt"):
+        with pytest.raises(InvalidRequest, match=name) as refused:
+            template("x").render([], variables={name: 1})
+        assert refused.value.field == "template_kwargs"
+
+
+CONTINUED = [
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}",
+    "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</>{% endfor %}",
+    "{% for m in messages %}{{ m.content }} {% endfor %}",
+]
+
+
+@pytest.mark.parametrize("source", CONTINUED)
+@pytest.mark.parametrize("content", ["Once", "Once upon ", "Once\n\n", "a </> b"])
+def test_a_final_message_is_continued_as_transformers_does(source: str, content: str) -> None:
+    messages = [USER, {"role": "assistant", "content": content}]
+    utils = pytest.importorskip("transformers.utils.chat_template_utils")
+    (expected,), _ = utils.render_jinja_template([messages], chat_template=source, continue_final_message=True)
+    assert template(source).render(messages, add_generation_prompt=False, continue_final=True) == expected
+
+
+def test_what_cannot_be_continued_is_refused() -> None:
+    for source in ("{{ messages[0].content }}", "{{ messages[-1].content[2:] }}"):
+        with pytest.raises(InvalidRequest, match="leaves out"):
+            template(source).render([USER, {"role": "assistant", "content": "Once"}], continue_final=True)
+    with pytest.raises(InvalidRequest, match="no content"):
+        template("x").render([{"role": "assistant", "content": None}], continue_final=True)
+    whole = template("{{ messages[0].content * 100 }}").render([{"content": "abc"}], continue_final=True, max_chars=50)
+    assert len(whole) > 50
+
+
+def test_how_the_arguments_of_calls_must_be_spelled() -> None:
+    loop = "{% for m in messages %}{% for c in m.tool_calls %}HERE{% endfor %}{% endfor %}"
+    for spelled, wants_text in (
+        ("{{ c.function.arguments | tojson }}", False),
+        ("{{ c.function.arguments.items() }}", False),
+        ("{{ 'a' + c.function.arguments }}", True),
+        ("{{ 1 / 0 }}", False),
+    ):
+        assert template(loop.replace("HERE", spelled)).wants_text_arguments is wants_text
 
 
 def test_loop_controls_blocks_and_generation_marks() -> None:

@@ -1,0 +1,129 @@
+"""From OpenAI's messages and tools to the conversation that chat templates know.
+
+Templates know a system role instead of OpenAI's developer, text instead of content parts, objects instead of the JSON
+text of arguments, and tools instead of the functions that came before them.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import msgspec
+
+from engine.errors import InvalidRequest
+from frontend.request import Chat, reasoning_fields
+from frontend.rest.openai_tool_types import FunctionRef, NamedTool, ToolCall
+from frontend.rest.openai_types import ChatCompletionRequest, Message
+from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode, check_tools
+
+Json = Mapping[str, object]
+
+ROLES = MappingProxyType({"developer": "system", "function": "tool"})
+
+
+def conversation(given: ChatCompletionRequest, fields: Json) -> Chat:
+    """`fields` is what `given` was made of: templates see tools as the client spelled them. Raises InvalidRequest."""
+    if given.continue_final_message and given.add_generation_prompt:
+        message = "add_generation_prompt and continue_final_message exclude each other"
+        raise InvalidRequest(message, field="continue_final_message")
+    tools, choice = _tools(given, fields), _choice(given)
+    check_tools(tools, choice or AUTO)
+    if choice not in (None, NO_TOOLS) and not tools:
+        raise InvalidRequest("tool_choice needs tools", field="tool_choice")
+    return Chat(
+        _messages(given.messages),
+        add_generation_prompt=given.add_generation_prompt is not False and not given.continue_final_message,
+        continue_final_message=bool(given.continue_final_message),
+        tools=tools,
+        tool_choice=choice or AUTO,
+        parallel_tool_calls=given.parallel_tool_calls is not False and not given.functions,
+        documents=tuple(given.documents or ()),
+        template_kwargs=given.chat_template_kwargs or {},
+    )
+
+
+def _tools(given: ChatCompletionRequest, fields: Json) -> tuple[Tool, ...]:
+    if given.functions and given.tools:
+        raise InvalidRequest("functions is what tools were called before; give one of them", field="tools")
+    match fields:
+        case {"functions": [*functions]} if functions:
+            return tuple({"type": "function", "function": _function(function)} for function in functions)
+        case {"tools": [*tools]}:
+            return tuple(_tool(tool) for tool in tools if isinstance(tool, dict))
+        case _:
+            return ()
+
+
+def _tool(tool: Json) -> Tool:
+    return {key: _function(value) if key == "function" else value for key, value in tool.items()}
+
+
+def _function(given: object) -> Json:
+    """Without what is null, and without what only tells the server how to sample."""
+    function = given if isinstance(given, dict) else {}
+    return {key: value for key, value in function.items() if value is not None and key != "strict"}
+
+
+def _choice(given: ChatCompletionRequest) -> ToolChoice | None:
+    """None: nothing was said."""
+    if given.function_call is not None and given.tool_choice is not None:
+        raise InvalidRequest("function_call is what tool_choice was called before; give one", field="tool_choice")
+    match given.tool_choice if given.function_call is None else given.function_call:
+        case NamedTool(function=FunctionRef(name=name)) | FunctionRef(name=name):
+            return ToolChoice(ToolMode.REQUIRED, name)
+        case str(mode):
+            return ToolChoice(ToolMode(mode))
+        case _:
+            return None
+
+
+def _messages(messages: Sequence[Message]) -> tuple[Json, ...]:
+    rendered = []
+    call_id = None
+    for i, message in enumerate(messages):
+        if message.function_call is not None:
+            call_id = f"fn{i:07}"  # the answer to it names only the function
+        rendered.append(_message(message, f"messages[{i}]", call_id))
+    return tuple(rendered)
+
+
+def _message(message: Message, path: str, call_id: str | None) -> Json:
+    calls = list(message.tool_calls or ())
+    if message.function_call is not None:
+        calls.append(ToolCall(id=call_id or "", function=message.function_call))
+    if calls and message.role != "assistant":
+        raise InvalidRequest(f"{path}: only an assistant calls tools", field=f"{path}.tool_calls")
+    if message.content is None and not calls:
+        raise InvalidRequest(f"missing required parameter: {path}.content", field=f"{path}.content")
+    rendered: dict[str, object] = {"role": ROLES.get(message.role, message.role), "content": _text(message)}
+    if message.name is not None:
+        rendered["name"] = message.name
+    answers = message.tool_call_id or (call_id if message.role == "function" else None)
+    if answers is not None:
+        rendered["tool_call_id"] = answers
+    thought = message.reasoning if message.reasoning_content is None else message.reasoning_content
+    if thought is not None:
+        rendered |= reasoning_fields(thought)
+    if calls:
+        rendered["tool_calls"] = [_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(calls)]
+    return rendered
+
+
+def _text(message: Message) -> str | None:
+    return "".join(part.text for part in message.content) if isinstance(message.content, list) else message.content
+
+
+def _call(call: ToolCall, path: str) -> Json:
+    function = {"name": call.function.name, "arguments": _arguments(call.function.arguments, path)}
+    return {"id": call.id, "type": "function", "function": function}
+
+
+def _arguments(text: str, path: str) -> Json:
+    """The object; nothing is an empty one, as of functions that take none."""
+    try:
+        arguments = msgspec.json.decode(text) if text else {}
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict):
+        field = f"{path}.function.arguments"
+        raise InvalidRequest(f"{field} must be a JSON object, as text", field=field)
+    return arguments
