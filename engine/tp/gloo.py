@@ -1,7 +1,8 @@
 """Ranks of torch.distributed that compute on CPUs: sums and logits go through gloo, over loopback.
 
-Ranks on GPUs would be the same with NCCL's group. Waiting for the others has a limit on rank 0 alone: it is the one
-that decides that another is lost, and the others end when it does.
+Every rank gets all partial results and adds them in the order of ranks: gloo's own sum adds each piece of memory in
+another order, so that a row's result would depend on how many rows there are. Waiting for the others has a limit on
+rank 0 alone: it is the one that decides that another is lost, and the others end when it does.
 """
 
 import os
@@ -28,7 +29,7 @@ class _Work(Protocol):
 
 
 class _ProcessGroup(Protocol):
-    def allreduce(self, tensors: list[torch.Tensor], opts: object) -> _Work: ...
+    def allgather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor]) -> _Work: ...
     def gather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor], opts: object) -> _Work: ...
 
 
@@ -47,10 +48,10 @@ class GlooRanks:
         self.size = size
         self.limit_s: float | None = None
         """Seconds that others may keep this rank waiting; None is for ever."""
-        self._sum = dist.AllreduceOptions()  # type: ignore[attr-defined]
         self._to_lead = dist.GatherOptions()  # type: ignore[attr-defined]
         self._to_lead.rootRank = 0
         self._nothing = torch.zeros(1)
+        self._room = torch.empty(0)
         self._group: _ProcessGroup | None = None
 
     def join(self, store: dist.Store) -> None:  # type: ignore[name-defined]
@@ -66,8 +67,13 @@ class GlooRanks:
             raise RankFailed(f"no group of {self.size} ranks: {_first_line(error)}") from None
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
-        tensor = partial if partial.numel() else self._nothing  # of an empty one gloo would not wait for anybody
-        self._wait(lambda group: group.allreduce([tensor], self._sum))
+        mine = partial if partial.numel() else self._nothing  # with an empty one gloo would not wait for anybody
+        parts = self._room_for(mine)
+        self._wait(lambda group: group.allgather([parts], [mine]))
+        if partial.numel():
+            torch.add(parts[0], parts[1], out=partial)
+            for part in parts[2:]:
+                partial.add_(part)
         return partial
 
     def gather(self, part: torch.Tensor, num_columns: int) -> torch.Tensor:
@@ -75,12 +81,20 @@ class GlooRanks:
             return part.new_empty(0, num_columns)
         widest = -(-num_columns // self.size)
         part = F.pad(part, (0, widest - part.shape[1])) if part.shape[1] < widest else part.contiguous()
-        parts = [torch.empty_like(part) for _ in range(self.size)] if self.rank == 0 else []
+        parts = self._room_for(part) if self.rank == 0 else []
         self._wait(lambda group: group.gather([parts] if parts else [], [part], self._to_lead))
         if not parts:
             return part
         shares = [share(num_columns, rank, self.size) for rank in range(self.size)]
         return torch.cat([each[:, : its.stop - its.start] for each, its in zip(parts, shares, strict=True)], 1)
+
+    def _room_for(self, part: torch.Tensor) -> list[torch.Tensor]:
+        """A tensor like `part` for each rank, in memory that the next call takes again."""
+        count = self.size * part.numel()
+        with torch.inference_mode(mode=False):  # what is made in that mode cannot be written outside of it
+            if len(self._room) < count:
+                self._room = torch.empty(count)
+            return list(self._room[:count].view(self.size, *part.shape).unbind())
 
     def _wait(self, begin: _Begin) -> None:
         assert self._group is not None, "join comes first"
