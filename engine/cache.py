@@ -95,6 +95,7 @@ def layout_fingerprint(revision: str, spec: ModelSpec, block_tokens: int, *, dty
     """Names what two workers must share before a block of one means anything to the other. Over how many ranks a
     worker spreads the heads is not part of it: they share one pool."""
     layout = (
-        f"revision={revision} dtype={dtype} L={spec.num_layers} K={spec.num_kv_heads} P={block_tokens} D={spec.head_dim}"
+        f"revision={revision} dtype={dtype} L={spec.num_layers} K={spec.num_kv_heads} "
+        f"P={block_tokens} D={spec.head_dim}"
     )
     return hashlib.sha256(layout.encode()).hexdigest()[:16]

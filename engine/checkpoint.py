@@ -89,8 +89,8 @@ class Shard:
 def load_weights(
     folder: ModelFolder, spec: ModelSpec, dtype: torch.dtype, split: Split | None = None
 ) -> dict[str, torch.Tensor]:
-    """Every tensor that `spec` needs, converted to `dtype`, by its name in the checkpoint; with `split`, one rank's part
-    of each, and no more is read."""
+    """Every tensor that `spec` needs, converted to `dtype`, by its name in the checkpoint; with `split`, one rank's
+    part of each, and no more is read."""
     split = split or Split(spec, 0, 1)
     shards = open_shards(folder.path)
     expected = expected_shapes(spec)

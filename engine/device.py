@@ -142,8 +142,9 @@ def _open_model(config: WorkerConfig, role: "pb.Role", folder: ModelFolder, team
     began = time.monotonic()
     with Turn() as turn:
         pool_bytes = num_blocks * block_bytes
-        # The other ranks load while this one does.
-        shared = team.load(_setup(config, role, folder, max_context, num_blocks, kv_dtype), pool_bytes) if team else None
+        shared = None
+        if team:  # the other ranks load while this one does
+            shared = team.load(_setup(config, role, folder, max_context, num_blocks, kv_dtype), pool_bytes)
         quantize, ranks = config.quantization == "int8", team.ranks if team else ALONE
         decoder = load_decoder(folder, config.dtype, max_context, quantize=quantize, ranks=ranks)
         shared = shared or _share(config, role, pool_bytes)

@@ -22,8 +22,8 @@ class Ranks(Protocol):
     def size(self) -> int: ...
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
-        """`partial` summed over all ranks, in its own memory. Returns after every rank has come here, even where there is
-        nothing to sum: what they wrote into the pool before can then be read. Raises RankFailed."""
+        """`partial` summed over all ranks, in its own memory. Returns after every rank has come here, even where there
+        is nothing to sum: what they wrote into the pool before can then be read. Raises RankFailed."""
         ...
 
     def gather(self, part: torch.Tensor, num_columns: int) -> torch.Tensor:

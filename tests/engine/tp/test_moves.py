@@ -46,14 +46,14 @@ async def test_answers_are_the_goldens_whoever_computed_the_prompt(
     target.cache.clear(target.cache.num_blocks)  # of what other tests have left, which would be as good
     source_blocks, target_blocks = Blocks(source), Blocks(target)
     async with Wire(transport) as wire:
-        receiver, sender = wire.receiver(target.cache), wire.sender(source.cache)  # type: ignore[arg-type]
+        receiver, sender = wire.receiver(target.cache), wire.sender(source.cache)
         for index, golden in enumerate(goldens):
             prompt = golden["prompt_ids"]
             computed, continued = sequence_of("p", prompt), sequence_of("d", prompt)
             first = int(step(source, source_blocks, [(computed, len(prompt))])[computed.id].argmax())
 
             target_blocks.grow(continued, len(prompt))
-            ticket = make_ticket(receiver, target.cache, len(continued.blocks), name=str(index))  # type: ignore[arg-type]
+            ticket = make_ticket(receiver, target.cache, len(continued.blocks), name=str(index))
             receiver.open(ticket, list(continued.blocks))
             await sender.send(ticket, 0, list(computed.blocks))
             await sender.commit(ticket, Commit(first))
