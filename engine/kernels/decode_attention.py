@@ -185,8 +185,8 @@ def decode_attention(
 ) -> None:
     """Attend with the first S rows of `qkv` `[T, (H + 2K) * D]` and write `out` `[S, H * D]`.
 
-    `pool` is `[N, L, 2, K, P, row]`, or some heads of one; `block_tables` `[S, max blocks]`; `context_lens` `[S]` are the positions of each
-    sequence, the new one included. With a `window` only the last so many are visible.
+    `pool` is `[N, L, 2, K, P, row]`, or some heads of one; `block_tables` `[S, max blocks]`; `context_lens` `[S]` are
+    the positions of each sequence, the new one included. With a `window` only the last so many are visible.
     """
     size = head_dim_of(pool)
     kernel = _kernel(size, out.shape[1] // size // pool.shape[3])
