@@ -48,7 +48,7 @@ class GlooRanks:
         self.size = size
         self.limit_s: float | None = None
         """Seconds that others may keep this rank waiting; None is for ever."""
-        self._to_lead = dist.GatherOptions()  # type: ignore[attr-defined]
+        self._to_lead = dist.GatherOptions()
         self._to_lead.rootRank = 0
         self._nothing = torch.zeros(1)
         self._room = torch.empty(0)
