@@ -46,5 +46,6 @@ async def test_a_worker_whose_rank_is_killed_is_started_again() -> None:
                 return new is not None and new.pid != old.pid and len(ranks(server, name)) == 1
 
             await until(back, f"{name} was not started again")
+            await until_idle(server, num_workers=2)  # it serves
             await check(server, STORIES, goldens(STORIES))
         await until_idle(server, num_workers=2)
