@@ -36,7 +36,7 @@ def goldens() -> list[dict[str, Any]]:
     return sorted(cases, key=lambda case: len(case["prompt_ids"]))[-2:]
 
 
-@pytest.mark.parametrize("transport", ["inproc", "zeromq-ipc"])
+@pytest.mark.parametrize("transport", ["inproc", pytest.param("zeromq-ipc", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("decode", SIZES)
 @pytest.mark.parametrize("prefill", SIZES)
 async def test_answers_are_the_goldens_whoever_computed_the_prompt(

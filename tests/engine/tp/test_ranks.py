@@ -68,7 +68,7 @@ def test_logits_are_those_of_transformers_however_the_prompt_is_cut(case: str, r
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("model", ["stories260K", "babyllama105"])
+@pytest.mark.parametrize("model", ["stories260K", pytest.param("babyllama105", marks=pytest.mark.slow)])
 def test_answers_of_trained_models_are_the_goldens(model: str, size: int, ranks: Open) -> None:
     folder = shared_data("models", model)
     cases = json.loads((folder / "golden_greedy.json").read_text())["cases"][:4]
