@@ -29,6 +29,16 @@ class Cores:
     """Of each worker; 0 is one for each CPU it may use."""
 
 
+def check_ranks(ranks: Mapping[str, int], num_prefill: int, borrow: str | None) -> None:
+    """Raise ConfigError, naming the option, for workers of several processes that are not there, or should borrow."""
+    if ranks["prefill"] > 1 and not num_prefill:
+        raise ConfigError("--prefill-tp is given, but --prefill 0 starts no prefill workers", field="--prefill-tp")
+    for role, num_ranks in ranks.items():
+        if num_ranks > 1 and borrow in (role, "both"):
+            message = f"--borrow {borrow}: {role} workers of {num_ranks} processes (--{role}-tp) cannot borrow CPUs"
+            raise ConfigError(message, field="--borrow")
+
+
 def divide_cores(
     lists: Mapping[str, str], *, num_prefill: int, num_decode: int, split: bool, borrow: str | None
 ) -> Cores:

@@ -40,6 +40,8 @@ class Deployment:
     """By role, and shared out among the role's processes; a role that is not there is pinned to none."""
     borrowers: Container[str] = ()
     """Roles whose workers use the CPUs of the other one's while these have no work. All workers must have their own."""
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    """Processes of each worker, by role; 1 where it is not named."""
     drain_timeout_s: float = 60.0
 
     @property
@@ -92,6 +94,8 @@ class Deployment:
             own["kv_listen"] = f"ipc://{folder / name}.kv" if self.transport != "tcp" else "tcp://127.0.0.1:0"
         else:
             own["niceness"] = PREFILL_NICENESS
+        if (num_ranks := self.ranks.get(role, 1)) > 1:
+            own["tensor_parallel"] = num_ranks
         if self.transport != "shm":
             own["shared_memory"] = "off"
         if self.transport == "gloo":

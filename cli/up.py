@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from cli.cores import divide_cores
+from cli.cores import check_ranks, divide_cores
 from cli.deployment import Deployment, reachable
 from cli.launch import launch, refusals
 from cli.machine import take_ports
@@ -32,6 +32,10 @@ def up(
     model: Annotated[str, typer.Option(help="Folder, or org/name to fetch. Default: the built-in demo model.")] = "",
     prefill: Annotated[int, typer.Option(min=0, help="Prefill workers; 0 is a unified server.")] = 1,
     decode: Annotated[int, typer.Option(min=1, help="Decode workers.")] = 1,
+    prefill_tp: Annotated[
+        int, typer.Option(min=1, help="Processes that each prefill worker spreads the model over.")
+    ] = 1,
+    decode_tp: Annotated[int, typer.Option(min=1, help="Of each decode worker, likewise; the two may differ.")] = 1,
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="REST; 0 takes a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC; 0 takes a free one.")] = 50051,
@@ -116,6 +120,8 @@ def up(
     """
     console = Console(stderr=True, highlight=False)
     with refusals(console):
+        ranks = {"prefill": prefill_tp, "decode": decode_tp}
+        check_ranks(ranks, prefill, borrow)
         lists = {"prefill": prefill_cpus, "decode": decode_cpus, "frontend": frontend_cpus}
         divided = divide_cores(lists, num_prefill=prefill, num_decode=decode, split=cores == "split", borrow=borrow)
         guarded = api_key is not None or api_keys is not None or tls_ca is not None
@@ -166,7 +172,8 @@ def up(
                 "insecure": insecure or None,
             },
             cpus=divided.cpus,
-            borrowers=divided.borrowers,
+            borrowers=[role for role in divided.borrowers if ranks[role] == 1],
+            ranks=ranks,
         )
         status = launch(deployment, console, lambda _: _announce(deployment, trusted))
     raise typer.Exit(status)

@@ -61,6 +61,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
     finally:
         for receiver in receivers:
             receiver.close()
+        model.close()
         await tracing.aclose()
 
 

@@ -41,7 +41,9 @@ class KVCache:
         block_tokens: int,
         buffer: memoryview | None = None,
         dtype: str = "float32",
+        heads: slice = slice(None),
     ) -> None:
+        """`heads` are the KV heads that this process computes: all, but for a rank of several (`engine/tp`)."""
         shape = (num_blocks, spec.num_layers, 2, spec.num_kv_heads, block_tokens, _row_items(spec, dtype))
         item = _ITEMS[dtype]
         self.num_blocks = num_blocks
@@ -55,6 +57,8 @@ class KVCache:
         array = self.pool.numpy()
         self.array = array.view(np.uint16) if dtype == "float16" else array
         """The same memory for Numba, which has no float16."""
+        self.own_heads = self.array[:, :, :, heads]
+        """What kernels here read and write of it."""
         self._bytes = self.array.reshape(-1).data.cast("B")
 
     @property
@@ -87,12 +91,11 @@ class KVCache:
         return self.pool[:, layer]
 
 
-def layout_fingerprint(
-    revision: str, spec: ModelSpec, block_tokens: int, tp: int = 1, *, dtype: str = "float32"
-) -> str:
-    """Names what two workers must share before a block of one means anything to the other."""
+def layout_fingerprint(revision: str, spec: ModelSpec, block_tokens: int, *, dtype: str = "float32") -> str:
+    """Names what two workers must share before a block of one means anything to the other. Over how many ranks a
+    worker spreads the heads is not part of it: they share one pool."""
     layout = (
         f"revision={revision} dtype={dtype} L={spec.num_layers} K={spec.num_kv_heads} "
-        f"P={block_tokens} D={spec.head_dim} tp={tp}"
+        f"P={block_tokens} D={spec.head_dim}"
     )
     return hashlib.sha256(layout.encode()).hexdigest()[:16]

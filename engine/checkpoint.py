@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from engine.errors import ConfigError
 from engine.models.spec import ModelSpec
+from engine.tp.split import Split
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +86,12 @@ class Shard:
         return cls(path, header, tensors)
 
 
-def load_weights(folder: ModelFolder, spec: ModelSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Every tensor that `spec` needs, converted to `dtype`, by its name in the checkpoint."""
+def load_weights(
+    folder: ModelFolder, spec: ModelSpec, dtype: torch.dtype, split: Split | None = None
+) -> dict[str, torch.Tensor]:
+    """Every tensor that `spec` needs, converted to `dtype`, by its name in the checkpoint; with `split`, one rank's
+    part of each, and no more is read."""
+    split = split or Split(spec, 0, 1)
     shards = open_shards(folder.path)
     expected = expected_shapes(spec)
     _check(shards, expected, spec)
@@ -96,12 +101,13 @@ def load_weights(folder: ModelFolder, spec: ModelSpec, dtype: torch.dtype) -> di
         try:
             with safe_open(shard.path, "pt") as file:
                 for name in shard.tensors:
-                    if name in expected or name == _HEAD:
-                        weights[name] = file.get_tensor(name).to(dtype, copy=True)
+                    if (name in expected or name == _HEAD) and (part := split.of_tensor(name)) is not None:
+                        tensor = file.get_slice(name)[part] if part else file.get_tensor(name)
+                        weights[name] = tensor.to(dtype, copy=True)
         except (SafetensorError, OSError) as error:
             raise ConfigError(f"{shard.path.name} cannot be read: {error}") from error
     head = weights.pop(_HEAD, None) if spec.tied_embeddings else None
-    if head is not None and not torch.equal(head, weights[_EMBEDDING]):
+    if head is not None and not torch.equal(head, weights[_EMBEDDING][split.vocab]):
         raise ConfigError(f"{_HEAD} differs from {_EMBEDDING} although tie_word_embeddings is true")
     return weights
 

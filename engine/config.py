@@ -64,6 +64,11 @@ class WorkerConfig(BaseSettings):
     kv_cache_dtype: Literal["auto", "float32", "float16", "int8"] = "auto"
     """In which keys and values are kept and moved; int8 with a scale per head and token. auto is float32 on a CPU, and
     on a GPU the type that the model computes in."""
+    tensor_parallel: PositiveInt = 1
+    """Processes that this worker spreads each layer's heads and MLP over, on this host; they share its CPUs, threads
+    and KV pool. Workers that exchange KV may differ in it. On a CPU only."""
+    pipeline_parallel: PositiveInt = 1
+    """More than 1 is refused: layers are not spread over processes."""
     threads: NonNegativeInt = 0
     """Compute threads; 0 is one per core, or per CPU of `cpus`."""
     cpus: str = ""

@@ -26,6 +26,9 @@ from engine.runner import Runner, load_decoder
 from engine.sampler import Sampler
 from engine.shared_memory import SharedMemory, can_share_memory
 from engine.steps import Launch, StepRunner, StepSampler
+from engine.tp.ranks import ALONE
+from engine.tp.team import Team, check_parallel, num_rank_threads
+from engine.tp.wire import Setup
 from engine.turn import Turn
 from protos import worker_pb2 as pb
 
@@ -52,13 +55,21 @@ class OpenModel:
     """What answers can be held to."""
     launch: Launch | None = None
     """Where a step need not be waited for: how the device is given one."""
+    team: Team | None = None
+    """The other ranks, of a worker that has any."""
+
+    def close(self) -> None:
+        """End what computes beside this process."""
+        if self.team:
+            self.team.close()
 
 
 def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     """Load, size the pool, compile and try out. Raises ConfigError with the arithmetic when it cannot fit."""
     device = choose_device(config.device)
+    check_parallel(config, device)
     num_cpus = pin(config.cpus)
-    if num_threads := config.threads or num_cpus:
+    if num_threads := num_rank_threads(config, num_cpus):
         torch.set_num_threads(num_threads)  # and Numba's, which follows torch
     if config.niceness:
         os.nice(config.niceness)
@@ -67,7 +78,14 @@ def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     with ThreadPoolExecutor(1, thread_name_prefix="open-model") as thread:
         if device.type == "cuda":
             return thread.submit(open_on_gpu, config, role, device).result()
-        return thread.submit(_open_model, config, role).result()
+        folder = ModelFolder.open(resolve_model(config.model))
+        team = Team.start(config, model_spec(folder.config))  # on this thread: processes end with who started them
+        try:
+            return thread.submit(_open_model, config, role, folder, team).result()
+        except BaseException:
+            if team:
+                team.close()
+            raise
 
 
 def choose_device(name: str) -> torch.device:
@@ -113,8 +131,7 @@ def open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device) -> 
     return OpenModel(runner, sampler, runner.cache, who, grammars=grammars, launch=GpuLaunch(runner, sampler))
 
 
-def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
-    folder = ModelFolder.open(resolve_model(config.model))
+def _open_model(config: WorkerConfig, role: "pb.Role", folder: ModelFolder, team: Team | None) -> OpenModel:
     spec = model_spec(folder.config)
     kv_dtype = "float32" if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
     block_bytes = block_size_bytes(spec, config.block_tokens, kv_dtype)
@@ -129,13 +146,22 @@ def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     max_context = config.max_context or min(spec.max_context, capacity)
     began = time.monotonic()
     with Turn() as turn:
-        decoder = load_decoder(folder, config.dtype, max_context, quantize=config.quantization == "int8")
-        shared = _share(config, role, num_blocks * block_bytes)
-        buffer = shared.buffer if shared else None
-        cache = KVCache(spec, num_blocks, config.block_tokens, buffer, dtype=kv_dtype)
-        runner, sampler = Runner(decoder, cache), Sampler()
+        pool_bytes = num_blocks * block_bytes
+        shared = None
+        if team:  # the other ranks load while this one does
+            shared = team.load(_setup(config, role, folder, max_context, num_blocks, kv_dtype), pool_bytes)
+        quantize, ranks = config.quantization == "int8", team.ranks if team else ALONE
+        decoder = load_decoder(folder, config.dtype, max_context, quantize=quantize, ranks=ranks)
+        shared = shared or _share(config, role, pool_bytes)
+        buffer, heads = shared.buffer if shared else None, decoder.split.kv_heads
+        cache = KVCache(spec, num_blocks, config.block_tokens, buffer, dtype=kv_dtype, heads=heads)
+        if team:
+            team.join()
+        runner, sampler = Runner(decoder, cache, team.announce if team else None), Sampler()
         runner.warm_up()
         sampler.warm_up()
+        if team:
+            team.limit(config.stall_limit_s)
         limits = Limits(max_context, config.max_step_tokens, config.max_sequences)
         costs = own_costs = None
         if config.profile_s:
@@ -149,7 +175,8 @@ def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     )
     who = _identity(config, role, folder, cache, max_context, kv_dtype, (costs, own_costs))
     grammars = Grammars(folder.path, spec.vocab_size, folder.eos_token_ids)
-    return OpenModel(runner, sampler, cache, who, shared, grammars)
+    offered = shared if config.shared_memory == "auto" else None
+    return OpenModel(runner, sampler, cache, who, offered, grammars, team=team)
 
 
 def _identity(
@@ -181,6 +208,26 @@ def _identity(
         costs=costs[0],
         own_costs=costs[1],
         cpu_board=board_name(config.cpu_board),
+    )
+
+
+def _setup(
+    config: WorkerConfig, role: "pb.Role", folder: ModelFolder, max_context: int, num_blocks: int, kv_dtype: str
+) -> Setup:
+    """What the ranks of this worker have in common."""
+    return Setup(
+        rank=0,
+        size=config.tensor_parallel,
+        service="prefill" if role == pb.ROLE_PREFILL else "decode",
+        log_level=config.log_level,
+        num_threads=torch.get_num_threads(),
+        folder=str(folder.path),
+        dtype=config.dtype,
+        quantize=config.quantization == "int8",
+        max_context=max_context,
+        num_blocks=num_blocks,
+        block_tokens=config.block_tokens,
+        kv_dtype=kv_dtype,
     )
 
 

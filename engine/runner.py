@@ -6,6 +6,7 @@ Knows how they are built and warmed up. Does not know schedulers or sampling.
 import logging
 import time
 from array import array
+from collections.abc import Callable
 
 import torch
 
@@ -18,6 +19,8 @@ from engine.models.decoder import Decoder
 from engine.models.families import model_spec
 from engine.models.spec import ModelSpec
 from engine.sequence import SamplingParams, Sequence, SequenceId
+from engine.tp.ranks import ALONE, Ranks
+from engine.tp.split import Split
 
 logger = logging.getLogger(__name__)
 
@@ -28,9 +31,11 @@ _WARM_UP_TOKENS = 35
 class Runner:
     """The device's half of a step: `batch` in, logits `[R, V]` out."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache) -> None:
+    def __init__(self, decoder: Decoder, cache: KVCache, announce: Callable[[Batch], None] | None = None) -> None:
+        """`announce` hears of each batch before it is computed: other ranks must compute it, too."""
         self.decoder = decoder
         self.cache = cache
+        self._announce = announce
 
     @property
     def spec(self) -> ModelSpec:
@@ -38,6 +43,8 @@ class Runner:
 
     def __call__(self, batch: Batch) -> torch.Tensor:
         """Compute `batch`, write its keys and values into the cache, return the logits of its sample rows."""
+        if self._announce:
+            self._announce(batch)
         share_cores()
         return self.decoder(batch, self.cache)
 
@@ -57,12 +64,20 @@ class Runner:
 
 
 def load_decoder(
-    folder: ModelFolder, dtype: str = "auto", max_context: int | None = None, *, quantize: bool = False
+    folder: ModelFolder,
+    dtype: str = "auto",
+    max_context: int | None = None,
+    *,
+    quantize: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Decoder:
-    """Read, check and pack the model of `folder`, its matrices as int8 with `quantize`."""
+    """Read, check and pack the model of `folder`, its matrices as int8 with `quantize`; of several `ranks`, the part of
+    the one that this is."""
     spec = model_spec(folder.config)
     began = time.perf_counter()
-    decoder = Decoder(spec, load_weights(folder, spec, compute_dtype(dtype)), max_context, quantize=quantize)
+    split = Split.of(spec, ranks.rank, ranks.size)
+    weights = load_weights(folder, spec, compute_dtype(dtype), split)
+    decoder = Decoder(spec, weights, max_context, quantize=quantize, ranks=ranks)
     logger.info("%s ready in %.1f s", spec.architecture, time.perf_counter() - began)
     return decoder
 

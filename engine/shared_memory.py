@@ -20,7 +20,8 @@ F_SEAL_FUTURE_WRITE = 0x10
 class SharedMemory:
     """`size_bytes` of zeroed memory, writable here, readable for whoever gets `fd`."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, *, sealed: bool = True) -> None:
+        """Until it is `seal`ed, whoever gets `fd` can write, too."""
         self.size_bytes = size_bytes
         if size_bytes > (available := _available_bytes()):  # the kernel would end processes to make room
             raise ConfigError(f"no {size_bytes >> 20} MiB of memory to share: {available >> 20} are available")
@@ -28,15 +29,30 @@ class SharedMemory:
         try:
             os.posix_fallocate(self.fd, 0, size_bytes)
             self._mapping = mmap.mmap(self.fd, size_bytes, mmap.MAP_SHARED | mmap.MAP_POPULATE)
-            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL
-            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+            if sealed:
+                self.seal()
         except OSError as error:
             raise ConfigError(f"no {size_bytes >> 20} MiB of memory to share: {error.strerror}") from error
         self.buffer = memoryview(self._mapping)
 
+    def seal(self) -> None:
+        """From now on nobody can map it to write; who has done so still can."""
+        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, F_SEAL_FUTURE_WRITE | fcntl.F_SEAL_SEAL)
+
     def __del__(self) -> None:
         if hasattr(self, "fd"):
             os.close(self.fd)  # the mapping lives as long as somebody uses the buffer
+
+
+def map_writable(fd: int) -> memoryview:
+    """All of the memory that another process has not sealed yet; `fd` is closed. Raises ConfigError."""
+    try:
+        return memoryview(mmap.mmap(fd, os.fstat(fd).st_size, mmap.MAP_SHARED | mmap.MAP_POPULATE))
+    except OSError as error:
+        raise ConfigError(f"the KV pool cannot be mapped: {error.strerror}") from error
+    finally:
+        os.close(fd)
 
 
 def _available_bytes() -> int:

@@ -52,6 +52,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         await serve(service.sessions, loop, service.deliver, config, stop or stop_signal(), model.who.costs)
     finally:
         await service.aclose()
+        model.close()
         await tracing.aclose()
 
 

@@ -30,6 +30,7 @@ from engine.kernels.amx import (
     transpose_tile,
 )
 from engine.kernels.kv_row import load_row
+from engine.kernels.pool_strides import pool_strides
 from engine.kernels.soften import HIDDEN, hide, rows_of_queries, scale_rows, soften
 from engine.kernels.tile import COLUMNS, LANES
 
@@ -64,15 +65,16 @@ def kernel(size: int, *, is_exact: bool) -> Callable[..., None]:
     @njit(nogil=True)
     def pack(pool, layer, block_table, head, position, end, keys, values, at):  # type: ignore[no-untyped-def]
         """Keys as rows of positions, values as rows of d: `_POSITIONS` of them from `position` on."""
-        num_layers, _, num_kv_heads, block_tokens, pitch = pool.shape[1:]
+        block_tokens, pitch = pool.shape[4:]
+        of_block, of_layer, of_kind = pool_strides(pool)
         rows = np.empty(2 * _POSITIONS * size, np.float32)
         if end - position < _POSITIONS:  # what is not a number would spoil what it is multiplied with zero for
             rows[:] = np.float32(0)
         for p in range(min(_POSITIONS, end - position)):
             block = np.int64(block_table[(position + p) // block_tokens])
             for part in range(2):
-                of_head = ((block * num_layers + layer) * 2 + part) * num_kv_heads + head
-                source = (of_head * block_tokens + (position + p) % block_tokens) * pitch
+                at_kind = block * of_block + layer * of_layer + part * of_kind
+                source = at_kind + (head * block_tokens + (position + p) % block_tokens) * pitch
                 load_row(pool, source, rows, (part * _POSITIONS + p) * size, size)
         for p in range(_POSITIONS):
             for step in range(depth):

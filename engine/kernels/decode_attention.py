@@ -18,6 +18,7 @@ from numba import njit, prange
 from engine.kernels.attend import block_scores, block_totals
 from engine.kernels.exp import FAST, exp
 from engine.kernels.kv_row import head_dim_of
+from engine.kernels.pool_strides import pool_strides
 from engine.kernels.prefetch import prefetch
 from engine.kernels.sharing import num_shares, share_out, take
 
@@ -86,18 +87,18 @@ def _join_all(totals, maxima, sums, first, last, out, size):  # type: ignore[no-
 @njit(inline="always", nogil=True)
 def _attend(query, pool, layer, table, begin, end, totals, maxima, sums, group, size):  # type: ignore[no-untyped-def]
     """One task: positions `begin` to `end` of one sequence, every head of `query` `[H * D]`."""
-    num_layers, _, num_kv_heads, block_tokens, pitch = pool.shape[1:]
+    num_kv_heads, block_tokens, pitch = pool.shape[3:]
     of_head = block_tokens * pitch
-    of_layer = 2 * num_kv_heads * of_head
+    of_block, of_layer, of_kind = pool_strides(pool)
     run = end - begin
     scores = np.empty((num_kv_heads * group, run), np.float32)
     position = begin
     while position < end:
         block, first = np.int64(table[position // block_tokens]), position % block_tokens
         last = min(block_tokens, first + end - position)
-        keys = (block * num_layers + layer) * of_layer + first * pitch
+        keys = block * of_block + layer * of_layer + first * pitch
         following = np.int64(table[min(position + last - first, end - 1) // block_tokens])
-        next_keys = (following * num_layers + layer) * of_layer
+        next_keys = following * of_block + layer * of_layer
         for head in range(num_kv_heads):
             q_at, score_at = head * group * size, head * group * run + position - begin
             key_at, count = keys + head * of_head, last - first
@@ -111,9 +112,9 @@ def _attend(query, pool, layer, table, begin, end, totals, maxima, sums, group, 
     while position < end:
         block, first = np.int64(table[position // block_tokens]), position % block_tokens
         last = min(block_tokens, first + end - position)
-        values = (block * num_layers + layer) * of_layer + num_kv_heads * of_head + first * pitch
+        values = block * of_block + layer * of_layer + of_kind + first * pitch
         following = np.int64(table[min(position + last - first, end - 1) // block_tokens])
-        next_values = (following * num_layers + layer) * of_layer + num_kv_heads * of_head
+        next_values = following * of_block + layer * of_layer + of_kind
         for head in range(num_kv_heads):
             score_at, total_at = head * group * run + position - begin, head * group * size
             value_at, count = values + head * of_head, last - first
@@ -184,8 +185,8 @@ def decode_attention(
 ) -> None:
     """Attend with the first S rows of `qkv` `[T, (H + 2K) * D]` and write `out` `[S, H * D]`.
 
-    `pool` is `[N, L, 2, K, P, row]`, `block_tables` `[S, max blocks]`; `context_lens` `[S]` are the positions of each
-    sequence, the new one included. With a `window` only the last so many are visible.
+    `pool` is `[N, L, 2, K, P, row]`, or some heads of one; `block_tables` `[S, max blocks]`; `context_lens` `[S]` are
+    the positions of each sequence, the new one included. With a `window` only the last so many are visible.
     """
     size = head_dim_of(pool)
     kernel = _kernel(size, out.shape[1] // size // pool.shape[3])

@@ -18,6 +18,7 @@ from numba import njit, prange
 from engine.kernels import amx, amx_attention
 from engine.kernels.decode_attention import NO_WINDOW
 from engine.kernels.kv_row import head_dim_of, load_row
+from engine.kernels.pool_strides import pool_strides
 
 
 def prefill_attention_twin(
@@ -79,16 +80,19 @@ def _gather(size: int) -> Callable[..., None]:
 
     @njit(parallel=True, nogil=True, cache=True)
     def kernel(pool, layer, block_table, end, out):  # type: ignore[no-untyped-def]
-        num_layers, _, num_kv_heads, block_tokens, pitch = pool.shape[1:]
+        num_kv_heads, block_tokens, pitch = pool.shape[3:]
+        of_block, of_layer, of_kind = pool_strides(pool)
         for index in prange((end + block_tokens - 1) // block_tokens):
             block = np.int64(block_table[index])
             begin = index * block_tokens
             count = min(block_tokens, end - begin)
-            for head in range(2 * num_kv_heads):
-                source = ((block * num_layers + layer) * 2 * num_kv_heads + head) * block_tokens * pitch
-                for offset in range(count):
-                    to = (head * end + begin + offset) * size
-                    load_row(pool, source + offset * pitch, out, to, size)
+            for kind in range(2):
+                at = block * of_block + layer * of_layer + kind * of_kind
+                for head in range(num_kv_heads):
+                    source, target = at + head * block_tokens * pitch, kind * num_kv_heads + head
+                    for offset in range(count):
+                        to = (target * end + begin + offset) * size
+                        load_row(pool, source + offset * pitch, out, to, size)
 
     compiled: Callable[..., None] = kernel
     return compiled

@@ -16,6 +16,7 @@ from numba import njit, prange
 
 from engine.kernels.exp import FAST, WORTH_SHARING
 from engine.kernels.kv_row import store_row
+from engine.kernels.pool_strides import pool_strides
 
 
 def rope_cache_twin(
@@ -47,7 +48,7 @@ def rope_cache_twin(
 
 @njit(inline="always", nogil=True, fastmath=FAST)
 def _rotate(qkv, table, positions, slots, pool, layer, head_norms, eps, row, size):  # type: ignore[no-untyped-def]
-    num_layers, _, num_kv_heads, block_tokens, pitch = pool.shape[1:]
+    num_kv_heads, block_tokens, pitch = pool.shape[3:]
     num_heads = qkv.shape[1] // size - 2 * num_kv_heads
     half = size // 2
     turn = table[positions[row]]
@@ -67,10 +68,13 @@ def _rotate(qkv, table, positions, slots, pool, layer, head_norms, eps, row, siz
             numbers[i] = first * cos - second * sin
             numbers[half + i] = second * cos + first * sin
     block, offset = slots[row] // block_tokens, slots[row] % block_tokens
-    of_layer = 2 * num_kv_heads * block_tokens * pitch
-    for head in range(2 * num_kv_heads):
-        to = (block * num_layers + layer) * of_layer + (head * block_tokens + offset) * pitch
-        store_row(qkv, row * qkv.shape[1] + (num_heads + head) * size, pool, to, size)
+    of_block, of_layer, of_kind = pool_strides(pool)
+    for kind in range(2):
+        at = block * of_block + layer * of_layer + kind * of_kind
+        first = num_heads + kind * num_kv_heads
+        for head in range(num_kv_heads):
+            to = at + (head * block_tokens + offset) * pitch
+            store_row(qkv, row * qkv.shape[1] + (first + head) * size, pool, to, size)
 
 
 @njit(inline="always", nogil=True)
@@ -109,7 +113,8 @@ def rope_cache(
     head_norms: np.ndarray | None = None,
     eps: float = 0.0,
 ) -> None:
-    """Rotate `qkv` `[T, (H + 2K) * D]` in place; store its keys and values in `layer` of `pool` `[N, L, 2, K, P, row]`.
+    """Rotate `qkv` `[T, (H + 2K) * D]` in place; store its keys and values in `layer` of `pool` `[N, L, 2, K, P, row]`,
+    or of some heads of one.
 
     `table` `[max context, D]` holds the cosines of each position, then its sines; `head_norms` `[2, D]` the weights of
     the query norm and of the key norm.

@@ -28,6 +28,8 @@ from engine.kernels.silu_mul import silu_mul
 from engine.kernels.tile import COLUMNS
 from engine.models.rope import rope_table
 from engine.models.spec import ModelSpec
+from engine.tp.ranks import ALONE, Ranks
+from engine.tp.split import Split
 
 _MOST_NATIVE_ROWS = 64
 """Rows up to which a step of one token each is one native call."""
@@ -80,27 +82,39 @@ class Step:
 
 
 class Decoder:
-    """A model ready to compute on the CPU."""
+    """A model, or one rank's part of it, ready to compute on the CPU."""
 
     def __init__(
-        self, spec: ModelSpec, weights: Weights, max_context: int | None = None, *, quantize: bool = False
+        self,
+        spec: ModelSpec,
+        weights: Weights,
+        max_context: int | None = None,
+        *,
+        quantize: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
-        """Fuse and pack `weights`, emptying it on the way so that no weight is held twice; `quantize` them to int8."""
+        """Fuse and pack `weights`, emptying it on the way so that no weight is held twice; `quantize` them to int8.
+        `spec` is of the whole model, `weights` are this rank's."""
         self.spec = spec
+        self.ranks = ranks
+        self.split = split = Split.of(spec, ranks.rank, ranks.size)
+        self._part = part = split.part
         self.embedding = weights.pop("model.embed_tokens.weight")  # [V, hidden size]
-        stacks = _Stacks(spec, INT8 if quantize else self.embedding.dtype)
-        self.layers = [_layer(spec, weights, index, stacks) for index in range(spec.num_layers)]
+        stacks = _Stacks(part, INT8 if quantize else self.embedding.dtype)
+        self.layers = [_layer(part, weights, index, stacks) for index in range(spec.num_layers)]
         self.norm = _vector(weights, "model.norm.weight")
-        head = self.embedding if spec.tied_embeddings else weights.pop("lm_head.weight")
+        head = self.embedding[split.vocab] if spec.tied_embeddings else weights.pop("lm_head.weight")
         self.head = stacks.head.put(0, head)
         self.rope = rope_table(spec.rope, spec.head_dim, max_context or spec.max_context).numpy()
         assert not weights, f"weights left over: {sorted(weights)}"
-        self._native = stacks.native(self)
+        # A native step is one call from embeddings to logits, in which nobody can be waited for.
+        self._native = stacks.native(self) if ranks.size == 1 else None
         # int8 has rounded more by far already.
         self._attention_dtype = rounded_dtype() if quantize else torch.float32
 
     def __call__(self, batch: Batch, cache: KVCache) -> torch.Tensor:
-        """Compute `batch` against `cache`; the logits of its sample rows, `[R, V]` float32."""
+        """Compute `batch` against `cache`; the logits of its sample rows, `[R, V]` float32. Ranks call it with the same
+        batches, and rank 0 alone gets all columns."""
         # Kernels do not check bounds.
         assert int(batch.positions.max()) < len(self.rope), "a position lies past the context"
         assert int(batch.slots.max()) < cache.num_blocks * cache.block_tokens, "a slot lies past the pool"
@@ -118,7 +132,7 @@ class Decoder:
         hidden = self.embedding.index_select(0, torch.from_numpy(batch.token_ids)).float()  # [T, hidden size]
         sample_rows = torch.from_numpy(batch.sample_rows)
         step = Step.of(batch, self.spec.sliding_window, self._attention_dtype)
-        eps = self.spec.rms_eps
+        eps, ranks = self.spec.rms_eps, self.ranks
         delta: torch.Tensor | None = None
         for index, layer in enumerate(self.layers):
             qkv = layer.qkv(rms_norm(hidden, delta, layer.input_norm, eps))  # [T, (H + 2K) * D]
@@ -126,9 +140,9 @@ class Decoder:
             if index + 1 == len(self.layers):  # from here on only rows that sample matter
                 attended = attended.index_select(0, sample_rows)
                 hidden = hidden.index_select(0, sample_rows)
-            normed = rms_norm(hidden, layer.output(attended), layer.post_norm, eps)
-            delta = layer.down(silu_mul(layer.gate_up(normed)))
-        return self.head(rms_norm(hidden, delta, self.norm, eps))
+            normed = rms_norm(hidden, ranks.sum(layer.output(attended)), layer.post_norm, eps)
+            delta = ranks.sum(layer.down(silu_mul(layer.gate_up(normed))))
+        return ranks.gather(self.head(rms_norm(hidden, delta, self.norm, eps)), self.spec.vocab_size)
 
     def _step(self, batch: Batch, cache: KVCache, weights: decode_step.Weights) -> np.ndarray:
         """What `__call__` computes, for one token of each sequence; without torch, for the reason that `Batch` has."""
@@ -146,9 +160,9 @@ class Decoder:
         return self.embedding[torch.from_numpy(token_ids)].float().numpy()
 
     def _attend(self, qkv: torch.Tensor, step: Step, layer: Layer, index: int, cache: KVCache) -> torch.Tensor:
-        spec, pool, array = self.spec, cache.array, qkv.numpy()
-        rope_cache(array, self.rope, step.positions, step.slots, pool, index, layer.head_norms, spec.rms_eps)
-        out = torch.empty(len(qkv), spec.query_size)
+        part, pool, array = self._part, cache.own_heads, qkv.numpy()
+        rope_cache(array, self.rope, step.positions, step.slots, pool, index, layer.head_norms, part.rms_eps)
+        out = torch.empty(len(qkv), part.query_size)
         if step.num_decode:
             rows = out[: step.num_decode].numpy()
             decode_attention(array, pool, index, step.block_tables, step.context_lens, rows, layer.window)

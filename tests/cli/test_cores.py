@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cli.cores import DEFAULT_BORROWERS, Cores, divide_cores
+from cli.cores import DEFAULT_BORROWERS, Cores, check_ranks, divide_cores
 from engine.errors import ConfigError
 
 
@@ -85,3 +85,22 @@ def test_what_cannot_be_is_refused_by_name(arguments: dict[str, object], option:
         )
     assert refused.value.field == option
     assert option in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("ranks", "prefill", "borrow", "option"),
+    [((2, 1), 0, None, "--prefill-tp"), ((2, 1), 1, "prefill", "--borrow"), ((1, 2), 1, "both", "--borrow")],
+)
+def test_ranks_without_a_worker_or_that_should_borrow_are_refused_by_name(
+    ranks: tuple[int, int], prefill: int, borrow: str | None, option: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_ranks({"prefill": ranks[0], "decode": ranks[1]}, prefill, borrow)
+    assert refused.value.field == option
+    assert option in refused.value.message
+
+
+def test_ranks_may_stand_beside_workers_that_borrow() -> None:
+    check_ranks({"prefill": 1, "decode": 2}, 1, "prefill")
+    check_ranks({"prefill": 2, "decode": 2}, 1, None)
+    check_ranks({"prefill": 1, "decode": 2}, 0, "none")

@@ -79,6 +79,17 @@ def test_who_borrows_is_told_whose_and_everybody_keeps_the_board() -> None:
     assert worker_config(alone["prefill-0"]).cpu_board == ""
 
 
+def test_workers_of_several_processes() -> None:
+    cpus = {"prefill": (0, 1), "decode": (2, 3)}
+    deployment = Deployment(
+        http_port=1, grpc_port=2, cpus=cpus, borrowers=["prefill"], ranks={"prefill": 1, "decode": 4}
+    )
+    specs = processes(deployment)
+    prefill, decode = worker_config(specs["prefill-0"]), worker_config(specs["decode-0"])
+    assert (prefill.tensor_parallel, decode.tensor_parallel) == (1, 4)
+    assert (prefill.borrow_cpus, decode.borrow_cpus) == ("2-3", ""), "their CPUs can be lent like any other's"
+
+
 def test_the_frontend_drains_before_the_workers_it_needs() -> None:
     stages = {name: spec.drain_stage for name, spec in processes(Deployment(http_port=1, grpc_port=2)).items()}
     assert stages == {"prefill-0": 1, "decode-0": 1, "frontend": 0}

@@ -117,9 +117,9 @@ def test_the_fingerprint_follows_the_layout(runner: Runner) -> None:
     fingerprint = layout_fingerprint("abc", spec, 16)
 
     assert len(fingerprint) == 16
-    assert fingerprint == layout_fingerprint("abc", spec, 16, tp=1)
+    assert fingerprint == layout_fingerprint("abc", spec, 16, dtype="float32")
     others = {layout_fingerprint("abd", spec, 16), layout_fingerprint("abc", spec, 8)}
-    others.add(layout_fingerprint("abc", spec, 16, tp=2))
+    others.add(layout_fingerprint("abc", spec, 16, dtype="int8"))
     assert fingerprint not in others
     assert len(others) == 3
 

@@ -1,0 +1,80 @@
+"""What rank 0 tells the others: once, which part of which model they are; then every batch, as bytes."""
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from engine.batch import Batch
+
+_HEAD = struct.Struct("<5I4x")
+"""Tokens, sequences, blocks of the longest table, rows that sample, rows that decode; a whole number of int64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """Everything that one rank must know before its first batch."""
+
+    rank: int
+    size: int
+    service: str
+    """In its log."""
+    log_level: str
+    num_threads: int
+    folder: str
+    """Of the model."""
+    dtype: str
+    quantize: bool
+    max_context: int
+    num_blocks: int
+    block_tokens: int
+    kv_dtype: str
+
+    def to_bytes(self) -> bytes:
+        return json.dumps(asdict(self)).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes | bytearray) -> "Setup":
+        return cls(**json.loads(data))
+
+
+def pack_batch(batch: Batch) -> bytes:
+    """All of it but the sequences that sample, whose logits only rank 0 needs."""
+    assert batch.continues is None, "ranks compute one step after the other"
+    num_sequences, num_blocks = batch.block_tables.shape
+    head = _HEAD.pack(len(batch.token_ids), num_sequences, num_blocks, len(batch.sample_rows), batch.num_decode)
+    arrays = (
+        *(batch.token_ids, batch.positions, batch.slots, batch.sample_rows),
+        *(batch.query_starts, batch.context_lens, batch.block_tables),
+    )
+    return b"".join((head, *(array.tobytes() for array in arrays)))
+
+
+def unpack_batch(data: bytearray) -> Batch:
+    """Its arrays are parts of `data`: writable, as kernels are compiled for arrays that are."""
+    num_tokens, num_sequences, num_blocks, num_sampled, num_decode = _HEAD.unpack_from(data)
+    at = _HEAD.size
+
+    def array(count: int, item: type[np.int64] | type[np.int32]) -> np.ndarray:
+        nonlocal at
+        found = np.frombuffer(data, item, count, at)
+        at += found.nbytes
+        return found
+
+    token_ids, positions, slots = (array(num_tokens, np.int64) for _ in range(3))
+    sample_rows = array(num_sampled, np.int64)
+    query_starts, context_lens = array(num_sequences + 1, np.int32), array(num_sequences, np.int32)
+    block_tables = array(num_sequences * num_blocks, np.int32).reshape(num_sequences, num_blocks)
+    assert at == len(data), "a batch has more bytes than it says"
+    return Batch(
+        token_ids=token_ids,
+        positions=positions,
+        slots=slots,
+        query_starts=query_starts,
+        context_lens=context_lens,
+        block_tables=block_tables,
+        sample_rows=sample_rows,
+        sampled=(),
+        num_decode=num_decode,
+    )
