@@ -7,7 +7,7 @@ know how a model computes, nor where the folder came from. Pickled weights are r
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,9 @@ _SAMPLE_BYTES = 64
 _MAX_NAME_CHARS = 200
 """Of a file; the system raises an error of its own for a name that it cannot take."""
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+Weights = MutableMapping[str, torch.Tensor]
+"""Tensors by their name in the checkpoint, all of the type to compute in; who packs them takes them out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.checkpoint import Weights
 from engine.gpu.inputs import Inputs
 from engine.kernels.gpu.decode_attention import decode_attention
 from engine.kernels.gpu.norm import rms_norm
@@ -16,7 +17,6 @@ from engine.kernels.gpu.prefill_attention import prefill_attention
 from engine.kernels.gpu.rope_cache import rope_cache
 from engine.kernels.gpu.runs import Workspace
 from engine.kernels.gpu.silu_mul import silu_mul
-from engine.models.decoder import Weights
 from engine.models.rope import rope_table
 from engine.models.spec import ModelSpec
 
