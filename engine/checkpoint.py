@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import ConfigError
+from engine.four_bit import FourBitWeights, is_int32, is_part, optional_shapes, packed_shapes
 from engine.models.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -88,25 +89,30 @@ class Shard:
         return cls(path, header, tensors)
 
 
-def load_weights(folder: ModelFolder, spec: ModelSpec, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Every tensor that `spec` needs, converted to `dtype`, by its name in the checkpoint."""
+def load_weights(folder: ModelFolder, spec: ModelSpec, dtype: torch.dtype) -> Weights:
+    """Every tensor that `spec` needs, by its name in the checkpoint, converted to `dtype`: matrices of four bits only
+    when they are taken out."""
     shards = open_shards(folder.path)
-    expected = expected_shapes(spec)
-    _check(shards, expected, spec)
+    stored = _Stored.of(spec)
+    _check(shards, stored, spec)
     weights: dict[str, torch.Tensor] = {}
     for index, shard in enumerate(shards, start=1):
         logger.info("reading %s (%d of %d)", shard.path.name, index, len(shards))
         try:
             with safe_open(shard.path, "pt") as file:
                 for name in shard.tensors:
-                    if name in expected or name == _HEAD:
-                        weights[name] = file.get_tensor(name).to(dtype, copy=True)
+                    if name in stored.needed or name in stored.allowed or name == _HEAD:
+                        tensor = file.get_tensor(name)
+                        weights[name] = tensor.to(tensor.dtype if is_part(name) else dtype, copy=True)
         except (SafetensorError, OSError) as error:
             raise ConfigError(f"{shard.path.name} cannot be read: {error}") from error
     head = weights.pop(_HEAD, None) if spec.tied_embeddings else None
     if head is not None and not torch.equal(head, weights[_EMBEDDING]):
         raise ConfigError(f"{_HEAD} differs from {_EMBEDDING} although tie_word_embeddings is true")
-    return weights
+    for name in stored.allowed:
+        if name.endswith(".bias") and name in weights and weights.pop(name).any():
+            raise ConfigError(f"tensor {name} is not zero, and {spec.architecture} has no such bias")
+    return FourBitWeights(weights, spec.four_bit, dtype) if spec.four_bit else weights
 
 
 def model_revision(folder: ModelFolder) -> str:
@@ -180,20 +186,46 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     return shapes if spec.tied_embeddings else shapes | {_HEAD: (spec.vocab_size, hidden)}
 
 
-def _check(shards: list[Shard], expected: Mapping[str, tuple[int, ...]], spec: ModelSpec) -> None:
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The tensors of a checkpoint by name, with their shapes."""
+
+    needed: Mapping[str, tuple[int, ...]]
+    allowed: Mapping[str, tuple[int, ...]]
+    """May be there, too"""
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> "_Stored":
+        shapes = expected_shapes(spec)
+        if spec.four_bit is None:
+            return cls(shapes, {})
+        needed: dict[str, tuple[int, ...]] = {}
+        allowed: dict[str, tuple[int, ...]] = {}
+        for name, shape in shapes.items():
+            if name.startswith("model.layers.") and len(shape) == 2:
+                needed |= packed_shapes(name, shape, spec.four_bit)
+                allowed |= optional_shapes(name, shape, spec.four_bit)
+            else:
+                needed[name] = shape
+        return cls(needed, {name: shape for name, shape in allowed.items() if name not in needed})
+
+
+def _check(shards: list[Shard], stored: _Stored, spec: ModelSpec) -> None:
     found = {name: entry for shard in shards for name, entry in shard.tensors.items()}
-    if missing := sorted(expected.keys() - found.keys()):
+    if missing := sorted(stored.needed.keys() - found.keys()):
         raise ConfigError(f"the checkpoint lacks tensor {_some(missing)}")
-    ignored = {_HEAD} if spec.tied_embeddings else set()
-    unexpected = sorted(n for n in found.keys() - expected.keys() - ignored if not n.endswith("rotary_emb.inv_freq"))
+    known = stored.needed.keys() | stored.allowed.keys() | ({_HEAD} if spec.tied_embeddings else set())
+    unexpected = sorted(name for name in found.keys() - known if not name.endswith("rotary_emb.inv_freq"))
     if unexpected:
         raise ConfigError(f"the checkpoint holds tensor {_some(unexpected)}, which {spec.architecture} does not have")
-    for name, shape in expected.items():
-        entry = found[name]
+    for name, shape in (*stored.needed.items(), *stored.allowed.items()):
+        if (entry := found.get(name)) is None:
+            continue
         if entry.shape != shape:
             raise ConfigError(f"tensor {name} has shape {list(entry.shape)}, the config asks for {list(shape)}")
-        if entry.dtype not in _DTYPES:
-            raise ConfigError(f"tensor {name} is {entry.dtype}; supported: {', '.join(sorted(_DTYPES))}")
+        dtypes = {"I32"} if is_int32(name) else _DTYPES
+        if entry.dtype not in dtypes:
+            raise ConfigError(f"tensor {name} is {entry.dtype}; supported: {', '.join(sorted(dtypes))}")
 
 
 def _some(names: list[str]) -> str:
