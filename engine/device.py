@@ -109,6 +109,8 @@ def _open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device) ->
 
 
 def _open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
+    if config.quantization == "fp8":
+        raise ConfigError("--quantization fp8 needs a GPU (--device cuda); a CPU has int8", field="quantization")
     folder = ModelFolder.open(resolve_model(config.model))
     spec = model_spec(folder.config)
     kv_dtype = "float32" if config.kv_cache_dtype == "auto" else config.kv_cache_dtype
