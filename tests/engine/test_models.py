@@ -11,7 +11,7 @@ from engine.cache import KVCache
 from engine.checkpoint import ModelFolder
 from engine.errors import ConfigError
 from engine.models.families import model_spec
-from engine.models.spec import RopeSpec
+from engine.models.spec import FourBitSpec, Packing, RopeSpec
 from engine.runner import Runner, load_decoder
 from tests.reference import Blocks, greedy, load_reference, make_model, reference_logits, sequence_of, step
 from tests.shared_data import shared_data
@@ -25,6 +25,8 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+AWQ = {"quant_method": "awq", "version": "GEMM", "bits": 4, "group_size": 128, "zero_point": True}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True, "desc_act": False}
 
 CASES: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama"},
@@ -182,7 +184,36 @@ DROP = object()
         ("llama", {"hidden_act": "gelu"}, "hidden_act"),
         ("llama", {"torch_dtype": "float8_e4m3fn"}, "torch_dtype"),
         ("llama", {"dtype": "int8"}, "dtype"),
-        ("llama", {"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+        ("llama", {"quantization_config": [4]}, "quantization_config"),
+        ("llama", {"quantization_config": {"bits": 4}}, "quantization_config.quant_method"),
+        ("llama", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config.quant_method"),
+        ("llama", {"quantization_config": {"quant_method": "compressed-tensors"}}, "quantization_config.quant_method"),
+        ("llama", {"quantization_config": {"quant_method": "awq", "bits": 4}}, "quantization_config.group_size"),
+        ("llama", {"quantization_config": {**AWQ, "group_size": 0}}, "quantization_config.group_size"),
+        ("llama", {"quantization_config": {**AWQ, "group_size": -2}}, "quantization_config.group_size"),
+        ("llama", {"quantization_config": {**AWQ, "bits": 3}}, "quantization_config.bits"),
+        ("llama", {"quantization_config": {**AWQ, "version": "gemv"}}, "quantization_config.version"),
+        ("llama", {"quantization_config": {**AWQ, "zero_point": False}}, "quantization_config.zero_point"),
+        ("llama", {"quantization_config": {**AWQ, "backend": "llm-awq"}}, "quantization_config.backend"),
+        (
+            "llama",
+            {"quantization_config": {**AWQ, "modules_to_not_convert": ["down_proj"]}},
+            "quantization_config.modules_to_not_convert",
+        ),
+        (
+            "llama",
+            {"quantization_config": {**AWQ, "modules_to_not_convert": [["lm_head"]]}},
+            "quantization_config.modules_to_not_convert",
+        ),
+        ("llama", {"quantization_config": {**GPTQ, "bits": 8}}, "quantization_config.bits"),
+        ("llama", {"quantization_config": {**GPTQ, "desc_act": "no"}}, "quantization_config.desc_act"),
+        ("llama", {"quantization_config": {**GPTQ, "lm_head": True}}, "quantization_config.lm_head"),
+        ("llama", {"quantization_config": {**GPTQ, "dynamic": {"-:.*": {}}}}, "quantization_config.dynamic"),
+        (
+            "llama",
+            {"quantization_config": {**GPTQ, "checkpoint_format": "marlin"}},
+            "quantization_config.checkpoint_format",
+        ),
         ("llama", {"num_key_value_heads": 3}, "num_key_value_heads"),
         ("llama", {"head_dim": 7}, "head_dim"),
         ("llama", {"head_dim": 6}, "head_dim"),
@@ -258,3 +289,34 @@ def test_unknown_fields_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     model_spec(config_of("llama", brand_new_field=1, attention_dropout=0.0, residual_multiplier=1.0, num_experts=None))
 
     assert caplog.messages == ["config.json: ignoring the unknown field brand_new_field"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        (None, None),
+        ({}, None),
+        (AWQ, FourBitSpec(packing=Packing.AWQ, group_size=128)),
+        ({**AWQ, "modules_to_not_convert": ["lm_head"]}, FourBitSpec(packing=Packing.AWQ, group_size=128)),
+        ({**AWQ, "group_size": -1}, FourBitSpec(packing=Packing.AWQ, group_size=None)),
+        (GPTQ, FourBitSpec(packing=Packing.GPTQ, group_size=64, zeros_less_one=True)),
+        ({**GPTQ, "checkpoint_format": "gptq_v2"}, FourBitSpec(packing=Packing.GPTQ, group_size=64)),
+        ({**GPTQ, "format": "gptq_v2"}, FourBitSpec(packing=Packing.GPTQ, group_size=64)),
+        (
+            {**GPTQ, "desc_act": True},
+            FourBitSpec(packing=Packing.GPTQ, group_size=64, zeros_less_one=True, needs_order=True),
+        ),
+        (
+            {**GPTQ, "desc_act": True, "static_groups": True},
+            FourBitSpec(packing=Packing.GPTQ, group_size=64, zeros_less_one=True),
+        ),
+    ],
+)
+def test_four_bits_are_what_the_config_says(stated: Any, expected: FourBitSpec | None) -> None:
+    assert model_spec(config_of("llama", quantization_config=stated)).four_bit == expected
+
+
+def test_unknown_words_of_a_quantization_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    model_spec(config_of("llama", quantization_config={**AWQ, "do_fuse": False, "brand_new_field": 1}))
+
+    assert caplog.messages == ["config.json: ignoring the unknown field quantization_config.brand_new_field"]
