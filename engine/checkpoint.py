@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from engine.eight_bit import SCALE, scaled_shapes, unscale
 from engine.errors import ConfigError
 from engine.four_bit import FourBitWeights, is_int32, is_part, optional_shapes, packed_shapes
-from engine.models.spec import ModelSpec
+from engine.models.spec import EightBitSpec, FourBitSpec, ModelSpec
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def load_weights(folder: ModelFolder, spec: ModelSpec, dtype: torch.dtype) -> We
                 for name in shard.tensors:
                     if name in stored.needed or name in stored.allowed or name == _HEAD:
                         tensor = file.get_tensor(name)
-                        weights[name] = tensor.to(tensor.dtype if is_part(name) else dtype, copy=True)
+                        weights[name] = tensor.to(tensor.dtype if stored.is_packed(name) else dtype, copy=True)
         except (SafetensorError, OSError) as error:
             raise ConfigError(f"{shard.path.name} cannot be read: {error}") from error
     head = weights.pop(_HEAD, None) if spec.tied_embeddings else None
@@ -112,7 +113,11 @@ def load_weights(folder: ModelFolder, spec: ModelSpec, dtype: torch.dtype) -> We
     for name in stored.allowed:
         if name.endswith(".bias") and name in weights and weights.pop(name).any():
             raise ConfigError(f"tensor {name} is not zero, and {spec.architecture} has no such bias")
-    return FourBitWeights(weights, spec.four_bit, dtype) if spec.four_bit else weights
+    if isinstance(spec.matrices, FourBitSpec):
+        return FourBitWeights(weights, spec.matrices, dtype)
+    if isinstance(spec.matrices, EightBitSpec):
+        unscale(weights, dtype)
+    return weights
 
 
 def model_revision(folder: ModelFolder) -> str:
@@ -197,17 +202,31 @@ class _Stored:
     @classmethod
     def of(cls, spec: ModelSpec) -> "_Stored":
         shapes = expected_shapes(spec)
-        if spec.four_bit is None:
+        if spec.matrices is None:
             return cls(shapes, {})
         needed: dict[str, tuple[int, ...]] = {}
         allowed: dict[str, tuple[int, ...]] = {}
         for name, shape in shapes.items():
-            if name.startswith("model.layers.") and len(shape) == 2:
-                needed |= packed_shapes(name, shape, spec.four_bit)
-                allowed |= optional_shapes(name, shape, spec.four_bit)
-            else:
+            if not name.startswith("model.layers.") or len(shape) != 2:
                 needed[name] = shape
+            elif isinstance(spec.matrices, FourBitSpec):
+                needed |= packed_shapes(name, shape, spec.matrices)
+                allowed |= optional_shapes(name, shape, spec.matrices)
+            else:
+                needed |= scaled_shapes(name, shape, spec.matrices)
         return cls(needed, {name: shape for name, shape in allowed.items() if name not in needed})
+
+    def is_packed(self, name: str) -> bool:
+        """Whether the tensor is a part of a matrix that is not stored as numbers of one type."""
+        return is_part(name) or name.endswith(f".weight{SCALE}") or f"{name}{SCALE}" in self.needed
+
+    def dtypes(self, name: str, spec: ModelSpec) -> frozenset[str]:
+        """Of which it must be one."""
+        if is_int32(name):
+            return frozenset({"I32"})
+        if isinstance(spec.matrices, EightBitSpec) and f"{name}{SCALE}" in self.needed:
+            return frozenset({"F8_E4M3" if spec.matrices.is_float else "I8"})
+        return _DTYPES
 
 
 def _check(shards: list[Shard], stored: _Stored, spec: ModelSpec) -> None:
@@ -223,7 +242,7 @@ def _check(shards: list[Shard], stored: _Stored, spec: ModelSpec) -> None:
             continue
         if entry.shape != shape:
             raise ConfigError(f"tensor {name} has shape {list(entry.shape)}, the config asks for {list(shape)}")
-        dtypes = {"I32"} if is_int32(name) else _DTYPES
+        dtypes = stored.dtypes(name, spec)
         if entry.dtype not in dtypes:
             raise ConfigError(f"tensor {name} is {entry.dtype}; supported: {', '.join(sorted(dtypes))}")
 

@@ -56,6 +56,16 @@ class FourBitSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EightBitSpec:
+    """How the matrices of all layers are stored: weights of eight bits with scales."""
+
+    is_float: bool
+    """float8 e4m3; else int8."""
+    per_output: bool
+    """A scale for each output; else one for all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """One decoder-only transformer of the Llama kind."""
 
@@ -84,7 +94,7 @@ class ModelSpec:
     sliding_layers: frozenset[int] = frozenset()
     source_dtype: str | None = None
     """Type the checkpoint says it was saved in, as torch spells it."""
-    four_bit: FourBitSpec | None = None
+    matrices: FourBitSpec | EightBitSpec | None = None
     """None where matrices are stored as numbers of one type."""
 
     @property

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from bench.rivals.models import QUANTIZATION
 from engine.cache import KVCache
 from engine.checkpoint import ModelFolder
 from engine.errors import ConfigError
 from engine.models.families import model_spec
-from engine.models.spec import FourBitSpec, Packing, RopeSpec
+from engine.models.spec import EightBitSpec, FourBitSpec, Packing, RopeSpec
 from engine.runner import Runner, load_decoder
 from tests.reference import Blocks, greedy, load_reference, make_model, reference_logits, sequence_of, step
 from tests.shared_data import shared_data
@@ -27,6 +28,14 @@ LLAMA3 = {
 YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 32}
 AWQ = {"quant_method": "awq", "version": "GEMM", "bits": 4, "group_size": 128, "zero_point": True}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True, "desc_act": False}
+W8A8 = QUANTIZATION  # as the bench writes it for vLLM
+
+
+def w8a8(**fields: Any) -> dict[str, Any]:
+    """With other words for its one group."""
+    (group,) = W8A8["config_groups"].values()
+    return {**W8A8, "config_groups": {"g": {**group, **fields}}}
+
 
 CASES: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama"},
@@ -187,7 +196,6 @@ DROP = object()
         ("llama", {"quantization_config": [4]}, "quantization_config"),
         ("llama", {"quantization_config": {"bits": 4}}, "quantization_config.quant_method"),
         ("llama", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config.quant_method"),
-        ("llama", {"quantization_config": {"quant_method": "compressed-tensors"}}, "quantization_config.quant_method"),
         ("llama", {"quantization_config": {"quant_method": "awq", "bits": 4}}, "quantization_config.group_size"),
         ("llama", {"quantization_config": {**AWQ, "group_size": 0}}, "quantization_config.group_size"),
         ("llama", {"quantization_config": {**AWQ, "group_size": -2}}, "quantization_config.group_size"),
@@ -213,6 +221,50 @@ DROP = object()
             "llama",
             {"quantization_config": {**GPTQ, "checkpoint_format": "marlin"}},
             "quantization_config.checkpoint_format",
+        ),
+        ("llama", {"quantization_config": {**W8A8, "format": "pack-quantized"}}, "quantization_config.format"),
+        ("llama", {"quantization_config": {**W8A8, "ignore": ["re:.*mlp.*"]}}, "quantization_config.ignore"),
+        ("llama", {"quantization_config": {**W8A8, "kv_cache_scheme": {}}}, "quantization_config.kv_cache_scheme"),
+        ("llama", {"quantization_config": {**W8A8, "config_groups": {}}}, "quantization_config.config_groups"),
+        (
+            "llama",
+            {"quantization_config": {**W8A8, "config_groups": {"a": {"targets": ["Linear"]}}}},
+            "quantization_config.config_groups",
+        ),
+        (
+            "llama",
+            {"quantization_config": {**W8A8, "sparsity_config": {"format": "sparse-24-bitmask"}}},
+            "quantization_config.sparsity_config.format",
+        ),
+        ("llama", {"quantization_config": w8a8(targets=["Conv"])}, "quantization_config.config_groups.g.targets"),
+        (
+            "llama",
+            {"quantization_config": w8a8(input_activations={"num_bits": 8, "dynamic": False})},
+            "quantization_config.config_groups.g.input_activations.dynamic",
+        ),
+        (
+            "llama",
+            {"quantization_config": w8a8(weights={"num_bits": 4, "type": "int", "strategy": "channel"})},
+            "quantization_config.config_groups.g.weights.num_bits",
+        ),
+        (
+            "llama",
+            {"quantization_config": w8a8(weights={"num_bits": 8, "type": "float", "strategy": "channel"})},
+            "quantization_config.config_groups.g.weights.type",
+        ),
+        (
+            "llama",
+            {"quantization_config": w8a8(weights={"num_bits": 8, "type": "int", "strategy": "group"})},
+            "quantization_config.config_groups.g.weights.strategy",
+        ),
+        (
+            "llama",
+            {
+                "quantization_config": w8a8(
+                    weights={"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": False}
+                )
+            },
+            "quantization_config.config_groups.g.weights.symmetric",
         ),
         ("llama", {"num_key_value_heads": 3}, "num_key_value_heads"),
         ("llama", {"head_dim": 7}, "head_dim"),
@@ -296,6 +348,15 @@ def test_unknown_fields_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     [
         (None, None),
         ({}, None),
+        (W8A8, EightBitSpec(is_float=False, per_output=True)),
+        (
+            {
+                **w8a8(weights={"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False}),
+                "format": "float-quantized",
+                "sparsity_config": {},
+            },
+            EightBitSpec(is_float=True, per_output=False),
+        ),
         (AWQ, FourBitSpec(packing=Packing.AWQ, group_size=128)),
         ({**AWQ, "modules_to_not_convert": ["lm_head"]}, FourBitSpec(packing=Packing.AWQ, group_size=128)),
         ({**AWQ, "group_size": -1}, FourBitSpec(packing=Packing.AWQ, group_size=None)),
@@ -312,8 +373,8 @@ def test_unknown_fields_are_logged(caplog: pytest.LogCaptureFixture) -> None:
         ),
     ],
 )
-def test_four_bits_are_what_the_config_says(stated: Any, expected: FourBitSpec | None) -> None:
-    assert model_spec(config_of("llama", quantization_config=stated)).four_bit == expected
+def test_matrices_are_stored_as_the_config_says(stated: Any, expected: FourBitSpec | EightBitSpec | None) -> None:
+    assert model_spec(config_of("llama", quantization_config=stated)).matrices == expected
 
 
 def test_unknown_words_of_a_quantization_are_logged(caplog: pytest.LogCaptureFixture) -> None:
