@@ -3,7 +3,7 @@
     W_nk = s_n * v_nk,   v int8 or float8 e4m3,   s in a tensor beside the weight, one for each output or one for all
 
 They are unpacked as they are loaded. Where matrices are quantized again, as with `--quantization int8`, the same
-numbers are found, if the largest of an output is the largest there is: so does whoever rounds to the nearest.
+numbers are found, if the largest of an output is the largest there is, and nothing narrower lies between.
 """
 
 import torch
