@@ -136,7 +136,11 @@ def packed_shapes(name: str, shape: tuple[int, ...], spec: FourBitSpec) -> dict[
         )
     groups = inputs // group
     words = (inputs, outputs // _WORD) if spec.packing is Packing.AWQ else (inputs // _WORD, outputs)
-    shapes = {f"{base}qweight": words, f"{base}qzeros": (groups, outputs // _WORD), f"{base}scales": (groups, outputs)}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"{base}qweight": words,
+        f"{base}qzeros": (groups, outputs // _WORD),
+        f"{base}scales": (groups, outputs),
+    }
     return shapes | {f"{base}g_idx": (inputs,)} if spec.needs_order else shapes
 
 

@@ -66,7 +66,9 @@ def expected(path: Path, dtype: torch.dtype) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["int8", "channel", "tensor"])
-def test_a_model_is_what_its_numbers_and_scales_say(source: Path, tmp_path: Path, kind: str, dtype: torch.dtype) -> None:
+def test_a_model_is_what_its_numbers_and_scales_say(
+    source: Path, tmp_path: Path, kind: str, dtype: torch.dtype
+) -> None:
     out = tmp_path / "out"
     path = write_w8a8(source, out) if kind == "int8" else write_fp8(source, out, kind)
 

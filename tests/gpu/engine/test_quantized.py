@@ -24,7 +24,7 @@ TEXT = """A prefill worker computes the keys and values of a prompt and sends th
 ticket for the room they need. The decode worker then computes one token after another for many requests at once. A
 prompt that is long does not stall the streams of others, because it is computed elsewhere. The router chooses the
 worker whose queue is shortest, and a request that cannot be answered in time is refused with the reason."""
-PROMPT_TOKENS, NUM_SEQUENCES = 12, 32
+PROMPT_TOKENS, NUM_SEQUENCES = 8, 16
 LIMITS = StepLimits(NUM_SEQUENCES, NUM_SEQUENCES * PROMPT_TOKENS)
 
 
@@ -43,7 +43,7 @@ def windows() -> list[Sequence]:
 
 
 def compared(engines: Engines) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits of the GPU's engine and of the CPU's: behind each piece, and behind the token that the CPU's finds likely."""
+    """Logits of both engines: behind each piece, and behind the token that the CPU's finds likely then."""
     sequences = windows()
     found, expected = [], []
     for num_tokens in (PROMPT_TOKENS, 1):
