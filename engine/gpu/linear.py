@@ -4,7 +4,8 @@
     in eight bits         int8 or float8 e4m3, with a scale for each output, found once, and for each row, as it comes
     in four bits          as AWQ and GPTQ checkpoints have them, multiplied with rows of the model's type
 
-Rows and results are of the model's type. Nothing is allocated in a step, and nothing is waited for.
+Rows and results are of the model's type. Nothing is waited for, and in a step nothing is allocated but rows of four-bit
+products whose inputs are in an order of their own (GPTQ's `desc_act`).
 """
 
 from collections.abc import Sequence as Rows
@@ -79,32 +80,48 @@ class FourBitLinear:
 
     weight: Int4Weight
     bias: torch.Tensor | None = None
+    order: torch.Tensor | None = None
+    """[inputs], which input of a row comes when, so that those of a group lie together; None: as they do"""
 
     @classmethod
     def of(cls, parts: Rows[FourBitMatrix], bias: torch.Tensor | None) -> "FourBitLinear":
         """Of parts with as many inputs, one above the other. ConfigError says what the kernel was not made for."""
-        packed = [_packed(part) for part in parts]
+        order = _order(parts)
+        packed = [_packed(part, order) for part in parts]
         values, scales, zeros = (
             torch.cat(tensors, 1) for tensors in zip(*((w.values, w.scales, w.zeros) for w in packed), strict=True)
         )
-        return cls(Int4Weight(values, scales, zeros), bias)
+        return cls(Int4Weight(values, scales, zeros), bias, order)
 
     def __call__(self, rows: torch.Tensor, out: torch.Tensor, room: Room) -> torch.Tensor:
         """As `Linear`."""
-        int4_linear(rows, self.weight, self.bias, out)
+        int4_linear(rows if self.order is None else rows.index_select(1, self.order), self.weight, self.bias, out)
         return out
 
 
 AnyLinear = Linear | EightBitLinear | FourBitLinear
 
 
-def _packed(matrix: FourBitMatrix) -> Int4Weight:
+def _order(parts: Rows[FourBitMatrix]) -> torch.Tensor | None:
+    groups = parts[0].groups
+    if groups is None:
+        is_shared = all(part.groups is None for part in parts)
+    else:
+        is_shared = all(part.groups is not None and torch.equal(part.groups, groups) for part in parts)
+    if not is_shared:
+        raise ConfigError("its matrices have their inputs in different orders (desc_act), as products on a GPU cannot")
+    if groups is None:
+        return None
+    if len(set(groups.bincount(minlength=len(parts[0].scales)).tolist())) > 1:
+        raise ConfigError("its groups of inputs are of different sizes, for which there is no product on a GPU")
+    return groups.argsort(stable=True)
+
+
+def _packed(matrix: FourBitMatrix, order: torch.Tensor | None) -> Int4Weight:
     """A group of inputs that is too large for the kernel is several with the same scale and zero."""
-    if matrix.groups is not None:
-        raise ConfigError("its inputs are in an order of their own (desc_act), for which there is no product on a GPU")
     group = len(matrix.q) // len(matrix.scales)
     share = next((share for share in GROUPS if group % share == 0), None)
     if share is None:
         raise ConfigError(f"a group of {group} inputs is no multiple of {GROUPS[-1]}, as products on a GPU need it")
     scales, zeros = (part.repeat_interleave(group // share, 0) for part in (matrix.scales, matrix.zeros))
-    return pack(matrix.q, scales, zeros)
+    return pack(matrix.q if order is None else matrix.q[order], scales, zeros)

@@ -57,11 +57,29 @@ def test_four_bits_are_those_of_the_checkpoint(group: int) -> None:
     torch.testing.assert_close(out, rows @ weight.T + bias, rtol=1e-4, atol=1e-4)
 
 
-def test_what_the_kernel_was_not_made_for_is_said() -> None:
-    plain = matrix(32)
-    shuffled = FourBitMatrix(plain.q, plain.zeros, plain.scales, torch.arange(INPUTS) % 6)
+def in_order(matrix: FourBitMatrix, groups: torch.Tensor) -> FourBitMatrix:
+    return FourBitMatrix(matrix.q, matrix.zeros, matrix.scales, groups)
 
-    with pytest.raises(ConfigError, match="desc_act"):
-        FourBitLinear.of([plain, shuffled], None)
+
+def test_inputs_of_a_group_may_lie_apart() -> None:
+    upper, lower = (in_order(matrix(32, outputs), torch.arange(INPUTS) % 6) for outputs in (OUTPUTS, 16))
+    rows, out = torch.randn(ROWS, INPUTS), torch.empty(ROWS, OUTPUTS + 16)
+
+    FourBitLinear.of([upper, lower], None)(rows, out, Room(ROWS, INPUTS, None, here()))
+
+    weight = torch.cat([part.dense(torch.float32) for part in (upper, lower)])
+    torch.testing.assert_close(out, rows @ weight.T, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_kernel_was_not_made_for_is_said() -> None:
+    plain, apart = matrix(32), in_order(matrix(32), torch.arange(INPUTS) % 6)
+    uneven = in_order(matrix(32), (torch.arange(INPUTS) % 7).clamp(max=5))
+
+    with pytest.raises(ConfigError, match="different orders"):
+        FourBitLinear.of([plain, apart], None)
+    with pytest.raises(ConfigError, match="different orders"):
+        FourBitLinear.of([uneven, apart], None)
+    with pytest.raises(ConfigError, match="different sizes"):
+        FourBitLinear.of([uneven, uneven], None)
     with pytest.raises(ConfigError, match="group of 48 inputs is no multiple of 32"):
         FourBitLinear.of([matrix(48)], None)

@@ -88,7 +88,7 @@ def test_logits_of_eight_bits_are_near_to_float32(
     assert agreement > least_agreement
 
 
-@pytest.mark.parametrize("config", [AWQ_CONFIG, GPTQ_CONFIG], ids=["awq", "gptq"])
+@pytest.mark.parametrize("config", [AWQ_CONFIG, {**GPTQ_CONFIG, "desc_act": True}], ids=["awq", "gptq-act-order"])
 def test_logits_of_four_bits_are_those_of_the_cpu(tmp_path: Path, config: dict[str, object]) -> None:
     write_packed(DEMO_MODEL, tmp_path / "packed", tmp_path / "dense", 64, **config)
 
@@ -98,7 +98,6 @@ def test_logits_of_four_bits_are_those_of_the_cpu(tmp_path: Path, config: dict[s
 
 
 def test_int8_of_four_bits_is_that_of_their_float32_selves(tmp_path: Path) -> None:
-    """Groups in any order too, for which the GPU has no product of four bits."""
     write_packed(DEMO_MODEL, tmp_path / "packed", tmp_path / "dense", 64, **{**GPTQ_CONFIG, "desc_act": True})
 
     packed, dense = (gpu_runner(tmp_path / name, torch.int8).decoder.layers[-1].down for name in ("packed", "dense"))
@@ -107,5 +106,10 @@ def test_int8_of_four_bits_is_that_of_their_float32_selves(tmp_path: Path) -> No
     assert isinstance(dense, EightBitLinear)
     assert torch.equal(packed.weight, dense.weight)
     assert torch.equal(packed.scales, dense.scales)
-    with pytest.raises(ConfigError, match=r"model\.layers\.0\.self_attn\.q_proj: .*desc_act"):
+
+
+def test_a_group_that_no_product_takes_is_refused_with_its_tensor(tmp_path: Path) -> None:
+    write_packed(DEMO_MODEL, tmp_path / "packed", tmp_path / "dense", 16, **AWQ_CONFIG)
+
+    with pytest.raises(ConfigError, match=r"model\.layers\.0\.self_attn\.q_proj: a group of 16 inputs"):
         gpu_runner(tmp_path / "packed")
