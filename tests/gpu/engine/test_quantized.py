@@ -74,6 +74,12 @@ def gpu_runner(path: Path, quantized: torch.dtype | None = None) -> GpuRunner:
     return GpuRunner(decoder, GpuCache(spec, NUM_BLOCKS, 16, device, torch.float32), LIMITS)
 
 
+def write(folder: Path, group: int, **config: object) -> None:
+    """The demonstration model in four bits, as `packed`, and what that stands for, as `dense`."""
+    with torch.device("cpu"):
+        write_packed(DEMO_MODEL, folder / "packed", folder / "dense", group, **config)
+
+
 @pytest.mark.parametrize(
     ("quantized", "least_cosine", "least_agreement"), [(torch.int8, 0.99, 0.85), (torch.float8_e4m3fn, 0.98, 0.8)]
 )
@@ -90,7 +96,7 @@ def test_logits_of_eight_bits_are_near_to_float32(
 
 @pytest.mark.parametrize("config", [AWQ_CONFIG, {**GPTQ_CONFIG, "desc_act": True}], ids=["awq", "gptq-act-order"])
 def test_logits_of_four_bits_are_those_of_the_cpu(tmp_path: Path, config: dict[str, object]) -> None:
-    write_packed(DEMO_MODEL, tmp_path / "packed", tmp_path / "dense", 64, **config)
+    write(tmp_path, 64, **config)
 
     found, expected = compared(engines_of(tmp_path / "dense", gpu_path=tmp_path / "packed"))
 
@@ -98,7 +104,7 @@ def test_logits_of_four_bits_are_those_of_the_cpu(tmp_path: Path, config: dict[s
 
 
 def test_int8_of_four_bits_is_that_of_their_float32_selves(tmp_path: Path) -> None:
-    write_packed(DEMO_MODEL, tmp_path / "packed", tmp_path / "dense", 64, **{**GPTQ_CONFIG, "desc_act": True})
+    write(tmp_path, 64, **{**GPTQ_CONFIG, "desc_act": True})
 
     packed, dense = (gpu_runner(tmp_path / name, torch.int8).decoder.layers[-1].down for name in ("packed", "dense"))
 
@@ -109,7 +115,7 @@ def test_int8_of_four_bits_is_that_of_their_float32_selves(tmp_path: Path) -> No
 
 
 def test_a_group_that_no_product_takes_is_refused_with_its_tensor(tmp_path: Path) -> None:
-    write_packed(DEMO_MODEL, tmp_path / "packed", tmp_path / "dense", 16, **AWQ_CONFIG)
+    write(tmp_path, 16, **AWQ_CONFIG)
 
     with pytest.raises(ConfigError, match=r"model\.layers\.0\.self_attn\.q_proj: a group of 16 inputs"):
         gpu_runner(tmp_path / "packed")
