@@ -7,8 +7,8 @@ from engine.kernels.gpu.int8_linear import int8_linear, int8_linear_reference
 from engine.kernels.gpu.quantize import quantize_outputs, quantize_rows
 from engine.kernels.linear import linear_int8_twin
 
-TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4}
-"""Relative: of results that are rounded once."""
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
+"""Relative. The interpreter does not round to bfloat16, it cuts off."""
 
 
 @pytest.mark.parametrize(
