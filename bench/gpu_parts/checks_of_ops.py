@@ -127,9 +127,7 @@ def _heads(bench: Bench, name: str, dtype: torch.dtype) -> None:
     judge(bench, f"{name}: scattered", share_unequal(scattered, expected), 0.0, "share of values unequal")
 
 
-def _int4(
-    bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int, group: int = int4_linear.GROUP
-) -> None:
+def _int4(bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int, group: int = int4_linear.GROUP) -> None:
     depth, outputs, rows = bench.size(2048, 256), bench.size(1000, 40), bench.size(num_rows, min(num_rows, 3))
     weight = random_int4(depth, outputs, dtype, group)
     x, bias = torch.randn(rows, depth, dtype=dtype), torch.randn(outputs, dtype=dtype)
@@ -138,9 +136,7 @@ def _int4(
     judge(bench, name, worst_row_error(y, int4_linear.int4_linear_reference(x, weight, bias)), TOLERANCE[dtype])
 
 
-def _eight_bit(
-    bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int, kind: torch.dtype = torch.int8
-) -> None:
+def _eight_bit(bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int, kind: torch.dtype = torch.int8) -> None:
     """Products of numbers that are rounded already, with and without a bias."""
     if kind is not torch.int8 and (why := fp8_linear.why_not(bench.device)):
         bench.emit(Row(name, "skipped: no float8", note=why[:160]))
@@ -159,9 +155,7 @@ def _eight_bit(
         judge(bench, f"{name}{'' if one is None else ', with a bias'}", worst_row_error(y, expected), tolerance)
 
 
-def random_int4(
-    depth: int, outputs: int, dtype: torch.dtype, group: int = int4_linear.GROUP
-) -> int4_linear.Int4Weight:
+def random_int4(depth: int, outputs: int, dtype: torch.dtype, group: int = int4_linear.GROUP) -> int4_linear.Int4Weight:
     groups = depth // group
     q = torch.randint(0, 16, (depth, outputs), dtype=torch.uint8)
     zeros = torch.randint(0, 16, (groups, outputs), dtype=torch.uint8)

@@ -182,9 +182,7 @@ def _prefill(bench: Bench, models: _Models, shape: Shape, num_tokens: int) -> No
     bench.emit(Row(bench.task, rate, "tok/s", limit, share, least_share=target, note=note))
 
 
-def _fits(
-    bench: Bench, models: _Models, shape: Shape, positions: int, quantized: torch.dtype | None = None
-) -> bool:
+def _fits(bench: Bench, models: _Models, shape: Shape, positions: int, quantized: torch.dtype | None = None) -> bool:
     """Whether the model and so many positions do; says so if not."""
     if bench.is_dry:
         return True
@@ -198,7 +196,6 @@ def _fits(
         )
         return False
     return True
-
 
 
 def _rival(bench: Bench, models: _Models) -> None:

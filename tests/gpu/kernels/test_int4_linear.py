@@ -6,9 +6,7 @@ import torch
 from engine.kernels.gpu.int4_linear import GROUP, int4_linear, int4_linear_reference, pack, unpacked
 
 
-def numbers(
-    num_outputs: int, num_groups: int, group: int = GROUP
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def numbers(num_outputs: int, num_groups: int, group: int = GROUP) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     q = torch.randint(0, 16, (num_groups * group, num_outputs))
     return q, torch.rand(num_groups, num_outputs) * 0.1, torch.randint(0, 16, (num_groups, num_outputs))
 
