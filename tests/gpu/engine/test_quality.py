@@ -18,7 +18,7 @@ from engine.runner import Runner
 from tests.reference import Blocks, sequence_of, step
 from tests.shared_data import shared_data
 
-NUM_CASES, NUM_TOKENS = 6, 20
+NUM_CASES, NUM_TOKENS = 5, 12
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def logits_of(path: Path, kind: torch.dtype | None) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("kind", "least_cosine", "least_agreement"), [(torch.int8, 0.99, 0.95), (torch.float8_e4m3fn, 0.98, 0.9)]
+    ("kind", "least_cosine", "least_agreement"), [(torch.int8, 0.998, 0.95), (torch.float8_e4m3fn, 0.985, 0.92)]
 )
 def test_logits_of_a_trained_model_are_near_to_float32(
     kind: torch.dtype, least_cosine: float, least_agreement: float

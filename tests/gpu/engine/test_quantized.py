@@ -24,7 +24,7 @@ TEXT = """A prefill worker computes the keys and values of a prompt and sends th
 ticket for the room they need. The decode worker then computes one token after another for many requests at once. A
 prompt that is long does not stall the streams of others, because it is computed elsewhere. The router chooses the
 worker whose queue is shortest, and a request that cannot be answered in time is refused with the reason."""
-PROMPT_TOKENS, NUM_SEQUENCES = 8, 16
+PROMPT_TOKENS, NUM_SEQUENCES = 8, 8
 LIMITS = StepLimits(NUM_SEQUENCES, NUM_SEQUENCES * PROMPT_TOKENS)
 
 
@@ -94,13 +94,19 @@ def test_logits_of_eight_bits_are_near_to_float32(
     assert agreement > least_agreement
 
 
-@pytest.mark.parametrize("config", [AWQ_CONFIG, {**GPTQ_CONFIG, "desc_act": True}], ids=["awq", "gptq-act-order"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(AWQ_CONFIG, id="awq"),
+        pytest.param({**GPTQ_CONFIG, "desc_act": True}, id="gptq-act-order", marks=pytest.mark.slow),
+    ],
+)
 def test_logits_of_four_bits_are_those_of_the_cpu(tmp_path: Path, config: dict[str, object]) -> None:
     write(tmp_path, 64, **config)
 
     found, expected = compared(engines_of(tmp_path / "dense", gpu_path=tmp_path / "packed"))
 
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 def test_int8_of_four_bits_is_that_of_their_float32_selves(tmp_path: Path) -> None:
