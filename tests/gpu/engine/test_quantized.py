@@ -81,7 +81,7 @@ def write(folder: Path, group: int, **config: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("quantized", "least_cosine", "least_agreement"), [(torch.int8, 0.99, 0.85), (torch.float8_e4m3fn, 0.98, 0.8)]
+    ("quantized", "least_cosine", "least_agreement"), [(torch.int8, 0.996, 0.87), (torch.float8_e4m3fn, 0.99, 0.74)]
 )
 def test_logits_of_eight_bits_are_near_to_float32(
     quantized: torch.dtype, least_cosine: float, least_agreement: float
