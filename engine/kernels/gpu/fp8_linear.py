@@ -48,17 +48,29 @@ def fp8_linear(
     if not x.is_cuda:
         y.copy_(fp8_linear_reference(x, x_scales, weight, scales, bias, y.dtype))
     elif num_rows:
-        # Fast: sums stay in the tensor cores. They are less exact there than in float32, and far more so than e4m3.
-        torch._scaled_mm(
-            x,
-            weight.t(),
-            scale_a=x_scales[:, None],
-            scale_b=scales[None],
-            bias=bias,
-            out_dtype=y.dtype,
-            use_fast_accum=True,
-            out=y,
-        )
+        scaled_product(x, x_scales, weight, scales, bias, y)
+
+
+def scaled_product(
+    x: torch.Tensor,
+    x_scales: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    y: torch.Tensor,
+) -> None:
+    """What `fp8_linear` is on a GPU."""
+    # Fast: sums stay in the tensor cores. They are less exact there than in float32, and far more so than e4m3.
+    torch._scaled_mm(
+        x,
+        weight.t(),
+        scale_a=x_scales[:, None],
+        scale_b=scales[None],
+        bias=bias,
+        out_dtype=y.dtype,
+        use_fast_accum=True,
+        out=y,
+    )
 
 
 def why_not(device: torch.device) -> str | None:

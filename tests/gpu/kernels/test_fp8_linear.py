@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from engine.kernels.gpu.fp8_linear import fp8_linear, fp8_linear_reference, why_not
+from engine.kernels.gpu.fp8_linear import fp8_linear, fp8_linear_reference, scaled_product, why_not
 from engine.kernels.gpu.quantize import quantize_outputs, quantize_rows
 
 E4M3 = torch.float8_e4m3fn
@@ -21,6 +21,21 @@ def test_rows_agree_with_the_twin(num_rows: int, with_bias: bool) -> None:
 
     expected = fp8_linear_reference(x, x_scales, weight, scales, bias, torch.bfloat16)
     torch.testing.assert_close(y, expected, rtol=8e-3, atol=8e-3)
+
+
+@pytest.mark.parametrize("num_rows", [1, 5])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_torch_s_product_takes_what_it_is_given_on_a_gpu(num_rows: int, with_bias: bool) -> None:
+    """This torch has the operation on a CPU, too: the same arguments, in the same layout."""
+    x, weight = (torch.randn(size, 96).to(E4M3) for size in (num_rows, 48))
+    x_scales, scales = torch.rand(num_rows), torch.rand(48)
+    bias = torch.randn(48).bfloat16() if with_bias else None
+    y = torch.full((num_rows, 48), torch.nan, dtype=torch.bfloat16)
+
+    scaled_product(x, x_scales, weight, scales, bias, y)
+
+    expected = fp8_linear_reference(x, x_scales, weight, scales, bias, torch.bfloat16)
+    torch.testing.assert_close(y, expected, rtol=1.6e-2, atol=3e-2)
 
 
 def test_a_product_is_near_to_that_of_the_numbers_before_they_were_rounded() -> None:
