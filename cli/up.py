@@ -45,7 +45,9 @@ def up(
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of weights and activations.")
     ] = "auto",
-    quantization: Annotated[Literal["none", "int8"], typer.Option(help="Of weights and activations.")] = "none",
+    quantization: Annotated[
+        Literal["none", "int8", "fp8"], typer.Option(help="Of weights and activations; fp8 on a GPU only.")
+    ] = "none",
     kv_cache_dtype: Annotated[
         Literal["auto", "float32", "float16", "int8"], typer.Option(help="Of the KV cache, and of what moves.")
     ] = "auto",

@@ -7,15 +7,17 @@ know how a model computes, nor where the folder came from. Pickled weights are r
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from engine.eight_bit import SCALE, scaled_shapes, unscale
 from engine.errors import ConfigError
-from engine.models.spec import ModelSpec
+from engine.four_bit import FourBitWeights, is_int32, is_part, optional_shapes, packed_shapes
+from engine.models.spec import EightBitSpec, FourBitSpec, ModelSpec
 from engine.tp.split import Split
 
 logger = logging.getLogger(__name__)
@@ -26,6 +28,9 @@ _SAMPLE_BYTES = 64
 _MAX_NAME_CHARS = 200
 """Of a file; the system raises an error of its own for a name that it cannot take."""
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+Weights = MutableMapping[str, torch.Tensor]
+"""Tensors by their name in the checkpoint, all of the type to compute in; who packs them takes them out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,29 +91,35 @@ class Shard:
         return cls(path, header, tensors)
 
 
-def load_weights(
-    folder: ModelFolder, spec: ModelSpec, dtype: torch.dtype, split: Split | None = None
-) -> dict[str, torch.Tensor]:
-    """Every tensor that `spec` needs, converted to `dtype`, by its name in the checkpoint; with `split`, one rank's
-    part of each, and no more is read."""
+def load_weights(folder: ModelFolder, spec: ModelSpec, dtype: torch.dtype, split: Split | None = None) -> Weights:
+    """Every tensor that `spec` needs, by its name in the checkpoint, converted to `dtype`: matrices of four bits only
+    when they are taken out. With `split`, one rank's part of each, and no more is read."""
     split = split or Split(spec, 0, 1)
     shards = open_shards(folder.path)
-    expected = expected_shapes(spec)
-    _check(shards, expected, spec)
+    stored = _Stored.of(spec)
+    _check(shards, stored, spec)
     weights: dict[str, torch.Tensor] = {}
     for index, shard in enumerate(shards, start=1):
         logger.info("reading %s (%d of %d)", shard.path.name, index, len(shards))
         try:
             with safe_open(shard.path, "pt") as file:
                 for name in shard.tensors:
-                    if (name in expected or name == _HEAD) and (part := split.of_tensor(name)) is not None:
+                    is_wanted = name in stored.needed or name in stored.allowed or name == _HEAD
+                    if is_wanted and (part := split.of_tensor(name)) is not None:
                         tensor = file.get_slice(name)[part] if part else file.get_tensor(name)
-                        weights[name] = tensor.to(dtype, copy=True)
+                        weights[name] = tensor.to(tensor.dtype if stored.is_packed(name) else dtype, copy=True)
         except (SafetensorError, OSError) as error:
             raise ConfigError(f"{shard.path.name} cannot be read: {error}") from error
     head = weights.pop(_HEAD, None) if spec.tied_embeddings else None
     if head is not None and not torch.equal(head, weights[_EMBEDDING][split.vocab]):
         raise ConfigError(f"{_HEAD} differs from {_EMBEDDING} although tie_word_embeddings is true")
+    for name in stored.allowed:
+        if name.endswith(".bias") and name in weights and weights.pop(name).any():
+            raise ConfigError(f"tensor {name} is not zero, and {spec.architecture} has no such bias")
+    if isinstance(spec.matrices, FourBitSpec):
+        return FourBitWeights(weights, spec.matrices, dtype)
+    if isinstance(spec.matrices, EightBitSpec):
+        unscale(weights, dtype)
     return weights
 
 
@@ -183,20 +194,60 @@ def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     return shapes if spec.tied_embeddings else shapes | {_HEAD: (spec.vocab_size, hidden)}
 
 
-def _check(shards: list[Shard], expected: Mapping[str, tuple[int, ...]], spec: ModelSpec) -> None:
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """The tensors of a checkpoint by name, with their shapes."""
+
+    needed: Mapping[str, tuple[int, ...]]
+    allowed: Mapping[str, tuple[int, ...]]
+    """May be there, too"""
+
+    @classmethod
+    def of(cls, spec: ModelSpec) -> "_Stored":
+        shapes = expected_shapes(spec)
+        if spec.matrices is None:
+            return cls(shapes, {})
+        needed: dict[str, tuple[int, ...]] = {}
+        allowed: dict[str, tuple[int, ...]] = {}
+        for name, shape in shapes.items():
+            if not name.startswith("model.layers.") or len(shape) != 2:
+                needed[name] = shape
+            elif isinstance(spec.matrices, FourBitSpec):
+                needed |= packed_shapes(name, shape, spec.matrices)
+                allowed |= optional_shapes(name, shape, spec.matrices)
+            else:
+                needed |= scaled_shapes(name, shape, spec.matrices)
+        return cls(needed, {name: shape for name, shape in allowed.items() if name not in needed})
+
+    def is_packed(self, name: str) -> bool:
+        """Whether the tensor is a part of a matrix that is not stored as numbers of one type."""
+        return is_part(name) or name.endswith(f".weight{SCALE}") or f"{name}{SCALE}" in self.needed
+
+    def dtypes(self, name: str, spec: ModelSpec) -> frozenset[str]:
+        """Of which it must be one."""
+        if is_int32(name):
+            return frozenset({"I32"})
+        if isinstance(spec.matrices, EightBitSpec) and f"{name}{SCALE}" in self.needed:
+            return frozenset({"F8_E4M3" if spec.matrices.is_float else "I8"})
+        return _DTYPES
+
+
+def _check(shards: list[Shard], stored: _Stored, spec: ModelSpec) -> None:
     found = {name: entry for shard in shards for name, entry in shard.tensors.items()}
-    if missing := sorted(expected.keys() - found.keys()):
+    if missing := sorted(stored.needed.keys() - found.keys()):
         raise ConfigError(f"the checkpoint lacks tensor {_some(missing)}")
-    ignored = {_HEAD} if spec.tied_embeddings else set()
-    unexpected = sorted(n for n in found.keys() - expected.keys() - ignored if not n.endswith("rotary_emb.inv_freq"))
+    known = stored.needed.keys() | stored.allowed.keys() | ({_HEAD} if spec.tied_embeddings else set())
+    unexpected = sorted(name for name in found.keys() - known if not name.endswith("rotary_emb.inv_freq"))
     if unexpected:
         raise ConfigError(f"the checkpoint holds tensor {_some(unexpected)}, which {spec.architecture} does not have")
-    for name, shape in expected.items():
-        entry = found[name]
+    for name, shape in (*stored.needed.items(), *stored.allowed.items()):
+        if (entry := found.get(name)) is None:
+            continue
         if entry.shape != shape:
             raise ConfigError(f"tensor {name} has shape {list(entry.shape)}, the config asks for {list(shape)}")
-        if entry.dtype not in _DTYPES:
-            raise ConfigError(f"tensor {name} is {entry.dtype}; supported: {', '.join(sorted(_DTYPES))}")
+        dtypes = stored.dtypes(name, spec)
+        if entry.dtype not in dtypes:
+            raise ConfigError(f"tensor {name} is {entry.dtype}; supported: {', '.join(sorted(dtypes))}")
 
 
 def _some(names: list[str]) -> str:

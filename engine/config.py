@@ -59,8 +59,9 @@ class WorkerConfig(BaseSettings):
     num_blocks nor kv_memory_mb says how large its pool is. Shares of workers on one GPU add up to 1 at most."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of weights and activations; auto is float32 on a CPU and bfloat16 on a GPU."""
-    quantization: Literal["none", "int8"] = "none"
-    """int8: weights with a scale per output, activations with one per token; from any checkpoint, as it is loaded."""
+    quantization: Literal["none", "int8", "fp8"] = "none"
+    """int8: weights with a scale per output, activations with one per token; from any checkpoint, as it is loaded. fp8:
+    the same in float8 e4m3, on GPUs that multiply it. none keeps weights as they are, four bits only on a GPU."""
     kv_cache_dtype: Literal["auto", "float32", "float16", "int8"] = "auto"
     """In which keys and values are kept and moved; int8 with a scale per head and token. auto is float32 on a CPU, and
     on a GPU the type that the model computes in."""

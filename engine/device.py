@@ -78,6 +78,8 @@ def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     with ThreadPoolExecutor(1, thread_name_prefix="open-model") as thread:
         if device.type == "cuda":
             return thread.submit(open_on_gpu, config, role, device).result()
+        if config.quantization == "fp8":
+            raise ConfigError("--quantization fp8 needs a GPU (--device cuda); a CPU has int8", field="quantization")
         folder = ModelFolder.open(resolve_model(config.model))
         team = Team.start(config, model_spec(folder.config))  # on this thread: processes end with who started them
         try:

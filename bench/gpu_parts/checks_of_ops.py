@@ -8,7 +8,18 @@ import torch
 from bench.gpu_parts.bench import Bench, Task
 from bench.gpu_parts.errors import SHORT, TOLERANCE, judge, share_unequal, worst_row_error
 from bench.gpu_parts.inputs import rope_table
-from engine.kernels.gpu import copy_blocks, copy_summed, int4_linear, norm, quantize, rope_cache, silu_mul
+from bench.gpu_parts.report import Row
+from engine.kernels.gpu import (
+    copy_blocks,
+    copy_summed,
+    fp8_linear,
+    int4_linear,
+    int8_linear,
+    norm,
+    quantize,
+    rope_cache,
+    silu_mul,
+)
 
 Check = Callable[[Bench, str, torch.dtype], None]
 ROUNDED = {torch.bfloat16: 5e-3, torch.float16: 1e-3, torch.float32: 1e-5}
@@ -30,12 +41,20 @@ def tasks(bench: Bench, dtypes: tuple[torch.dtype, ...]) -> Iterator[Task]:
         "int4_linear, 1 row": partial(_int4, num_rows=1),
         "int4_linear, 33 rows": partial(_int4, num_rows=33),
         "int4_linear, 200 rows": partial(_int4, num_rows=200),
+        "int4_linear in groups of 32, 33 rows": partial(_int4, num_rows=33, group=32),
+        "int8_linear, 1 row": partial(_eight_bit, num_rows=1),
+        "int8_linear, 33 rows": partial(_eight_bit, num_rows=33),
+        "int8_linear, 200 rows": partial(_eight_bit, num_rows=200),
     }
     yield Task("copy_summed", partial(_copy_summed, bench, "copy_summed"))
     for name, check in checks.items():
         for dtype in dtypes:
             full = f"{name} {SHORT[dtype]}"
             yield Task(full, partial(check, bench, full, dtype))
+    to = torch.bfloat16 if not bench.is_dry else torch.float32
+    for rows in (1, 33, 200):
+        name = f"fp8_linear, {rows} row{'' if rows == 1 else 's'}"
+        yield Task(name, partial(_eight_bit, bench, name, to, num_rows=rows, kind=torch.float8_e4m3fn))
 
 
 def _norm(bench: Bench, name: str, dtype: torch.dtype, *, with_delta: bool = False) -> None:
@@ -122,17 +141,36 @@ def _heads(bench: Bench, name: str, dtype: torch.dtype) -> None:
     judge(bench, f"{name}: scattered", share_unequal(scattered, expected), 0.0, "share of values unequal")
 
 
-def _int4(bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int) -> None:
+def _int4(bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int, group: int = int4_linear.GROUP) -> None:
     depth, outputs, rows = bench.size(2048, 256), bench.size(1000, 40), bench.size(num_rows, min(num_rows, 3))
-    weight = random_int4(depth, outputs, dtype)
+    weight = random_int4(depth, outputs, dtype, group)
     x, bias = torch.randn(rows, depth, dtype=dtype), torch.randn(outputs, dtype=dtype)
     y = torch.full((rows, outputs), torch.nan, dtype=dtype)
     int4_linear.int4_linear(x, weight, bias, y)
     judge(bench, name, worst_row_error(y, int4_linear.int4_linear_reference(x, weight, bias)), TOLERANCE[dtype])
 
 
-def random_int4(depth: int, outputs: int, dtype: torch.dtype) -> int4_linear.Int4Weight:
-    groups = depth // int4_linear.GROUP
+def _eight_bit(bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int, kind: torch.dtype = torch.int8) -> None:
+    """Products of numbers that are rounded already, with and without a bias."""
+    if kind is not torch.int8 and (why := fp8_linear.why_not(bench.device)):
+        bench.emit(Row(name, "skipped: no float8", note=why[:160]))
+        return
+    depth, outputs, rows = bench.size(2048, 256), bench.size(1008, 48), bench.size(num_rows, min(num_rows, 3))
+    x, weight = (quantize.quantize_outputs(torch.randn(size, depth), kind) for size in (rows, outputs))
+    bias = torch.randn(outputs, dtype=dtype)
+    is_int8 = kind is torch.int8
+    multiply = int8_linear.int8_linear if is_int8 else fp8_linear.fp8_linear
+    reference = int8_linear.int8_linear_reference if is_int8 else fp8_linear.fp8_linear_reference
+    for one in (None, bias):
+        y = torch.full((rows, outputs), torch.nan, dtype=dtype)
+        multiply(*x, *weight, one, y)
+        tolerance = ROUNDED[dtype] if is_int8 else TOLERANCE[dtype]
+        expected = reference(*x, *weight, one, dtype)
+        judge(bench, f"{name}{'' if one is None else ', with a bias'}", worst_row_error(y, expected), tolerance)
+
+
+def random_int4(depth: int, outputs: int, dtype: torch.dtype, group: int = int4_linear.GROUP) -> int4_linear.Int4Weight:
+    groups = depth // group
     q = torch.randint(0, 16, (depth, outputs), dtype=torch.uint8)
     zeros = torch.randint(0, 16, (groups, outputs), dtype=torch.uint8)
     return int4_linear.pack(q, (torch.rand(groups, outputs) * 0.01 + 1e-3).to(dtype), zeros)

@@ -1,4 +1,4 @@
-"""The kernels in a model's shape, with random weights and torch's products between them.
+"""The kernels in a model's shape, with random weights and the engine's products between them.
 
 It measures the kernels as a model uses them: the same operations in the same order as a Llama's, the residual stream
 and the logits in float32, one CUDA graph a decode step, tokens handed on to the next step on the device. It is no
@@ -12,6 +12,7 @@ import torch
 
 from bench.gpu_parts.inputs import rope_table
 from bench.gpu_parts.shapes import Shape
+from engine.gpu.linear import AnyLinear, EightBitLinear, Linear, Room
 from engine.kernels.gpu.norm import rms_norm
 from engine.kernels.gpu.rope_cache import rope_cache
 from engine.kernels.gpu.silu_mul import silu_mul
@@ -25,12 +26,12 @@ Attend = Callable[[torch.Tensor, int, torch.Tensor], None]
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The products' weights `[outputs, inputs]` of one layer, and its norms."""
+    """The products of one layer, and its norms."""
 
-    qkv: torch.Tensor
-    output: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
+    qkv: AnyLinear
+    output: AnyLinear
+    gate_up: AnyLinear
+    down: AnyLinear
     input_norm: torch.Tensor
     post_norm: torch.Tensor
 
@@ -47,9 +48,13 @@ class Space:
     gate_up: torch.Tensor
     gated: torch.Tensor
     delta: torch.Tensor
+    room: Room
 
     @classmethod
-    def allocate(cls, shape: Shape, rows: int, dtype: torch.dtype) -> "Space":
+    def allocate(cls, model: "ComposedModel", rows: int) -> "Space":
+        shape, dtype = model.shape, model.dtype
+        widest = max(shape.hidden_size, shape.num_heads * shape.head_dim, shape.mlp_size)
+
         def of(width: int, kind: torch.dtype = dtype) -> torch.Tensor:
             return torch.empty(rows, width, dtype=kind)
 
@@ -61,22 +66,26 @@ class Space:
             gate_up=of(2 * shape.mlp_size),
             gated=of(shape.mlp_size),
             delta=of(shape.hidden_size),
+            room=Room(rows, widest, model.quantized, torch.get_default_device()),
         )
 
 
 class ComposedModel:
     """On the current default device."""
 
-    def __init__(self, shape: Shape, max_context: int, dtype: torch.dtype) -> None:
-        self.shape, self.dtype = shape, dtype
+    def __init__(
+        self, shape: Shape, max_context: int, dtype: torch.dtype, quantized: torch.dtype | None = None
+    ) -> None:
+        """`quantized` is the type of the layers' weights, if it is not `dtype`."""
+        self.shape, self.dtype, self.quantized = shape, dtype, quantized
         size, attention = shape.hidden_size, shape.num_heads * shape.head_dim
         norm = torch.ones(size, dtype=dtype)
         self.layers = [
             Layer(
-                qkv=self._matrix(shape.qkv_size, size),
-                output=self._matrix(size, attention),
-                gate_up=self._matrix(2 * shape.mlp_size, size),
-                down=self._matrix(size, shape.mlp_size),
+                qkv=self._linear(shape.qkv_size, size),
+                output=self._linear(size, attention),
+                gate_up=self._linear(2 * shape.mlp_size, size),
+                down=self._linear(size, shape.mlp_size),
                 input_norm=norm,
                 post_norm=norm,
             )
@@ -86,6 +95,10 @@ class ComposedModel:
         self.head = self._matrix(shape.vocab_size, size).mul_(PEAK)
         self.embedding = self.head if shape.tied_embeddings else self._matrix(shape.vocab_size, size)
         self.rope = rope_table(max_context, shape.head_dim)
+
+    def _linear(self, outputs: int, inputs: int) -> AnyLinear:
+        weight = self._matrix(outputs, inputs)
+        return Linear(weight) if self.quantized is None else EightBitLinear.of(weight, None, self.quantized)
 
     def _matrix(self, outputs: int, inputs: int) -> torch.Tensor:
         return torch.empty(outputs, inputs, dtype=self.dtype).normal_(0, inputs**-0.5)
@@ -106,15 +119,15 @@ class ComposedModel:
         delta: torch.Tensor | None = None
         for index, layer in enumerate(self.layers):
             rms_norm(hidden, delta, layer.input_norm, EPS, space.normed)
-            torch.mm(space.normed, layer.qkv.t(), out=space.qkv)
+            layer.qkv(space.normed, space.qkv, space.room)
             rope_cache(space.qkv, self.rope, positions, slots, pool, index)
             queries = space.qkv.view(len(tokens), -1, shape.head_dim)[:, : shape.num_heads]
             attend(queries, index, space.attended.view(len(tokens), shape.num_heads, shape.head_dim))
-            torch.mm(space.attended, layer.output.t(), out=space.delta)
+            layer.output(space.attended, space.delta, space.room)
             rms_norm(hidden, space.delta, layer.post_norm, EPS, space.normed)
-            torch.mm(space.normed, layer.gate_up.t(), out=space.gate_up)
+            layer.gate_up(space.normed, space.gate_up, space.room)
             silu_mul(space.gate_up, space.gated)
-            torch.mm(space.gated, layer.down.t(), out=space.delta)
+            layer.down(space.gated, space.delta, space.room)
             delta = space.delta
         rms_norm(hidden, delta, self.norm, EPS, space.normed)
         _to_logits(space.normed[len(tokens) - len(logits) :], self.head, logits)

@@ -22,7 +22,9 @@ from engine.kernels.gpu import (
     adjust_logits,
     copy_blocks,
     copy_summed,
+    fp8_linear,
     int4_linear,
+    int8_linear,
     norm,
     quantize,
     rope_cache,
@@ -57,7 +59,10 @@ def tasks(bench: Bench) -> Iterator[Task]:
     yield Task("copy_summed, 4 MiB", partial(_time, bench, partial(a_summed_copy, bench)))
     yield Task("gather_heads, half of them", partial(_time, bench, partial(a_gather, bench)))
     for rows in (1, 16, 64, 256) if not bench.is_dry else (1,):
-        yield Task(f"int4_linear {SHAPE.hidden_size} to {2 * SHAPE.mlp_size}, {rows} rows", partial(_int4, bench, rows))
+        sizes = f"{SHAPE.hidden_size} to {2 * SHAPE.mlp_size}, {rows} rows"
+        yield Task(f"int8_linear {sizes}", partial(_eight_bit, bench, rows, torch.int8))
+        yield Task(f"fp8_linear {sizes}", partial(_eight_bit, bench, rows, torch.float8_e4m3fn))
+        yield Task(f"int4_linear {sizes}", partial(_int4, bench, rows))
 
 
 def calls_over_sets(make: Callable[[], Made]) -> tuple[list[Call], float]:
@@ -172,8 +177,28 @@ def a_four_bit_product(bench: Bench, rows: int) -> Made:
     return lambda: int4_linear.int4_linear(x, weight, None, y), depth * outputs / 2
 
 
+def an_eight_bit_product(bench: Bench, rows: int, kind: torch.dtype) -> Made:
+    """Of rows that are quantized already."""
+    depth, outputs = bench.size(SHAPE.hidden_size, 256), bench.size(2 * SHAPE.mlp_size, 64)
+    x, weight = (quantize.quantize_outputs(torch.randn(size, depth), kind) for size in (rows, outputs))
+    y = torch.empty(rows, outputs, dtype=BF16)
+    multiply = int8_linear.int8_linear if kind is torch.int8 else fp8_linear.fp8_linear
+    return lambda: multiply(*x, *weight, None, y), depth * outputs
+
+
+def _eight_bit(bench: Bench, rows: int, kind: torch.dtype) -> None:
+    if kind is not torch.int8 and (why := fp8_linear.why_not(bench.device)):
+        bench.emit(Row(bench.task, "skipped: no float8", note=why[:160]))
+        return
+    _beside_bf16(bench, rows, partial(an_eight_bit_product, bench, rows, kind))
+
+
 def _int4(bench: Bench, rows: int) -> None:
-    calls, num_bytes = calls_over_sets(partial(a_four_bit_product, bench, rows))
+    _beside_bf16(bench, rows, partial(a_four_bit_product, bench, rows))
+
+
+def _beside_bf16(bench: Bench, rows: int, make: Callable[[], Made]) -> None:
+    calls, num_bytes = calls_over_sets(make)
     depth, outputs = bench.size(SHAPE.hidden_size, 256), bench.size(2 * SHAPE.mlp_size, 64)
     x = torch.randn(rows, depth, dtype=BF16)
     weights = [torch.randn(outputs, depth, dtype=BF16) for _ in calls]

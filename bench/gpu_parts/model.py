@@ -5,6 +5,7 @@ products and its attention at the rate of the best matrix product.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,15 +17,18 @@ from bench.gpu_parts.errors import judge, worst_row_error
 from bench.gpu_parts.limits import COPY, GEMM
 from bench.gpu_parts.report import Row
 from bench.gpu_parts.shapes import LLAMA_1B, LLAMA_8B, Shape
-from bench.gpu_parts.steps import Cache, DecodeLoop, Prefill
+from bench.gpu_parts.steps import Cache, DecodeLoop, Pace, Prefill
 from bench.gpu_parts.supervise import RIVAL
+from engine.kernels.gpu.fp8_linear import why_not
 
 CONTEXT, STEPS = 1024, 48
 STREAMS, PROMPTS = (1, 64, 256), (2048, 8192)
+FP8_STREAMS = 64
 _SLACK_BYTES = 6 << 30
 _SHARES = {1: 0.80, 256: 0.75}
 _TOKENS_PER_S = {64: 10_000.0}
 _OF_GEMM, _MOST_GAP = 0.60, 0.03
+_BF16_RATE, _TIMES_BF16 = "8B bf16 tok/s", 1.5
 
 
 class _Models:
@@ -34,15 +38,16 @@ class _Models:
         self._bench = bench
         self._made: list[ComposedModel] = []
 
-    def has(self, shape: Shape) -> bool:
-        return bool(self._made) and self._made[0].shape.name == shape.name
+    def has(self, shape: Shape, quantized: torch.dtype | None = None) -> bool:
+        return bool(self._made) and (self._made[0].shape.name, self._made[0].quantized) == (shape.name, quantized)
 
-    def get(self, shape: Shape) -> ComposedModel:
-        if not self.has(shape):
+    def get(self, shape: Shape, quantized: torch.dtype | None = None) -> ComposedModel:
+        if not self.has(shape, quantized):
             self.clear()
             dtype = torch.float16 if self._bench.is_dry else torch.bfloat16
             real = shape.tiny() if self._bench.is_dry else shape
-            self._made.append(ComposedModel(real, self._bench.size(max(PROMPTS) + STEPS, 64), dtype))
+            context = self._bench.size(max(PROMPTS) + STEPS, 64)
+            self._made.append(ComposedModel(real, context, dtype, quantized))
         return self._made[0]
 
     def clear(self) -> None:
@@ -60,7 +65,7 @@ def tasks(bench: Bench) -> Iterator[Task]:
             yield Task(name, partial(_decode, bench, models, shape, streams))
         for tokens in PROMPTS:
             yield Task(f"{shape.name} prefill, {tokens}", partial(_prefill, bench, models, shape, tokens))
-    yield Task("8B decode, 64 streams, FP8", partial(_not_built, bench))
+    yield Task(f"8B decode, {FP8_STREAMS} streams, FP8", partial(_decode_fp8, bench, models))
     yield Task(f"{RIVAL}: 8B decode, 64 streams", partial(_rival, bench, models))
 
 
@@ -83,33 +88,80 @@ def _agree(bench: Bench, models: _Models) -> None:
 
 
 def _decode(bench: Bench, models: _Models, shape: Shape, num_streams: int) -> None:
+    decoded = _decoded(bench, models, shape, num_streams)
+    if decoded is None:
+        return
+    is_8b = shape is LLAMA_8B
+    if is_8b and num_streams == FP8_STREAMS:
+        bench.keep_limit(_BF16_RATE, decoded.rate)
+    bench.emit(
+        Row(
+            bench.task,
+            decoded.rate,
+            "tok/s",
+            decoded.limit,
+            decoded.share,
+            least_share=_SHARES.get(num_streams) if is_8b else None,
+            least_value=_TOKENS_PER_S.get(num_streams) if is_8b else None,
+            note=decoded.note,
+        )
+    )
+    gap = decoded.pace.gap_share
+    bench.emit(Row(f"{bench.task}: host gap", gap * 100, "%", share=gap, most_share=_MOST_GAP if is_8b else None))
+
+
+def _decode_fp8(bench: Bench, models: _Models) -> None:
+    """With products of float8, held against what the same steps took in bfloat16."""
+    if why := why_not(bench.device):
+        bench.emit(Row(bench.task, "skipped: no float8", note=why[:160]))
+        return
+    decoded = _decoded(bench, models, LLAMA_8B, FP8_STREAMS, torch.float8_e4m3fn)
+    if decoded is None:
+        return
+    before = bench.limits.get(_BF16_RATE)
+    times = f"{decoded.rate / before:.2f} times bf16's; " if before else ""
+    target = _TIMES_BF16 * before if before else None
+    note = times + decoded.note
+    bench.emit(Row(bench.task, decoded.rate, "tok/s", decoded.limit, decoded.share, least_value=target, note=note))
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """Steps of one token for each stream."""
+
+    pace: Pace
+    rate: float
+    """Tokens a second, of all streams"""
+    limit: float | None
+    """The rate at which weights and KV are read at copy speed"""
+    read_bytes: float
+
+    @property
+    def share(self) -> float | None:
+        return self.rate / self.limit if self.limit else None
+
+    @property
+    def note(self) -> str:
+        return f"{self.pace.step_ms:.2f} ms a step, {self.read_bytes / 1e9:.1f} GB read"
+
+
+def _decoded(
+    bench: Bench, models: _Models, shape: Shape, num_streams: int, quantized: torch.dtype | None = None
+) -> _Decoded | None:
+    """None where it does not fit, which is said."""
     streams, context, steps = bench.size(num_streams, min(num_streams, 2)), bench.size(CONTEXT, 20), STEPS
     room = context + bench.size(steps, 4) + 8
-    if not _fits(bench, models, shape, streams * room):
-        return
-    model = models.get(shape)
+    if not _fits(bench, models, shape, streams * room, quantized):
+        return None
+    model = models.get(shape, quantized)
     loop = DecodeLoop(bench, model, Cache(model, streams, room), streams, context)
     pace = loop.pace(steps)
     if not bool(loop.logits.isfinite().all()):
         bench.emit(Row(bench.task, "failed", note="logits are not finite", is_failure=True))
-    read = model.shape.step_weight_bytes + streams * (context + steps / 2) * model.shape.position_bytes
-    rate, speed = streams / pace.step_ms * 1e3, bench.limits.get(COPY)
-    limit = streams * speed * 1e9 / read if speed else None
-    is_8b = shape is LLAMA_8B
-    bench.emit(
-        Row(
-            bench.task,
-            rate,
-            "tok/s",
-            limit,
-            rate / limit if limit else None,
-            least_share=_SHARES.get(num_streams) if is_8b else None,
-            least_value=_TOKENS_PER_S.get(num_streams) if is_8b else None,
-            note=f"{pace.step_ms:.2f} ms a step, {read / 1e9:.1f} GB read",
-        )
-    )
-    gap = pace.gap_share
-    bench.emit(Row(f"{bench.task}: host gap", gap * 100, "%", share=gap, most_share=_MOST_GAP if is_8b else None))
+    weights = model.shape.step_weight_bytes if quantized is None else model.shape.eight_bit_step_weight_bytes
+    read = weights + streams * (context + steps / 2) * model.shape.position_bytes
+    speed = bench.limits.get(COPY)
+    return _Decoded(pace, streams / pace.step_ms * 1e3, streams * speed * 1e9 / read if speed else None, read)
 
 
 def _prefill(bench: Bench, models: _Models, shape: Shape, num_tokens: int) -> None:
@@ -130,12 +182,13 @@ def _prefill(bench: Bench, models: _Models, shape: Shape, num_tokens: int) -> No
     bench.emit(Row(bench.task, rate, "tok/s", limit, share, least_share=target, note=note))
 
 
-def _fits(bench: Bench, models: _Models, shape: Shape, positions: int) -> bool:
+def _fits(bench: Bench, models: _Models, shape: Shape, positions: int, quantized: torch.dtype | None = None) -> bool:
     """Whether the model and so many positions do; says so if not."""
     if bench.is_dry:
         return True
-    needed = positions * shape.position_bytes + _SLACK_BYTES + (0 if models.has(shape) else shape.weight_bytes)
-    if not models.has(shape):
+    has = models.has(shape, quantized)
+    needed = positions * shape.position_bytes + _SLACK_BYTES + (0 if has else shape.weight_bytes)
+    if not has:
         models.clear()
     if bench.free_bytes() < needed:
         bench.emit(
@@ -143,10 +196,6 @@ def _fits(bench: Bench, models: _Models, shape: Shape, positions: int) -> bool:
         )
         return False
     return True
-
-
-def _not_built(bench: Bench) -> None:
-    bench.emit(Row(bench.task, "not built", note="target: 1.5 times bf16's tokens per second"))
 
 
 def _rival(bench: Bench, models: _Models) -> None:

@@ -33,6 +33,11 @@ class Shape:
         return 2 * (self.num_layers * self.layer_weights + self.vocab_size * self.hidden_size)
 
     @property
+    def eight_bit_step_weight_bytes(self) -> int:
+        """The same where the layers' weights are of eight bits, and the head is bfloat16."""
+        return self.step_weight_bytes - self.num_layers * self.layer_weights
+
+    @property
     def weight_bytes(self) -> int:
         return self.step_weight_bytes + (0 if self.tied_embeddings else 2 * self.vocab_size * self.hidden_size)
 

@@ -55,7 +55,7 @@ class DecodeLoop:
         self._positions = torch.empty(rows, dtype=torch.int64)
         self._slots, self._indices = torch.empty_like(self._positions), torch.empty_like(self._positions)
         self._lengths = torch.empty(rows, dtype=torch.int32)
-        self._space = Space.allocate(shape, rows, model.dtype)
+        self._space = Space.allocate(model, rows)
         self.logits = torch.empty(rows, shape.vocab_size, dtype=torch.float32)
         self._scratch = Scratch.of(rows, shape.vocab_size, bench.device)
         most = cache.tables.shape[1] * BLOCK_TOKENS
@@ -129,7 +129,7 @@ class Prefill:
     def __init__(self, model: ComposedModel, cache: Cache, tokens: torch.Tensor) -> None:
         shape, rows = model.shape, len(tokens)
         self._model, self._cache, self._tokens = model, cache, tokens
-        self._space = Space.allocate(shape, rows, model.dtype)
+        self._space = Space.allocate(model, rows)
         self._positions = torch.arange(rows)
         blocks = cache.tables[0].long().repeat_interleave(BLOCK_TOKENS)[:rows]
         self._slots = blocks * BLOCK_TOKENS + self._positions % BLOCK_TOKENS

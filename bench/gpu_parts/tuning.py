@@ -19,6 +19,7 @@ from engine.kernels.gpu import (
     copy_blocks,
     decode_attention,
     int4_linear,
+    int8_linear,
     norm,
     prefill_attention,
     quantize,
@@ -94,6 +95,8 @@ def tunings(bench: Bench) -> list[Tuning]:
     for rows in (1, 64, 256):
         product = partial(of_ops.a_four_bit_product, bench, bench.size(rows, 1))
         made.append(_of("int4_linear", rows, int4_linear, int4_linear.CONFIGS, _int4, product))
+        product = partial(of_ops.an_eight_bit_product, bench, bench.size(rows, 1), torch.int8)
+        made.append(_of("int8_linear", rows, int8_linear, int8_linear.CONFIGS, _int8_tile, product))
     return made
 
 
@@ -169,3 +172,8 @@ def _top_logits(config: Config) -> Mapping[str, object]:
 def _int4(config: Config) -> Mapping[str, object]:
     sizes = config.kwargs["ROWS"], config.kwargs["OUTPUTS"]
     return {"_TILES": ((None, int4_linear._Tile(*sizes, config.num_warps, config.num_stages)),)}
+
+
+def _int8_tile(config: Config) -> Mapping[str, object]:
+    sizes = config.kwargs["ROWS"], config.kwargs["OUTPUTS"], config.kwargs["DEPTH"]
+    return {"TILES": ((None, int8_linear.Tile(*sizes, config.num_warps, config.num_stages)),)}

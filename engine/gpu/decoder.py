@@ -1,4 +1,4 @@
-"""The decoder transformer of `engine/models/decoder.py` on a GPU: torch's products, our kernels between them.
+"""The decoder transformer of `engine/models/decoder.py` on a GPU: products of `linear.py`, our kernels between them.
 
 The residual stream and the logits are float32, all else is of one type. A step allocates as little as can be and reads
 nothing back, so that one in which everybody decodes can be captured as a CUDA graph.
@@ -9,31 +9,19 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.checkpoint import Weights
+from engine.errors import ConfigError
+from engine.four_bit import FourBitMatrix, FourBitWeights
 from engine.gpu.inputs import Inputs
+from engine.gpu.linear import AnyLinear, EightBitLinear, FourBitLinear, Linear, Room
 from engine.kernels.gpu.decode_attention import decode_attention
 from engine.kernels.gpu.norm import rms_norm
 from engine.kernels.gpu.prefill_attention import prefill_attention
 from engine.kernels.gpu.rope_cache import rope_cache
 from engine.kernels.gpu.runs import Workspace
 from engine.kernels.gpu.silu_mul import silu_mul
-from engine.models.decoder import Weights
 from engine.models.rope import rope_table
 from engine.models.spec import ModelSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """A matrix and its bias, on the device."""
-
-    weight: torch.Tensor
-    """[outputs, inputs]"""
-    bias: torch.Tensor | None = None
-
-    def __call__(self, rows: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Write the products of `rows` `[T, inputs]` to `out` `[T, outputs]`; returns `out`."""
-        if self.bias is None:
-            return torch.mm(rows, self.weight.t(), out=out)
-        return torch.addmm(self.bias, rows, self.weight.t(), out=out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +29,13 @@ class Layer:
     """The weights of one layer, fused."""
 
     input_norm: torch.Tensor
-    qkv: Linear
+    qkv: AnyLinear
     head_norms: torch.Tensor | None
     """[2, D], of queries and of keys"""
-    output: Linear
+    output: AnyLinear
     post_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+    gate_up: AnyLinear
+    down: AnyLinear
     window: int | None
 
 
@@ -66,6 +54,7 @@ class Space:
     logits: torch.Tensor
     """[samples, V] float32"""
     runs: Workspace
+    room: Room
 
     @classmethod
     def allocate(cls, decoder: "GpuDecoder", rows: int, samples: int, runs: int) -> "Space":
@@ -85,6 +74,7 @@ class Space:
             delta=of(spec.hidden_size),
             logits=torch.empty(samples, spec.vocab_size, dtype=torch.float32, device=device),
             runs=Workspace.allocate(runs, spec.num_heads, spec.head_dim, device),
+            room=Room(rows, max(spec.hidden_size, spec.query_size, spec.mlp_size), decoder.quantized, device),
         )
 
 
@@ -99,10 +89,15 @@ class GpuDecoder:
         *,
         device: torch.device,
         dtype: torch.dtype,
+        quantized: torch.dtype | None = None,
     ) -> None:
-        """Move `weights` to `device`, fused, emptying the mapping on the way."""
-        self.spec, self.device, self.dtype = spec, device, dtype
-        load = _Loader(weights, device, dtype)
+        """Move `weights` to `device`, fused, emptying the mapping on the way.
+
+        `quantized` is int8 or e4m3: the type that the weights of all layers are brought to there, one by one, and
+        multiplied in. The head stays as it is: a step reads it once, and its rounding would be seen in every token.
+        """
+        self.spec, self.device, self.dtype, self.quantized = spec, device, dtype, quantized
+        load = _Loader(weights, device, dtype, quantized)
         self.embedding = load.matrix(["model.embed_tokens.weight"])  # [V, hidden size]
         self.layers = [_layer(spec, load, index) for index in range(spec.num_layers)]
         self.norm = load.vector("model.norm.weight")
@@ -121,7 +116,7 @@ class GpuDecoder:
         added: torch.Tensor | None = None
         for index, layer in enumerate(self.layers):
             rms_norm(hidden, added, layer.input_norm, eps, normed)
-            qkv = layer.qkv(normed, space.qkv[:rows])  # [T, (H + 2K) * D]
+            qkv = layer.qkv(normed, space.qkv[:rows], space.room)  # [T, (H + 2K) * D]
             attended = self._attend(qkv, inputs, layer, index, pool, space, splits)  # [T, H * D]
             if index + 1 == len(self.layers) and inputs.sample_rows is not None:  # only rows that sample matter now
                 attended = attended.index_select(0, inputs.sample_rows)
@@ -129,9 +124,9 @@ class GpuDecoder:
                 rows = len(hidden)
                 normed, delta = space.normed[:rows], space.delta[:rows]
                 gate_up, gated = space.gate_up[:rows], space.gated[:rows]
-            rms_norm(hidden, layer.output(attended, delta), layer.post_norm, eps, normed)
-            silu_mul(layer.gate_up(normed, gate_up), gated)
-            added = layer.down(gated, delta)
+            rms_norm(hidden, layer.output(attended, delta, space.room), layer.post_norm, eps, normed)
+            silu_mul(layer.gate_up(normed, gate_up, space.room), gated)
+            added = layer.down(gated, delta, space.room)
         rms_norm(hidden, added, self.norm, eps, normed)
         return self._logits(normed, space.logits[:rows])
 
@@ -172,8 +167,10 @@ class GpuDecoder:
 class _Loader:
     """Takes weights out of a mapping and onto the device."""
 
-    def __init__(self, weights: Weights, device: torch.device, dtype: torch.dtype) -> None:
-        self.weights, self.device, self.dtype = weights, device, dtype
+    def __init__(
+        self, weights: Weights, device: torch.device, dtype: torch.dtype, quantized: torch.dtype | None
+    ) -> None:
+        self.weights, self.device, self.dtype, self.quantized = weights, device, dtype, quantized
 
     def vector(self, name: str) -> torch.Tensor:
         return self.weights.pop(name).to(self.device, self.dtype)
@@ -188,11 +185,25 @@ class _Loader:
             first += len(part)
         return whole
 
-    def linear(self, names: list[str]) -> Linear:
-        weight = self.matrix(f"{name}.weight" for name in names)
-        if f"{names[0]}.bias" not in self.weights:
-            return Linear(weight)
-        return Linear(weight, self.matrix(f"{name}.bias" for name in names))
+    def linear(self, names: list[str]) -> AnyLinear:
+        """Of several matrices, one above the other. One at a time is on the device in another form than its last."""
+        four_bits = self._four_bits(names)
+        weight = None if four_bits else self.matrix(f"{name}.weight" for name in names)
+        has_bias = f"{names[0]}.bias" in self.weights
+        bias = self.matrix(f"{name}.bias" for name in names) if has_bias else None
+        if weight is None:
+            try:
+                return FourBitLinear.of(four_bits, bias)
+            except ConfigError as error:
+                raise ConfigError(f"{names[0]}: {error.message}; --quantization int8 or fp8 unpacks it") from error
+        return Linear(weight, bias) if self.quantized is None else EightBitLinear.of(weight, bias, self.quantized)
+
+    def _four_bits(self, names: list[str]) -> list[FourBitMatrix]:
+        """The matrices, if they are in four bits and are to stay so."""
+        if self.quantized is not None or not isinstance(self.weights, FourBitWeights):
+            return []
+        packed = (self.weights.take_packed(f"{name}.weight") for name in names)
+        return [matrix.to(self.device).unpack() for matrix in packed if matrix is not None]
 
 
 def _layer(spec: ModelSpec, load: _Loader, index: int) -> Layer:

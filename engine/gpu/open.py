@@ -18,6 +18,7 @@ from engine.gpu.decoder import GpuDecoder
 from engine.gpu.memory import MIB, Measured, blocks_that_fit
 from engine.gpu.runner import GpuRunner, StepLimits
 from engine.gpu.sampler import GpuSampler
+from engine.kernels.gpu.fp8_linear import MULTIPLE, why_not
 from engine.kernels.gpu.paged import check_heads
 from engine.models.families import model_spec
 from engine.models.spec import ModelSpec
@@ -26,6 +27,7 @@ from engine.sequence import SamplingParams, Sequence, SequenceId
 log = logging.getLogger(__name__)
 
 _DTYPES = {"auto": torch.bfloat16, "bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+_QUANTIZED = {"none": None, "int8": torch.int8, "fp8": torch.float8_e4m3fn}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,13 @@ def open_gpu(config: WorkerConfig, folder: ModelFolder, device: torch.device) ->
     Raises ConfigError with the arithmetic when it cannot fit, and by name for what the GPU's engine does not have.
     """
     spec, dtype = model_spec(folder.config), _DTYPES[config.dtype]
-    _refuse(config, dtype)
+    _refuse(config, spec, device, dtype)
     _check_shapes(spec, config.block_tokens, dtype)
     if config.max_context > spec.max_context:
         raise ConfigError(f"a context of {config.max_context}: the model's is {spec.max_context}", field="max_context")
     max_context = config.max_context or spec.max_context
-    decoder = GpuDecoder(spec, load_weights(folder, spec, dtype), max_context, device=device, dtype=dtype)
+    weights, quantized = load_weights(folder, spec, dtype), _QUANTIZED[config.quantization]
+    decoder = GpuDecoder(spec, weights, max_context, device=device, dtype=dtype, quantized=quantized)
     limits = StepLimits(config.max_sequences, config.max_step_tokens)
     sampler = GpuSampler(spec.vocab_size, config.max_sequences, device)
     num_blocks = _num_blocks(config, decoder, limits)
@@ -67,11 +70,16 @@ def open_gpu(config: WorkerConfig, folder: ModelFolder, device: torch.device) ->
     return GpuModel(runner, sampler, min(max_context, capacity))
 
 
-def _refuse(config: WorkerConfig, dtype: torch.dtype) -> None:
-    """What the CPU's engine has and the GPU's has not."""
-    if config.quantization != "none":
-        raise ConfigError(f"--quantization {config.quantization} is not there on a GPU yet", field="quantization")
+def _refuse(config: WorkerConfig, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
+    """What the GPU's engine has not, or this GPU."""
     name = str(dtype).removeprefix("torch.")
+    if config.quantization == "fp8":
+        why = None if dtype is torch.bfloat16 else f"they give bfloat16, and the model computes in {name}"
+        for field, size in (("hidden_size", spec.hidden_size), ("intermediate_size", spec.mlp_size)):
+            if size % MULTIPLE:
+                why = f"they need multiples of {MULTIPLE}, and the model's {field} is {size}"
+        if why := why or why_not(device):
+            raise ConfigError(f"--quantization fp8: products of float8 are not there: {why}", field="quantization")
     if config.kv_cache_dtype not in ("auto", name):
         raise ConfigError(
             f"--kv-cache-dtype {config.kv_cache_dtype} is not there on a GPU yet: keys and values are of the type that "

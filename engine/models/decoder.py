@@ -10,7 +10,6 @@ Knows weights, layers and the order of kernels. Does not know files, blocks' own
 all that kernels touch is float32; only matrix products are computed in the model's own type.
 """
 
-from collections.abc import MutableMapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 
 from engine.batch import Batch
 from engine.cache import KVCache
+from engine.checkpoint import Weights
 from engine.kernels import decode_step
 from engine.kernels.decode_attention import NO_WINDOW, decode_attention
 from engine.kernels.linear import INT8, AnyLinear, LinearStack
@@ -33,9 +33,6 @@ from engine.tp.split import Split
 
 _MOST_NATIVE_ROWS = 64
 """Rows up to which a step of one token each is one native call."""
-
-Weights = MutableMapping[str, torch.Tensor]
-"""Tensors by their name in the checkpoint, all of the type to compute in."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Knows the common fields and their limits. Does not know what one family adds: it
 from dataclasses import dataclass
 
 from engine.models.fields import Fields, refuse, rope_spec
+from engine.models.quantization import matrices_spec
 from engine.models.spec import ModelSpec, RopeKind, RopeSpec
 
 MIN_HEAD_DIM, MAX_HEAD_DIM = 8, 256
@@ -62,6 +63,7 @@ def decoder_spec(fields: Fields, family: Family) -> ModelSpec:
         sliding_window=family.sliding_window if slides else None,
         sliding_layers=family.sliding_layers if slides else frozenset(),
         source_dtype=_source_dtype(fields),
+        matrices=matrices_spec(fields),
     )
     fields.judge_rest()
     return spec

@@ -64,7 +64,6 @@ NEUTRAL: dict[str, object] = {
     "pruned_heads": {},
     "q_lora_rank": None,
     "qk_layernorm": False,
-    "quantization_config": None,
     "query_pre_attn_scalar": None,
     "residual_multiplier": 1.0,
     "rope_interleaved": False,
@@ -191,11 +190,11 @@ class Fields:
         for key in sorted(self._values.keys() - known):
             raise refuse(self.name(key), "is not supported")
 
-    def judge_rest(self) -> None:
+    def judge_rest(self, harmless: frozenset[str] = HARMLESS, neutral: Mapping[str, object] = NEUTRAL) -> None:
         """Refuse unread fields known to change the computation; warn of those nobody knows."""
-        for key in sorted(self._values.keys() - self._read - HARMLESS):
-            if key in NEUTRAL:
-                self.only(key, NEUTRAL[key])
+        for key in sorted(self._values.keys() - self._read - harmless):
+            if key in neutral:
+                self.only(key, neutral[key])
             else:
                 logger.warning("config.json: ignoring the unknown field %s", self.name(key))
 

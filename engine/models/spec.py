@@ -34,6 +34,37 @@ class RopeSpec:
     truncate: bool = True
 
 
+class Packing(Enum):
+    """Who packed weights of four bits; the values are the names in config.json."""
+
+    AWQ = "awq"
+    GPTQ = "gptq"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FourBitSpec:
+    """How the matrices of all layers are stored: weights of four bits, with a scale and a zero for every output and
+    group of inputs."""
+
+    packing: Packing
+    group_size: int | None
+    """Inputs of a group; None: all of them are one."""
+    zeros_less_one: bool = False
+    """Zeros are stored less one."""
+    needs_order: bool = False
+    """A tensor must say which group each input is in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EightBitSpec:
+    """How the matrices of all layers are stored: weights of eight bits with scales."""
+
+    is_float: bool
+    """float8 e4m3; else int8."""
+    per_output: bool
+    """A scale for each output; else one for all."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """One decoder-only transformer of the Llama kind."""
@@ -63,6 +94,8 @@ class ModelSpec:
     sliding_layers: frozenset[int] = frozenset()
     source_dtype: str | None = None
     """Type the checkpoint says it was saved in, as torch spells it."""
+    matrices: FourBitSpec | EightBitSpec | None = None
+    """None where matrices are stored as numbers of one type."""
 
     @property
     def query_size(self) -> int:

@@ -35,6 +35,8 @@ class Split:
                 raise _refuse(size, f"does not divide the {count} {what} of this {spec.architecture}")
         if spec.num_kv_heads % size and size % spec.num_kv_heads:
             raise _refuse(size, f"neither divides the {spec.num_kv_heads} KV heads of this model nor is a multiple")
+        if size > 1 and spec.matrices is not None:
+            raise _refuse(size, "cannot divide a checkpoint whose matrices are quantized")
         if spec.vocab_size < size:
             raise _refuse(size, f"is more than the vocabulary's {spec.vocab_size} tokens")
         return cls(spec, rank, size)

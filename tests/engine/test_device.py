@@ -50,3 +50,9 @@ def test_a_number_past_the_last_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) 
 def test_other_names_are_no_devices(name: str) -> None:
     with pytest.raises(ValidationError):
         WorkerConfig(device=name)
+
+
+@pytest.mark.parametrize("name", ["cpu", "auto"])
+def test_float8_is_refused_on_a_cpu_before_a_model_is_looked_for(name: str) -> None:
+    with pytest.raises(ConfigError, match="--quantization fp8 needs a GPU"):
+        open_model(WorkerConfig(device=name, model="/nowhere", quantization="fp8"), pb.ROLE_DECODE)

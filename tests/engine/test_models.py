@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from bench.rivals.models import QUANTIZATION
 from engine.cache import KVCache
 from engine.checkpoint import ModelFolder
 from engine.errors import ConfigError
 from engine.models.families import model_spec
-from engine.models.spec import RopeSpec
+from engine.models.spec import EightBitSpec, FourBitSpec, Packing, RopeSpec
 from engine.runner import Runner, load_decoder
 from tests.reference import Blocks, greedy, load_reference, make_model, reference_logits, sequence_of, step
 from tests.shared_data import shared_data
@@ -25,6 +26,16 @@ LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 YARN = {"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+AWQ = {"quant_method": "awq", "version": "GEMM", "bits": 4, "group_size": 128, "zero_point": True}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 64, "sym": True, "desc_act": False}
+W8A8 = QUANTIZATION  # as the bench writes it for vLLM
+
+
+def w8a8(**fields: Any) -> dict[str, Any]:
+    """With other words for its one group."""
+    (group,) = W8A8["config_groups"].values()
+    return {**W8A8, "config_groups": {"g": {**group, **fields}}}
+
 
 CASES: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama"},
@@ -182,7 +193,79 @@ DROP = object()
         ("llama", {"hidden_act": "gelu"}, "hidden_act"),
         ("llama", {"torch_dtype": "float8_e4m3fn"}, "torch_dtype"),
         ("llama", {"dtype": "int8"}, "dtype"),
-        ("llama", {"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+        ("llama", {"quantization_config": [4]}, "quantization_config"),
+        ("llama", {"quantization_config": {"bits": 4}}, "quantization_config.quant_method"),
+        ("llama", {"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config.quant_method"),
+        ("llama", {"quantization_config": {"quant_method": "awq", "bits": 4}}, "quantization_config.group_size"),
+        ("llama", {"quantization_config": {**AWQ, "group_size": 0}}, "quantization_config.group_size"),
+        ("llama", {"quantization_config": {**AWQ, "group_size": -2}}, "quantization_config.group_size"),
+        ("llama", {"quantization_config": {**AWQ, "bits": 3}}, "quantization_config.bits"),
+        ("llama", {"quantization_config": {**AWQ, "version": "gemv"}}, "quantization_config.version"),
+        ("llama", {"quantization_config": {**AWQ, "zero_point": False}}, "quantization_config.zero_point"),
+        ("llama", {"quantization_config": {**AWQ, "backend": "llm-awq"}}, "quantization_config.backend"),
+        (
+            "llama",
+            {"quantization_config": {**AWQ, "modules_to_not_convert": ["down_proj"]}},
+            "quantization_config.modules_to_not_convert",
+        ),
+        (
+            "llama",
+            {"quantization_config": {**AWQ, "modules_to_not_convert": [["lm_head"]]}},
+            "quantization_config.modules_to_not_convert",
+        ),
+        ("llama", {"quantization_config": {**GPTQ, "bits": 8}}, "quantization_config.bits"),
+        ("llama", {"quantization_config": {**GPTQ, "desc_act": "no"}}, "quantization_config.desc_act"),
+        ("llama", {"quantization_config": {**GPTQ, "lm_head": True}}, "quantization_config.lm_head"),
+        ("llama", {"quantization_config": {**GPTQ, "dynamic": {"-:.*": {}}}}, "quantization_config.dynamic"),
+        (
+            "llama",
+            {"quantization_config": {**GPTQ, "checkpoint_format": "marlin"}},
+            "quantization_config.checkpoint_format",
+        ),
+        ("llama", {"quantization_config": {**W8A8, "format": "pack-quantized"}}, "quantization_config.format"),
+        ("llama", {"quantization_config": {**W8A8, "ignore": ["re:.*mlp.*"]}}, "quantization_config.ignore"),
+        ("llama", {"quantization_config": {**W8A8, "kv_cache_scheme": {}}}, "quantization_config.kv_cache_scheme"),
+        ("llama", {"quantization_config": {**W8A8, "config_groups": {}}}, "quantization_config.config_groups"),
+        (
+            "llama",
+            {"quantization_config": {**W8A8, "config_groups": {"a": {"targets": ["Linear"]}}}},
+            "quantization_config.config_groups",
+        ),
+        (
+            "llama",
+            {"quantization_config": {**W8A8, "sparsity_config": {"format": "sparse-24-bitmask"}}},
+            "quantization_config.sparsity_config.format",
+        ),
+        ("llama", {"quantization_config": w8a8(targets=["Conv"])}, "quantization_config.config_groups.g.targets"),
+        (
+            "llama",
+            {"quantization_config": w8a8(input_activations={"num_bits": 8, "dynamic": False})},
+            "quantization_config.config_groups.g.input_activations.dynamic",
+        ),
+        (
+            "llama",
+            {"quantization_config": w8a8(weights={"num_bits": 4, "type": "int", "strategy": "channel"})},
+            "quantization_config.config_groups.g.weights.num_bits",
+        ),
+        (
+            "llama",
+            {"quantization_config": w8a8(weights={"num_bits": 8, "type": "float", "strategy": "channel"})},
+            "quantization_config.config_groups.g.weights.type",
+        ),
+        (
+            "llama",
+            {"quantization_config": w8a8(weights={"num_bits": 8, "type": "int", "strategy": "group"})},
+            "quantization_config.config_groups.g.weights.strategy",
+        ),
+        (
+            "llama",
+            {
+                "quantization_config": w8a8(
+                    weights={"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": False}
+                )
+            },
+            "quantization_config.config_groups.g.weights.symmetric",
+        ),
         ("llama", {"num_key_value_heads": 3}, "num_key_value_heads"),
         ("llama", {"head_dim": 7}, "head_dim"),
         ("llama", {"head_dim": 6}, "head_dim"),
@@ -258,3 +341,43 @@ def test_unknown_fields_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     model_spec(config_of("llama", brand_new_field=1, attention_dropout=0.0, residual_multiplier=1.0, num_experts=None))
 
     assert caplog.messages == ["config.json: ignoring the unknown field brand_new_field"]
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        (None, None),
+        ({}, None),
+        (W8A8, EightBitSpec(is_float=False, per_output=True)),
+        (
+            {
+                **w8a8(weights={"num_bits": 8, "type": "float", "strategy": "tensor", "dynamic": False}),
+                "format": "float-quantized",
+                "sparsity_config": {},
+            },
+            EightBitSpec(is_float=True, per_output=False),
+        ),
+        (AWQ, FourBitSpec(packing=Packing.AWQ, group_size=128)),
+        ({**AWQ, "modules_to_not_convert": ["lm_head"]}, FourBitSpec(packing=Packing.AWQ, group_size=128)),
+        ({**AWQ, "group_size": -1}, FourBitSpec(packing=Packing.AWQ, group_size=None)),
+        (GPTQ, FourBitSpec(packing=Packing.GPTQ, group_size=64, zeros_less_one=True)),
+        ({**GPTQ, "checkpoint_format": "gptq_v2"}, FourBitSpec(packing=Packing.GPTQ, group_size=64)),
+        ({**GPTQ, "format": "gptq_v2"}, FourBitSpec(packing=Packing.GPTQ, group_size=64)),
+        (
+            {**GPTQ, "desc_act": True},
+            FourBitSpec(packing=Packing.GPTQ, group_size=64, zeros_less_one=True, needs_order=True),
+        ),
+        (
+            {**GPTQ, "desc_act": True, "static_groups": True},
+            FourBitSpec(packing=Packing.GPTQ, group_size=64, zeros_less_one=True),
+        ),
+    ],
+)
+def test_matrices_are_stored_as_the_config_says(stated: Any, expected: FourBitSpec | EightBitSpec | None) -> None:
+    assert model_spec(config_of("llama", quantization_config=stated)).matrices == expected
+
+
+def test_unknown_words_of_a_quantization_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    model_spec(config_of("llama", quantization_config={**AWQ, "do_fuse": False, "brand_new_field": 1}))
+
+    assert caplog.messages == ["config.json: ignoring the unknown field quantization_config.brand_new_field"]

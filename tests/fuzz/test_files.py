@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from engine.checkpoint import ModelFolder, expected_shapes, load_weights, model_revision
 from engine.errors import ConfigError
@@ -20,6 +20,7 @@ from engine.hub import DEMO_MODEL
 from engine.models.families import model_spec
 from engine.models.rope import rope_table
 from frontend.model import LoadedModel
+from tests.four_bit import GPTQ_CONFIG, write_packed
 from tests.fuzz.budget import fuzz
 from tests.fuzz.strategies import anything, mutated
 
@@ -62,6 +63,16 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def in_four_bits(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with its matrices as GPTQ packs them."""
+    folder = tmp_path_factory.mktemp("packed")
+    write_packed(original, folder, tmp_path_factory.mktemp("dense"), 8, **GPTQ_CONFIG)
+    weight_map = dict.fromkeys(load_file(folder / "model.safetensors"), "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
 @contextmanager
 def bounded_memory() -> Iterator[None]:
     """What asks for too much fails here, instead of being ended by the kernel."""
@@ -79,7 +90,9 @@ def load(folder: Path) -> None:
     opened = ModelFolder.open(folder)
     spec = model_spec(opened.config)
     rope_table(spec.rope, spec.head_dim, min(spec.max_context, 64))
-    load_weights(opened, spec, torch.float32)
+    weights = load_weights(opened, spec, torch.float32)
+    for name in list(weights):
+        weights.pop(name)
     model_revision(opened)
 
 
@@ -149,8 +162,18 @@ def check_in(original: Path, folder: Path, change: tuple[str, bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "changes", "quick"),
-    [("JSON files", json_changes, 100), ("safetensors", header_changes, 60), ("tokenizer", tokenizer_changes, 20)],
+    ("name", "source", "changes", "quick"),
+    [
+        ("JSON files", "original", json_changes, 100),
+        ("safetensors", "original", header_changes, 60),
+        ("tokenizer", "original", tokenizer_changes, 20),
+        ("JSON files of four bits", "in_four_bits", json_changes, 60),
+        ("safetensors of four bits", "in_four_bits", header_changes, 40),
+    ],
 )
-def test_no_file_breaks_what_reads_it(original: Path, tmp_path: Path, name: str, changes: Any, quick: int) -> None:
-    fuzz(name, changes(original), lambda change: check_in(original, tmp_path / "model", change), quick=quick)
+def test_no_file_breaks_what_reads_it(
+    request: pytest.FixtureRequest, tmp_path: Path, name: str, source: str, changes: Any, quick: int
+) -> None:
+    folder: Path = request.getfixturevalue(source)
+
+    fuzz(name, changes(folder), lambda change: check_in(folder, tmp_path / "model", change), quick=quick)

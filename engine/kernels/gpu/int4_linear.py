@@ -1,11 +1,11 @@
-"""Linear layers with weights of four bits:  y = x W^T + b,  W_nk = s_gn * (q_nk - z_gn),  g = k // 128.
+"""Linear layers with weights of four bits:  y = x W^T + b,  W_nk = s_gn * (q_nk - z_gn),  g = k // group.
 
-q and z are whole numbers of 0 to 15, s a float for every output and group of 128 inputs, as AWQ (Lin et al., 2023) and
-GPTQ (Frantar et al., 2022) store them. A group's differences q - z are exact in the type of x and are multiplied first;
-its scale meets the float32 sums, not the weights. So weights are never rounded again.
+q and z are whole numbers of 0 to 15, s a float for every output and group of 32, 64 or 128 inputs, as AWQ (Lin et al.,
+2023) and GPTQ (Frantar et al., 2022) have them. A group's differences q - z are exact in the type of x and are
+multiplied first; its scale meets the float32 sums, not the weights. So weights are never rounded again.
 
-A byte has a weight of the first half of its group in its low bits and that of the second half, 64 inputs on, in its
-high bits: unpacked, the two are the operands of two products, and nothing is moved between threads.
+A byte has a weight of the first half of its group in its low bits and that of the second half in its high bits:
+unpacked, the two are the operands of two products, and nothing is moved between threads.
 """
 
 from dataclasses import dataclass
@@ -16,22 +16,26 @@ import triton.language as tl
 
 from engine.kernels.gpu.compiled import Compiled
 
-GROUP = 128
-_HALF = tl.constexpr(GROUP // 2)
-_AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
-"""The columns that AWQ puts in a word, from its low bits on."""
+GROUPS = (128, 64, 32)
+"""Numbers of inputs that may share a scale; the first reads the least."""
+GROUP = GROUPS[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Int4Weight:
-    """One weight of N outputs and K inputs, packed."""
+    """One weight of N outputs and K inputs in G groups, packed."""
 
     values: torch.Tensor
     """[K / 2, N] uint8"""
     scales: torch.Tensor
-    """[K / 128, N], of the type of x"""
+    """[G, N], of any float type"""
     zeros: torch.Tensor
-    """[K / 128, N] uint8"""
+    """[G, N] uint8"""
+
+    @property
+    def group(self) -> int:
+        """Inputs that share a scale."""
+        return 2 * len(self.values) // len(self.scales)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,42 +57,22 @@ CONFIGS = tuple(
 
 
 def pack(q: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> Int4Weight:
-    """`q` `[K, N]` and `zeros` `[K / 128, N]` are of 0 to 15, of any integer type."""
+    """`q` `[K, N]` and `zeros` `[G, N]` are of 0 to 15, of any integer type; K / G is one of `GROUPS`."""
     depth, num_outputs = q.shape
-    assert depth % GROUP == 0, f"{depth} inputs: four-bit weights need a multiple of {GROUP}"
-    assert scales.shape == zeros.shape == (depth // GROUP, num_outputs)
-    groups = q.to(torch.uint8).view(-1, 2, GROUP // 2, num_outputs)
+    group = depth // len(scales)
+    assert group in GROUPS, f"groups of {group} inputs: four-bit weights need {', '.join(map(str, GROUPS))}"
+    assert depth == group * len(scales), f"{depth} inputs are not in groups of {group}"
+    assert scales.shape == zeros.shape == (len(scales), num_outputs)
+    groups = q.to(torch.uint8).view(-1, 2, group // 2, num_outputs)
     values = (groups[:, 0] | groups[:, 1] << 4).view(depth // 2, num_outputs)
     return Int4Weight(values.contiguous(), scales.contiguous(), zeros.to(torch.uint8).contiguous())
-
-
-def from_awq(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) -> Int4Weight:
-    """A checkpoint's `qweight` `[K, N / 8]` and `qzeros` `[K / 128, N / 8]` int32, and `scales` `[K / 128, N]`."""
-    return pack(_columns(qweight, _AWQ_ORDER), scales, _columns(qzeros, _AWQ_ORDER))
-
-
-def from_gptq(qweight: torch.Tensor, qzeros: torch.Tensor, scales: torch.Tensor) -> Int4Weight:
-    """A checkpoint's `qweight` `[K / 8, N]` and `qzeros` `[K / 128, N / 8]` int32, and `scales` `[K / 128, N]`.
-
-    Its zeros are stored less one (the format's first version), and its inputs are in order (no `desc_act`).
-    """
-    zeros = (_columns(qzeros, tuple(range(8))) + 1) & 15
-    return pack(_columns(qweight.T, tuple(range(8))).T, scales, zeros)
-
-
-def _columns(words: torch.Tensor, order: tuple[int, ...]) -> torch.Tensor:
-    """`[R, C / 8]` int32 to `[R, C]` of 0 to 15."""
-    columns = torch.empty(*words.shape, 8, dtype=torch.int32)
-    for place, column in enumerate(order):
-        columns[..., column] = words >> (4 * place) & 15
-    return columns.flatten(1)
 
 
 def unpacked(weight: Int4Weight) -> torch.Tensor:
     """`[N, K]` float64."""
     num_outputs = weight.values.shape[1]
-    halves = weight.values.view(-1, 1, GROUP // 2, num_outputs)
-    q = torch.cat((halves & 15, halves >> 4), dim=1).view(-1, GROUP, num_outputs)
+    halves = weight.values.view(-1, 1, weight.group // 2, num_outputs)
+    q = torch.cat((halves & 15, halves >> 4), dim=1).view(-1, weight.group, num_outputs)
     return ((q.double() - weight.zeros.double()[:, None]) * weight.scales.double()[:, None]).flatten(0, 1).T
 
 
@@ -108,19 +92,20 @@ def _int4_linear(  # type: ignore[no-untyped-def]
     num_rows,
     num_outputs,
     num_groups,
+    HALF: tl.constexpr,
     ROWS: tl.constexpr,
     OUTPUTS: tl.constexpr,
 ):
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     outputs = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)[None, :]
-    half = tl.arange(0, _HALF)
-    x_at = x + rows.to(tl.int64) * num_groups * 2 * _HALF + half[None, :]
+    half = tl.arange(0, HALF)
+    x_at = x + rows.to(tl.int64) * num_groups * 2 * HALF + half[None, :]
     values_at = values + half[:, None].to(tl.int64) * num_outputs + outputs
     element: tl.constexpr = x.dtype.element_ty
     totals = tl.zeros((ROWS, OUTPUTS), tl.float32)
     for group in range(0, num_groups):
         x_low = tl.load(x_at, rows < num_rows, 0.0)
-        x_high = tl.load(x_at + _HALF, rows < num_rows, 0.0)
+        x_high = tl.load(x_at + HALF, rows < num_rows, 0.0)
         pairs = tl.load(values_at, outputs < num_outputs, 0)
         zero = tl.load(zeros + group * num_outputs + outputs, outputs < num_outputs, 0).to(tl.int8)
         scale = tl.load(scales + group * num_outputs + outputs, outputs < num_outputs, 0.0).to(tl.float32)
@@ -128,8 +113,8 @@ def _int4_linear(  # type: ignore[no-untyped-def]
         high = ((pairs >> 4).to(tl.int8) - zero).to(element)
         total = tl.dot(x_low, low, input_precision="ieee")
         totals += tl.dot(x_high, high, total, input_precision="ieee") * scale
-        x_at += 2 * _HALF
-        values_at += _HALF * num_outputs
+        x_at += 2 * HALF
+        values_at += HALF * num_outputs
     if bias is not None:
         totals += tl.load(bias + outputs, outputs < num_outputs, 0.0).to(tl.float32)
     to = y + rows.to(tl.int64) * num_outputs + outputs
@@ -140,7 +125,7 @@ def int4_linear(x: torch.Tensor, weight: Int4Weight, bias: torch.Tensor | None, 
     """`x` `[T, K]` to `y` `[T, N]`; `bias` is `[N]`. All contiguous, and of any float type."""
     num_rows, depth = x.shape
     num_groups, num_outputs = weight.scales.shape
-    assert depth == num_groups * GROUP
+    assert depth == num_groups * weight.group
     assert y.shape == (num_rows, num_outputs)
     assert bias is None or bias.shape == (num_outputs,)
     assert x.is_contiguous()
@@ -157,6 +142,7 @@ def int4_linear(x: torch.Tensor, weight: Int4Weight, bias: torch.Tensor | None, 
             num_rows,
             num_outputs,
             num_groups,
+            HALF=weight.group // 2,
             ROWS=tile.rows,
             OUTPUTS=tile.outputs,
             num_warps=tile.num_warps,
@@ -164,15 +150,16 @@ def int4_linear(x: torch.Tensor, weight: Int4Weight, bias: torch.Tensor | None, 
         )
 
 
-_SIGNATURE = dict.fromkeys(("x", "scales", "y"), "*bf16") | dict.fromkeys(("values", "zeros"), "*u8")
+_SIGNATURE = {"x": "*bf16", "values": "*u8", "scales": "*fp16", "zeros": "*u8", "y": "*bf16"}
 _SIGNATURE |= {"num_rows": "i32", "num_outputs": "i32:16", "num_groups": "i32"}
 COMPILED = tuple(
     Compiled(
         _int4_linear,
         _SIGNATURE,
-        {"bias": None, "ROWS": tile.rows, "OUTPUTS": tile.outputs},
+        {"bias": None, "HALF": group // 2, "ROWS": tile.rows, "OUTPUTS": tile.outputs},
         tile.num_warps,
         tile.num_stages,
     )
+    for group in (GROUPS[0], GROUPS[-1])
     for _, tile in _TILES
 )

@@ -7,7 +7,7 @@ import torch
 
 from engine.batch import Batch, Chunk
 from engine.cache import KVCache
-from engine.checkpoint import expected_shapes
+from engine.checkpoint import Weights, expected_shapes
 from engine.gpu.cache import GpuCache
 from engine.gpu.decoder import GpuDecoder
 from engine.gpu.runner import GpuRunner, StepLimits
@@ -69,14 +69,15 @@ class Engines:
         cls,
         spec: ModelSpec,
         *,
-        weights: dict[str, torch.Tensor] | None = None,
+        weights: Weights | None = None,
         block_tokens: int = 16,
         dtype: torch.dtype = torch.float32,
         limits: StepLimits = LIMITS,
+        quantized: torch.dtype | None = None,
     ) -> "Engines":
         device = torch.get_default_device()
         weights = weights or weights_of(spec)
-        gpu = GpuDecoder(spec, dict(weights), MAX_CONTEXT, device=device, dtype=dtype)
+        gpu = GpuDecoder(spec, dict(weights), MAX_CONTEXT, device=device, dtype=dtype, quantized=quantized)
         gpu_cache = GpuCache(spec, NUM_BLOCKS, block_tokens, device, dtype)
         with torch.device("cpu"):
             cpu = CpuRunner(Decoder(spec, dict(weights), MAX_CONTEXT), KVCache(spec, NUM_BLOCKS, block_tokens))

@@ -23,7 +23,7 @@ def config(**fields: object) -> WorkerConfig:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"quantization": "int8"}, "--quantization int8"),
+        ({"quantization": "fp8", "dtype": "float32"}, "fp8: .* the model computes in float32"),
         ({"kv_cache_dtype": "int8"}, "--kv-cache-dtype int8"),
         ({"kv_cache_dtype": "float16"}, "here bfloat16"),
         ({"block_tokens": 12}, "blocks of 12 tokens"),
@@ -43,13 +43,30 @@ def test_heads_that_no_kernel_takes_are_refused(tmp_path: Path) -> None:
         open_gpu(config(), ModelFolder.open(tmp_path), torch.get_default_device())
 
 
+def test_sizes_that_float8_does_not_take_are_refused(tmp_path: Path) -> None:
+    with torch.device("cpu"):
+        make_model("llama", tmp_path, head_dim=64, intermediate_size=100)
+
+    with pytest.raises(ConfigError, match="multiples of 16, and the model's intermediate_size is 100"):
+        open_gpu(config(quantization="fp8"), ModelFolder.open(tmp_path), torch.get_default_device())
+
+
+def test_a_gpu_without_float8_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+
+    with pytest.raises(ConfigError, match="--quantization fp8: .* capability 8.9 or newer, and this one has 8.6"):
+        open_gpu(config(quantization="fp8"), DEMO, torch.device("cuda"))
+
+
 def test_a_pool_that_cannot_hold_the_context_is_refused() -> None:
     with pytest.raises(ConfigError, match="a context of 100 tokens does not fit: 6 KV blocks"):
         open_gpu(config(num_blocks=6, max_context=100, dtype="float32"), DEMO, torch.get_default_device())
 
 
-def test_an_opened_model_computes_within_the_pool_it_was_given() -> None:
-    wanted = config(num_blocks=6, dtype="float32", max_sequences=1, max_step_tokens=2, max_context=48)
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_an_opened_model_computes_within_the_pool_it_was_given(quantization: str) -> None:
+    limits = {"num_blocks": 6, "max_sequences": 1, "max_step_tokens": 2, "max_context": 48}
+    wanted = config(dtype="float32", quantization=quantization, **limits)
     model = open_gpu(wanted, DEMO, torch.get_default_device())
 
     assert model.max_context == 48

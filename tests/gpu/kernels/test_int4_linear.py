@@ -3,37 +3,19 @@
 import pytest
 import torch
 
-from engine.kernels.gpu.int4_linear import (
-    GROUP,
-    Int4Weight,
-    from_awq,
-    from_gptq,
-    int4_linear,
-    int4_linear_reference,
-    pack,
-    unpacked,
-)
-
-AWQ_ORDER = [0, 2, 4, 6, 1, 3, 5, 7]
+from engine.kernels.gpu.int4_linear import GROUP, int4_linear, int4_linear_reference, pack, unpacked
 
 
-def numbers(num_outputs: int, num_groups: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    q = torch.randint(0, 16, (num_groups * GROUP, num_outputs))
+def numbers(num_outputs: int, num_groups: int, group: int = GROUP) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    q = torch.randint(0, 16, (num_groups * group, num_outputs))
     return q, torch.rand(num_groups, num_outputs) * 0.1, torch.randint(0, 16, (num_groups, num_outputs))
 
 
 def exact(q: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> torch.Tensor:
-    shares = (tensor.double().repeat_interleave(GROUP, 0) for tensor in (scales, zeros))
+    group = len(q) // len(scales)
+    shares = (tensor.double().repeat_interleave(group, 0) for tensor in (scales, zeros))
     scale, zero = shares
     return ((q - zero) * scale).T
-
-
-def words(columns: torch.Tensor, order: list[int]) -> torch.Tensor:
-    """Eight columns of four bits in an int32, those of `order` from the low bits on."""
-    eights = columns.reshape(len(columns), -1, 8)
-    packed = sum(eights[..., column].long() << (4 * place) for place, column in enumerate(order))
-    assert isinstance(packed, torch.Tensor)
-    return packed.to(torch.int32)  # the high bit is the sign's, as it is in checkpoints
 
 
 @pytest.mark.parametrize(
@@ -45,9 +27,28 @@ def words(columns: torch.Tensor, order: list[int]) -> torch.Tensor:
 def test_rows_agree_with_the_twin(
     num_rows: int, num_outputs: int, num_groups: int, dtype: torch.dtype, with_bias: bool
 ) -> None:
-    q, scales, zeros = numbers(num_outputs, num_groups)
-    weight = pack(q, scales.to(dtype), zeros)
-    x = torch.randn(num_rows, num_groups * GROUP).to(dtype)
+    check(num_rows, num_outputs, num_groups, GROUP, dtype, dtype, with_bias)
+
+
+@pytest.mark.parametrize("group", [32, 64])
+@pytest.mark.parametrize("num_rows", [1, 40])
+@pytest.mark.parametrize("scales", [torch.float32, torch.float16])
+def test_groups_are_smaller_and_scales_of_another_type(group: int, num_rows: int, scales: torch.dtype) -> None:
+    check(num_rows, 72, 5, group, torch.float32, scales, True)
+
+
+def check(
+    num_rows: int,
+    num_outputs: int,
+    num_groups: int,
+    group: int,
+    dtype: torch.dtype,
+    scale_dtype: torch.dtype,
+    with_bias: bool,
+) -> None:
+    q, scales, zeros = numbers(num_outputs, num_groups, group)
+    weight = pack(q, scales.to(scale_dtype), zeros)
+    x = torch.randn(num_rows, num_groups * group).to(dtype)
     bias = torch.randn(num_outputs).to(dtype) if with_bias else None
     y = torch.empty(num_rows, num_outputs, dtype=dtype)
 
@@ -57,25 +58,19 @@ def test_rows_agree_with_the_twin(
     torch.testing.assert_close(y, int4_linear_reference(x, weight, bias), rtol=tolerance, atol=tolerance)
 
 
-def test_what_is_packed_is_what_was_there() -> None:
-    q, scales, zeros = numbers(24, 2)
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_what_is_packed_is_what_was_there(group: int) -> None:
+    q, scales, zeros = numbers(24, 2, group)
 
-    torch.testing.assert_close(unpacked(pack(q, scales, zeros)), exact(q, scales, zeros))
+    weight = pack(q, scales, zeros)
 
-
-def test_checkpoints_of_awq_and_of_gptq_are_read() -> None:
-    q, scales, zeros = numbers(24, 2)
-    in_order = list(range(8))
-
-    awq = from_awq(words(q, AWQ_ORDER), words(zeros, AWQ_ORDER), scales)
-    gptq = from_gptq(words(q.T, in_order).T, words((zeros - 1) & 15, in_order), scales)
-
-    expected = exact(q, scales, zeros)
-    for weight in (awq, gptq):
-        assert isinstance(weight, Int4Weight)
-        torch.testing.assert_close(unpacked(weight), expected)
+    assert weight.group == group
+    torch.testing.assert_close(unpacked(weight), exact(q, scales, zeros))
 
 
-def test_a_depth_that_is_no_multiple_of_a_group_is_refused() -> None:
-    with pytest.raises(AssertionError, match="100 inputs"):
-        pack(torch.zeros(100, 8), torch.zeros(1, 8), torch.zeros(1, 8))
+@pytest.mark.parametrize(("depth", "num_groups"), [(100, 1), (256, 1), (64, 4)])
+def test_groups_that_the_kernel_does_not_have_are_refused(depth: int, num_groups: int) -> None:
+    group = depth // num_groups
+
+    with pytest.raises(AssertionError, match=f"groups of {group} inputs"):
+        pack(torch.zeros(depth, 8), torch.zeros(num_groups, 8), torch.zeros(num_groups, 8))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from engine.kernels.gpu.quantize import quantize_rows, quantize_rows_reference
-from engine.kernels.quantize import quantize_row
+from engine.kernels.gpu.quantize import quantize_outputs, quantize_rows, quantize_rows_reference
+from engine.kernels.quantize import quantize, quantize_row
 
 
 def quantized(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
@@ -54,3 +54,28 @@ def test_int8_is_that_of_the_cpu() -> None:
         scale, _ = quantize_row(x[row].cpu().numpy(), expected)
         assert np.array_equal(values[row].cpu().numpy(), expected)
         assert scales[row].item() == pytest.approx(scale, rel=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_weight_in_int8_is_that_of_the_cpu(dtype: torch.dtype) -> None:
+    weight = (torch.randn(40, 100) * torch.logspace(-3, 2, 40)[:, None]).to(dtype)
+    weight[7] = 0
+
+    values, scales = quantize_outputs(weight, torch.int8)
+
+    expected_scales, expected = quantize(weight.cpu().float())
+    assert torch.equal(values.cpu(), expected)
+    assert torch.equal(scales.cpu(), expected_scales)
+
+
+def test_a_weight_in_float8_is_within_half_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.kernels.gpu.quantize._OUTPUTS_AT_ONCE", 3)
+    weight = torch.randn(7, 64)
+    weight[2] = 0
+
+    values, scales = quantize_outputs(weight, torch.float8_e4m3fn)
+
+    assert not values[2].float().any()
+    assert values.float().abs().amax(1)[[0, 1, 3, 4, 5, 6]].tolist() == [448.0] * 6
+    found, steps = values.float() * scales[:, None], scales[:, None] * 2.0**-9
+    assert bool(((found - weight).abs() <= torch.maximum(weight.abs() / 16, steps / 2) * 1.001).all())

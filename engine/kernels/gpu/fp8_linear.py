@@ -1,0 +1,90 @@
+"""Linear layers in float8 e4m3:  y_tn = s_t * w_n * (sum_k X_tk W_nk) + b_n.
+
+The product is torch's `_scaled_mm` with a scale for each row and output. It takes W by columns, which `[N, K]` is
+transposed; K and N are multiples of 16, and y is bfloat16. GPUs have it from compute capability 8.9 on. Where there is
+no GPU the twin computes instead.
+"""
+
+import torch
+
+MULTIPLE = 16
+"""Of which K and N must be multiples."""
+
+
+def fp8_linear_reference(
+    x: torch.Tensor,
+    x_scales: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Arguments as for `fp8_linear`; the result is of `dtype`."""
+    y = (x.double() @ weight.double().T) * x_scales.double()[:, None] * scales.double()
+    return (y if bias is None else y + bias.double()).to(dtype)
+
+
+def fp8_linear(
+    x: torch.Tensor,
+    x_scales: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    y: torch.Tensor,
+) -> None:
+    """`x` `[T, K]` e4m3 with `x_scales` `[T]` times `weight` `[N, K]` e4m3 with `scales` `[N]` to `y` `[T, N]`.
+
+    Scales are float32; `bias` `[N]` and `y` are bfloat16 on a GPU. All contiguous.
+    """
+    (num_rows, depth), num_outputs = x.shape, len(weight)
+    assert x.dtype is weight.dtype is torch.float8_e4m3fn
+    assert weight.shape == (num_outputs, depth)
+    assert depth % MULTIPLE == 0, f"{depth} inputs are no multiple of {MULTIPLE}"
+    assert num_outputs % MULTIPLE == 0, f"{num_outputs} outputs are no multiple of {MULTIPLE}"
+    assert x_scales.shape == (num_rows,)
+    assert scales.shape == (num_outputs,)
+    assert y.shape == (num_rows, num_outputs)
+    assert all(tensor.is_contiguous() for tensor in (x, x_scales, weight, scales, y))
+    if not x.is_cuda:
+        y.copy_(fp8_linear_reference(x, x_scales, weight, scales, bias, y.dtype))
+    elif num_rows:
+        scaled_product(x, x_scales, weight, scales, bias, y)
+
+
+def scaled_product(
+    x: torch.Tensor,
+    x_scales: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    y: torch.Tensor,
+) -> None:
+    """What `fp8_linear` is on a GPU."""
+    # Fast: sums stay in the tensor cores. They are less exact there than in float32, and far more so than e4m3.
+    torch._scaled_mm(
+        x,
+        weight.t(),
+        scale_a=x_scales[:, None],
+        scale_b=scales[None],
+        bias=bias,
+        out_dtype=y.dtype,
+        use_fast_accum=True,
+        out=y,
+    )
+
+
+def why_not(device: torch.device) -> str | None:
+    """What such products lack on `device`, tried on a small one; None if nothing."""
+    if device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)
+    if (major, minor) < (8, 9):
+        return f"they need a GPU of compute capability 8.9 or newer, and this one has {major}.{minor}"
+    ones = torch.ones(MULTIPLE, MULTIPLE, device=device).to(torch.float8_e4m3fn)
+    scales, y = torch.ones(MULTIPLE, device=device), torch.empty(ones.shape, dtype=torch.bfloat16, device=device)
+    try:
+        fp8_linear(ones, scales, ones, scales, None, y)
+        is_right = bool((y == MULTIPLE).all())
+    except (RuntimeError, AttributeError, TypeError, ValueError) as error:
+        return f"this torch ({torch.__version__}) cannot: {str(error).splitlines()[0] if str(error) else error!r}"
+    return None if is_right else f"this torch ({torch.__version__}) computes them wrongly"
