@@ -7,8 +7,9 @@ from collections.abc import Callable
 from engine.constraints import Constraints
 from engine.grammar import Grammars, GrammarState
 from engine.hub import DEMO_MODEL
+from engine.leg import FrontendSession, Leg
 from engine.sequence import Sequence, SequenceId
-from engine.session import FrontendSession, Leg, Sessions
+from engine.session import Sessions
 from protos import worker_pb2 as pb
 from tests.engine.test_grammar import allowed
 from tests.engine.test_session import FakeRole

@@ -13,9 +13,9 @@ from engine.sequence import BlockHash, SamplingParams
 from frontend.answer import Answer
 from frontend.job import Job
 from frontend.ledger import Ledger
-from frontend.link import Row
+from frontend.leg_events import Row
 from frontend.parsed import ParsedAnswer, answer_of
-from frontend.request import CallDelta, Chat, Delta, Finish, GenerateRequest, TokenPrompt
+from frontend.request import CallDelta, Chat, Delta, Finish, GenerateRequest, Grammar, GrammarKind, TokenPrompt
 from frontend.text.parsers.families import Families
 from frontend.text.tokenizer import Tokenizer
 from frontend.tools import NO_TOOLS
@@ -63,6 +63,13 @@ def joined(deltas: Sequence[Delta]) -> tuple[str, str, str]:
         "".join(delta.reasoning for delta in deltas),
         "".join(call.arguments for delta in deltas for call in delta.calls),
     )
+
+
+def test_what_a_grammar_makes_is_not_taken_apart() -> None:
+    answer = asked(tools="json", reasoning="think", grammar=Grammar(GrammarKind.JSON_OBJECT))
+    assert isinstance(answer, Answer)
+    deltas = play(answer, one_by_one('{"name": "f", "arguments": {}}', LENGTH))
+    assert joined(deltas) == ('{"name": "f", "arguments": {}}', "", "")
 
 
 @pytest.mark.parametrize("at_once", [True, False])
