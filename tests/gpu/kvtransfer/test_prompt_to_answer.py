@@ -40,7 +40,7 @@ P, R = ParamSpec("P"), TypeVar("R")
 
 
 class InTurns(Generic[P, R]):
-    """A runner or a sampler, one call of any of them at a time."""
+    """A runner, a sampler or a launch, one call of any of them at a time."""
 
     _turn = threading.Lock()
 
@@ -60,8 +60,9 @@ def open_worker(on_gpu: str, config: WorkerConfig, role: "pb.Role") -> OpenModel
             return open_model(config, role)
     model = open_on_gpu(config, role, torch.get_default_device())
     assert isinstance(model.cache, GpuCache)
-    runner, sampler = (InTurns(part, model.cache) for part in (model.runner, model.sampler))
-    return replace(model, runner=runner, sampler=sampler)
+    assert model.launch is not None
+    runner, sampler, launch = (InTurns(part, model.cache) for part in (model.runner, model.sampler, model.launch))
+    return replace(model, runner=runner, sampler=sampler, launch=launch)
 
 
 @pytest.fixture(scope="module")
