@@ -21,6 +21,8 @@ from tests.shared_data import shared_data
 NUM_CASES, NUM_TOKENS = 5, 6
 
 
+pytestmark = pytest.mark.slow
+
 @dataclass(frozen=True)
 class Moved:
     """A product of the GPU's engine, with rows and results as the CPU's decoder has them."""
