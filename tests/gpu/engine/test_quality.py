@@ -23,6 +23,7 @@ NUM_CASES, NUM_TOKENS = 5, 6
 
 pytestmark = pytest.mark.slow
 
+
 @dataclass(frozen=True)
 class Moved:
     """A product of the GPU's engine, with rows and results as the CPU's decoder has them."""
