@@ -1,1 +1,1 @@
-"""The REST shim: one ASGI app over `frontend.api.Inference`; one file per endpoint of OpenAI's dialect."""
+"""The REST shim: one ASGI app over `frontend.api.Inference`; a file or a folder for each dialect."""

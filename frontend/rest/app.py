@@ -1,9 +1,9 @@
-"""The REST app: which path leads where, and what stands before all of them.
+"""The REST app: which dialects it speaks, and what stands before all of them.
 
 A request passes `Outermost` (ids, errors), `Authentication` and `BodyLimit`, then its endpoint. Does not know workers.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from starlette.applications import Starlette
@@ -12,29 +12,40 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+from starlette.types import Scope
 
-from engine.errors import UnknownModel
-from frontend.api import Inference, ServedModel
+from frontend.api import Inference
 from frontend.callers import KeyRing
 from frontend.metrics import CONTENT_TYPE
+from frontend.rest.dialect import Dialect, Errors, Json
 from frontend.rest.docs import HOME, docs_page
 from frontend.rest.middleware import Authentication, BodyLimit, Outermost
-from frontend.rest.openai_chat import chat_endpoint
-from frontend.rest.openai_completions import completions_endpoint
-from frontend.rest.openai_errors import response_of
-from frontend.rest.openai_responses import Model, ModelList
-from frontend.rest.openapi import Json, openapi_document
+from frontend.rest.openai.dialect import openai_dialect
+from frontend.rest.openapi import openapi_document
+
+PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metrics"})
+"""Paths that probes, scrapers and readers of the documentation read without a key."""
+
+
+def dialects_of(inference: Inference) -> tuple[Dialect, ...]:
+    """Where two have the same path, the first one's counts; the first also has the paths that are nobody's."""
+    return (openai_dialect(inference),)
 
 
 def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metrics: Callable[[], bytes]) -> Starlette:
     """`metrics` is the Prometheus exposition of now."""
-    pages = Pages(inference, metrics, openapi_document(guarded=not keys.is_open))
+    dialects = dialects_of(inference)
+    pages = Pages(inference, metrics, openapi_document(dialects, guarded=not keys.is_open))
+    errors = ErrorsByPath(dialects)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        """Of routing and reading the body; TandemErrors go on to `Outermost`."""
+        assert isinstance(error, HTTPException)
+        return errors.of(request.scope).response_of(_named(error, request))
+
     app = Starlette(
         routes=[
-            Route("/v1/chat/completions", chat_endpoint(inference), methods=["POST"]),
-            Route("/v1/completions", completions_endpoint(inference), methods=["POST"]),
-            Route("/v1/models", pages.models),
-            Route("/v1/models/{id:path}", pages.model),
+            *(route for dialect in dialects for route in dialect.routes),
             Route("/health", pages.health),
             Route("/ready", pages.ready),
             Route("/metrics", pages.metrics),
@@ -44,33 +55,35 @@ def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metri
             Route("/", pages.home),
         ],
         middleware=[
-            Middleware(Outermost),
-            Middleware(Authentication, keys=keys),
+            Middleware(Outermost, errors_of=errors.of),
+            Middleware(Authentication, keys=keys, public=PUBLIC.union(*(dialect.public for dialect in dialects))),
             Middleware(BodyLimit, max_bytes=max_body_bytes),
         ],
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers={HTTPException: http_error},
     )
     app.router.redirect_slashes = False
     return app
 
 
+class ErrorsByPath:
+    """Whose words an error is told in, before and after routing alike."""
+
+    def __init__(self, dialects: Sequence[Dialect]) -> None:
+        self._default = dialects[0].errors
+        self._by_path = {route.path: dialect.errors for dialect in reversed(dialects) for route in dialect.routes}
+
+    def of(self, scope: Scope) -> Errors:
+        return self._by_path.get(scope["path"], self._default)
+
+
 class Pages:
-    """What can be read with GET."""
+    """What can be read with GET of any server, whatever it speaks."""
 
     def __init__(self, inference: Inference, metrics: Callable[[], bytes], document: Json) -> None:
         self._inference = inference
         self._metrics = metrics
         self._openapi = msgspec.json.encode(document)
         self._docs = docs_page(document)
-
-    async def models(self, request: Request) -> Response:
-        return _json(ModelList(data=[_model(model) for model in self._inference.models()]))
-
-    async def model(self, request: Request) -> Response:
-        name = request.path_params["id"]
-        if not name:
-            raise UnknownModel("the path names no model", field="model")
-        return _json(_model(self._inference.model(name)))
 
     async def health(self, request: Request) -> Response:
         return _json({"status": "ok"})
@@ -99,16 +112,10 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-def _model(served: ServedModel) -> Model:
-    return Model(id=served.name, created=served.created, max_model_len=served.max_context, vocab_size=served.vocab_size)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    """Of routing and reading the body; TandemErrors go on to `Outermost`."""
-    assert isinstance(error, HTTPException)
+def _named(error: HTTPException, request: Request) -> HTTPException:
     match error.status_code:
         case 404:
             error.detail = f"there is no {request.url.path} here"
         case 405:
             error.detail = f"{request.url.path} does not take {request.method}"
-    return response_of(error)
+    return error

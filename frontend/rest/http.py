@@ -5,7 +5,7 @@ there is told so in OpenAI's words, as everywhere else. Knows bytes. Does not kn
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from frontend.rest.openai_errors import body_of
+from frontend.rest.openai.errors import body_of
 
 MAX_HEAD_BYTES = 64 << 10
 """Of the request line and all headers. uvicorn itself keeps whatever comes."""

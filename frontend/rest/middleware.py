@@ -5,7 +5,7 @@ Plain ASGI, so that a streamed chunk costs one call more and nothing is buffered
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -14,21 +14,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import TandemError, Unauthenticated
 from frontend.callers import KeyRing
-from frontend.rest.openai_errors import chunk_of, response_of, status_of
+from frontend.rest.dialect import Errors
+from frontend.rest.errors import status_of
 
 log = logging.getLogger(__name__)
 
 CALLER = "tandem.caller"
 """Where a request's scope says who asks."""
-PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metrics"})
-"""Paths that probes, scrapers and readers of the documentation read without a key."""
+SSE = "text/event-stream; charset=utf-8"
+NDJSON = "application/x-ndjson"
 
 
 class Outermost:
-    """Gives every response an id, and turns every exception into OpenAI's error shape."""
+    """Gives every response an id, and every exception the shape that `errors_of` a request has."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, errors_of: Callable[[Scope], Errors]) -> None:
         self._app = app
+        self._errors_of = errors_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -50,9 +52,10 @@ class Outermost:
         except Exception as error:
             _note(error, request_id, scope["path"])
             if not sent:
-                await response_of(error)(scope, receive, send_on)
-            elif sent[0].get("content-type", "").startswith("text/event-stream"):
-                await send({"type": "http.response.body", "body": chunk_of(error), "more_body": False})
+                await self._errors_of(scope).response_of(error)(scope, receive, send_on)
+            elif sent[0].get("content-type") in (SSE, NDJSON):
+                part = self._errors_of(scope).part_of(error)
+                await send({"type": "http.response.body", "body": part, "more_body": False})
             else:
                 raise
 
@@ -65,14 +68,18 @@ def _note(error: Exception, request_id: str, path: str) -> None:
 
 
 class Authentication:
-    """Lets through who carries a key, and notes whose it is. Raises Unauthenticated."""
+    """Lets through who carries a key, and notes whose it is. Raises Unauthenticated.
 
-    def __init__(self, app: ASGIApp, keys: KeyRing) -> None:
+    Anybody may read what is `public`.
+    """
+
+    def __init__(self, app: ASGIApp, keys: KeyRing, public: Container[str]) -> None:
         self._app = app
         self._keys = keys
+        self._public = public
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in PUBLIC:
+        if scope["type"] == "http" and not (scope["method"] in ("GET", "HEAD") and scope["path"] in self._public):
             header = Headers(scope=scope).get("authorization", "")
             caller = self._keys.identify(header, "latin-1")
             if caller is None:

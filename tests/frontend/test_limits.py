@@ -12,7 +12,7 @@ from frontend.request import (
     MAX_STOP_STRINGS,
     MAX_STOP_TOKEN_IDS,
 )
-from frontend.rest.openai_parse import MAX_CHOICES, MAX_PARTS
+from frontend.rest.openai.parse import MAX_CHOICES, MAX_PARTS
 from protos import generate_pb2 as pb
 from tests.frontend.fake_inference import MODEL, FakeInference
 from tests.frontend.test_rest_app import error_of, rest_client

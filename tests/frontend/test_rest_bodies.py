@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frontend.rest import openai_types as types
+from frontend.rest.openai import request_types as types
 from tests.frontend.fake_inference import MODEL, FakeInference
 from tests.frontend.test_rest_app import error_of, rest_client
 

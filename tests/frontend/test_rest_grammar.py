@@ -8,7 +8,7 @@ import pytest
 from engine.errors import InvalidRequest
 from frontend.grpc_convert import generate_request
 from frontend.request import Grammar, GrammarKind
-from frontend.rest.openai_errors import UnsupportedParameter
+from frontend.rest.fields import UnsupportedParameter
 from protos import generate_pb2 as pb
 from tests.frontend.fake_inference import FakeInference
 from tests.frontend.test_rest_app import rest_client

@@ -5,13 +5,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from frontend.rest import openai_types as types
-from frontend.rest.openai_parse import parse_chat, parse_completion
+from frontend.rest.app import dialects_of
+from frontend.rest.openai import request_types as types
+from frontend.rest.openai.parse import parse_chat, parse_completion
 from frontend.rest.openapi import openapi_document
 from tests.frontend.fake_inference import MODEL, FakeInference
 from tests.frontend.test_rest_app import rest_client
 
-DOCUMENT: Any = openapi_document()
+DIALECTS = dialects_of(FakeInference())
+DOCUMENT: Any = openapi_document(DIALECTS)
 SCHEMAS = DOCUMENT["components"]["schemas"]
 
 
@@ -61,7 +63,7 @@ async def test_every_documented_path_exists_and_every_field_of_answers_is_docume
         assert set(chat.json()) == set(SCHEMAS["ChatCompletion"]["properties"])
         completion = await client.post("/v1/completions", json={"model": MODEL, "prompt": "hi"}, headers=headers)
         assert set(completion.json()) == set(SCHEMAS["Completion"]["properties"])
-        assert (await client.get("/openapi.json")).json() == openapi_document(guarded=False)
+        assert (await client.get("/openapi.json")).json() == openapi_document(DIALECTS, guarded=False)
 
 
 async def test_a_key_is_asked_for_where_the_document_says_so() -> None:
@@ -74,4 +76,4 @@ async def test_a_key_is_asked_for_where_the_document_says_so() -> None:
                 response = await client.request(verb, path.replace("{id}", MODEL))
                 assert (response.status_code == 401) == needs_key, path
                 assert ("401" in operation["responses"]) == needs_key, path
-    assert "security" not in openapi_document(guarded=False)
+    assert "security" not in openapi_document(DIALECTS, guarded=False)

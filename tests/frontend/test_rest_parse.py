@@ -7,9 +7,9 @@ import pytest
 
 from engine.errors import InvalidRequest
 from frontend.request import Chat, GenerateRequest, TokenPrompt
-from frontend.rest import openai_types as types
-from frontend.rest.openai_errors import UnknownParameter, UnsupportedParameter
-from frontend.rest.openai_parse import Ask, parse_chat, parse_completion
+from frontend.rest.fields import UnknownParameter, UnsupportedParameter
+from frontend.rest.openai import request_types as types
+from frontend.rest.openai.parse import Ask, parse_chat, parse_completion
 from tests.frontend.fake_inference import MODEL
 
 MESSAGES = [{"role": "user", "content": "hi"}]

@@ -8,8 +8,8 @@ import pytest
 
 from engine.errors import InvalidRequest
 from frontend.request import Chat, Finish
-from frontend.rest.openai_errors import UnknownParameter
-from frontend.rest.openai_parse import Ask, parse_chat
+from frontend.rest.fields import UnknownParameter
+from frontend.rest.openai.parse import Ask, parse_chat
 from frontend.tools import NO_TOOLS, ToolChoice, ToolMode
 from tests.frontend.fake_inference import MODEL, FakeInference, say
 from tests.frontend.parsed_script import WEATHER, parsed, split

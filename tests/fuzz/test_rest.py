@@ -15,7 +15,7 @@ from hypothesis.strategies import DrawFn
 
 from engine.hub import DEMO_MODEL
 from frontend.callers import KeyRing
-from frontend.rest.app import build_app
+from frontend.rest.app import build_app, dialects_of
 from frontend.rest.openapi import openapi_document
 from tests.frontend.fake_inference import MODEL, FakeInference
 from tests.frontend.test_rest_app import rest_client
@@ -24,7 +24,7 @@ from tests.fuzz.budget import fuzz
 from tests.fuzz.strategies import beside, mutated, seldom
 from tests.fuzz.workers import Workers
 
-DOCUMENT: Any = openapi_document()
+DOCUMENT: Any = openapi_document(dialects_of(FakeInference()))
 SCHEMAS = DOCUMENT["components"]["schemas"]
 OPERATIONS = [(path, verb, operation) for path, verbs in DOCUMENT["paths"].items() for verb, operation in verbs.items()]
 POSTS = [operation for operation in OPERATIONS if operation[1] == "post"]

@@ -7,14 +7,10 @@ from typing import Literal
 import msgspec
 from msgspec import UNSET
 
-from frontend.api import Inference
 from frontend.request import CallDelta, Delta, Finish
-from frontend.rest import openai_responses as responses
-from frontend.rest.openai_answer import Endpoint
-from frontend.rest.openai_format import Choice, Format, Head
-from frontend.rest.openai_logprobs import Offsets, chat_logprobs
-from frontend.rest.openai_parse import parse_chat
-from frontend.rest.openai_responses import (
+from frontend.rest.answers import Choice
+from frontend.rest.openai import answer_types as responses
+from frontend.rest.openai.answer_types import (
     AssistantMessage,
     ChatChoice,
     ChatCompletion,
@@ -24,13 +20,12 @@ from frontend.rest.openai_responses import (
     MessageToolCall,
     ToolCallDelta,
 )
-from frontend.rest.openai_tool_types import FunctionCall
+from frontend.rest.openai.format import Format, Head
+from frontend.rest.openai.logprobs import Offsets, chat_logprobs
+from frontend.rest.openai.parse import parse_chat
+from frontend.rest.openai.tool_types import FunctionCall
 
 encode = msgspec.json.Encoder().encode
-
-
-def chat_endpoint(inference: Inference) -> Endpoint:
-    return Endpoint(inference, FORMAT)
 
 
 def _whole(head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> ChatCompletion:

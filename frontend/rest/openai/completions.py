@@ -7,17 +7,13 @@ from dataclasses import replace
 from engine.errors import ContextOverflow
 from frontend.api import Inference
 from frontend.request import Event, Finish, GenerateRequest
-from frontend.rest.openai_answer import Endpoint
-from frontend.rest.openai_format import Choice, Format, Head
-from frontend.rest.openai_logprobs import Offsets, completion_logprobs
-from frontend.rest.openai_parse import parse_completion
-from frontend.rest.openai_responses import Completion, CompletionChoice, CompletionUsage
+from frontend.rest.answers import Choice
+from frontend.rest.openai.answer_types import Completion, CompletionChoice, CompletionUsage
+from frontend.rest.openai.format import Format, Head
+from frontend.rest.openai.logprobs import Offsets, completion_logprobs
+from frontend.rest.openai.parse import parse_completion
 
 DEFAULT_MAX_TOKENS = 16
-
-
-def completions_endpoint(inference: Inference) -> Endpoint:
-    return Endpoint(inference, FORMAT)
 
 
 async def _generate(inference: Inference, request: GenerateRequest) -> AsyncGenerator[Event, None]:

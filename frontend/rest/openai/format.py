@@ -1,17 +1,18 @@
-"""What OpenAI's two generating endpoints spell differently, and what an answer is before it is spelled."""
+"""What OpenAI's two generating endpoints spell differently."""
 
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
 from frontend.api import Inference
-from frontend.request import CallDelta, Delta, Event, Finish, Finished, GenerateRequest, Started, TokenLogprobs
-from frontend.rest.openai_logprobs import Offsets
-from frontend.rest.openai_parse import Ask
-from frontend.rest.openai_responses import CompletionUsage
+from frontend.request import Delta, Event, Finish, GenerateRequest, Started, TokenLogprobs
+from frontend.rest.answers import Choice
+from frontend.rest.openai.answer_types import CompletionUsage
+from frontend.rest.openai.logprobs import Offsets
+from frontend.rest.openai.parse import Ask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,44 +34,6 @@ class Head:
             model=started.model,
             system_fingerprint="fp_" + hashlib.sha256(started.model.encode()).hexdigest()[:10],
         )
-
-
-@dataclass(slots=True)
-class Call:
-    """One call of a tool as far as it has been generated."""
-
-    id: str
-    name: str
-    arguments: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class Choice:
-    """One choice as far as it has been generated."""
-
-    texts: list[str] = field(default_factory=list)
-    thoughts: list[str] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    logprobs: list[TokenLogprobs] = field(default_factory=list)
-    finished: Finished | None = None
-
-    def take(self, delta: Delta) -> None:
-        self.texts.append(delta.text)
-        self.logprobs.extend(delta.logprobs)
-        if delta.reasoning:
-            self.thoughts.append(delta.reasoning)
-        for call in delta.calls:
-            self._take_call(call)
-
-    def _take_call(self, call: CallDelta) -> None:
-        if call.id is not None:
-            self.calls.append(Call(call.id, call.name or ""))
-        self.calls[call.index].arguments.append(call.arguments)
-
-    @property
-    def final(self) -> Finished:
-        assert self.finished is not None, "an answer ended without Finished"
-        return self.finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

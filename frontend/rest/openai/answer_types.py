@@ -6,7 +6,7 @@ from typing import Literal
 from msgspec import UNSET, Struct, UnsetType
 
 from frontend.request import Timing
-from frontend.rest.openai_tool_types import FunctionCall
+from frontend.rest.openai.tool_types import FunctionCall
 
 
 class Model(Struct, frozen=True, kw_only=True):

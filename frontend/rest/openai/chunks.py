@@ -3,9 +3,9 @@
 import msgspec
 
 from frontend.request import Delta, Finished
-from frontend.rest.openai_format import Format, Head
-from frontend.rest.openai_logprobs import Offsets
-from frontend.rest.openai_responses import CompletionUsage, RequestTiming
+from frontend.rest.openai.answer_types import CompletionUsage, RequestTiming
+from frontend.rest.openai.format import Format, Head
+from frontend.rest.openai.logprobs import Offsets
 
 encode = msgspec.json.Encoder().encode
 

@@ -1,16 +1,11 @@
-"""From the bytes of an OpenAI request to what the frontend is asked for. Nothing in a body is silently ignored.
+"""From the bytes of an OpenAI request to what the frontend is asked for.
 
-Every complaint names its parameter as a path (`messages[0].content`): unknown, unsupported, or of the wrong type.
 Ranges that bind every dialect are left to `frontend.request.resolve`; `names` says what its fields are called here.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import TypeVar
-
-import msgspec
 
 from engine.errors import InvalidRequest
 from frontend.request import (
@@ -24,10 +19,10 @@ from frontend.request import (
     TokenPrompt,
     check_count,
 )
-from frontend.rest.openai_conversation import conversation
-from frontend.rest.openai_errors import UnknownParameter, UnsupportedParameter
-from frontend.rest.openai_grammar import StructuredOutputs, find_grammar
-from frontend.rest.openai_types import (
+from frontend.rest.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
+from frontend.rest.openai.conversation import conversation
+from frontend.rest.openai.grammar import StructuredOutputs, find_grammar
+from frontend.rest.openai.request_types import (
     CHAT_OFF,
     COMPLETION_OFF,
     MESSAGE_OFF,
@@ -37,7 +32,6 @@ from frontend.rest.openai_types import (
     ChatCompletionRequest,
     CompletionRequest,
     Message,
-    Off,
     Sampling,
     StreamOptions,
 )
@@ -63,9 +57,6 @@ MOST = MappingProxyType(
 )
 """Entries of parameters, refused before they are converted one by one."""
 
-Body = dict[str, object]
-T = TypeVar("T", bound=msgspec.Struct)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
@@ -86,7 +77,7 @@ def parse_chat(body: bytes) -> Ask:
     if isinstance(messages := fields.get("messages"), list):
         check_count(messages, MAX_MESSAGES, "messages")
         fields["messages"] = [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
-    given = _convert(fields, ChatCompletionRequest)
+    given = convert(fields, ChatCompletionRequest)
     names = {
         "prompt": "messages",
         "include_stop": "include_stop_str_in_output",
@@ -115,7 +106,7 @@ def parse_completion(body: bytes) -> Ask:
         check_count(prompt, MAX_PROMPT_IDS if isinstance(prompt[0] if prompt else 0, int) else MAX_CHOICES, "prompt")
         for item in prompt:
             check_count(item if isinstance(item, list) else (), MAX_PROMPT_IDS, "prompt")
-    given = _convert(fields, CompletionRequest)
+    given = convert(fields, CompletionRequest)
     generation = replace(_generation(given), logprobs=given.logprobs)
     prompts = [replace(generation, prompt=prompt) for prompt in _prompts(given.prompt)]
     return _ask(given, prompts, {"include_stop": "include_stop_str_in_output"})
@@ -123,48 +114,21 @@ def parse_completion(body: bytes) -> Ask:
 
 def _fields(body: bytes, kind: type[Sampling], off: Off) -> Body:
     """The supported top-level parameters of `body` that are given."""
-    try:
-        decoded = msgspec.json.decode(body)
-    except RecursionError:
-        raise InvalidRequest("the request body is nested too deeply") from None
-    except ValueError as error:  # msgspec's own, and bytes that are not UTF-8
-        raise InvalidRequest(f"the request body is not valid JSON: {error}") from error
-    if not isinstance(decoded, dict):
-        raise InvalidRequest(f"the request body must be a JSON object, not {type(decoded).__name__}")
-    fields = _supported(decoded, kind, off, "")
+    fields = supported(decode_body(body), kind, off)
     for name, most in MOST.items():
         if isinstance(given := fields.get(name), list | dict):
             check_count(given, most, name)
     if isinstance(options := fields.get("stream_options"), dict):
-        fields["stream_options"] = _supported(options, StreamOptions, STREAM_OPTIONS_OFF, "stream_options.")
+        fields["stream_options"] = supported(options, StreamOptions, STREAM_OPTIONS_OFF, "stream_options.")
     if isinstance(outputs := fields.get("structured_outputs"), dict):
-        fields["structured_outputs"] = _supported(outputs, StructuredOutputs, STRUCTURED_OFF, "structured_outputs.")
+        fields["structured_outputs"] = supported(outputs, StructuredOutputs, STRUCTURED_OFF, "structured_outputs.")
     return fields
-
-
-def _supported(given: Body, kind: type[msgspec.Struct], off: Off, path: str) -> Body:
-    """`given` without nulls and without what asks for nothing. Raises for the rest that `kind` does not have."""
-    kept: Body = {}
-    for name, value in given.items():
-        if name in kind.__struct_fields__:
-            if value is not None:
-                kept[name] = _number(value) if type(value) is float else value
-        elif name not in off:
-            raise UnknownParameter(f"unknown parameter: {path}{name}", field=path + name)
-        elif value is not None and not any(type(value) is type(none) and value == none for none in off[name]):
-            raise UnsupportedParameter(f"{path}{name} is not supported by this server", field=path + name)
-    return kept
-
-
-def _number(given: float) -> float:
-    """JSON has one kind of number: 2.0 is a whole one. What is beyond 2**53 has lost its last digits."""
-    return int(given) if given.is_integer() and abs(given) <= 2**53 else given
 
 
 def _message(given: object, path: str) -> object:
     if not isinstance(given, dict):
         return given  # _convert says what is wrong with it
-    kept = _supported(given, Message, MESSAGE_OFF, f"{path}.")
+    kept = supported(given, Message, MESSAGE_OFF, f"{path}.")
     content = kept.get("content")
     parts = content if isinstance(content, list) else []
     check_count(parts, MAX_PARTS, f"{path}.content")
@@ -178,20 +142,6 @@ def _message(given: object, path: str) -> object:
                 field=f"{path}.content[{position}].type",
             )
     return kept
-
-
-def _convert(fields: Body, kind: type[T]) -> T:
-    try:
-        return msgspec.convert(fields, kind)
-    except RecursionError:
-        raise InvalidRequest("the request body is nested too deeply") from None
-    except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at `$")
-        path = path.rstrip("`").partition("[...]")[0].lstrip(".")
-        if missing := re.match(r"Object missing required field `(\w+)`", what):
-            path = f"{path}.{missing[1]}".lstrip(".")
-            raise InvalidRequest(f"missing required parameter: {path}", field=path) from error
-        raise InvalidRequest(f"{path}: {what[:1].lower()}{what[1:].replace('`', '')}", field=path) from error
 
 
 def _conversation(given: ChatCompletionRequest, fields: Body, names: Mapping[str, str]) -> Chat:

@@ -11,8 +11,8 @@ import msgspec
 
 from engine.errors import InvalidRequest
 from frontend.request import Chat, reasoning_fields
-from frontend.rest.openai_tool_types import FunctionRef, NamedTool, ToolCall
-from frontend.rest.openai_types import ChatCompletionRequest, Message
+from frontend.rest.openai.request_types import ChatCompletionRequest, Message
+from frontend.rest.openai.tool_types import FunctionRef, NamedTool, ToolCall
 from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode, check_tools
 
 Json = Mapping[str, object]

@@ -4,7 +4,7 @@ import codecs
 from collections.abc import Sequence
 
 from frontend.request import TokenLogprob, TokenLogprobs
-from frontend.rest.openai_responses import ChatLogprobs, ChatTokenLogprob, CompletionLogprobs, TopLogprob
+from frontend.rest.openai.answer_types import ChatLogprobs, ChatTokenLogprob, CompletionLogprobs, TopLogprob
 
 LEAST = -9999.0
 """Stands for minus infinity, which JSON cannot say; so does OpenAI."""

@@ -1,9 +1,7 @@
 """How one HTTP request of OpenAI's dialect is answered, whole or streamed; the same for chat and completions.
 
- 1. The body is read and parsed; what is wrong with it is raised before any work begins.
- 2. Every choice is generated in a task of its own; when the client hangs up, or one fails, all are closed.
- 3. Whole: events are collected, and one JSON document is sent. Streamed: the first `Started` sends the headers, so
-    whatever is refused still has its status; then each event is a chunk, sent as soon as it is there.
+Whole: events are collected, and one JSON document is sent. Streamed: each event is a chunk, sent as soon as it is
+there.
 
 The role chunk of a choice travels with its first text: clients that time the first chunk time the first token.
 What the endpoints spell differently is a `Format`. Does not know parameters or errors' shapes.
@@ -11,35 +9,25 @@ What the endpoints spell differently is a `Format`. Does not know parameters or 
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
-from dataclasses import replace
-from typing import Protocol
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from engine.errors import TandemError
 from frontend.api import Inference
-from frontend.request import Delta, Event, Finished, GenerateRequest, Started
-from frontend.rest.hangup import run_unless_hung_up
-from frontend.rest.middleware import CALLER
-from frontend.rest.openai_chunks import Chunks, encode
-from frontend.rest.openai_format import Choice, Format, Head
-from frontend.rest.openai_parse import Ask
-from frontend.rest.openai_responses import (
+from frontend.request import Delta, Event, Finished, Started
+from frontend.rest.answers import Choice, answer, send_part, start_stream
+from frontend.rest.middleware import SSE
+from frontend.rest.openai.answer_types import (
     CompletionTokensDetails,
     CompletionUsage,
     PromptTokensDetails,
     RequestTiming,
 )
-
-SSE_HEADERS = (
-    (b"content-type", b"text/event-stream; charset=utf-8"),
-    (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),
-)
+from frontend.rest.openai.chunks import Chunks, encode
+from frontend.rest.openai.format import Format, Head
+from frontend.rest.openai.parse import Ask
 
 
 class Endpoint:
@@ -53,39 +41,10 @@ class Endpoint:
         request = Request(scope, receive)
         ask = self._form.parse(await request.body())
         with_timing = request.headers.get("x-tandem-timing") == "1"
-        trace_headers = {
-            name: ",".join(values)
-            for name in ("traceparent", "tracestate")
-            if (values := request.headers.getlist(name))
-        }
         form = self._form.functions or self._form if ask.functions else self._form
         kind = StreamedAnswers if ask.stream else WholeAnswer
         answers = kind(form, ask, with_timing=with_timing, send=send)
-        works = [
-            self._generate(i, replace(generation, trace_headers=trace_headers, caller=scope[CALLER]), ask, answers)
-            for i, generation in enumerate(ask.generations)
-        ]
-        if await run_unless_hung_up(receive, works):
-            await answers.finish(scope, receive)
-
-    async def _generate(self, index: int, request: GenerateRequest, ask: Ask, answers: "Answers") -> None:
-        try:
-            async with aclosing(self._form.generate(self._inference, request)) as events:
-                async for event in events:
-                    await answers.take(index, event)
-        except TandemError as error:
-            error.field = ask.names.get(error.field or "", error.field)
-            raise
-
-
-class Answers(Protocol):
-    """All choices of one request on their way to the client."""
-
-    async def take(self, index: int, event: Event) -> None:
-        """Take in the next event of choice `index`."""
-
-    async def finish(self, scope: Scope, receive: Receive) -> None:
-        """Send what remains once every choice has finished."""
+        await answer(self._inference, ask.generations, answers, scope, receive, names=ask.names, generate=form.generate)
 
 
 class WholeAnswer:
@@ -139,10 +98,10 @@ class StreamedAnswers:
                 await self._start(event)
             elif isinstance(event, Delta):
                 if event.text or event.logprobs or event.reasoning or event.calls:
-                    await self._write(self._chunks.delta(index, event))
+                    await send_part(self._send, self._chunks.delta(index, event))
             elif isinstance(event, Finished):
                 self._finals[index] = event
-                await self._write(self._chunks.closing(index, event))
+                await send_part(self._send, self._chunks.closing(index, event))
 
     async def finish(self, scope: Scope, receive: Receive) -> None:
         assert self._chunks is not None, "an answer ended without Started"
@@ -150,18 +109,14 @@ class StreamedAnswers:
         usage = usage_of(finals, self._ask.n) if self._ask.include_usage else None
         timing = RequestTiming.of(finals[0].timing) if self._with_timing else None
         body = self._chunks.last(usage, timing) + b"data: [DONE]\n\n"
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        await send_part(self._send, body, is_last=True)
 
     async def _start(self, started: Started) -> None:
         head = Head.of(started, self._form.id_prefix, self._form.chunk_object)
         self._chunks = Chunks(
             self._form, head, num_choices=len(self._ask.generations), with_usage=self._ask.include_usage
         )
-        headers = [*SSE_HEADERS, (b"x-request-id", started.request_id.encode())]
-        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-
-    async def _write(self, body: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
+        await start_stream(self._send, SSE, started.request_id)
 
 
 def usage_of(finals: Sequence[Finished], n: int) -> CompletionUsage:

@@ -6,14 +6,14 @@ they bind every dialect (`frontend.request.resolve`). null is the same as leavin
 Does not know HTTP or how answers look.
 """
 
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from frontend.rest.openai_grammar import Guided
-from frontend.rest.openai_tool_types import FunctionCall, FunctionRef, FunctionSpec, NamedTool, ToolCall, ToolSpec
+from frontend.rest.fields import Off
+from frontend.rest.openai.grammar import Guided
+from frontend.rest.openai.tool_types import FunctionCall, FunctionRef, FunctionSpec, NamedTool, ToolCall, ToolSpec
 
 
 def limits(**keywords: float) -> dict[str, float]:
@@ -129,9 +129,6 @@ class CompletionRequest(Sampling, frozen=True, kw_only=True):
     ]
     logprobs: Annotated[Count, Meta(extra_json_schema=limits(maximum=20))] | None = None
 
-
-Off = Mapping[str, tuple[object, ...]]
-"""Parameters that this server knows and does not support, with the values that ask for nothing. null always does."""
 
 COMMON_OFF: Off = MappingProxyType(
     {

@@ -1,0 +1,123 @@
+"""How the answers to one HTTP request run, in any dialect.
+
+Every choice is generated in a task of its own; when the client hangs up, or one fails, all are closed. What becomes of
+their events is the dialect's: an `Answers` collects them for one document or sends them on as they come. The first
+`Started` is when a stream may send its headers: whatever is refused before still has its status.
+
+Does not know parameters, or how answers and errors look.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from engine.errors import TandemError
+from frontend.api import Inference
+from frontend.request import CallDelta, Delta, Event, Finished, GenerateRequest, TokenLogprobs
+from frontend.rest.hangup import run_unless_hung_up
+from frontend.rest.middleware import CALLER
+
+Generate = Callable[[Inference, GenerateRequest], AsyncGenerator[Event, None]]
+
+
+class Answers(Protocol):
+    """All choices of one request on their way to the client."""
+
+    async def take(self, index: int, event: Event) -> None:
+        """Take in the next event of choice `index`."""
+
+    async def finish(self, scope: Scope, receive: Receive) -> None:
+        """Send what remains once every choice has finished."""
+
+
+async def answer(
+    inference: Inference,
+    generations: Sequence[GenerateRequest],
+    answers: Answers,
+    scope: Scope,
+    receive: Receive,
+    *,
+    names: Mapping[str, str],
+    generate: Generate = lambda inference, request: inference.generate(request),
+) -> None:
+    """Run all of `generations` for whoever asks; an error names its field by `names`, if that has it.
+
+    `receive` must have given the whole body. Raises TandemError.
+    """
+    headers = Headers(scope=scope)
+    trace_headers = {
+        name: ",".join(values) for name in ("traceparent", "tracestate") if (values := headers.getlist(name))
+    }
+
+    async def run(index: int, request: GenerateRequest) -> None:
+        try:
+            async with aclosing(generate(inference, request)) as events:
+                async for event in events:
+                    await answers.take(index, event)
+        except TandemError as error:
+            error.field = names.get(error.field or "", error.field)
+            raise
+
+    works = [
+        run(index, replace(request, trace_headers=trace_headers, caller=scope[CALLER]))
+        for index, request in enumerate(generations)
+    ]
+    if await run_unless_hung_up(receive, works):
+        await answers.finish(scope, receive)
+
+
+async def start_stream(send: Send, content_type: str, request_id: str) -> None:
+    """Send the headers of an answer that comes in parts, which nobody on the way shall keep back."""
+    headers = (
+        (b"content-type", content_type.encode()),
+        (b"cache-control", b"no-cache"),
+        (b"x-accel-buffering", b"no"),
+        (b"x-request-id", request_id.encode()),
+    )
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+async def send_part(send: Send, body: bytes, *, is_last: bool = False) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": not is_last})
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of a tool as far as it has been generated."""
+
+    id: str
+    name: str
+    arguments: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Choice:
+    """One choice as far as it has been generated, for answers that are sent whole."""
+
+    texts: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
+    finished: Finished | None = None
+
+    def take(self, delta: Delta) -> None:
+        self.texts.append(delta.text)
+        self.logprobs.extend(delta.logprobs)
+        if delta.reasoning:
+            self.thoughts.append(delta.reasoning)
+        for call in delta.calls:
+            self._take_call(call)
+
+    def _take_call(self, call: CallDelta) -> None:
+        if call.id is not None:
+            self.calls.append(Call(call.id, call.name or ""))
+        self.calls[call.index].arguments.append(call.arguments)
+
+    @property
+    def final(self) -> Finished:
+        assert self.finished is not None, "an answer ended without Finished"
+        return self.finished

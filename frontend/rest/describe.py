@@ -1,0 +1,45 @@
+"""The words in which dialects describe their paths: pieces of OpenAPI operations."""
+
+from frontend.rest.dialect import Json
+
+FAILURES = {
+    400: "The request is malformed, or names what is unknown or unsupported; `error.param` says which.",
+    401: "The API key is missing or wrong.",
+    404: "No worker serves the model.",
+    413: "The body is larger than this server takes.",
+    429: "No room now; retry after `Retry-After` seconds.",
+    501: "The model cannot do this.",
+    503: "Draining, or the workers are gone.",
+}
+PUBLIC: Json = {"security": []}
+"""Needs no key."""
+
+
+def operation(summary: str, answer: Json, *statuses: int, error: str) -> Json:
+    """`answer` is the content of status 200; `error` names the schema of the others."""
+    responses: Json = {"200": {"description": "OK", "content": answer}}
+    for status in statuses:
+        responses[str(status)] = {"description": FAILURES[status], "content": json(error)}
+    return {"summary": summary, "responses": responses}
+
+
+def post(summary: str, request: Json, answer: Json, *, error: str, **more: object) -> Json:
+    """An operation that takes a JSON body and may fail in every way."""
+    body = {"required": True, "content": request}
+    return {**more, "requestBody": body, **operation(summary, answer, *FAILURES, error=error)}
+
+
+def content(media_type: str, schema: Json) -> Json:
+    return {media_type: {"schema": schema}}
+
+
+def json(name: str) -> Json:
+    return content("application/json", {"$ref": f"#/components/schemas/{name}"})
+
+
+def parts(media_type: str, name: str) -> Json:
+    """An answer that comes in parts, each of the schema `name`."""
+    return content(media_type, {"$ref": f"#/components/schemas/{name}"})
+
+
+ANY_OBJECT = content("application/json", {"type": "object"})

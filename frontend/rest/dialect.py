@@ -1,0 +1,36 @@
+"""What one dialect of HTTP brings to the app: paths, their description, and how it says that something failed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from starlette.responses import Response
+from starlette.routing import Route
+
+Json = dict[str, object]
+
+
+class Errors(Protocol):
+    """How a dialect's clients read errors: a TandemError, a starlette HTTPException, or one that is not ours, of which
+    nothing is said but that there was one."""
+
+    def response_of(self, error: Exception) -> Response: ...
+
+    def part_of(self, error: Exception) -> bytes:
+        """The end of a stream that failed after its headers were sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """`errors` are for all paths of `routes`. What a path answers is in `operations`, as OpenAPI has it."""
+
+    name: str
+    routes: Sequence[Route]
+    errors: Errors
+    operations: Mapping[str, Json]
+    schemas: Sequence[type] = ()
+    """Structs that `operations` refer to."""
+    closed: frozenset[str] = frozenset()
+    """Names of those, or of Structs in them, whose unknown fields are refused by `frontend.rest.fields`."""
+    public: frozenset[str] = frozenset()
+    """Paths that anybody may GET, without a key."""
