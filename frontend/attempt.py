@@ -12,6 +12,7 @@ If that was the prefill worker, the room on decode is kept for the next attempt,
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from engine.errors import ContextOverflow
@@ -100,11 +101,15 @@ class Attempts:
             legs.abort()
         returning = job.attempt > 1
         while True:
-            async with self.admission.turn(job.demand(), first=returning, caller=job.caller):
-                placement = job.placement = await self._find_room(job)
-                leg = self._send_to_decode(job, placement, legs)
-                self.outlook.taken(job)
-            answer = await legs.answer(leg)
+            with ExitStack() as until_granted:
+                async with self.admission.turn(job.demand(), first=returning, caller=job.caller):
+                    placement = job.placement = await self._find_room(job)
+                    if placement.prefill is not None:
+                        num_tokens = len(job.tokens) - placement.cached_tokens
+                        until_granted.enter_context(placement.prefill.expecting(num_tokens))
+                    leg = self._send_to_decode(job, placement, legs)
+                    self.outlook.taken(job)
+                answer = await legs.answer(leg)
             if isinstance(answer, pb.Granted):
                 job.note_granted(answer)
                 if filled := await self._place_prefill(job, placement, answer, legs):

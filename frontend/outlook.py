@@ -82,7 +82,7 @@ class Outlook:
         self._proved_s = time.monotonic()
         if job.forecast is not None and job.forecast.computed_s and job.attempt == 1:
             waited_s = (time.monotonic_ns() - job.ledger.tokenized_ns) / 1e9
-            bias = self._waiting if job.forecast.wait_s else self._at_once
+            bias = self._waiting if job.forecast.queue_position else self._at_once
             bias.came_true(job.forecast.computed_s, waited_s, self._proved_s)
 
     def check(self, job: Job) -> None:

@@ -197,7 +197,8 @@ def _decode_costs(view: WorkerView, prefill: WorkerView, *, busy: bool) -> Costs
 
 def _queue_s(view: WorkerView, costs: Costs, tokens_before: int = 0) -> float:
     """Predicted wait before a prompt sent now is computed."""
-    return costs.prefill_s(view.waiting_tokens + view.sent_tokens + tokens_before, 0, view.max_step_tokens)
+    before = view.waiting_tokens + view.sent_tokens + view.coming_tokens + tokens_before
+    return costs.prefill_s(before, 0, view.max_step_tokens)
 
 
 def _under_way_s(decode: WorkerView, prefill: WorkerView) -> float:

@@ -1,7 +1,8 @@
 """What the frontend knows of one worker: what the worker said of itself, and what was sent to it since. No choices."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from engine.cost import Costs
@@ -44,6 +45,17 @@ class WorkerView:
     """Legs sent that the last `Load` does not count."""
     sent_blocks: int = 0
     sent_tokens: int = 0
+    coming_tokens: int = 0
+    """Of prompts that will be sent to it as soon as a decode worker has promised room for their KV."""
+
+    @contextmanager
+    def expecting(self, num_tokens: int) -> Iterator[None]:
+        """Count so many tokens as coming."""
+        self.coming_tokens += num_tokens
+        try:
+            yield
+        finally:
+            self.coming_tokens -= num_tokens
 
     @property
     def takes_requests(self) -> bool:

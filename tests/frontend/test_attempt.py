@@ -940,3 +940,32 @@ async def test_an_answer_that_ends_teaches_the_pace() -> None:
             await hearing.next()
     assert scene.attempts.outlook.pace.tokens_left(0, 4) == 1
     assert scene.attempts.outlook._served == {}
+
+
+async def test_a_prompt_counts_where_it_will_be_computed_from_when_that_is_decided() -> None:
+    """Decode promises room between two steps: those who come meanwhile must see who goes before them."""
+    scene = Scene()
+    view = scene.prefill.link.view
+    assert view is not None
+    async with scene.attempt(job(num_tokens=9)) as hearing:
+        taken = hearing.next()
+        (reserve,) = await admits(scene.decode)
+        assert (view.coming_tokens, view.sent_tokens) == (9, 0)
+        scene.decode.grant(reserve.leg, ticket={"id": "t"})
+        (push,) = await admits(scene.prefill)
+        assert (view.coming_tokens, view.sent_tokens) == (0, 9)
+        scene.prefill.grant(push.leg)
+        assert await taken == []
+    async with scene.attempt(job(num_tokens=9, name="gone")) as hearing:
+        taken = hearing.next()
+        await admits(scene.decode)
+        await gave_up(taken)
+    assert view.coming_tokens == 0
+
+
+async def test_who_waited_teaches_those_who_wait_even_where_places_were_free() -> None:
+    outlook, made = Scene().attempts.outlook, job()
+    made.attempt, made.forecast = 1, Forecast(3, wait_s=0.0, first_s=1e-9)
+    outlook.first_token(made)
+    assert outlook._at_once == Bias()
+    assert outlook._waiting != Bias()

@@ -70,6 +70,14 @@ def test_there_are_as_many_places_as_requests_that_find_one(free_blocks: int, ru
     assert found == predicted
 
 
+def test_prompts_on_their_way_to_a_worker_go_first() -> None:
+    alone = first_token_s(need(), [], [worker("p", costs=COSTS)])
+    view = worker("p", costs=COSTS)
+    with view.expecting(64):
+        assert first_token_s(need(), [], [view]) > alone
+    assert first_token_s(need(), [], [view]) == alone
+
+
 def test_prompts_that_nobody_has_yet_are_shared_and_go_first() -> None:
     alone = first_token_s(need(), [], [worker("p", costs=COSTS)])
     assert first_token_s(need(), [], [worker("p", costs=COSTS)], 64) > alone
