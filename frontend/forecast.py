@@ -28,7 +28,6 @@ PROMISE = 0.95
 BIAS_STEP = 0.2
 BIAS_HALF_LIFE_S = 20.0
 MAX_LOG = math.log(8.0)
-TINY_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,16 +92,10 @@ class Quantile:
         return math.exp(self._log * 0.5 ** ((now_s - self._noted_at_s) / BIAS_HALF_LIFE_S))
 
     def came_true(self, computed_s: float, actual_s: float, now_s: float) -> None:
-        """Note when a first token came for which this was computed.
-
-        No step goes past what was seen: those who come in one burst are late together, and would move it far beyond.
-        """
-        before, seen = math.log(self.times(now_s)), math.log(max(actual_s, TINY_S) / computed_s)
-        if seen > before:
-            after = min(before + BIAS_STEP * self.share, seen)
-        else:
-            after = max(before - BIAS_STEP * (1 - self.share), seen)
-        self._log = min(max(after, -MAX_LOG), MAX_LOG)
+        """Note when a first token came for which this was computed."""
+        times = self.times(now_s)
+        step = BIAS_STEP * (self.share if actual_s > times * computed_s else self.share - 1)
+        self._log = min(max(math.log(times) + step, -MAX_LOG), MAX_LOG)
         self._noted_at_s = now_s
 
 

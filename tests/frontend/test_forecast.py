@@ -76,14 +76,6 @@ def test_forecasts_are_corrected_within_bounds() -> None:
     assert quantile.times(0.0) == pytest.approx(1 / 8)
 
 
-@pytest.mark.parametrize(("actual_s", "times"), [(1.5, 1.5), (0.5, 0.5)])
-def test_a_burst_of_alike_teaches_no_more_than_what_was_seen(actual_s: float, times: float) -> None:
-    quantile = Quantile(0.9)
-    for _ in range(1000):
-        quantile.came_true(1.0, actual_s, 0.0)
-    assert quantile.times(0.0) == pytest.approx(times)
-
-
 def test_a_correction_that_nobody_can_prove_wrong_is_forgotten() -> None:
     quantile = Quantile(0.9)
     for _ in range(100):
