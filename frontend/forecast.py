@@ -51,7 +51,9 @@ class Forecast:
     likely: float = 1.0
     """Half of the first tokens come within so many times what was computed."""
     promise: float = 1.0
-    """And all but a few within so many times."""
+    """And all but a few within so many times, where `grain_s` is added to both."""
+    grain_s: float = 0.0
+    """Short forecasts are off by more of themselves than long ones: a step under way is as long for either."""
 
     @property
     def computed_s(self) -> float:
@@ -65,15 +67,15 @@ class Forecast:
     @property
     def promised_s(self) -> float:
         """Until the first token, for all but a few."""
-        return self.promise * self.computed_s
+        return self.promised(self.computed_s)
 
-    @property
-    def promised_wait_s(self) -> float:
-        return self.promise * self.wait_s
+    def promised(self, computed_s: float) -> float:
+        """What is computed to take so long takes no longer than that, for all but a few."""
+        return self.promise * (computed_s + self.grain_s) - self.grain_s
 
     def until_promised_s(self, computed_s: float, limit_s: float) -> float:
         """Until what takes `computed_s` for a request that comes now will be promised within `limit_s` to another."""
-        return self.likely * (computed_s - limit_s / self.promise)
+        return self.likely * (computed_s - ((limit_s + self.grain_s) / self.promise - self.grain_s))
 
 
 @dataclass(slots=True)
@@ -105,13 +107,17 @@ class Bias:
 
     likely: Quantile = field(default_factory=lambda: Quantile(0.5))
     promise: Quantile = field(default_factory=lambda: Quantile(PROMISE))
+    _grain_s: float = 0.0
+    """What was computed lately, on average."""
 
     def came_true(self, computed_s: float, actual_s: float, now_s: float) -> None:
+        self._grain_s += (NEWEST if self._grain_s else 1.0) * (computed_s - self._grain_s)
         self.likely.came_true(computed_s, actual_s, now_s)
-        self.promise.came_true(computed_s, actual_s, now_s)
+        self.promise.came_true(computed_s + self._grain_s, actual_s + self._grain_s, now_s)
 
     def corrected(self, queue_position: int, waits_s: float, first_s: float, now_s: float) -> Forecast:
-        return Forecast(queue_position, waits_s, first_s, self.likely.times(now_s), self.promise.times(now_s))
+        likely, promise = self.likely.times(now_s), self.promise.times(now_s)
+        return Forecast(queue_position, waits_s, first_s, likely, promise, self._grain_s)
 
 
 @dataclass(slots=True)

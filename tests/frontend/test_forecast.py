@@ -87,10 +87,30 @@ def test_a_correction_that_nobody_can_prove_wrong_is_forgotten() -> None:
 def test_who_comes_back_when_told_is_let_in() -> None:
     """A queue of which a second's work is done in 1.5 seconds, as forecasts have found out."""
     forecast = Forecast(9, wait_s=8.0, first_s=1.0, likely=1.5, promise=2.0)
-    assert (forecast.ttft_s, forecast.promised_s, forecast.promised_wait_s) == (13.5, 18.0, 16.0)
+    assert (forecast.ttft_s, forecast.promised_s, forecast.promised(forecast.wait_s)) == (13.5, 18.0, 16.0)
     retry_after_s = forecast.until_promised_s(forecast.computed_s, 6.0)
     then = replace(forecast, wait_s=8.0 - retry_after_s / 1.5)
     assert then.promised_s == pytest.approx(6.0)
+
+
+def test_who_comes_back_when_told_is_let_in_where_short_forecasts_are_off_by_more_of_themselves() -> None:
+    forecast = Forecast(9, wait_s=8.0, first_s=1.0, likely=1.5, promise=2.0, grain_s=0.5)
+    assert forecast.promised_s == 18.5
+    retry_after_s = forecast.until_promised_s(forecast.computed_s, 6.0)
+    then = replace(forecast, wait_s=8.0 - retry_after_s / 1.5)
+    assert then.promised_s == pytest.approx(6.0)
+
+
+def test_what_all_forecasts_are_off_by_makes_a_long_one_no_longer_than_that() -> None:
+    """Each first token comes up to 0.2 s later than computed, however long that is."""
+    rng, bias = random.Random(0), Bias()
+    for number in range(2000):
+        computed_s = rng.choice([0.02, 0.1, 0.5])
+        bias.came_true(computed_s, computed_s + rng.uniform(0, 0.2), number / 10)
+    short, long = (bias.corrected(0, 0.0, first_s, 200.0) for first_s in (0.02, 0.5))
+    assert 0.1 < short.promised_s < 0.5
+    assert 0.6 < long.promised_s < 1.0
+    assert long.promised_s < long.computed_s * short.promised_s / short.computed_s / 3
 
 
 def test_half_come_sooner_than_is_likely_and_almost_all_within_the_promise() -> None:
