@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import Overloaded
 from frontend.admission import Admission
-from frontend.forecast import Bias, Forecast, Pace, wait_s
+from frontend.forecast import Bias, Forecast, Margin, Pace, wait_s
 from frontend.job import Job
 from frontend.places import Places, check_servable
 from frontend.router import first_token_s, num_places
@@ -35,6 +35,7 @@ class Outlook:
     _at_once: Bias = field(default_factory=Bias)
     """Of forecasts for those who need not wait for a place; and for the others."""
     _waiting: Bias = field(default_factory=Bias)
+    _margin: Margin = field(default_factory=Margin)
     _proved_s: float = -math.inf
     """When the latest first token came (`time.monotonic()`)."""
     _served: dict[str, Job] = field(default_factory=dict)
@@ -70,20 +71,28 @@ class Outlook:
             at_once = sum(demand.prompt_tokens for demand in before[:num_free])
             first_s = first_token_s(job.need(), decodes, prefills, at_once)
         if placement is not None:
-            return self._at_once.corrected(0, 0.0, first_s, now_s)
+            return self._corrected(self._at_once, 0, 0.0, first_s, now_s)
         # Whoever is taken later finds prompts before its own as one that is taken now would: others come as they go.
         token_s = self._token_s()
         held_s = [first_s + token_s * self.pace.tokens_left(0, demand.max_tokens) for demand in before]
         waits_s = wait_s([0.0] * num_free + self._left_s(), held_s)
-        return self._waiting.corrected(len(before), waits_s, first_s, now_s)
+        return self._corrected(self._waiting, len(before), waits_s, first_s, now_s)
+
+    def _corrected(self, bias: Bias, position: int, waits_s: float, first_s: float, now_s: float) -> Forecast:
+        likely, promise = bias.likely.times(now_s), self._margin.promise.times(now_s)
+        return Forecast(position, waits_s, first_s, likely, promise, bias.grain_s)
 
     def first_token(self, job: Job) -> None:
         """It has come."""
-        self._proved_s = time.monotonic()
-        if job.forecast is not None and job.forecast.computed_s and job.attempt == 1:
-            waited_s = (time.monotonic_ns() - job.ledger.tokenized_ns) / 1e9
-            bias = self._waiting if job.forecast.queue_position else self._at_once
-            bias.came_true(job.forecast.computed_s, waited_s, self._proved_s)
+        self._proved_s = now_s = time.monotonic()
+        forecast = job.forecast
+        if forecast is None or not forecast.computed_s or job.attempt > 1:
+            return
+        waited_s = (time.monotonic_ns() - job.ledger.tokenized_ns) / 1e9
+        bias = self._waiting if forecast.queue_position else self._at_once
+        bias.came_true(forecast.computed_s, waited_s, now_s)
+        limit_s = min(self.ttft_slo_s or math.inf, waited_s + job.left_s())
+        self._margin.came_true(forecast.ttft_s, waited_s, limit_s, now_s)
 
     def check(self, job: Job) -> None:
         """Raises Overloaded for what there is no room for in the queue, or what would wait there in vain."""
@@ -98,14 +107,14 @@ class Outlook:
             return
         if full:
             raise _overloaded(full, forecast, self._next_place_s(forecast))
-        if forecast.promised_wait_s > self.queue_timeout_s:
+        if forecast.promised(forecast.wait_s) > self.queue_timeout_s:
             why = f"requests wait for {self.queue_timeout_s:g} s at most"
             raise _overloaded(why, forecast, forecast.until_promised_s(forecast.wait_s, self.queue_timeout_s))
         if self.ttft_slo_s and forecast.promised_s > self.ttft_slo_s:
             why = f"the objective is {self.ttft_slo_s:g} s"
             raise _overloaded(why, forecast, forecast.until_promised_s(forecast.computed_s, self.ttft_slo_s))
         needed_s = forecast.computed_s + job.params.min_tokens * self._token_s()
-        if forecast.promise * needed_s > (left_s := job.left_s()):
+        if forecast.promised(needed_s) > (left_s := job.left_s()):
             why = f"the deadline leaves {left_s:.3g} s"
             raise _overloaded(why, forecast, forecast.until_promised_s(needed_s, left_s))
 
@@ -130,7 +139,7 @@ def _overloaded(why: str, forecast: Forecast, retry_after_s: float) -> Overloade
     before = forecast.queue_position
     queue = f" after {before} that {'wait' if before > 1 else 'waits'}" if before else ""
     first = f"the first token would come in about {forecast.ttft_s:.2g} s{queue}"
-    if forecast.promise > forecast.likely:
+    if forecast.promise > 1:
         first += f", perhaps only in {forecast.promised_s:.2g} s"
     return Overloaded(
         f"{why}; {first}",
