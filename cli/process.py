@@ -6,14 +6,12 @@ Knows a command, its environment and a readiness check. Does not know what the p
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from engine.leash import leashed

@@ -1,9 +1,9 @@
 """Runs a command that cannot outlive its parent: `python leash.py PARENT_PID COMMAND...`.
 
-Who starts a process that shall end with it starts it through this file (`leashed`). On Linux a process can ask to be sent a signal when its parent
-ends, however it ends (PR_SET_PDEATHSIG), and keeps that wish across exec, so the command itself knows nothing of it.
-Asking here, in a process that is ours alone, spares the parent from running Python between fork and exec
-(`preexec_fn`), which is not safe once gRPC's threads run. Elsewhere than on Linux the command just runs.
+Who starts a process that shall end with it starts it through this file (`leashed`). On Linux a process can ask to be
+sent a signal when its parent ends, however it ends (PR_SET_PDEATHSIG), and keeps that wish across exec, so the command
+itself knows nothing of it. Asking here, in a process that is ours alone, spares the parent from running Python between
+fork and exec (`preexec_fn`), which is not safe once threads run. Elsewhere than on Linux the command just runs.
 
 Standard library only: it runs by path and without `site`, in some ten milliseconds.
 """

@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from engine.errors import InvalidRequest
 from frontend.request import (
+    MAX_DOCUMENTS,
     MAX_LOGIT_BIAS,
     MAX_MESSAGES,
     MAX_PROMPT_IDS,
@@ -40,7 +41,6 @@ from frontend.tools import MAX_TOOLS
 MAX_N = 16
 MAX_PARTS = 1_024
 """Of one message's content."""
-MAX_DOCUMENTS = 1_024
 MAX_CHOICES = 128
 """Answers that one request may ask for: prompts times n."""
 
