@@ -1,6 +1,8 @@
 """What is said to the decode worker, and what it says: the messages between its streams and its step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from decode.scheduler import Prefilled, Token
 from engine.blocks import CacheChanges
@@ -99,6 +101,8 @@ class Stepped:
     logprobs: dict[SequenceId, TokenLogprobs]
     start_ns: int
     end_ns: int
+    vectors: Mapping[SequenceId, bytes] = MappingProxyType({})
+    """Prompts as vectors, of those whose first token came and who asked."""
 
 
 Event = Granted | Refused | Joined | PromptDone | DeadEnd | Freed | Stepped | CacheChanges

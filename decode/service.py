@@ -151,6 +151,7 @@ class DecodeService:
                 finish_to(token.finish),
                 token.finish is not None,
                 logprobs_to(step.logprobs.get(token.id)),
+                step.vectors.get(token.id, b""),
             )
             for token in step.tokens
         )

@@ -257,7 +257,8 @@ class DecodeWorker:
                 case Left(sequence_id):
                     left.add(sequence_id)
                     events.append(Freed(sequence_id))
-        events.append(Stepped(tokens, logprobs, start_ns, end_ns))
+        vectors = {s.id: s.pooled.vector() for s in batch.sampled if s.pooled is not None}
+        events.append(Stepped(tokens, logprobs, start_ns, end_ns, vectors))
         for row, message in sampled.dead_ends.items():
             if (sequence_id := batch.sampled[row].id) not in left:
                 events += [DeadEnd(sequence_id, message), *self._give_up(sequence_id)]

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from engine.errors import ContextOverflow, InvalidRequest
+from engine.pooling import Pooling
 from engine.sequence import SamplingParams
 from frontend.callers import ANYBODY, Caller
 from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice
@@ -127,6 +128,8 @@ class GenerateRequest:
     skip_special_tokens: bool = True
     grammar: Grammar | None = None
     """None: any text will do."""
+    pooling: Pooling | None = None
+    """The prompt is also wanted as a vector (`frontend.embedding`)."""
     separate_reasoning: bool = True
     """Tell reasoning from the answer to a conversation, where the model marks it."""
     deadline_s: float | None = None
@@ -219,6 +222,8 @@ class Finished:
     matched: str | int | None
     usage: Usage
     timing: Timing
+    vector: bytes = b""
+    """The prompt as one: little-endian float32, for who asked."""
 
 
 Event = Started | Delta | Finished
