@@ -26,8 +26,9 @@ from pathlib import Path
 import grpc.aio
 
 from bench.model import make_model
+from decode.messages import PrefillHere
 from decode.scheduler import DecodeScheduler
-from decode.worker import DecodeWorker, PrefillHere, TicketTemplate
+from decode.worker import DecodeWorker, TicketTemplate
 from engine.config import WorkerConfig
 from engine.cost import Costs
 from engine.device import open_model

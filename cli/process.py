@@ -6,17 +6,16 @@ Knows a command, its environment and a readiness check. Does not know what the p
 import asyncio
 import os
 import signal
-import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
-LEASH = Path(__file__).with_name("leash.py")
+from engine.leash import leashed
+
 USAGE_STATUS = 2
 """Exit status of a program that refuses its options or configuration: starting it again cannot help."""
 LAST_LINES = 20
@@ -156,7 +155,7 @@ class KeptProcess:
 
     async def _spawn(self, output: BinaryIO) -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-S", "-E", str(LEASH), str(os.getpid()), *self.spec.command),
+            *leashed(*self.spec.command),
             env=self.spec.environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,

@@ -63,6 +63,9 @@ def up(
         Literal["auto", "none", "think", "mistral"],
         typer.Option(help="How the model marks reasoning; auto asks its chat template."),
     ] = "auto",
+    embedding_pooling: Annotated[
+        Literal["auto", "mean", "last"], typer.Option(help="How prompts become vectors; auto asks the model's folder.")
+    ] = "auto",
     block_tokens: Annotated[int | None, typer.Option(min=1, help="Positions per KV block.")] = None,
     kv_memory_mb: Annotated[int | None, typer.Option(min=1, help="KV pool of each worker, in MiB.")] = None,
     num_blocks: Annotated[int | None, typer.Option(min=1, help="KV blocks of each worker, instead.")] = None,
@@ -162,6 +165,7 @@ def up(
                 "chat_template": chat_template,
                 "tool_parser": tool_parser,
                 "reasoning_parser": reasoning_parser,
+                "embedding_pooling": embedding_pooling,
                 "ttft_slo_s": ttft_slo,
                 "max_queued_requests": max_queued_requests,
                 "max_queued_tokens": max_queued_tokens,

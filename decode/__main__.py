@@ -6,10 +6,11 @@ import sys
 
 import uvloop
 
+from decode.messages import Command, Event
 from decode.scheduler import DecodeScheduler
 from decode.service import DecodeService
 from decode.spans import DecodeSpans
-from decode.worker import Command, DecodeWorker, Event, TicketTemplate
+from decode.worker import DecodeWorker, TicketTemplate
 from engine.audit import audited
 from engine.config import WorkerConfig
 from engine.cost import Slowdown

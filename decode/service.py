@@ -7,11 +7,9 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from decode.spans import DecodeSpans
-from decode.worker import (
+from decode.messages import (
     Command,
     DeadEnd,
-    DecodeWorker,
     Event,
     Freed,
     GiveUp,
@@ -24,6 +22,8 @@ from decode.worker import (
     Reserve,
     Stepped,
 )
+from decode.spans import DecodeSpans
+from decode.worker import DecodeWorker
 from engine.blocks import CacheChanges
 from engine.constraints import Constraints
 from engine.custody import inspect
@@ -151,6 +151,7 @@ class DecodeService:
                 finish_to(token.finish),
                 token.finish is not None,
                 logprobs_to(step.logprobs.get(token.id)),
+                step.vectors.get(token.id, b""),
             )
             for token in step.tokens
         )

@@ -17,130 +17,33 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from decode.messages import (
+    Command,
+    DeadEnd,
+    Event,
+    Freed,
+    GiveUp,
+    Granted,
+    Joined,
+    Load,
+    PrefillHere,
+    PromptDone,
+    Refused,
+    Regrant,
+    Reserve,
+    Stepped,
+)
 from decode.residents import MOVES, State
 from decode.scheduler import DecodeScheduler, Left, Prefilled, Room, Token
 from engine.batch import Batch, Chunk
-from engine.blocks import CacheChanges
 from engine.cost import Slowdown, work_of
 from engine.custody import Custody, Holder, Inspect, Moves
 from engine.meter import Rate
 from engine.sampler import Sampled
 from engine.sequence import Sequence as Answer
-from engine.sequence import SequenceId, TokenLogprobs
+from engine.sequence import SequenceId
 from engine.steps import Launch, Pending, StepRunner, StepSampler
 from kvtransfer.transport import Arrived, Fence, KVReceiver, Ticket, TicketId
-
-
-@dataclass(frozen=True, slots=True)
-class Reserve:
-    """Promise room for KV that a prefill worker will send; `attempt` goes into the ticket's fence."""
-
-    sequence: Answer
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class PrefillHere:
-    sequence: Answer
-
-
-@dataclass(frozen=True, slots=True)
-class Regrant:
-    """Have the room of a reserved sequence filled another way: under a later `attempt`, or here if it is `local`.
-
-    `heard` is the answer's next token, if its client has it.
-    """
-
-    id: SequenceId
-    attempt: int
-    local: bool
-    heard: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    id: SequenceId
-
-
-Command = Reserve | PrefillHere | Arrived | Regrant | GiveUp | Inspect
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    id: SequenceId
-    ticket: Ticket | None
-    cached_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    id: SequenceId
-    too_large: bool
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Joined:
-    """The KV of a reserved sequence has arrived and it runs from this step on."""
-
-    id: SequenceId
-    arrived: Arrived
-
-
-@dataclass(frozen=True, slots=True)
-class PromptDone:
-    """A prompt was computed here. Times are `time.monotonic_ns()`."""
-
-    prefilled: Prefilled
-    queued_ns: int
-    start_ns: int
-    end_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Freed:
-    """Nothing is held any more for a sequence that was given up."""
-
-    id: SequenceId
-
-
-@dataclass(frozen=True, slots=True)
-class DeadEnd:
-    """Nothing may follow in the answer, and it is not complete: it was given up."""
-
-    id: SequenceId
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stepped:
-    """One step's tokens, with the log-probabilities of the rows that asked. Times are `time.monotonic_ns()`."""
-
-    tokens: list[Token]
-    logprobs: dict[SequenceId, TokenLogprobs]
-    start_ns: int
-    end_ns: int
-
-
-Event = Granted | Refused | Joined | PromptDone | DeadEnd | Freed | Stepped | CacheChanges
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What the worker is busy with, after its latest step."""
-
-    free_blocks: int
-    cached_blocks: int
-    leaked_blocks: int
-    promised_blocks: int
-    running: int
-    waiting: int
-    waiting_tokens: int
-    prefill_tokens_per_s: float
-    step_s: float
-    slowdown: float
-    """Of steps against the worker's profile; 0 while unknown."""
-    preemptions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,7 +257,8 @@ class DecodeWorker:
                 case Left(sequence_id):
                     left.add(sequence_id)
                     events.append(Freed(sequence_id))
-        events.append(Stepped(tokens, logprobs, start_ns, end_ns))
+        vectors = {s.id: s.pooled.vector() for s in batch.sampled if s.pooled is not None}
+        events.append(Stepped(tokens, logprobs, start_ns, end_ns, vectors))
         for row, message in sampled.dead_ends.items():
             if (sequence_id := batch.sampled[row].id) not in left:
                 events += [DeadEnd(sequence_id, message), *self._give_up(sequence_id)]

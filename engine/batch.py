@@ -4,11 +4,13 @@ Knows how sequences are laid out for the runner and the sampler. Does not know w
 """
 
 from collections.abc import Sequence as Chunks
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
+from engine.pooling import Pooled
 from engine.sequence import Sequence
 
 _KNOWN = -1
@@ -34,6 +36,15 @@ class Chunk:
     @property
     def samples(self) -> bool:
         return self.end >= len(self.sequence.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class PooledRows:
+    """Whom the rows of one chunk are pooled for, and at which position they begin."""
+
+    pooled: Pooled
+    start: int
+    num_rows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,23 @@ class Batch:
     """[T] int32, which of the tokens that the step before samples is this row's, in place of `token_ids`; below 0 where
     the token is known. None where all are"""
 
+    pooled_rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    """[P] int64, the rows whose last hidden states are needed"""
+    pooled: tuple[PooledRows, ...] = ()
+    """Whose they are, in the same order"""
+
+    @property
+    def kept_rows(self) -> np.ndarray:
+        """[R + P], the rows that the last layer ends with: those that sample, then those that are pooled."""
+        return np.concatenate((self.sample_rows, self.pooled_rows)) if len(self.pooled_rows) else self.sample_rows
+
+    def pool(self, hidden: np.ndarray) -> None:
+        """Take in the states `[P, hidden size]` float32 of the pooled rows."""
+        first = 0
+        for rows in self.pooled:
+            rows.pooled.take(rows.start, hidden[first : first + rows.num_rows])
+            first += rows.num_rows
+
     @property
     def indices(self) -> list[int]:
         """[R], the number of each sampled token in its answer."""
@@ -91,6 +119,7 @@ class Batch:
             parts = [_rows(chunk, block_tokens) for chunk in ordered[len(singles) :]]
             token_ids, positions, slots = np.concatenate(((token_ids, positions, slots), *parts), axis=1)
         sampling = [row for row, chunk in enumerate(ordered) if chunk.samples]
+        pooling = [row for row, chunk in enumerate(ordered) if chunk.sequence.pooled is not None]
         return cls(
             token_ids=token_ids,
             positions=positions,
@@ -102,7 +131,18 @@ class Batch:
             sampled=tuple(ordered[row].sequence for row in sampling),
             num_decode=len(singles),
             continues=continues,
+            **(_pooled(ordered, pooling, query_starts) if pooling else {}),
         )
+
+
+def _pooled(ordered: Chunks[Chunk], pooling: list[int], query_starts: list[int]) -> dict[str, Any]:
+    """The fields of that name."""
+    rows = [np.arange(query_starts[each], query_starts[each + 1]) for each in pooling]
+    chunks = [ordered[each] for each in pooling]
+    return {
+        "pooled_rows": np.concatenate(rows),
+        "pooled": tuple(PooledRows(c.sequence.pooled, c.start, c.num_tokens) for c in chunks if c.sequence.pooled),
+    }
 
 
 def _continues(singles: Chunks[Chunk], before: Chunks[Sequence], num_rows: int) -> np.ndarray | None:

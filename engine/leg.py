@@ -46,3 +46,5 @@ class Row:
     finish: "pb.FinishReason"
     last: bool
     logprobs: pb.Logprobs | None = None
+    vector: bytes = b""
+    """The prompt as one, with the first token, for who asked."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NewType, Protocol
 
+from engine.pooling import Pooled
+
 SequenceId = NewType("SequenceId", str)
 """Names one request's state on one worker; unique over the worker's life."""
 
@@ -98,6 +100,8 @@ class Sequence:
     """How often each output token was sampled; kept only when `params.has_penalties`."""
     constraint: Constraint | None = None
     """None: the answer may say anything. It has taken in every output token of `tokens`."""
+    pooled: Pooled | None = None
+    """None: nobody wants the prompt as a vector. It is complete when the first token is sampled."""
 
     @classmethod
     def of(

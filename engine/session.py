@@ -107,6 +107,8 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
             if row.logprobs is not None:
                 row.logprobs.row = len(output.legs)
                 output.logprobs.append(row.logprobs)
+            if row.vector:
+                output.embeddings.append(pb.Embedding(row=len(output.legs), values=row.vector))
             output.legs.append(leg.number)
             output.indices.append(row.index)
             output.token_ids.append(row.token)

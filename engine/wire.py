@@ -3,11 +3,13 @@
 from engine.errors import InvalidRequest
 from engine.hashes import HASH_BYTES, split_hashes
 from engine.identity import Identity
+from engine.pooling import Pooled, Pooling
 from engine.sequence import BlockHash, FinishReason, SamplingParams, Sequence, SequenceId, TokenLogprobs
 from protos import worker_pb2 as pb
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 """Largest message of the stream between a frontend and a worker, to either side."""
+_POOLINGS = {pb.POOLING_MEAN: Pooling.MEAN, pb.POOLING_LAST: Pooling.LAST}
 
 
 def sequence_from(sequence_id: SequenceId, admit: pb.Admit, who: Identity) -> Sequence:
@@ -30,6 +32,10 @@ def sequence_from(sequence_id: SequenceId, admit: pb.Admit, who: Identity) -> Se
             raise InvalidRequest(f"block hashes are not 16 bytes per {who.block_tokens} tokens", field="block_hashes")
         sequence.hash_root = BlockHash(admit.hash_root)
         sequence.hashes = split_hashes(hashes)
+    if pooling := _POOLINGS.get(admit.pooling):
+        sequence.pooled = Pooled(pooling)
+    elif admit.pooling:
+        raise InvalidRequest(f"there is no pooling {admit.pooling}", field="pooling")
     return sequence
 
 
@@ -63,6 +69,10 @@ def sampling_from(sampling: pb.Sampling) -> SamplingParams:
         stop_token_ids=frozenset(sampling.stop_token_ids),
         num_logprobs=sampling.num_logprobs if sampling.HasField("num_logprobs") else None,
     )
+
+
+def pooling_to(pooling: Pooling | None) -> "pb.Pooling":
+    return next((name for name, each in _POOLINGS.items() if each is pooling), pb.POOLING_UNSPECIFIED)
 
 
 def sampling_to(params: SamplingParams) -> pb.Sampling:

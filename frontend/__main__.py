@@ -162,6 +162,7 @@ def main() -> int:
             template,
             tool_parser=config.tool_parser,
             reasoning_parser=config.reasoning_parser,
+            embedding_pooling=config.embedding_pooling,
         )
         keys = KeyRing(config.api_key, Path(config.api_keys) if config.api_keys else None)
         guarded = not keys.is_open or bool(config.tls_ca)

@@ -21,6 +21,7 @@ class Answer:
         self._job = job
         self._tokenizer = model.tokenizer
         self._num_tokens = 0
+        self._vector = b""
         self._text = AnswerText(
             model.tokenizer,
             context=job.tokens[: job.num_prompt],
@@ -48,6 +49,7 @@ class Answer:
         for row in rows:
             self._num_tokens += 1
             ids.append(row.token)
+            self._vector = row.vector or self._vector
             if row.logprobs is not None:
                 logprobs.append(self._logprobs(row.token, row.logprobs))
             if row.finish == pb.FINISH_REASON_STOP:  # a stop token ends the answer and is not part of its text
@@ -68,7 +70,7 @@ class Answer:
         """Nothing of the answer is wanted any more."""
         job = self._job
         usage = Usage(job.num_prompt, self._num_tokens, job.cached_tokens)
-        self.finished = Finished(reason, matched, usage, job.ledger.timing())
+        self.finished = Finished(reason, matched, usage, job.ledger.timing(), self._vector)
 
     def _logprobs(self, token: int, logprobs: pb.Logprobs) -> TokenLogprobs:
         top = zip(logprobs.top_ids, logprobs.top, strict=True)

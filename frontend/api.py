@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.pooling import Pooling
 from frontend.request import Chat, Event, GenerateRequest
 from frontend.tally import Counts
 
@@ -21,6 +22,8 @@ class ServedModel:
     max_context: int
     vocab_size: int
     has_chat_template: bool
+    pooling: Pooling = Pooling.MEAN
+    """How its prompts become vectors, unless who asks says it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

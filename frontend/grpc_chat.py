@@ -3,11 +3,10 @@
 import msgspec
 
 from engine.errors import InvalidRequest
-from frontend.request import MAX_MESSAGES, Chat, check_count, check_role, reasoning_fields
+from frontend.request import MAX_DOCUMENTS, MAX_MESSAGES, Chat, check_count, check_role, opens_answer, reasoning_fields
 from frontend.tools import MAX_TOOLS, Tool, ToolChoice, ToolMode, check_tools
 from protos import generate_pb2 as pb
 
-MAX_DOCUMENTS = 1_024
 MAX_TEMPLATE_KWARGS = 64
 
 _MODES = {
@@ -26,20 +25,16 @@ def chat(message: pb.Chat) -> Chat:
     check_count(message.template_kwargs, MAX_TEMPLATE_KWARGS, "chat.template_kwargs")
     tools = tuple(_tool(tool, f"chat.tools[{i}]") for i, tool in enumerate(message.tools))
     choice = _choice(message.tool_choice)
+    add_generation_prompt = message.add_generation_prompt if message.HasField("add_generation_prompt") else None
     try:
         check_tools(tools, choice)
+        opens = opens_answer(add_generation_prompt, message.continue_final_message)
     except InvalidRequest as error:
         error.field = f"chat.{error.field}"
         raise
-    wants_opening = not message.continue_final_message
-    if message.HasField("add_generation_prompt"):
-        if message.add_generation_prompt and message.continue_final_message:
-            text = "add_generation_prompt and continue_final_message exclude each other"
-            raise InvalidRequest(text, field="chat.continue_final_message")
-        wants_opening = message.add_generation_prompt
     return Chat(
         tuple(_message(each, f"chat.messages[{i}]") for i, each in enumerate(message.messages)),
-        add_generation_prompt=wants_opening,
+        add_generation_prompt=opens,
         continue_final_message=message.continue_final_message,
         tools=tools,
         tool_choice=choice,

@@ -5,8 +5,11 @@ An `optional` field that is not there becomes None, so that the model's default 
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 from engine.errors import InvalidRequest
+from engine.pooling import Pooling
+from frontend import embedding
 from frontend.api import ServedModel, WorkerStatus
 from frontend.grpc_chat import chat
 from frontend.request import (
@@ -54,6 +57,11 @@ _PATHS = {
         for name in ("messages", "tools", "tool_choice", "documents", "template_kwargs", "continue_final_message")
     },
 }
+_POOLINGS = {
+    pb.POOLING_UNSPECIFIED: None,
+    pb.POOLING_MEAN: Pooling.MEAN,
+    pb.POOLING_LAST: Pooling.LAST,
+}
 _REASONS = {
     Finish.STOP: pb.FINISH_REASON_STOP,
     Finish.LENGTH: pb.FINISH_REASON_LENGTH,
@@ -87,7 +95,7 @@ def generate_request(
         grammar=_grammar(message.grammar) if message.HasField("grammar") else None,
         separate_reasoning=output.separate_reasoning if output.HasField("separate_reasoning") else True,
         deadline_s=deadline_s,
-        trace_headers={name: str(metadata[name]) for name in TRACE_HEADERS if name in metadata},
+        trace_headers=_trace_headers(metadata),
         **{name: getattr(message.sampling, name) for name in _SAMPLING if message.sampling.HasField(name)},
         **{name: getattr(stopping, name) for name in _STOPPING if stopping.HasField(name)},
     )
@@ -133,6 +141,35 @@ def tokenize_input(message: pb.TokenizeRequest) -> str | Chat:
             return chat(message.chat)
         case _:
             raise InvalidRequest("input is missing: set text or chat", field="input")
+
+
+def embedding_request(
+    message: pb.EmbedRequest, model: ServedModel, metadata: Mapping[str, str | bytes], deadline_s: float | None
+) -> GenerateRequest:
+    """Raises InvalidRequest when there is no input, and for a pooling that nobody has."""
+    match message.WhichOneof("input"):
+        case "text":
+            prompt: str | TokenPrompt = message.text
+        case "token_ids":
+            check_count(message.token_ids.ids, MAX_PROMPT_IDS, "token_ids")
+            prompt = TokenPrompt(tuple(message.token_ids.ids))
+        case _:
+            raise InvalidRequest("input is missing: set text or token_ids", field="input")
+    if message.pooling not in _POOLINGS:
+        raise InvalidRequest(f"there is no pooling {message.pooling}", field="pooling")
+    request = embedding.embedding_request(prompt, model.name, _POOLINGS[message.pooling] or model.pooling)
+    return replace(request, deadline_s=deadline_s, trace_headers=_trace_headers(metadata))
+
+
+def embedded(message: pb.EmbedRequest, model: ServedModel, finished: Finished) -> pb.EmbedResponse:
+    normalize = message.normalize if message.HasField("normalize") else True
+    vector = embedding.unit(finished.vector) if normalize else finished.vector
+    values, prompt_tokens = embedding.floats(vector), finished.usage.prompt_tokens
+    return pb.EmbedResponse(values=values, prompt_tokens=prompt_tokens, model=model.name)
+
+
+def _trace_headers(metadata: Mapping[str, str | bytes]) -> dict[str, str]:
+    return {name: str(metadata[name]) for name in TRACE_HEADERS if name in metadata}
 
 
 def fill(response: pb.GenerateResponse, event: Event) -> None:

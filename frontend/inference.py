@@ -20,6 +20,7 @@ import grpc.aio
 
 from engine.errors import DeadlineExceeded, Unavailable, UnknownModel, Unsupported
 from engine.hashes import block_hashes
+from engine.pooling import Pooling
 from frontend.api import Readiness, ServedModel, WorkerStatus
 from frontend.attempt import Attempts
 from frontend.callers import Allowances
@@ -138,10 +139,14 @@ class FleetInference:
             num_prompt=len(tokens),
             params=params,
             caller=request.caller,
-            hashes=block_hashes(tokens, self._block_tokens(), request.caller.hash_root),
+            # Of a block that is cached nobody computes hidden states.
+            hashes=[]
+            if request.pooling is Pooling.MEAN
+            else block_hashes(tokens, self._block_tokens(), request.caller.hash_root),
             traceparent=traceparent,
             ledger=ledger,
             deadline=deadline,
+            pooling=request.pooling,
         )
 
     async def _rows(self, job: Job, watched: Watched) -> AsyncGenerator[list[Row], None]:
@@ -201,6 +206,7 @@ class FleetInference:
             max_context=self._max_context(model),
             vocab_size=model.limits.vocab_size,
             has_chat_template=model.template is not None,
+            pooling=model.pooling,
         )
 
     def workers(self) -> list[WorkerStatus]:

@@ -5,8 +5,9 @@ import math
 import time
 from dataclasses import dataclass, field
 
+from engine.pooling import Pooling
 from engine.sequence import BlockHash, SamplingParams
-from engine.wire import sampling_to
+from engine.wire import pooling_to, sampling_to
 from frontend.callers import Caller
 from frontend.forecast import Demand, Forecast
 from frontend.ledger import Ledger
@@ -45,6 +46,8 @@ class Job:
     """When it came, if anything depended on that."""
     grammar: str = ""
     """What the answer must match, as workers read it; empty: any text will do."""
+    pooling: Pooling | None = None
+    """None: the prompt is not wanted as a vector."""
 
     @property
     def num_output(self) -> int:
@@ -77,6 +80,11 @@ class Job:
         if not self.ledger.second_token_ns:
             self.ledger.commit_ns = 0  # of an earlier attempt
 
+    @property
+    def hash_root(self) -> bytes:
+        """Empty keeps it out of the prefix cache."""
+        return b"" if self.pooling is Pooling.MEAN else self.caller.hash_root
+
     def need(self) -> Need:
         return Need(self.model, len(self.tokens), self.num_prompt + self.params.max_tokens, tuple(self.hashes))
 
@@ -88,8 +96,9 @@ class Job:
             token_ids=self.tokens[:num_tokens],
             num_prompt=self.num_prompt,
             block_hashes=b"".join(self.hashes),
-            hash_root=self.caller.hash_root,
+            hash_root=self.hash_root,
             sampling=sampling_to(self.params),
             traceparent=self.traceparent,
             grammar=self.grammar,
+            pooling=pooling_to(self.pooling),
         )

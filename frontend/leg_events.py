@@ -16,6 +16,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):  # one per token: a frozen dat
     logprobs: pb.Logprobs | None
     start_ns: int
     end_ns: int
+    vector: bytes = b""
+    """The prompt as one (little-endian float32), with the first token, for who asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc.aio
+import msgspec
 
 from engine.cost import Costs
 from engine.errors import ProtocolError
@@ -246,6 +247,7 @@ class Link:
         if not len(output.legs) == len(output.indices) == len(output.token_ids) == len(output.finish_reasons):
             raise ProtocolError("the columns of a step differ in length")
         logprobs = {row.row: row for row in output.logprobs}
+        vectors = {row.row: row.values for row in output.embeddings}
         start_ns, end_ns, legs = output.start_ns, output.end_ns, self._legs
         ends_leg = self.hello is not None and self.hello.role == pb.ROLE_DECODE  # prefill says so by `released`
         columns = zip(output.legs, output.indices, output.token_ids, output.finish_reasons, strict=True)
@@ -253,7 +255,10 @@ class Link:
             leg = legs.get(number)
             if leg is None:
                 continue
-            leg.inbox.put_nowait((leg, Row(index, token, finish, logprobs.get(position), start_ns, end_ns)))
+            row = Row(index, token, finish, logprobs.get(position), start_ns, end_ns)
+            if vectors:
+                row = msgspec.structs.replace(row, vector=vectors.get(position, b""))
+            leg.inbox.put_nowait((leg, row))
             if finish and ends_leg:
                 self._strike(leg)  # nothing is held any more
 

@@ -4,10 +4,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from engine.errors import ConfigError, InvalidRequest
 from engine.grammar import Grammars
 from engine.models.families import model_spec
+from engine.pooling import Pooling
+from frontend.embedding import pooling_of
 from frontend.grammar import GrammarCompiler
 from frontend.request import GenerateRequest, ModelLimits, resolve
 from frontend.text.parsers.families import Families
@@ -33,6 +36,8 @@ class LoadedModel:
     """None: no answer can be held to a grammar."""
     families: Families = Families()
     """How answers are taken apart."""
+    pooling: Pooling = Pooling.MEAN
+    """How prompts become vectors."""
 
     @classmethod
     def load(
@@ -43,6 +48,7 @@ class LoadedModel:
         *,
         tool_parser: str = "auto",
         reasoning_parser: str = "auto",
+        embedding_pooling: Literal["auto", "mean", "last"] = "auto",
     ) -> "LoadedModel":
         """Raises ConfigError naming the file and field that is missing, makes no sense or is not supported."""
         if not (folder / "config.json").exists():
@@ -70,6 +76,7 @@ class LoadedModel:
             limits=limits,
             grammars=GrammarCompiler(grammars, tokenizer.special_ids),
             families=Families.of("" if template is None else template.source, tool_parser, reasoning_parser),
+            pooling=pooling_of(folder, embedding_pooling),
         )
 
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from engine.errors import ContextOverflow, InvalidRequest
+from engine.pooling import Pooling
 from engine.sequence import SamplingParams
 from frontend.callers import ANYBODY, Caller
 from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice
@@ -24,6 +25,7 @@ MAX_STOP_TOKEN_IDS = 1_024
 MAX_LOGPROBS = 20
 MAX_MESSAGES = 4_096
 MAX_ROLE_CHARS = 64
+MAX_DOCUMENTS = 1_024
 MAX_PROMPT_IDS = 1 << 20
 """Checked before ids are looked at one by one; which of them fit the model's context is checked later."""
 
@@ -56,6 +58,14 @@ class Chat:
     def offered(self) -> tuple[Tool, ...]:
         """What the model is told of, and may call."""
         return () if self.tool_choice == NO_TOOLS else self.tools
+
+
+def opens_answer(add_generation_prompt: bool | None, continue_final_message: bool) -> bool:
+    """Whether the template begins an answer after the last message. Raises InvalidRequest for a contradiction."""
+    if add_generation_prompt and continue_final_message:
+        message = "add_generation_prompt and continue_final_message exclude each other"
+        raise InvalidRequest(message, field="continue_final_message")
+    return not continue_final_message if add_generation_prompt is None else add_generation_prompt
 
 
 def reasoning_fields(text: str) -> dict[str, object]:
@@ -118,6 +128,8 @@ class GenerateRequest:
     skip_special_tokens: bool = True
     grammar: Grammar | None = None
     """None: any text will do."""
+    pooling: Pooling | None = None
+    """The prompt is also wanted as a vector (`frontend.embedding`)."""
     separate_reasoning: bool = True
     """Tell reasoning from the answer to a conversation, where the model marks it."""
     deadline_s: float | None = None
@@ -210,6 +222,8 @@ class Finished:
     matched: str | int | None
     usage: Usage
     timing: Timing
+    vector: bytes = b""
+    """The prompt as one: little-endian float32, for who asked."""
 
 
 Event = Started | Delta | Finished

@@ -86,6 +86,19 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
         )
         return pb.DetokenizeResponse(text=text)
 
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        metadata = dict(context.invocation_metadata() or ())
+        if (caller := identify(self._keys, metadata)) is None:
+            raise no_key()
+        model = self._inference.model(request.model or None)
+        wanted = convert.embedding_request(request, model, metadata, context.time_remaining())
+        async with aclosing(self._inference.generate(replace(wanted, caller=caller))) as events:
+            async for event in events:
+                if isinstance(event, Finished):
+                    context.set_trailing_metadata(convert.timing_trailers(event.timing))
+                    return convert.embedded(request, model, event)
+        raise AssertionError("an answer ended without Finished")
+
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         return pb.ListModelsResponse(models=map(convert.model, self._inference.models()))
 

@@ -21,13 +21,13 @@ import torch.distributed as dist
 
 from engine.errors import ConfigError, TransferFailed
 from engine.exposure import is_loopback
+from engine.gloo import LOOPBACK, Work, first_line, gloo_group
 from kvtransfer.mirrored_store import MirroredStore
 from kvtransfer.pieces import FRAME_BYTES
 
 Backend = Literal["gloo", "nccl"]
 SENDER, RECEIVER = 0, 1
 """Ranks."""
-LOOPBACK = "127.0.0.1"
 CPU = torch.device("cpu")
 UNDER_WAY = 2
 """Of what one side sends or receives: while one is copied, the next one travels."""
@@ -45,13 +45,9 @@ class GroupLimits:
     """For one payload to go through it."""
 
 
-class _Work(Protocol):
-    def wait(self, timeout: timedelta = ...) -> bool: ...
-
-
 class _ProcessGroup(Protocol):
-    def send(self, tensors: list[torch.Tensor], rank: int, tag: int) -> _Work: ...
-    def recv(self, tensors: list[torch.Tensor], rank: int, tag: int) -> _Work: ...
+    def send(self, tensors: list[torch.Tensor], rank: int, tag: int) -> Work: ...
+    def recv(self, tensors: list[torch.Tensor], rank: int, tag: int) -> Work: ...
     def abort(self) -> None: ...
 
 
@@ -79,13 +75,15 @@ class Group:
         try:
             if backend == "gloo":
                 self._stream = None
-                self._process_group = _gloo(store, rank, host, limits.make_s)
+                self._process_group: _ProcessGroup = gloo_group(
+                    store, rank, 2, host=host, limit=timedelta(seconds=limits.make_s)
+                )
             else:
                 torch.cuda.set_device(device)  # of this thread
                 self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
                 self._process_group = _nccl(store, rank, limits.make_s, device)
         except RuntimeError as error:
-            raise TransferFailed(f"no group of {backend}: {_first_line(error)}") from None
+            raise TransferFailed(f"no group of {backend}: {first_line(error)}") from None
         with torch.cuda.stream(self._stream):  # whose memory it then is
             count = UNDER_WAY if rank == RECEIVER else 0
             self._staging = [torch.empty(FRAME_BYTES, dtype=torch.uint8, device=device) for _ in range(count)]
@@ -112,7 +110,7 @@ class Group:
         if self._device.type != "cpu":
             self._process_group.abort()
 
-    def _begin(self, start: Callable[[], _Work], tensor: torch.Tensor) -> "Passing":
+    def _begin(self, start: Callable[[], Work], tensor: torch.Tensor) -> "Passing":
         try:
             work = start()
             if self._stream is None:
@@ -121,7 +119,7 @@ class Group:
             done = self._stream.record_event()
             return Passing(lambda: self._wait_for(done), tensor)
         except RuntimeError as error:
-            raise TransferFailed(_first_line(error)) from None
+            raise TransferFailed(first_line(error)) from None
 
     def _wait_for(self, done: torch.cuda.Event) -> None:
         """NCCL waits for a peer for ever, inside a kernel: this is who gives up."""
@@ -146,7 +144,7 @@ class Passing:
         try:
             self._wait()
         except RuntimeError as error:
-            raise TransferFailed(_first_line(error)) from None
+            raise TransferFailed(first_line(error)) from None
 
 
 def check_backend(backend: Backend | Literal["off"]) -> None:
@@ -189,14 +187,6 @@ def _family(host: str) -> socket.AddressFamily:
         return socket.AF_INET
 
 
-def _gloo(store: MirroredStore, rank: int, host: str, limit_s: float) -> _ProcessGroup:
-    options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-    options._timeout = timedelta(seconds=limit_s)
-    options._threads = 1
-    options._devices = [dist.ProcessGroupGloo.create_device(hostname=host, lazy_init=False)]
-    return cast("_ProcessGroup", dist.ProcessGroupGloo(store, rank, 2, options))
-
-
 def _nccl(store: MirroredStore, rank: int, limit_s: float, device: torch.device) -> _ProcessGroup:
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = timedelta(seconds=limit_s)
@@ -204,7 +194,3 @@ def _nccl(store: MirroredStore, rank: int, limit_s: float, device: torch.device)
     group = dist.ProcessGroupNCCL(store, rank, 2, options)
     group.eager_connect_single_device(device)
     return cast("_ProcessGroup", group)
-
-
-def _first_line(error: RuntimeError) -> str:
-    return str(error).partition("\n")[0]

@@ -25,8 +25,9 @@ import torch
 import zmq
 from google.protobuf.message import DecodeError
 
+from engine.gloo import LOOPBACK
 from kvtransfer.curve import Curve
-from kvtransfer.group import CPU, LOOPBACK, Backend, GroupLimits, device_id, peer_host
+from kvtransfer.group import CPU, Backend, GroupLimits, device_id, peer_host
 from kvtransfer.group_peer import GroupPeer, refusal
 from kvtransfer.nccl import MAKE_S
 from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES, Checksums, Cut, Pieces

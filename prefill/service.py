@@ -171,7 +171,8 @@ class PrefillService:
                     compute_ns=event.end_ns - event.chunks[0].start_ns,
                 ),
             )
-            row = Row(done.id, done.index, done.token, finish_to(done.finish), False, logprobs_to(event.logprobs))
+            logprobs, vector = logprobs_to(event.logprobs), event.vector
+            row = Row(done.id, done.index, done.token, finish_to(done.finish), False, logprobs, vector)
             self.sessions.send_steps(event.chunks[-1].start_ns, event.end_ns, [row])
             self._spans.prefilled(leg, event)
         if done.finish is not None:

@@ -74,6 +74,8 @@ class FirstToken:
 
     done: PromptDone
     logprobs: TokenLogprobs | None
+    vector: bytes
+    """The prompt as a vector (`engine.pooling`); empty where nobody asked for it."""
     queued_ns: int
     chunks: tuple[ChunkTime, ...]
     end_ns: int
@@ -146,7 +148,8 @@ class PrefillWorker:
             self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), seconds)
             done = self.scheduler.commit(chunks, sampled.drawn(batch.sampled))
             logprobs = {s.id: p for s, p in zip(batch.sampled, sampled.logprobs or (), strict=False)}
-            events.extend(self._timed(event, logprobs, end_ns) for event in done)
+            vectors = {s.id: s.pooled.vector() for s in batch.sampled if s.pooled is not None}
+            events.extend(self._timed(event, logprobs, vectors, end_ns) for event in done)
             for row, message in sampled.dead_ends.items():
                 sequence_id = batch.sampled[row].id
                 events += [DeadEnd(sequence_id, message), *self._forget(self.scheduler.abort(sequence_id))]
@@ -202,12 +205,14 @@ class PrefillWorker:
         self,
         event: BlocksReady | PromptDone,
         logprobs: Mapping[SequenceId, TokenLogprobs | None],
+        vectors: Mapping[SequenceId, bytes],
         end_ns: int,
     ) -> Event:
         if not isinstance(event, PromptDone):
             return event
         chunks = tuple(self._chunks[event.id])
-        return FirstToken(event, logprobs.get(event.id), self._queued_ns[event.id], chunks, end_ns)
+        vector = vectors.get(event.id, b"")
+        return FirstToken(event, logprobs.get(event.id), vector, self._queued_ns[event.id], chunks, end_ns)
 
     def _load(self) -> Load:
         scheduler = self.scheduler

@@ -59,6 +59,11 @@ class InferenceStub:
                 request_serializer=protos_dot_generate__pb2.DetokenizeRequest.SerializeToString,
                 response_deserializer=protos_dot_generate__pb2.DetokenizeResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/tandem.v1.Inference/Embed',
+                request_serializer=protos_dot_generate__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=protos_dot_generate__pb2.EmbedResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/tandem.v1.Inference/ListModels',
                 request_serializer=protos_dot_generate__pb2.ListModelsRequest.SerializeToString,
@@ -111,6 +116,13 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Turns text or token ids into a vector.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """Lists the models that can be named in a request.
         """
@@ -147,6 +159,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Detokenize,
                     request_deserializer=protos_dot_generate__pb2.DetokenizeRequest.FromString,
                     response_serializer=protos_dot_generate__pb2.DetokenizeResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=protos_dot_generate__pb2.EmbedRequest.FromString,
+                    response_serializer=protos_dot_generate__pb2.EmbedResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -272,6 +289,33 @@ class Inference:
             '/tandem.v1.Inference/Detokenize',
             protos_dot_generate__pb2.DetokenizeRequest.SerializeToString,
             protos_dot_generate__pb2.DetokenizeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.Inference/Embed',
+            protos_dot_generate__pb2.EmbedRequest.SerializeToString,
+            protos_dot_generate__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -8,6 +8,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class Pooling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    POOLING_UNSPECIFIED: _ClassVar[Pooling]
+    POOLING_MEAN: _ClassVar[Pooling]
+    POOLING_LAST: _ClassVar[Pooling]
+
 class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     ROLE_UNSPECIFIED: _ClassVar[Role]
@@ -36,6 +42,9 @@ class FailureReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     FAILURE_REASON_EXPIRED: _ClassVar[FailureReason]
     FAILURE_REASON_INVALID: _ClassVar[FailureReason]
     FAILURE_REASON_DEAD_END: _ClassVar[FailureReason]
+POOLING_UNSPECIFIED: Pooling
+POOLING_MEAN: Pooling
+POOLING_LAST: Pooling
 ROLE_UNSPECIFIED: Role
 ROLE_PREFILL: Role
 ROLE_DECODE: Role
@@ -69,7 +78,7 @@ class WorkerCommand(_message.Message):
     def __init__(self, admit: _Optional[_Union[Admit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., renew_lease: _Optional[_Union[RenewLease, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., regrant: _Optional[_Union[Regrant, _Mapping]] = ...) -> None: ...
 
 class Admit(_message.Message):
-    __slots__ = ("leg", "request_id", "attempt", "token_ids", "num_prompt", "block_hashes", "sampling", "traceparent", "hash_root", "grammar", "reserve", "local", "push")
+    __slots__ = ("leg", "request_id", "attempt", "token_ids", "num_prompt", "block_hashes", "sampling", "traceparent", "hash_root", "grammar", "pooling", "reserve", "local", "push")
     LEG_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +89,7 @@ class Admit(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     HASH_ROOT_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
+    POOLING_FIELD_NUMBER: _ClassVar[int]
     RESERVE_FIELD_NUMBER: _ClassVar[int]
     LOCAL_FIELD_NUMBER: _ClassVar[int]
     PUSH_FIELD_NUMBER: _ClassVar[int]
@@ -93,10 +103,11 @@ class Admit(_message.Message):
     traceparent: str
     hash_root: bytes
     grammar: str
+    pooling: Pooling
     reserve: Reserve
     local: Local
     push: Push
-    def __init__(self, leg: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt: _Optional[int] = ..., block_hashes: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., hash_root: _Optional[bytes] = ..., grammar: _Optional[str] = ..., reserve: _Optional[_Union[Reserve, _Mapping]] = ..., local: _Optional[_Union[Local, _Mapping]] = ..., push: _Optional[_Union[Push, _Mapping]] = ...) -> None: ...
+    def __init__(self, leg: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt: _Optional[int] = ..., block_hashes: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., hash_root: _Optional[bytes] = ..., grammar: _Optional[str] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., reserve: _Optional[_Union[Reserve, _Mapping]] = ..., local: _Optional[_Union[Local, _Mapping]] = ..., push: _Optional[_Union[Push, _Mapping]] = ...) -> None: ...
 
 class Reserve(_message.Message):
     __slots__ = ()
@@ -284,7 +295,7 @@ class Refused(_message.Message):
     def __init__(self, leg: _Optional[int] = ..., reason: _Optional[_Union[RefusalReason, str]] = ..., message: _Optional[str] = ..., retry_after_ms: _Optional[int] = ...) -> None: ...
 
 class StepOutput(_message.Message):
-    __slots__ = ("start_ns", "end_ns", "legs", "indices", "token_ids", "finish_reasons", "logprobs")
+    __slots__ = ("start_ns", "end_ns", "legs", "indices", "token_ids", "finish_reasons", "logprobs", "embeddings")
     START_NS_FIELD_NUMBER: _ClassVar[int]
     END_NS_FIELD_NUMBER: _ClassVar[int]
     LEGS_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +303,7 @@ class StepOutput(_message.Message):
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASONS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    EMBEDDINGS_FIELD_NUMBER: _ClassVar[int]
     start_ns: int
     end_ns: int
     legs: _containers.RepeatedScalarFieldContainer[int]
@@ -299,7 +311,16 @@ class StepOutput(_message.Message):
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     finish_reasons: _containers.RepeatedScalarFieldContainer[FinishReason]
     logprobs: _containers.RepeatedCompositeFieldContainer[Logprobs]
-    def __init__(self, start_ns: _Optional[int] = ..., end_ns: _Optional[int] = ..., legs: _Optional[_Iterable[int]] = ..., indices: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reasons: _Optional[_Iterable[_Union[FinishReason, str]]] = ..., logprobs: _Optional[_Iterable[_Union[Logprobs, _Mapping]]] = ...) -> None: ...
+    embeddings: _containers.RepeatedCompositeFieldContainer[Embedding]
+    def __init__(self, start_ns: _Optional[int] = ..., end_ns: _Optional[int] = ..., legs: _Optional[_Iterable[int]] = ..., indices: _Optional[_Iterable[int]] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reasons: _Optional[_Iterable[_Union[FinishReason, str]]] = ..., logprobs: _Optional[_Iterable[_Union[Logprobs, _Mapping]]] = ..., embeddings: _Optional[_Iterable[_Union[Embedding, _Mapping]]] = ...) -> None: ...
+
+class Embedding(_message.Message):
+    __slots__ = ("row", "values")
+    ROW_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    row: int
+    values: bytes
+    def __init__(self, row: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
 
 class Logprobs(_message.Message):
     __slots__ = ("row", "chosen", "top_ids", "top")

@@ -9,6 +9,7 @@ from bench.gpu_parts.bench import Bench, Task
 from bench.gpu_parts.errors import SHORT, TOLERANCE, judge, share_unequal, worst_row_error
 from bench.gpu_parts.inputs import rope_table
 from bench.gpu_parts.report import Row
+from engine.kernels import eight_bits
 from engine.kernels.gpu import (
     copy_blocks,
     copy_summed,
@@ -156,16 +157,15 @@ def _eight_bit(bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int, ki
         bench.emit(Row(name, "skipped: no float8", note=why[:160]))
         return
     depth, outputs, rows = bench.size(2048, 256), bench.size(1008, 48), bench.size(num_rows, min(num_rows, 3))
-    x, weight = (quantize.quantize_outputs(torch.randn(size, depth), kind) for size in (rows, outputs))
+    x, weight = (eight_bits.quantize_outputs(torch.randn(size, depth), kind) for size in (rows, outputs))
     bias = torch.randn(outputs, dtype=dtype)
     is_int8 = kind is torch.int8
     multiply = int8_linear.int8_linear if is_int8 else fp8_linear.fp8_linear
-    reference = int8_linear.int8_linear_reference if is_int8 else fp8_linear.fp8_linear_reference
     for one in (None, bias):
         y = torch.full((rows, outputs), torch.nan, dtype=dtype)
         multiply(*x, *weight, one, y)
         tolerance = ROUNDED[dtype] if is_int8 else TOLERANCE[dtype]
-        expected = reference(*x, *weight, one, dtype)
+        expected = eight_bits.product_reference(*x, *weight, one, dtype)
         judge(bench, f"{name}{'' if one is None else ', with a bias'}", worst_row_error(y, expected), tolerance)
 
 

@@ -18,6 +18,7 @@ from bench.gpu_parts.inputs import rope_table
 from bench.gpu_parts.limits import COPY, LAUNCH
 from bench.gpu_parts.report import Row
 from bench.gpu_parts.shapes import LLAMA_8B as SHAPE
+from engine.kernels import eight_bits
 from engine.kernels.gpu import (
     adjust_logits,
     copy_blocks,
@@ -180,7 +181,7 @@ def a_four_bit_product(bench: Bench, rows: int) -> Made:
 def an_eight_bit_product(bench: Bench, rows: int, kind: torch.dtype) -> Made:
     """Of rows that are quantized already."""
     depth, outputs = bench.size(SHAPE.hidden_size, 256), bench.size(2 * SHAPE.mlp_size, 64)
-    x, weight = (quantize.quantize_outputs(torch.randn(size, depth), kind) for size in (rows, outputs))
+    x, weight = (eight_bits.quantize_outputs(torch.randn(size, depth), kind) for size in (rows, outputs))
     y = torch.empty(rows, outputs, dtype=BF16)
     multiply = int8_linear.int8_linear if kind is torch.int8 else fp8_linear.fp8_linear
     return lambda: multiply(*x, *weight, None, y), depth * outputs

@@ -74,10 +74,6 @@ class Behavior:
     deadline_s: float | None = None
     """It told the server so."""
 
-    @property
-    def is_patient(self) -> bool:
-        return self == PATIENT
-
 
 PATIENT = Behavior()
 

@@ -108,7 +108,8 @@ class GpuDecoder:
     @torch.inference_mode()
     def __call__(self, inputs: Inputs, pool: torch.Tensor, space: Space, splits: int) -> torch.Tensor:
         """Compute a batch against `pool` `[N, L, 2, K, P, D]`; the logits of its sample rows, `[R, V]` float32, which
-        lie in `space` until the next step. `splits` is that of decode attention."""
+        lie in `space` until the next step, as in `space.normed` the last hidden states of all kept rows do. `splits` is
+        that of decode attention."""
         rows, eps = len(inputs.token_ids), self.spec.rms_eps
         hidden, normed, delta = space.hidden[:rows], space.normed[:rows], space.delta[:rows]
         gate_up, gated = space.gate_up[:rows], space.gated[:rows]
@@ -118,9 +119,9 @@ class GpuDecoder:
             rms_norm(hidden, added, layer.input_norm, eps, normed)
             qkv = layer.qkv(normed, space.qkv[:rows], space.room)  # [T, (H + 2K) * D]
             attended = self._attend(qkv, inputs, layer, index, pool, space, splits)  # [T, H * D]
-            if index + 1 == len(self.layers) and inputs.sample_rows is not None:  # only rows that sample matter now
-                attended = attended.index_select(0, inputs.sample_rows)
-                hidden = hidden.index_select(0, inputs.sample_rows)
+            if index + 1 == len(self.layers) and inputs.kept_rows is not None:  # only these rows matter now
+                attended = attended.index_select(0, inputs.kept_rows)
+                hidden = hidden.index_select(0, inputs.kept_rows)
                 rows = len(hidden)
                 normed, delta = space.normed[:rows], space.delta[:rows]
                 gate_up, gated = space.gate_up[:rows], space.gated[:rows]
@@ -128,7 +129,7 @@ class GpuDecoder:
             silu_mul(layer.gate_up(normed, gate_up, space.room), gated)
             added = layer.down(gated, delta, space.room)
         rms_norm(hidden, added, self.norm, eps, normed)
-        return self._logits(normed, space.logits[:rows])
+        return self._logits(normed[: inputs.num_sampled], space.logits[: inputs.num_sampled])
 
     def _logits(self, normed: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """In float32 from sums in float32: rounded to bfloat16, many of the likely tokens would be equally likely."""

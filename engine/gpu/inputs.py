@@ -28,6 +28,7 @@ class Sizes:
     table_blocks: int
     samples: int | None
     """None: every row is sampled."""
+    pooled: int = 0
     tiles: int = 0
     """Of prefill attention."""
 
@@ -45,7 +46,7 @@ class Sizes:
             "slots": (self.rows,),
             "query_starts": (self.sequences + 1,),
             "context_lens": (self.sequences,),
-            "sample_rows": (self.samples or 0,),
+            "kept_rows": ((self.samples or 0) + self.pooled,),
             "tiles": (self.tiles, 2),
             "block_tables": (self.sequences, self.table_blocks),
         }
@@ -71,8 +72,10 @@ class Inputs:
     """[S + 1]"""
     context_lens: torch.Tensor
     """[S], 0 for padding"""
-    sample_rows: torch.Tensor | None
-    """[R]; None when every row is sampled"""
+    kept_rows: torch.Tensor | None
+    """[R + P], those that sample, then those that are pooled; None when every row is sampled, and none pooled"""
+    num_sampled: int
+    """R"""
     tiles: torch.Tensor
     """[tiles, 2], as `prefill_attention` takes them"""
     block_tables: torch.Tensor
@@ -92,8 +95,10 @@ class InputBuffer:
     def inputs(self, sizes: Sizes) -> Inputs:
         """The tensors that a step of these sizes has."""
         views = {name: self._buffer[first:end].view(shape) for name, shape, first, end in _places(sizes)}
-        rows = views.pop("sample_rows")
-        return Inputs(**views, sample_rows=None if sizes.samples is None else rows, num_decode=sizes.num_decode)
+        rows = views.pop("kept_rows")
+        sampled = sizes.rows if sizes.samples is None else sizes.samples
+        kept_rows = None if sizes.samples is None else rows
+        return Inputs(**views, kept_rows=kept_rows, num_sampled=sampled, num_decode=sizes.num_decode)
 
     def clear(self) -> None:
         """Make every number 0: whatever the sizes of a step, it then attends to nothing, and writes slot 0."""
@@ -114,7 +119,7 @@ class InputBuffer:
         _pad(views["query_starts"], batch.query_starts, len(batch.token_ids))
         _pad(views["context_lens"], batch.context_lens, 0)
         if sizes.samples is not None:
-            views["sample_rows"][:] = batch.sample_rows
+            views["kept_rows"][:] = batch.kept_rows
         if tiles is not None:
             views["tiles"][:] = tiles
         num_sequences, width = batch.block_tables.shape

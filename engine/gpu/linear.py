@@ -15,10 +15,11 @@ import torch
 
 from engine.errors import ConfigError
 from engine.four_bit import FourBitMatrix
+from engine.kernels.eight_bits import quantize_outputs
 from engine.kernels.gpu.fp8_linear import fp8_linear
 from engine.kernels.gpu.int4_linear import GROUPS, Int4Weight, int4_linear, pack
 from engine.kernels.gpu.int8_linear import int8_linear
-from engine.kernels.gpu.quantize import quantize_outputs, quantize_rows
+from engine.kernels.gpu.quantize import quantize_rows
 
 
 class Room:

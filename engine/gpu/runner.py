@@ -66,8 +66,8 @@ class GpuRunner:
 
         `before` are the tokens of the step that it continues, `[R]` int64 on the device, if it does.
 
-        Nothing is waited for: the logits are there when work of the same stream that follows runs. They lie in a buffer
-        that the next step writes.
+        Nothing is waited for, unless rows are pooled: the logits are there when work of the same stream that follows
+        runs. They lie in a buffer that the next step writes.
         """
         # Kernels do not check bounds.
         assert int(batch.positions.max()) < len(self.decoder.rope), "a position lies past the context"
@@ -80,14 +80,18 @@ class GpuRunner:
             return self._run(batch, before, rows)
 
     def _run(self, batch: Batch, before: torch.Tensor | None, rows: int) -> torch.Tensor:
-        if rows == batch.num_decode == len(batch.sampled):
+        if rows == batch.num_decode == len(batch.sampled) and not batch.pooled:
             bucket = self._graphs.bucket(rows)
             self._bring(self._decode(bucket), batch, before)
             return self._graphs(bucket)[:rows]
         tiles = list_tiles(batch.query_starts, batch.context_lens, batch.num_decode, self._group, self._tile_rows)
         num_sequences, width = batch.block_tables.shape
-        sizes = Sizes(rows, num_sequences, batch.num_decode, width, len(batch.sample_rows), len(tiles))
-        return self._compute(self._bring(sizes, batch, before, tiles))
+        num_sampled, num_pooled = len(batch.sample_rows), len(batch.pooled_rows)
+        sizes = Sizes(rows, num_sequences, batch.num_decode, width, num_sampled, num_pooled, len(tiles))
+        logits = self._compute(self._bring(sizes, batch, before, tiles))
+        if batch.pooled:
+            batch.pool(self._space.normed[num_sampled : num_sampled + num_pooled].float().cpu().numpy())
+        return logits
 
     def _bring(
         self, sizes: Sizes, batch: Batch, before: torch.Tensor | None, tiles: np.ndarray | None = None
@@ -134,4 +138,4 @@ class GpuRunner:
         """Of the inputs of any step within the limits that is no captured one."""
         rows, sequences = self.limits.max_rows, self.limits.max_sequences
         tiles = -(-rows * self._group // self._tile_rows) + sequences
-        return Sizes(rows, sequences, 0, self._table_blocks, sequences, tiles).num_items
+        return Sizes(rows, sequences, 0, self._table_blocks, sequences, rows, tiles).num_items

@@ -14,7 +14,7 @@ from numba import njit, types
 from numba.extending import overload
 
 from engine.kernels import amx, amx_gemm, vector_gemm
-from engine.kernels.quantize import quantize
+from engine.kernels.eight_bits import quantize_outputs
 from engine.kernels.tile import COLUMNS, DEPTH_STEP, MAX_ROWS
 from engine.kernels.vector_gemm import tile_rows
 
@@ -76,7 +76,7 @@ def pack(weight: torch.Tensor, bias: torch.Tensor | None, to: Panels) -> None:
     if to.weight.dtype == np.float32:
         to.weight[:] = weight.view(-1, COLUMNS, depth).transpose(1, 2).numpy()
         return
-    scales, values = quantize(weight)
+    values, scales = quantize_outputs(weight, torch.int8)
     to.scales[:] = scales.numpy()
     bytes_ = (values.to(torch.int16) + 128).to(torch.uint8).view(-1, COLUMNS, depth // 4, 4).transpose(1, 2)
     to.weight.view(np.uint8).reshape(bytes_.shape)[:] = bytes_.numpy()

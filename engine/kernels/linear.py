@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from numba import njit, prange
 
 from engine.kernels import gemm
+from engine.kernels.eight_bits import quantize_outputs
 from engine.kernels.exp import FAST, WORTH_SHARING
-from engine.kernels.quantize import quantize, quantize_row
+from engine.kernels.quantize import quantize_row
 
 INT8 = torch.int8
 _WORTH_PACKING = 1 << 18
@@ -27,7 +28,7 @@ def linear_twin(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 
 def linear_int8_twin(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    w_scales, w_values = quantize(weight.float())
+    w_values, w_scales = quantize_outputs(weight, torch.int8)
     peaks = x.abs().amax(1, keepdim=True)
     # By the inverse, and that by one division (torch makes two roundings of 127 / peaks): then ties are the kernels'.
     x_values = (x * torch.where(peaks > 0, torch.full_like(peaks, 127) / peaks, 0)).round()
@@ -80,7 +81,7 @@ class Int8Linear:
     __slots__ = ("_bias", "_panels", "_scales", "_weight", "_zeros")
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, panels: gemm.Panels | None) -> None:
-        self._scales, values = quantize(weight.float())
+        values, self._scales = quantize_outputs(weight, torch.int8)
         self._weight = torch.ops.onednn.qlinear_prepack(values, None)
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
         self._bias = np.zeros(0, np.float32) if bias is None else bias.float().numpy()

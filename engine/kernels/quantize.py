@@ -1,18 +1,11 @@
-"""Rounding to int8, symmetric: value * scale, with the largest magnitude at 127."""
+"""Rounding rows of activations to int8, symmetric: value * scale, with the largest magnitude at 127."""
 
 import numpy as np
-import torch
 from numba import njit
 
 from engine.kernels.exp import FAST
 
 _LARGEST = 127
-
-
-def quantize(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Symmetric, per output: `(scales [N], values [N, K] int8)` with weight ~ scales * values."""
-    scales = (weight.abs().amax(1) / _LARGEST).clamp(min=1e-30)
-    return scales, (weight / scales[:, None]).round().to(torch.int8)
 
 
 @njit(nogil=True, fastmath=FAST, error_model="numpy")

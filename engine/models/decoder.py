@@ -120,6 +120,7 @@ class Decoder:
             self._native is not None
             and num_rows <= _MOST_NATIVE_ROWS
             and num_rows == batch.num_decode == len(batch.sampled)
+            and not batch.pooled
         ):
             return torch.from_numpy(self._step(batch, cache, self._native))
         return self._layer_by_layer(batch, cache)
@@ -127,19 +128,22 @@ class Decoder:
     @torch.inference_mode()
     def _layer_by_layer(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         hidden = self.embedding.index_select(0, torch.from_numpy(batch.token_ids)).float()  # [T, hidden size]
-        sample_rows = torch.from_numpy(batch.sample_rows)
+        kept_rows = torch.from_numpy(batch.kept_rows)
         step = Step.of(batch, self.spec.sliding_window, self._attention_dtype)
         eps, ranks = self.spec.rms_eps, self.ranks
         delta: torch.Tensor | None = None
         for index, layer in enumerate(self.layers):
             qkv = layer.qkv(rms_norm(hidden, delta, layer.input_norm, eps))  # [T, (H + 2K) * D]
             attended = self._attend(qkv, step, layer, index, cache)  # [T, H * D]
-            if index + 1 == len(self.layers):  # from here on only rows that sample matter
-                attended = attended.index_select(0, sample_rows)
-                hidden = hidden.index_select(0, sample_rows)
+            if index + 1 == len(self.layers):  # from here on only these rows matter
+                attended = attended.index_select(0, kept_rows)
+                hidden = hidden.index_select(0, kept_rows)
             normed = rms_norm(hidden, ranks.sum(layer.output(attended)), layer.post_norm, eps)
             delta = ranks.sum(layer.down(silu_mul(layer.gate_up(normed))))
-        return ranks.gather(self.head(rms_norm(hidden, delta, self.norm, eps)), self.spec.vocab_size)
+        final, num_sampled = rms_norm(hidden, delta, self.norm, eps), len(batch.sample_rows)
+        if batch.pooled:
+            batch.pool(final[num_sampled:].numpy())
+        return ranks.gather(self.head(final[:num_sampled]), self.spec.vocab_size)
 
     def _step(self, batch: Batch, cache: KVCache, weights: decode_step.Weights) -> np.ndarray:
         """What `__call__` computes, for one token of each sequence; without torch, for the reason that `Batch` has."""

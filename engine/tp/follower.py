@@ -1,14 +1,13 @@
-"""A rank that follows: `python -m engine.tp.follower SOCKET LEADER`, started by the worker whose rank 0 leads it.
+"""A rank that follows: `python -m engine.tp.follower SOCKET`, started by the worker whose rank 0 leads it.
 
  1. It hears over its socket which part of which model it is, maps the worker's KV pool and reads its weights.
  2. It says that it has them, or why not, and joins the group of all ranks; then it says so.
  3. It computes every batch that it is sent, and nothing else.
 
-It ends when the leader does, whatever it is doing then: the system kills it, and where that cannot be asked of the
-system, or was asked too late, a thread notices the end of the socket.
+It ends when the leader does, whatever it is doing then: the system kills it (`engine.leash`), and where that cannot be
+asked of the system a thread notices the end of the socket.
 """
 
-import ctypes
 import os
 import select
 import signal
@@ -30,7 +29,6 @@ from engine.tp.gloo import GlooRanks, store_in
 from engine.tp.ranks import Ranks
 from engine.tp.wire import Setup, unpack_batch
 
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 FINE = b""
 """What a rank answers when it has done what it was told; anything else says why it cannot."""
 
@@ -51,8 +49,7 @@ def follow(channel: Channel, runner: Runner) -> None:
 
 
 def main() -> int:
-    descriptor, leader = map(int, sys.argv[1:])
-    _end_with(leader)
+    descriptor = int(sys.argv[1])
     for number in (signal.SIGINT, signal.SIGTERM):  # the leader drains, and needs its ranks for that
         signal.signal(number, signal.SIG_IGN)
     channel = Channel(socket.socket(fileno=descriptor))
@@ -74,13 +71,6 @@ def main() -> int:
     channel.send(FINE)
     follow(channel, runner)
     return 0
-
-
-def _end_with(leader: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
-    if os.getppid() != leader:  # it ended before we asked
-        sys.exit("the worker is gone")
 
 
 def _end_with_channel(channel: Channel) -> None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from engine.errors import ConfigError
+from engine.leash import leashed
 from engine.tp.channel import Channel
 from engine.tp.ranks import RankFailed
 
@@ -97,7 +98,7 @@ class Followers:
         with theirs:
             process = subprocess.Popen(
                 # -P: a file named engine.py where the user happens to be is not what is meant.
-                (sys.executable, "-P", "-m", "engine.tp.follower", str(number), str(os.getpid())),
+                leashed(sys.executable, "-P", "-m", "engine.tp.follower", str(number)),
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
                 stdin=subprocess.DEVNULL,
                 pass_fds=(number,),

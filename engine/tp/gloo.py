@@ -7,34 +7,30 @@ rank 0 alone: it is the one that decides that another is lost, and the others en
 
 import os
 from datetime import timedelta
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
 from engine.errors import ConfigError
+from engine.gloo import LOOPBACK, Work, first_line, gloo_group
 from engine.tp.ranks import RankFailed
 from engine.tp.split import share
 
-LOOPBACK = "127.0.0.1"
 MAKE_LIMIT_S = 300.0
 """That ranks may wait for each other as the group is made; all of them have loaded their weights by then."""
 NEVER = timedelta(days=1)
 """gloo's own limit: who waits with another one says so with each call."""
 
 
-class _Work(Protocol):
-    def wait(self, timeout: timedelta = ...) -> bool: ...
-
-
 class _ProcessGroup(Protocol):
-    def allgather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor]) -> _Work: ...
-    def gather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor], opts: object) -> _Work: ...
+    def allgather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor]) -> Work: ...
+    def gather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor], opts: object) -> Work: ...
 
 
 class _Begin(Protocol):
-    def __call__(self, group: _ProcessGroup) -> _Work: ...
+    def __call__(self, group: _ProcessGroup) -> Work: ...
 
 
 class GlooRanks:
@@ -57,14 +53,10 @@ class GlooRanks:
     def join(self, store: dist.Store) -> None:  # type: ignore[name-defined]
         """Return once all ranks have done the same with the same store. Raises RankFailed."""
         store.set_timeout(timedelta(seconds=MAKE_LIMIT_S))
-        options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        options._timeout = NEVER
-        options._threads = 1
-        options._devices = [dist.ProcessGroupGloo.create_device(hostname=LOOPBACK, lazy_init=False)]
         try:
-            self._group = cast("_ProcessGroup", dist.ProcessGroupGloo(store, self.rank, self.size, options))
+            self._group = gloo_group(store, self.rank, self.size, host=LOOPBACK, limit=NEVER)
         except RuntimeError as error:
-            raise RankFailed(f"no group of {self.size} ranks: {_first_line(error)}") from None
+            raise RankFailed(f"no group of {self.size} ranks: {first_line(error)}") from None
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
         mine = partial if partial.numel() else self._nothing  # with an empty one gloo would not wait for anybody
@@ -105,7 +97,7 @@ class GlooRanks:
             else:
                 work.wait(timedelta(seconds=self.limit_s))
         except RuntimeError as error:
-            raise RankFailed(f"the other ranks do not answer: {_first_line(error)}") from None
+            raise RankFailed(f"the other ranks do not answer: {first_line(error)}") from None
 
 
 def meeting_place() -> int:
@@ -117,7 +109,3 @@ def store_in(descriptor: int, size: int) -> dist.Store:  # type: ignore[name-def
     """The store for `join`, in memory that all `size` ranks have a descriptor of. It must stay open while the store is
     in use."""
     return dist.FileStore(f"/proc/self/fd/{descriptor}", size)  # type: ignore[attr-defined]
-
-
-def _first_line(error: RuntimeError) -> str:
-    return str(error).partition("\n")[0]

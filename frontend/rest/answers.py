@@ -7,6 +7,7 @@ their events is the dialect's: an `Answers` collects them for one document or se
 Does not know parameters, or how answers and errors look.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -42,9 +43,11 @@ async def answer(
     receive: Receive,
     *,
     names: Mapping[str, str],
+    at_once: int | None = None,
     generate: Generate = lambda inference, request: inference.generate(request),
 ) -> None:
-    """Run all of `generations` for whoever asks; an error names its field by `names`, if that has it.
+    """Run all of `generations` for whoever asks, or so many `at_once`; an error names its field by `names`, if that has
+    it.
 
     `receive` must have given the whole body. Raises TandemError.
     """
@@ -53,9 +56,11 @@ async def answer(
         name: ",".join(values) for name in ("traceparent", "tracestate") if (values := headers.getlist(name))
     }
 
+    free = asyncio.Semaphore(at_once or len(generations))
+
     async def run(index: int, request: GenerateRequest) -> None:
         try:
-            async with aclosing(generate(inference, request)) as events:
+            async with free, aclosing(generate(inference, request)) as events:
                 async for event in events:
                     await answers.take(index, event)
         except TandemError as error:

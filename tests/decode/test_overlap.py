@@ -12,21 +12,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from decode.messages import Command, Event, Freed, GiveUp, Granted, Joined, PrefillHere, Regrant, Reserve, Stepped
 from decode.scheduler import DecodeScheduler
-from decode.worker import (
-    Command,
-    DecodeWorker,
-    Event,
-    Freed,
-    GiveUp,
-    Granted,
-    Joined,
-    PrefillHere,
-    Regrant,
-    Reserve,
-    Stepped,
-    TicketTemplate,
-)
+from decode.worker import DecodeWorker, TicketTemplate
 from engine.audit import Auditor
 from engine.batch import Batch
 from engine.hashes import block_hashes

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 
-from decode.scheduler import DecodeScheduler
-from decode.worker import (
+from decode.messages import (
     Command,
     DeadEnd,
-    DecodeWorker,
     Event,
     Freed,
     GiveUp,
@@ -23,8 +21,9 @@ from decode.worker import (
     Regrant,
     Reserve,
     Stepped,
-    TicketTemplate,
 )
+from decode.scheduler import DecodeScheduler
+from decode.worker import DecodeWorker, TicketTemplate
 from engine.batch import Batch
 from engine.cost import Costs, Slowdown
 from engine.custody import Custody, Inspect

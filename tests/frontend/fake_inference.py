@@ -5,6 +5,7 @@ raised, functions called, and an `asyncio.Event` is waited for. Tokens are bytes
 """
 
 import asyncio
+import struct
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import replace
 
@@ -34,6 +35,9 @@ VOCAB_SIZE = 257
 EOS = 256
 MAX_CONTEXT = 4096
 TIMING = Timing(12.5, {"admit": 2.5, "prefill_compute": 10.0}, 3.25, {"decode_step": 3.25})
+
+VECTOR = struct.pack("<2f", 3.0, -4.0)
+"""Of every prompt."""
 
 Step = Event | Exception | asyncio.Event | Callable[[], None]
 
@@ -122,7 +126,7 @@ class FakeInference:
                 return event._replace(logprobs=logprobs)
             case Finished():
                 usage = replace(event.usage, prompt_tokens=num_prompt)
-                return Finished(event.reason, event.matched, usage, event.timing)
+                return replace(event, usage=usage, vector=VECTOR if request.pooling else b"")
             case _:
                 return event
 

@@ -1,4 +1,4 @@
-"""Linear layers in float8 e4m3:  y_tn = s_t * w_n * (sum_k X_tk W_nk) + b_n.
+"""Linear layers in float8 e4m3 (`engine.kernels.eight_bits`).
 
 The product is torch's `_scaled_mm` with a scale for each row and output. It takes W by columns, which `[N, K]` is
 transposed; K and N are multiples of 16, and y is bfloat16. GPUs have it from compute capability 8.9 on. Where there is
@@ -7,21 +7,10 @@ no GPU the twin computes instead.
 
 import torch
 
+from engine.kernels.eight_bits import check_product, product_reference
+
 MULTIPLE = 16
 """Of which K and N must be multiples."""
-
-
-def fp8_linear_reference(
-    x: torch.Tensor,
-    x_scales: torch.Tensor,
-    weight: torch.Tensor,
-    scales: torch.Tensor,
-    bias: torch.Tensor | None,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """Arguments as for `fp8_linear`; the result is of `dtype`."""
-    y = (x.double() @ weight.double().T) * x_scales.double()[:, None] * scales.double()
-    return (y if bias is None else y + bias.double()).to(dtype)
 
 
 def fp8_linear(
@@ -36,18 +25,14 @@ def fp8_linear(
 
     Scales are float32; `bias` `[N]` and `y` are bfloat16 on a GPU. All contiguous.
     """
-    (num_rows, depth), num_outputs = x.shape, len(weight)
-    assert x.dtype is weight.dtype is torch.float8_e4m3fn
-    assert weight.shape == (num_outputs, depth)
+    assert x.dtype is torch.float8_e4m3fn
+    check_product(x, x_scales, weight, scales, bias, y)
+    num_outputs, depth = weight.shape
     assert depth % MULTIPLE == 0, f"{depth} inputs are no multiple of {MULTIPLE}"
     assert num_outputs % MULTIPLE == 0, f"{num_outputs} outputs are no multiple of {MULTIPLE}"
-    assert x_scales.shape == (num_rows,)
-    assert scales.shape == (num_outputs,)
-    assert y.shape == (num_rows, num_outputs)
-    assert all(tensor.is_contiguous() for tensor in (x, x_scales, weight, scales, y))
     if not x.is_cuda:
-        y.copy_(fp8_linear_reference(x, x_scales, weight, scales, bias, y.dtype))
-    elif num_rows:
+        y.copy_(product_reference(x, x_scales, weight, scales, bias, y.dtype))
+    elif len(x):
         scaled_product(x, x_scales, weight, scales, bias, y)
 
 

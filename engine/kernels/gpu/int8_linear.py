@@ -1,4 +1,4 @@
-"""Linear layers in int8:  y_tn = s_t * w_n * (sum_k X_tk W_nk) + b_n.
+"""Linear layers in int8 (`engine.kernels.eight_bits`).
 
 Rows of X are quantized as they come (`quantize.py`), outputs of W when a model is loaded; both are symmetric, as the
 CPU's. Sums of products of int8 are exact in int32: only the scales round.
@@ -10,6 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
+from engine.kernels.eight_bits import check_product
 from engine.kernels.gpu.compiled import Compiled
 
 
@@ -41,19 +42,6 @@ CONFIGS = tuple(
     for stages in (3, 4)
 )
 """For the bench to try."""
-
-
-def int8_linear_reference(
-    x: torch.Tensor,
-    x_scales: torch.Tensor,
-    weight: torch.Tensor,
-    scales: torch.Tensor,
-    bias: torch.Tensor | None,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """Arguments as for `int8_linear`; the result is of `dtype`."""
-    y = (x.double() @ weight.double().T) * x_scales.double()[:, None] * scales.double()
-    return (y if bias is None else y + bias.double()).to(dtype)
 
 
 @triton.jit
@@ -105,14 +93,9 @@ def int8_linear(
 
     Scales are float32, `bias` `[N]` and `y` of any float type. All contiguous.
     """
+    assert x.dtype is torch.int8
+    check_product(x, x_scales, weight, scales, bias, y)
     (num_rows, depth), num_outputs = x.shape, len(weight)
-    assert x.dtype is weight.dtype is torch.int8
-    assert weight.shape == (num_outputs, depth)
-    assert x_scales.shape == (num_rows,)
-    assert scales.shape == (num_outputs,)
-    assert y.shape == (num_rows, num_outputs)
-    assert bias is None or bias.shape == (num_outputs,)
-    assert all(tensor.is_contiguous() for tensor in (x, x_scales, weight, scales, y))
     if num_rows:
         tile = next(tile for most, tile in TILES if most is None or num_rows <= most)
         _int8_linear[(triton.cdiv(num_rows, tile.rows), triton.cdiv(num_outputs, tile.outputs))](

@@ -11,13 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
+from engine.kernels.eight_bits import LARGEST
 from engine.kernels.gpu.compiled import Compiled
 
-LARGEST = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 _WIDEST = 1 << 15
-_OUTPUTS_AT_ONCE = 4096
-"""What a weight being quantized takes beside itself is that many rows of float32."""
-_LEAST_SCALE = 1e-30
 _TO_WHOLE = tl.constexpr(12582912.0)
 """1.5 * 2^23: added to a float32 and taken away again, it leaves the nearest whole number."""
 CONFIGS = tuple(triton.Config({}, num_warps=warps) for warps in (4, 8, 16))
@@ -31,20 +28,6 @@ def quantize_rows_reference(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.
     scaled = x.float() * torch.where(peaks > 0, largest / peaks, 0)[:, None]
     scaled = scaled.clamp(-LARGEST[dtype], LARGEST[dtype])
     return (scaled.round() if dtype is torch.int8 else scaled).to(dtype), peaks / largest
-
-
-def quantize_outputs(weight: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(values [N, K], scales [N])` of a weight of any float type: weight ~ scale * value. Once, so by torch; the int8
-    ones are those of the CPU's `quantize`."""
-    values = torch.empty(weight.shape, dtype=dtype, device=weight.device)
-    scales = torch.empty(len(weight), dtype=torch.float32, device=weight.device)
-    for first in range(0, len(weight), _OUTPUTS_AT_ONCE):
-        outputs = slice(first, first + _OUTPUTS_AT_ONCE)
-        some = weight[outputs].float()
-        scales[outputs] = (some.abs().amax(1) / LARGEST[dtype]).clamp(min=_LEAST_SCALE)
-        some = some / scales[outputs, None]
-        values[outputs] = some.round_() if dtype is torch.int8 else some
-    return values, scales
 
 
 @triton.jit

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import msgspec
 
 from engine.errors import InvalidRequest
-from frontend.request import Chat, reasoning_fields
+from frontend.request import Chat, opens_answer, reasoning_fields
 from frontend.rest.openai.request_types import ChatCompletionRequest, Message
 from frontend.rest.openai.tool_types import FunctionRef, NamedTool, ToolCall
 from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode, check_tools
@@ -22,17 +22,15 @@ ROLES = MappingProxyType({"developer": "system", "function": "tool"})
 
 def conversation(given: ChatCompletionRequest, fields: Json) -> Chat:
     """`fields` is what `given` was made of: templates see tools as the client spelled them. Raises InvalidRequest."""
-    if given.continue_final_message and given.add_generation_prompt:
-        message = "add_generation_prompt and continue_final_message exclude each other"
-        raise InvalidRequest(message, field="continue_final_message")
+    continues = bool(given.continue_final_message)
     tools, choice = _tools(given, fields), _choice(given)
     check_tools(tools, choice or AUTO)
     if choice not in (None, NO_TOOLS) and not tools:
         raise InvalidRequest("tool_choice needs tools", field="tool_choice")
     return Chat(
         _messages(given.messages),
-        add_generation_prompt=given.add_generation_prompt is not False and not given.continue_final_message,
-        continue_final_message=bool(given.continue_final_message),
+        add_generation_prompt=opens_answer(given.add_generation_prompt, continues),
+        continue_final_message=continues,
         tools=tools,
         tool_choice=choice or AUTO,
         parallel_tool_calls=given.parallel_tool_calls is not False and not given.functions,

@@ -15,6 +15,7 @@ from frontend.rest.openai.answer_types import (
     Model,
     ModelList,
 )
+from frontend.rest.openai.embeddings import EmbeddingList, EmbeddingRequest, EmbeddingsEndpoint
 from frontend.rest.openai.errors import ErrorBody, OpenAIErrors
 from frontend.rest.openai.models import model_endpoint, models_endpoint
 from frontend.rest.openai.request_types import ChatCompletionRequest, CompletionRequest
@@ -34,6 +35,7 @@ def openai_dialect(inference: Inference) -> Dialect:
         routes=(
             Route("/v1/chat/completions", Endpoint(inference, chat.FORMAT), methods=["POST"]),
             Route("/v1/completions", Endpoint(inference, completions.FORMAT), methods=["POST"]),
+            Route("/v1/embeddings", EmbeddingsEndpoint(inference), methods=["POST"]),
             Route("/v1/models", models_endpoint(inference)),
             Route("/v1/models/{id:path}", model_endpoint(inference)),
         ),
@@ -46,12 +48,15 @@ def openai_dialect(inference: Inference) -> Dialect:
             ChatCompletionChunk,
             Completion,
             CompletionChunk,
+            EmbeddingRequest,
+            EmbeddingList,
             Model,
             ModelList,
             ErrorBody,
         ),
         closed=frozenset(
             {"ChatCompletionRequest", "CompletionRequest", "Message", "StreamOptions", "StructuredOutputs"}
+            | {"EmbeddingRequest"}
         ),
     )
 
@@ -59,11 +64,13 @@ def openai_dialect(inference: Inference) -> Dialect:
 def _operations() -> dict[str, Json]:
     chat_operation = _generation("Answer a conversation", "ChatCompletionRequest", "ChatCompletion")
     completion = _generation("Continue a text", "CompletionRequest", "Completion")
+    embeddings = post("Texts as vectors", json("EmbeddingRequest"), json("EmbeddingList"), error="ErrorBody")
     models = operation("Models that requests can name", json("ModelList"), 401, error="ErrorBody")
     model = operation("One model", json("Model"), 401, 404, error="ErrorBody")
     return {
         "/v1/chat/completions": {"post": chat_operation},
         "/v1/completions": {"post": completion},
+        "/v1/embeddings": {"post": embeddings},
         "/v1/models": {"get": models},
         "/v1/models/{id}": {"get": {"parameters": [MODEL_ID], **model}},
     }

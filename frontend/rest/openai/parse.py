@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from engine.errors import InvalidRequest
 from frontend.request import (
+    MAX_DOCUMENTS,
     MAX_LOGIT_BIAS,
     MAX_MESSAGES,
     MAX_PROMPT_IDS,
@@ -40,7 +41,6 @@ from frontend.tools import MAX_TOOLS
 MAX_N = 16
 MAX_PARTS = 1_024
 """Of one message's content."""
-MAX_DOCUMENTS = 1_024
 MAX_CHOICES = 128
 """Answers that one request may ask for: prompts times n."""
 
@@ -108,7 +108,7 @@ def parse_completion(body: bytes) -> Ask:
             check_count(item if isinstance(item, list) else (), MAX_PROMPT_IDS, "prompt")
     given = convert(fields, CompletionRequest)
     generation = replace(_generation(given), logprobs=given.logprobs)
-    prompts = [replace(generation, prompt=prompt) for prompt in _prompts(given.prompt)]
+    prompts = [replace(generation, prompt=prompt) for prompt in prompts_of(given.prompt, "prompt")]
     return _ask(given, prompts, {"include_stop": "include_stop_str_in_output"})
 
 
@@ -193,7 +193,7 @@ def _chat_logprobs(given: ChatCompletionRequest) -> int | None:
     return top if given.logprobs else None
 
 
-def _prompts(given: str | list[str | int | list[int]]) -> list[str | TokenPrompt]:
+def prompts_of(given: str | list[str | int | list[int]], name: str) -> list[str | TokenPrompt]:
     """One text, many texts, the tokens of one, or of many. Raises InvalidRequest for mixtures and emptiness."""
     if isinstance(given, str):
         prompts: list[str | TokenPrompt] = [given]
@@ -204,9 +204,9 @@ def _prompts(given: str | list[str | int | list[int]]) -> list[str | TokenPrompt
     elif all(isinstance(item, list) for item in given):
         prompts = [TokenPrompt(tuple(item)) for item in given if isinstance(item, list)]
     else:
-        raise InvalidRequest("prompt mixes texts, token ids and lists of token ids", field="prompt")
-    if any(prompt in ("", TokenPrompt(())) for prompt in prompts):
-        raise InvalidRequest("prompt is empty", field="prompt")
+        raise InvalidRequest(f"{name} mixes texts, token ids and lists of token ids", field=name)
+    if not prompts or any(prompt in ("", TokenPrompt(())) for prompt in prompts):
+        raise InvalidRequest(f"{name} is empty", field=name)
     return prompts
 
 

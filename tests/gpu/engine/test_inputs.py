@@ -35,7 +35,7 @@ def test_a_decode_batch_is_padded_with_rows_that_attend_to_nothing_and_store_now
     assert captured.query_starts.tolist() == [0, 1, 2, 3, 3]
     assert captured.block_tables[:3, :3].tolist() == batch.block_tables.tolist()
     assert captured.block_tables.shape == (4, 6)
-    assert captured.sample_rows is None
+    assert captured.kept_rows is None
     assert captured.num_decode == 4
 
 
@@ -50,11 +50,11 @@ def test_a_cleared_buffer_attends_to_nothing_whatever_the_sizes() -> None:
 
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 9), st.integers(0, 9))
 def test_parts_begin_at_16_bytes_and_do_not_overlap(rows: int, blocks: int, samples: int, tiles: int) -> None:
-    sizes = Sizes(rows, min(rows, 5), 1, blocks, samples, tiles)
+    sizes = Sizes(rows, min(rows, 5), 1, blocks, samples, tiles=tiles)
     inputs = InputBuffer(sizes.num_items, torch.device("cpu")).inputs(sizes)
-    assert inputs.sample_rows is not None
+    assert inputs.kept_rows is not None
     parts = [inputs.token_ids, inputs.positions, inputs.slots, inputs.query_starts, inputs.context_lens]
-    parts += [inputs.sample_rows, inputs.tiles, inputs.block_tables]
+    parts += [inputs.kept_rows, inputs.tiles, inputs.block_tables]
     offsets = [part.storage_offset() for part in parts]
 
     assert all(offset % 4 == 0 for offset in offsets)

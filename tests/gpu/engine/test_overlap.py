@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 
+from decode.messages import Freed, GiveUp, PrefillHere, Stepped
 from decode.scheduler import DecodeScheduler
-from decode.worker import DecodeWorker, Freed, GiveUp, PrefillHere, Stepped, TicketTemplate
+from decode.worker import DecodeWorker, TicketTemplate
 from engine.batch import Batch, Chunk
 from engine.gpu.launch import GpuLaunch
 from engine.gpu.sampler import GpuSampler

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from engine.kernels.gpu.fp8_linear import fp8_linear, fp8_linear_reference, scaled_product, why_not
-from engine.kernels.gpu.quantize import quantize_outputs, quantize_rows
+from engine.kernels.eight_bits import product_reference, quantize_outputs
+from engine.kernels.gpu.fp8_linear import fp8_linear, scaled_product, why_not
+from engine.kernels.gpu.quantize import quantize_rows
 
 E4M3 = torch.float8_e4m3fn
 
@@ -19,7 +20,7 @@ def test_rows_agree_with_the_twin(num_rows: int, with_bias: bool) -> None:
 
     fp8_linear(x, x_scales, weight, scales, bias, y)
 
-    expected = fp8_linear_reference(x, x_scales, weight, scales, bias, torch.bfloat16)
+    expected = product_reference(x, x_scales, weight, scales, bias, torch.bfloat16)
     torch.testing.assert_close(y, expected, rtol=8e-3, atol=8e-3)
 
 
@@ -34,7 +35,7 @@ def test_torch_s_product_takes_what_it_is_given_on_a_gpu(num_rows: int, with_bia
 
     scaled_product(x, x_scales, weight, scales, bias, y)
 
-    expected = fp8_linear_reference(x, x_scales, weight, scales, bias, torch.bfloat16)
+    expected = product_reference(x, x_scales, weight, scales, bias, torch.bfloat16)
     torch.testing.assert_close(y, expected, rtol=1.6e-2, atol=3e-2)
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from engine.kernels.gpu.int8_linear import int8_linear, int8_linear_reference
-from engine.kernels.gpu.quantize import quantize_outputs, quantize_rows
+from engine.kernels.eight_bits import product_reference, quantize_outputs
+from engine.kernels.gpu.int8_linear import int8_linear
+from engine.kernels.gpu.quantize import quantize_rows
 from engine.kernels.linear import linear_int8_twin
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
@@ -26,7 +27,7 @@ def test_rows_agree_with_the_twin(
 
     int8_linear(x, x_scales, weight, scales, bias, y)
 
-    expected = int8_linear_reference(x, x_scales, weight, scales, bias, dtype)
+    expected = product_reference(x, x_scales, weight, scales, bias, dtype)
     torch.testing.assert_close(y, expected, rtol=TOLERANCE[dtype], atol=1e-3)
 
 
@@ -36,7 +37,7 @@ def test_many_rows_take_the_largest_tile() -> None:
 
     int8_linear(x, x_scales, weight, scales, None, y)
 
-    expected = int8_linear_reference(x, x_scales, weight, scales, None, torch.float32)
+    expected = product_reference(x, x_scales, weight, scales, None, torch.float32)
     torch.testing.assert_close(y, expected, rtol=1e-6, atol=1e-3)
 
 
