@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import InvalidRequest, Overloaded, TandemError
+from engine.errors import InvalidRequest, Overloaded
 from frontend.callers import KeyRing
 from frontend.service import build_server
 from frontend.tensors import read
@@ -62,9 +62,8 @@ def said(answer: pb.ModelInferResponse) -> dict[str, bytes]:
 @pytest.mark.parametrize("raw", [False, True])
 async def test_a_whole_answer(raw: bool) -> None:
     inference = FakeInference()
-    request = asking(
-        sampling_parameters=b'{"temperature": "0.5", "max_tokens": 9, "stop": ["x"], "top_k": "3"}', raw=raw
-    )
+    sampling = b'{"temperature": "0.5", "max_tokens": 9, "stop": ["x"], "top_k": "3"}'
+    request = asking(sampling_parameters=sampling, raw=raw)
     request.parameters["seed"].int64_param = 5
     async with stub_of(inference) as stub:
         answer = await stub.ModelInfer(request, metadata=(*KEY, ("traceparent", "00-aa-bb-01")))
@@ -156,11 +155,9 @@ async def test_what_cannot_be_answered_is_a_status(request_: pb.ModelInferReques
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
 async def test_a_key_is_asked_for(method: str) -> None:
     async with stub_of(FakeInference()) as stub:
+        answer = stub.ModelInfer(asking()) if method == "ModelInfer" else stub.ModelStreamInfer().read()
         with pytest.raises(grpc.aio.AioRpcError) as failure:
-            if method == "ModelInfer":
-                await stub.ModelInfer(asking())
-            else:
-                await stub.ModelStreamInfer().read()
+            await answer
     assert failure.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -211,7 +208,5 @@ def test_bytes_of_any_kind_are_read_or_refused(data: bytes) -> None:
     request = asking(raw=True, stream=True)
     request.raw_input_contents[0] = data
     request.raw_input_contents[1] = data[:1]
-    try:
-        read(request)
-    except TandemError as error:
-        assert isinstance(error, InvalidRequest)
+    with suppress(InvalidRequest):
+        assert read(request).text.encode() == data[4:]
