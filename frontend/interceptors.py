@@ -32,7 +32,7 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # 
         self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
     ) -> Handler:
         handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:  # reflection alone streams requests
+        if handler is None or handler.request_streaming:  # whose handlers say themselves what was wrong
             return handler
         behave: Any = handler.unary_stream if handler.response_streaming else handler.unary_unary
         guarded = _guarded(behave, handler.request_deserializer, handler_call_details.method)

@@ -25,15 +25,20 @@ from grpc_reflection.v1alpha import reflection
 
 from engine.errors import InvalidRequest
 from frontend import grpc_convert as convert
+from frontend import open_inference
 from frontend.api import Inference
 from frontend.callers import KeyRing
 from frontend.interceptors import AuthInterceptor, ErrorInterceptor, identify, no_key
+from frontend.open_inference import OpenInferenceServicer
 from frontend.request import MAX_PROMPT_IDS, Delta, Event, Finished, Started, check_count, check_token_ids
 from frontend.resumption import Resumption
 from protos import generate_pb2 as pb
-from protos import generate_pb2_grpc
+from protos import generate_pb2_grpc, open_inference_pb2_grpc
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["Inference"].full_name
+
+SERVICES = ("", SERVICE, open_inference.SERVICE)
+"""Whose health is told; the first is the server as a whole."""
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -128,19 +133,19 @@ async def _write(events: AsyncGenerator[Event, None], context: Context) -> None:
 
 
 class Health:
-    """What grpc.health.v1 says of the server as a whole ("") and of its service: not serving, until told."""
+    """What grpc.health.v1 says of the server as a whole ("") and of its services: not serving, until told."""
 
     def __init__(self) -> None:
         self._servicer = health.aio.HealthServicer()  # type: ignore[attr-defined] # unknown to the stubs
         # `set` is a coroutine, and somebody may ask before anybody could await it
-        self._servicer._server_status.update(dict.fromkeys(("", SERVICE), health_pb2.HealthCheckResponse.NOT_SERVING))
+        self._servicer._server_status.update(dict.fromkeys(SERVICES, health_pb2.HealthCheckResponse.NOT_SERVING))
 
     def add_to(self, server: grpc.aio.Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
     async def set_serving(self, serving: bool) -> None:
         states = health_pb2.HealthCheckResponse
-        for service in ("", SERVICE):
+        for service in SERVICES:
             await self._servicer.set(service, states.SERVING if serving else states.NOT_SERVING)
 
     async def drain(self) -> None:
@@ -156,9 +161,13 @@ def build_server(
     server = grpc.aio.server(interceptors=interceptors, options=_options(max_message_bytes))
     add: Callable[[InferenceServicer, grpc.aio.Server], None] = generate_pb2_grpc.add_InferenceServicer_to_server
     add(InferenceServicer(inference, keys, version, max_resume_grace_s), server)
+    add_open: Callable[[OpenInferenceServicer, grpc.aio.Server], None]
+    add_open = open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
+    add_open(OpenInferenceServicer(inference, keys, version), server)
     server_health = Health()
     server_health.add_to(server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    names = SERVICE, open_inference.SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME
+    reflection.enable_server_reflection(names, server)
     return server, server_health
 
 

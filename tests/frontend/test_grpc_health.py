@@ -41,6 +41,7 @@ async def test_reflection_lists_services_and_describes_ours() -> None:
 
     assert {service.name for service in listed.list_services_response.service} == {
         "tandem.v1.Inference",
+        "inference.GRPCInferenceService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1alpha.ServerReflection",
     }
