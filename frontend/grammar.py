@@ -9,8 +9,10 @@ import hashlib
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
@@ -44,14 +46,34 @@ class Call:
     begin: str
     schema: object
     end: str = ""
+    name: str = ""
+    """What a refusal calls it."""
 
 
-def calls(kinds: Iterable[Call], *, prefix: str = "", separator: str | None = None, suffix: str = "") -> Grammar:
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """What may come before the calls: any text between two, the first of which may have been said already."""
+
+    open: str
+    close: str
+    begun: bool
+
+
+def calls(
+    kinds: Sequence[Call],
+    *,
+    prefix: str = "",
+    separator: str | None = None,
+    suffix: str = "",
+    thought: Thought | None = None,
+) -> Grammar:
     """The grammar of an answer that is one call of any of these kinds, between `prefix` and `suffix`; of one or more if
     there is a text that separates them."""
     tags = [{"begin": kind.begin, "schema": kind.schema, "end": kind.end} for kind in kinds]
     wrapping = {"prefix": prefix, "separator": separator, "suffix": suffix}
-    return Grammar(GrammarKind.CALLS, json.dumps({"calls": tags, **wrapping}))
+    names = [kind.name for kind in kinds]
+    before = None if thought is None else {"open": thought.open, "close": thought.close, "begun": thought.begun}
+    return Grammar(GrammarKind.CALLS, json.dumps({"calls": tags, "names": names, "thought": before, **wrapping}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +178,19 @@ def _refusal(grammar: Grammar, error: TandemError) -> str:
     if error.message.startswith("the "):
         return error.message
     message = f"the {grammar.kind} cannot be honoured: {error.message}"
-    if grammar.kind is not GrammarKind.JSON_SCHEMA:
-        return message
-    places = [place for place, _ in zip(unsupported(read_schema(grammar.text)), range(8), strict=False)]
+    places = list(islice(_unsupported(grammar), 8))
     return f"{message} (unsupported: {', '.join(places)})" if places else message
+
+
+def _unsupported(grammar: Grammar) -> Iterator[str]:
+    """Where keywords stand that no grammar can honour, in a grammar that was refused."""
+    match grammar.kind:
+        case GrammarKind.JSON_SCHEMA:
+            yield from unsupported(read_schema(grammar.text))
+        case GrammarKind.CALLS:
+            given = _object(grammar.text)
+            for name, tag in zip(given["names"], _tags(given["calls"]), strict=True):
+                yield from (f"{place} of {name}" for place in unsupported(tag.schema))
 
 
 def _json_grammar(schema: object) -> str:
@@ -239,16 +270,28 @@ def _calls(text: str, special_tokens: Mapping[str, int]) -> str:
         for number, tag in enumerate(tags)
     ]
     many = f"({separator} call)*" if given["separator"] is not None else ""
+    thought = "" if given["thought"] is None else "thought"
     return "\n".join(
         (
-            f"start: {prefix} call {many} {suffix}",
+            f"start: {thought} {prefix} call {many} {suffix}",
             "call: " + " | ".join(f"call_{number}" for number in range(len(tags))),
             *rules,
+            *([] if given["thought"] is None else _thought(given["thought"], special_tokens)),
         )
     )
 
 
-def _object(text: str) -> dict[str, object]:
+def _thought(given: Mapping[str, Any], special_tokens: Mapping[str, int]) -> Iterator[str]:
+    """Its rules: up to the first text that closes it; what has not been begun may be left out."""
+    opening, closing = _literal(given["open"], special_tokens), _literal(given["close"], special_tokens)
+    yield "thought: closed" if given["begun"] else f"thought: ({opening} closed)?"
+    yield "closed: end_of_thought /[ \\n]{0,4}/"
+    lazy = "" if _begins_special(given["close"], special_tokens) else "[lazy]"
+    yield f"end_of_thought{lazy}: TEXT {closing}"
+    yield r"TEXT: /(.|\n)*/"
+
+
+def _object(text: str) -> dict[str, Any]:
     try:
         given = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -18,11 +18,12 @@ from dataclasses import replace
 
 import grpc.aio
 
-from engine.errors import DeadlineExceeded, Unavailable, UnknownModel, Unsupported
+from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, UnknownModel, Unsupported
 from engine.hashes import block_hashes
 from frontend.api import Readiness, ServedModel, WorkerStatus
 from frontend.attempt import Attempts
 from frontend.callers import Allowances
+from frontend.forced import forced_calls
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.leg_events import Row
@@ -86,7 +87,7 @@ class FleetInference:
             ledger.checked_ns = time.monotonic_ns()
             tokens = await encode(model, request.prompt, self._max_context(model))
             job = self._job(model, request, tokens, deadline, ledger, watched.traceparent)
-            job.grammar = await _grammar(model, request)
+            job.grammar = await _grammar(model, request, tokens)
             self._quarantine.check(job)
             ledger.tokenized_ns = time.monotonic_ns()
             watched.tokenized(job)
@@ -249,13 +250,21 @@ class FleetInference:
         return sizes[0] if sizes else 16
 
 
-async def _grammar(model: LoadedModel, request: GenerateRequest) -> str:
+async def _grammar(model: LoadedModel, request: GenerateRequest, prompt: Sequence[int]) -> str:
     """What workers are told of the request's grammar; empty where it has none."""
-    if request.grammar is None:
+    calls = forced_calls(model, request, prompt)
+    grammar = calls or request.grammar
+    if grammar is None:
         return ""
     if model.grammars is None:
-        raise Unsupported("this model's answers cannot be held to a grammar", field="grammar")
-    return await model.grammars.compile(request.grammar)
+        field = "tool_choice" if calls else "grammar"
+        raise Unsupported("this model's answers cannot be held to a grammar", field=field)
+    try:
+        return await model.grammars.compile(grammar)
+    except InvalidRequest as error:
+        if calls:
+            error.field = "tools"  # the client has said nothing of a grammar
+        raise
 
 
 async def _next(rows: AsyncGenerator[list[Row], None], deadline: float) -> list[Row]:

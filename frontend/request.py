@@ -15,7 +15,7 @@ from typing import NamedTuple
 from engine.errors import ContextOverflow, InvalidRequest
 from engine.sequence import SamplingParams
 from frontend.callers import ANYBODY, Caller
-from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice
+from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode, name_of
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1_000
@@ -57,6 +57,13 @@ class Chat:
         """What the model is told of, and may call."""
         return () if self.tool_choice == NO_TOOLS else self.tools
 
+    @property
+    def demanded(self) -> tuple[Tool, ...]:
+        """Of which the answer must call one; none where it may say something else."""
+        if self.tool_choice.mode is not ToolMode.REQUIRED:
+            return ()
+        return tuple(tool for tool in self.tools if self.tool_choice.name in (None, name_of(tool)))
+
 
 def reasoning_fields(text: str) -> dict[str, object]:
     """What an assistant thought, under every name by which templates know it."""
@@ -78,7 +85,7 @@ class GrammarKind(StrEnum):
     STRUCTURAL_TAG = "structural tag"
     """JSON as vLLM takes it: text with tagged parts."""
     CALLS = "tool calls"
-    """Made by `frontend.grammar.calls`, for no client."""
+    """Made by `frontend.grammar.calls`, where a tool must be called."""
 
 
 @dataclass(frozen=True, slots=True)

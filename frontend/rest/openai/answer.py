@@ -41,7 +41,7 @@ class Endpoint:
         request = Request(scope, receive)
         ask = self._form.parse(await request.body())
         with_timing = request.headers.get("x-tandem-timing") == "1"
-        form = self._form.functions or self._form if ask.functions else self._form
+        form = self._form.of(ask)
         kind = StreamedAnswers if ask.stream else WholeAnswer
         answers = kind(form, ask, with_timing=with_timing, send=send)
         await answer(self._inference, ask.generations, answers, scope, receive, names=ask.names, generate=form.generate)
@@ -72,7 +72,7 @@ class WholeAnswer:
         assert self._started is not None, "an answer ended without Started"
         head = Head.of(self._started, self._form.id_prefix, self._form.object)
         finals = [choice.final for choice in self._choices]
-        document = self._form.whole(head, self._choices, usage_of(finals, self._n))
+        document = self._form.whole(self._form, head, self._choices, usage_of(finals, self._n))
         if self._with_timing:
             document = msgspec.structs.replace(document, timing=RequestTiming.of(finals[0].timing))
         headers = {"x-request-id": self._started.request_id}

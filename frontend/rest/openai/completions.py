@@ -37,7 +37,7 @@ async def _generate(inference: Inference, request: GenerateRequest) -> AsyncGene
             return
 
 
-def _whole(head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> Completion:
+def _whole(form: Format, head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> Completion:
     spelled = [
         CompletionChoice(
             index=index,

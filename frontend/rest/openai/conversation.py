@@ -4,7 +4,7 @@ Templates know a system role instead of OpenAI's developer, text instead of cont
 text of arguments, and tools instead of the functions that came before them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
@@ -12,8 +12,8 @@ import msgspec
 from engine.errors import InvalidRequest
 from frontend.request import Chat, reasoning_fields
 from frontend.rest.openai.request_types import ChatCompletionRequest, Message
-from frontend.rest.openai.tool_types import FunctionRef, NamedTool, ToolCall
-from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode, check_tools
+from frontend.rest.openai.tool_types import AllowedChoice, AllowedTools, FunctionRef, NamedTool, ToolCall
+from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode, check_tools, name_of
 
 Json = Mapping[str, object]
 
@@ -26,6 +26,8 @@ def conversation(given: ChatCompletionRequest, fields: Json) -> Chat:
         message = "add_generation_prompt and continue_final_message exclude each other"
         raise InvalidRequest(message, field="continue_final_message")
     tools, choice = _tools(given, fields), _choice(given)
+    if isinstance(given.tool_choice, AllowedChoice):
+        tools = allowed(tools, [tool.function.name for tool in given.tool_choice.allowed_tools.tools])
     check_tools(tools, choice or AUTO)
     if choice not in (None, NO_TOOLS) and not tools:
         raise InvalidRequest("tool_choice needs tools", field="tool_choice")
@@ -63,6 +65,14 @@ def _function(given: object) -> Json:
     return {key: value for key, value in function.items() if value is not None and key != "strict"}
 
 
+def allowed(tools: Sequence[Tool], names: Collection[str]) -> tuple[Tool, ...]:
+    """Those that are so called. Raises InvalidRequest for a name that is none of theirs."""
+    known = {name_of(tool) for tool in tools}
+    if unknown := next((name for name in names if name not in known), None):
+        raise InvalidRequest(f"tool_choice names {unknown[:80]!r}, which is not among the tools", field="tool_choice")
+    return tuple(tool for tool in tools if name_of(tool) in names)
+
+
 def _choice(given: ChatCompletionRequest) -> ToolChoice | None:
     """None: nothing was said."""
     if given.function_call is not None and given.tool_choice is not None:
@@ -70,6 +80,8 @@ def _choice(given: ChatCompletionRequest) -> ToolChoice | None:
     match given.tool_choice if given.function_call is None else given.function_call:
         case NamedTool(function=FunctionRef(name=name)) | FunctionRef(name=name):
             return ToolChoice(ToolMode.REQUIRED, name)
+        case AllowedChoice(allowed_tools=AllowedTools(mode=mode)):
+            return ToolChoice(ToolMode(mode))
         case str(mode):
             return ToolChoice(ToolMode(mode))
         case _:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import msgspec
+
 from engine.errors import InvalidRequest
 from frontend.request import (
     MAX_LOGIT_BIAS,
@@ -70,6 +72,8 @@ class Ask:
     """Fields of GenerateRequest that this request spells differently."""
     functions: bool = False
     """Calls are answered as they were before tools."""
+    names_tool: bool = False
+    """One call of one tool was asked for: it is no surprise, and the answer just stops."""
 
 
 def parse_chat(body: bytes) -> Ask:
@@ -90,14 +94,19 @@ def parse_chat(body: bytes) -> Ask:
         if max_tokens not in (None, given.max_completion_tokens):
             raise InvalidRequest("max_tokens and max_completion_tokens differ; give one", field="max_tokens")
         max_tokens, names["max_tokens"] = given.max_completion_tokens, "max_completion_tokens"
+    chat = _conversation(given, fields, names)
+    if chat.demanded and given.response_format is not None:
+        # it is the format of the content, and beside calls that must be made there is none
+        given = msgspec.structs.replace(given, response_format=None)
     generation = replace(
         _generation(given),
-        prompt=_conversation(given, fields, names),
+        prompt=chat,
         max_tokens=max_tokens,
         logprobs=_chat_logprobs(given),
         separate_reasoning=given.separate_reasoning is not False,
     )
-    return replace(_ask(given, [generation], names), functions=bool(given.functions))
+    ask = _ask(given, [generation], names)
+    return replace(ask, functions=bool(given.functions), names_tool=chat.tool_choice.name is not None)
 
 
 def parse_completion(body: bytes) -> Ask:

@@ -13,7 +13,15 @@ from msgspec import Meta, Struct
 
 from frontend.rest.fields import Off
 from frontend.rest.openai.grammar import Guided
-from frontend.rest.openai.tool_types import FunctionCall, FunctionRef, FunctionSpec, NamedTool, ToolCall, ToolSpec
+from frontend.rest.openai.tool_types import (
+    AllowedChoice,
+    FunctionCall,
+    FunctionRef,
+    FunctionSpec,
+    NamedTool,
+    ToolCall,
+    ToolSpec,
+)
 
 
 def limits(**keywords: float) -> dict[str, float]:
@@ -111,7 +119,7 @@ class ChatCompletionRequest(Sampling, frozen=True, kw_only=True):
         Annotated[bool, Meta(description="The answer goes on where the last message ends.")] | None
     ) = None
     tools: Annotated[list[ToolSpec], Meta(extra_json_schema=limits(maxItems=256))] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedChoice | None = None
     parallel_tool_calls: Annotated[bool, Meta(description="false: the answer ends with its first call.")] | None = None
     functions: Annotated[list[FunctionSpec], Meta(description="As tools were spelled before.")] | None = None
     function_call: Literal["none", "auto"] | FunctionRef | None = None
