@@ -125,17 +125,19 @@ def _text(message: Message) -> str | None:
 
 
 def _call(call: ToolCall, path: str) -> Json:
-    function = {"name": call.function.name, "arguments": _arguments(call.function.arguments, path)}
+    function = {
+        "name": call.function.name,
+        "arguments": arguments_of(call.function.arguments, f"{path}.function.arguments"),
+    }
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _arguments(text: str, path: str) -> Json:
-    """The object; nothing is an empty one, as of functions that take none."""
+def arguments_of(text: str, field: str) -> Json:
+    """The object; nothing is an empty one, as of functions that take none. Raises InvalidRequest naming `field`."""
     try:
         arguments = msgspec.json.decode(text) if text else {}
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        field = f"{path}.function.arguments"
         raise InvalidRequest(f"{field} must be a JSON object, as text", field=field)
     return arguments

@@ -18,6 +18,9 @@ from frontend.rest.openai.answer_types import (
 from frontend.rest.openai.errors import ErrorBody, OpenAIErrors
 from frontend.rest.openai.models import model_endpoint, models_endpoint
 from frontend.rest.openai.request_types import ChatCompletionRequest, CompletionRequest
+from frontend.rest.openai.responses import describe as responses
+from frontend.rest.openai.responses.endpoints import response_routes
+from frontend.rest.openai.responses.store import Store
 
 TIMING: Json = {
     "name": "x-tandem-timing",
@@ -36,6 +39,7 @@ def openai_dialect(inference: Inference) -> Dialect:
             Route("/v1/completions", Endpoint(inference, completions.FORMAT), methods=["POST"]),
             Route("/v1/models", models_endpoint(inference)),
             Route("/v1/models/{id:path}", model_endpoint(inference)),
+            *response_routes(inference, Store()),
         ),
         errors=OpenAIErrors(),
         operations=_operations(),
@@ -49,10 +53,10 @@ def openai_dialect(inference: Inference) -> Dialect:
             Model,
             ModelList,
             ErrorBody,
+            *responses.SCHEMAS,
         ),
-        closed=frozenset(
-            {"ChatCompletionRequest", "CompletionRequest", "Message", "StreamOptions", "StructuredOutputs"}
-        ),
+        closed=responses.CLOSED
+        | {"ChatCompletionRequest", "CompletionRequest", "Message", "StreamOptions", "StructuredOutputs"},
     )
 
 
@@ -66,6 +70,7 @@ def _operations() -> dict[str, Json]:
         "/v1/completions": {"post": completion},
         "/v1/models": {"get": models},
         "/v1/models/{id}": {"get": {"parameters": [MODEL_ID], **model}},
+        **responses.operations(),
     }
 
 
