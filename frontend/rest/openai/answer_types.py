@@ -37,7 +37,8 @@ class CompletionUsage(Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
+    prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
+    """Known at the end."""
     completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
     """Of a model whose reasoning is told from the rest."""
 

@@ -1,5 +1,7 @@
 """Server-sent events of one stream, as bytes. This is the cost of REST per token, so nothing is encoded twice."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from frontend.request import Delta, Finished
@@ -16,17 +18,33 @@ _GOES_ON = b',"finish_reason":null'
 class Chunks:
     """Encodes the events of every choice; what does not change from chunk to chunk is encoded once."""
 
-    def __init__(self, form: Format, head: Head, *, num_choices: int, with_usage: bool) -> None:
+    def __init__(self, form: Format, head: Head, *, num_choices: int, with_usage: bool, echoes: Sequence[str]) -> None:
+        """`echoes` are what choices begin with, where there is such a thing."""
         self._form = form
         self._head = b"data: " + encode(head)[:-1] + b',"choices":['
-        self._end = b'}],"usage":null}\n\n' if with_usage else b"}]}\n\n"
-        self._going_on = _NO_LOGPROBS + _GOES_ON + self._end
-        self._text_end = form.after_text + self._going_on
+        self._end_with(b',"usage":null' if with_usage else b"")
         choices = [self._head + b'{"index":%d,' % i for i in range(num_choices)]
         self._choices = choices
         self._text_starts = [choice + form.before_text for choice in choices]
         self._offsets = [Offsets() for _ in choices]
-        self._opened = [form.opening is None for _ in choices]
+        self._openings = [form.before_text + encode(echo) + form.after_text for echo in echoes] or [
+            form.opening or b"" for _ in choices
+        ]
+        self._opened = [not opening for opening in self._openings]
+
+    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Chunks that follow say that so much has been used."""
+        usage = CompletionUsage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+        )
+        self._end_with(b',"usage":' + encode(usage))
+
+    def _end_with(self, usage: bytes) -> None:
+        self._end = b"}]" + usage + b"}\n\n"
+        self._going_on = _NO_LOGPROBS + _GOES_ON + self._end
+        self._text_end = self._form.after_text + self._going_on
 
     def delta(self, index: int, delta: Delta) -> bytes:
         """One chunk, or several: reasoning, text and each part of a call come in chunks of their own."""
@@ -66,5 +84,4 @@ class Chunks:
 
     def _opening(self, index: int) -> bytes:
         self._opened[index] = True
-        opening = self._form.opening or b""
-        return self._choices[index] + opening + self._going_on
+        return self._choices[index] + self._openings[index] + self._going_on

@@ -62,12 +62,20 @@ MOST = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What one HTTP request asks for: `n` answers to each of its prompts, in the order of their choices."""
+    """What one HTTP request asks for: `num_each` answers to each of its prompts, in the order of their choices."""
 
     generations: tuple[GenerateRequest, ...]
+    num_each: int
     n: int
+    """Of those, so many are given: the likeliest, if that is not all."""
     stream: bool
     include_usage: bool
+    running_usage: bool
+    """Every chunk of a stream has the usage so far."""
+    echo: bool = False
+    """Answers begin with their prompts."""
+    shows_logprobs: bool = True
+    """False: they are wanted only to tell which answers are the likeliest."""
     names: Mapping[str, str]
     """Fields of GenerateRequest that this request spells differently."""
     functions: bool = False
@@ -116,9 +124,16 @@ def parse_completion(body: bytes) -> Ask:
         for item in prompt:
             check_count(item if isinstance(item, list) else (), MAX_PROMPT_IDS, "prompt")
     given = convert(fields, CompletionRequest)
-    generation = replace(_generation(given), logprobs=given.logprobs)
+    if given.echo and given.logprobs is not None:
+        message = "echo with logprobs is not supported: this server has no log-probabilities of prompts"
+        raise UnsupportedParameter(message, field="echo")
+    is_chosen = (given.best_of or 1) > (given.n or 1)
+    logprobs = 0 if is_chosen and given.logprobs is None else given.logprobs
+    generation = replace(_generation(given), logprobs=logprobs)
     prompts = [replace(generation, prompt=prompt) for prompt in _prompts(given.prompt)]
-    return _ask(given, prompts, {"include_stop": "include_stop_str_in_output"})
+    names = {"include_stop": "include_stop_str_in_output", "token_ids": "prompt"}
+    ask = _ask(given, prompts, names, given.best_of)
+    return replace(ask, echo=bool(given.echo), shows_logprobs=given.logprobs is not None)
 
 
 def _fields(body: bytes, kind: type[Sampling], off: Off) -> Body:
@@ -223,22 +238,32 @@ def _ints(items: Iterable[object]) -> tuple[int, ...]:
     return tuple(item for item in items if isinstance(item, int))
 
 
-def _ask(given: Sampling, generations: list[GenerateRequest], names: Mapping[str, str]) -> Ask:
+def _ask(
+    given: Sampling, generations: list[GenerateRequest], names: Mapping[str, str], best_of: int | None = None
+) -> Ask:
     if found := find_grammar(given):
         names = {**names, "grammar": found[0]}
         generations = [replace(generation, grammar=found[1]) for generation in generations]
     n = 1 if given.n is None else given.n
     if not 1 <= n <= MAX_N:
         raise InvalidRequest(f"n must be between 1 and {MAX_N}, not {n}", field="n")
-    if len(generations) * n > MAX_CHOICES:
-        raise InvalidRequest(f"{len(generations)} prompts times n={n} exceed {MAX_CHOICES} answers", field="prompt")
+    num_each = n if best_of is None else best_of
+    if not n <= num_each <= MAX_N:
+        raise InvalidRequest(f"best_of must be between n ({n}) and {MAX_N}, not {num_each}", field="best_of")
+    if num_each > n and given.stream:
+        raise InvalidRequest("which answers are the best shows at their end: best_of above n has no stream", field="best_of")
+    if len(generations) * num_each > MAX_CHOICES:
+        name = "n" if best_of is None else "best_of"
+        raise InvalidRequest(f"{len(generations)} prompts times {name}={num_each} exceed {MAX_CHOICES} answers", field="prompt")
     if given.stream_options is not None and not given.stream:
         raise InvalidRequest("stream_options needs stream: true", field="stream_options")
     return Ask(
-        generations=tuple(_numbered(generation, i) for generation in generations for i in range(n)),
+        generations=tuple(_numbered(generation, i) for generation in generations for i in range(num_each)),
+        num_each=num_each,
         n=n,
         stream=bool(given.stream),
         include_usage=bool(given.stream_options and given.stream_options.include_usage),
+        running_usage=bool(given.stream_options and given.stream_options.continuous_usage_stats),
         names=names,
     )
 

@@ -59,6 +59,7 @@ IgnoredMap = Annotated[dict[str, str], Meta(description="Accepted; means nothing
 
 class StreamOptions(Struct, frozen=True, kw_only=True):
     include_usage: Annotated[bool, Meta(description="Send one more chunk, with the usage.")] | None = None
+    continuous_usage_stats: Annotated[bool, Meta(description="Send the usage so far in every chunk.")] | None = None
 
 
 class Sampling(Guided, frozen=True, kw_only=True):
@@ -136,13 +137,16 @@ class CompletionRequest(Sampling, frozen=True, kw_only=True):
         Meta(description="A text, a list of texts, the tokens of a text, or a list of those."),
     ]
     logprobs: Annotated[Count, Meta(extra_json_schema=limits(maximum=20))] | None = None
+    echo: Annotated[bool, Meta(description="Begin the answer with the prompt; not with logprobs.")] | None = None
+    best_of: (
+        Annotated[int, Meta(description="Answer that many times, and give the n likeliest.", extra_json_schema=limits(minimum=1, maximum=16))]
+        | None
+    ) = None
 
 
 COMMON_OFF: Off = MappingProxyType(
     {
         # OpenAI
-        "best_of": (1,),
-        "echo": (False,),
         "store": (False,),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
@@ -184,7 +188,9 @@ CHAT_OFF: Off = MappingProxyType(
     {
         **COMMON_OFF,
         "audio": (),
+        "best_of": (1,),
         "chat_template": (),
+        "echo": (False,),
         "include_reasoning": (True,),
         "mm_processor_kwargs": ({},),
         "modalities": (["text"],),
@@ -198,7 +204,7 @@ CHAT_OFF: Off = MappingProxyType(
     }
 )
 COMPLETION_OFF: Off = MappingProxyType({**COMMON_OFF, "suffix": ("",)})
-STREAM_OPTIONS_OFF: Off = MappingProxyType({"include_obfuscation": (False,), "continuous_usage_stats": (False,)})
+STREAM_OPTIONS_OFF: Off = MappingProxyType({"include_obfuscation": (False,)})
 STRUCTURED_OFF: Off = MappingProxyType(
     {
         "disable_additional_properties": (False,),

@@ -1,5 +1,6 @@
 """How a response is made: whole, or as the events of its stream; and kept, if it is to be. Does not know parameters."""
 
+import logging
 import time
 from collections.abc import Callable
 
@@ -27,6 +28,7 @@ from frontend.rest.openai.responses.output import Output
 from frontend.rest.openai.responses.parse import ResponseAsk
 from frontend.rest.openai.responses.request_types import PlainText, ReasoningConfig, ResponseRequest
 
+log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
 Keep = Callable[[ResponseDocument], None]
 
@@ -142,7 +144,8 @@ class StreamedResponse:
         """Whether the client has been told. Before the first event it can still be told in the status."""
         if self._document is None:
             return False
-        self._output.fail()
+        log.warning("%s failed: %s", self._document.id, error.message)
+        events = self._output.fail()
         code = "rate_limit_exceeded" if isinstance(error, Overloaded) else "server_error"
         self._document = structs.replace(
             self._document,
@@ -152,7 +155,7 @@ class StreamedResponse:
         )
         self._keep(self._document)
         failed = self._numbering.event(ev.ResponseFailed, response=self._document)
-        await send_part(self._send, ev.encoded([failed]), is_last=True)
+        await send_part(self._send, ev.encoded([*events, failed]), is_last=True)
         return True
 
     async def _tell(self, events: Events) -> None:

@@ -43,10 +43,9 @@ class Output:
             events += self._open.begin()
         return events + self._end("incomplete" if finish is Finish.LENGTH else "completed")
 
-    def fail(self) -> None:
-        """No more will come, and nobody is told of the end of what is open."""
-        if self._open is not None:
-            self._end("incomplete")
+    def fail(self) -> Events:
+        """No more will come."""
+        return self._end("incomplete")
 
     def _think(self, text: str) -> Events:
         events: Events = []
