@@ -91,11 +91,12 @@ class FleetInference:
             self._quarantine.check(job)
             ledger.tokenized_ns = time.monotonic_ns()
             watched.tokenized(job)
-            with self._allowances.charged(job.caller, job.num_prompt, job.params.max_tokens, lambda: job.num_output):
+            charged = self._allowances.charged
+            with charged(job.caller, job.num_prompt, job.params.max_tokens, lambda: job.num_output) as left:
                 async with aclosing(self._rows(job, watched)) as rows:
                     await _next(rows, deadline)
                     watched.taken(job)
-                    yield Started(job.request_id, model.name, len(tokens), job.params.seed)
+                    yield Started(job.request_id, model.name, len(tokens), job.params.seed, left)
                     answer = answer_of(model, request, job)
                     while answer.finished is None:
                         batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))
@@ -192,7 +193,8 @@ class FleetInference:
         return named.tokenizer.token_bytes(token_id)
 
     def models(self) -> list[ServedModel]:
-        return [self.model(None)]
+        model = self.model(None)
+        return [model, *(replace(model, name=alias) for alias in sorted(self._model.aliases))]
 
     def model(self, name: str | None) -> ServedModel:
         model = self._named(name)
@@ -235,7 +237,7 @@ class FleetInference:
         return self._attempts.admission.max_requests
 
     def _named(self, name: str | None) -> LoadedModel:
-        if name and name != self._model.name:
+        if name and not self._model.is_called(name):
             raise UnknownModel(f"the model {name!r} is not served here; {self._model.name!r} is", field="model")
         return self._model
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from engine.errors import ContextOverflow, InvalidRequest
 from engine.sequence import SamplingParams
-from frontend.callers import ANYBODY, Caller
+from frontend.callers import ANYBODY, UNLIMITED, Allowance, Caller
 from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode, name_of
 
 MAX_STOP_STRINGS = 16
@@ -165,6 +165,8 @@ class Started:
     model: str
     prompt_tokens: int
     seed: int
+    allowance: Allowance = UNLIMITED
+    """What the caller has left."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ Does not know parameters, or how answers and errors look.
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Protocol
 
 from starlette.datastructures import Headers
@@ -70,13 +71,16 @@ async def answer(
         await answers.finish(scope, receive)
 
 
-async def start_stream(send: Send, content_type: str, request_id: str) -> None:
-    """Send the headers of an answer that comes in parts, which nobody on the way shall keep back."""
+async def start_stream(
+    send: Send, content_type: str, request_id: str, more: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Send the headers of an answer that comes in parts, which nobody on the way shall keep back, and `more`."""
     headers = (
         (b"content-type", content_type.encode()),
         (b"cache-control", b"no-cache"),
         (b"x-accel-buffering", b"no"),
         (b"x-request-id", request_id.encode()),
+        *((name.encode(), value.encode()) for name, value in more.items()),
     )
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 

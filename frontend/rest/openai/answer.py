@@ -31,19 +31,21 @@ from frontend.rest.openai.answer_types import (
 )
 from frontend.rest.openai.chunks import Chunks, encode
 from frontend.rest.openai.format import Format, Head
+from frontend.rest.openai.limits import limit_headers
 from frontend.rest.openai.parse import Ask
 
 
 class Endpoint:
     """The ASGI app behind POST of one endpoint."""
 
-    def __init__(self, inference: Inference, form: Format) -> None:
+    def __init__(self, inference: Inference, form: Format, *, lenient: bool) -> None:
         self._inference = inference
         self._form = form
+        self._lenient = lenient
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        ask = self._form.parse(await request.body())
+        ask = self._form.parse(await request.body(), lenient=self._lenient)
         with_timing = request.headers.get("x-tandem-timing") == "1"
         form = self._form.of(ask)
         kind = StreamedAnswers if ask.stream else WholeAnswer
@@ -101,7 +103,7 @@ class WholeAnswer:
         document = self._form.whole(self._form, head, self._given(), usage_of(finals, self._ask.num_each))
         if self._with_timing:
             document = msgspec.structs.replace(document, timing=RequestTiming.of(finals[0].timing))
-        headers = {"x-request-id": self._started.request_id}
+        headers = {"x-request-id": self._started.request_id, **limit_headers(self._started.allowance)}
         await Response(encode(document), headers=headers, media_type="application/json")(scope, receive, self._send)
 
 
@@ -162,7 +164,7 @@ class StreamedAnswers:
             with_usage=self._ask.include_usage,
             echoes=self._echoes,
         )
-        await start_stream(self._send, SSE, started.request_id)
+        await start_stream(self._send, SSE, started.request_id, limit_headers(started.allowance))
 
     def _count(self, index: int, event: Event) -> None:
         assert self._chunks is not None, "nothing is counted before it is started"

@@ -31,15 +31,16 @@ TIMING: Json = {
 MODEL_ID: Json = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def openai_dialect(inference: Inference) -> Dialect:
+def openai_dialect(inference: Inference, *, lenient: bool = False) -> Dialect:
+    """`lenient` is about parameters that nobody has."""
     return Dialect(
         name="OpenAI",
         routes=(
-            Route("/v1/chat/completions", Endpoint(inference, chat.FORMAT), methods=["POST"]),
-            Route("/v1/completions", Endpoint(inference, completions.FORMAT), methods=["POST"]),
+            Route("/v1/chat/completions", Endpoint(inference, chat.FORMAT, lenient=lenient), methods=["POST"]),
+            Route("/v1/completions", Endpoint(inference, completions.FORMAT, lenient=lenient), methods=["POST"]),
             Route("/v1/models", models_endpoint(inference)),
             Route("/v1/models/{id:path}", model_endpoint(inference)),
-            *response_routes(inference, Store()),
+            *response_routes(inference, Store(), lenient=lenient),
         ),
         errors=OpenAIErrors(),
         operations=_operations(),

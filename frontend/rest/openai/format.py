@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import msgspec
 
@@ -36,11 +37,16 @@ class Head:
         )
 
 
+class Parse(Protocol):
+    def __call__(self, body: bytes, *, lenient: bool = False) -> Ask:
+        """Raises InvalidRequest. What nobody has is left out if `lenient`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
     """What chat and completions spell differently."""
 
-    parse: Callable[[bytes], Ask]
+    parse: Parse
     generate: Callable[[Inference, GenerateRequest], AsyncGenerator[Event, None]]
     id_prefix: str
     object: str

@@ -84,11 +84,13 @@ class Ask:
     """One call of one tool was asked for: it is no surprise, and the answer just stops."""
 
 
-def parse_chat(body: bytes) -> Ask:
-    fields = _fields(body, ChatCompletionRequest, CHAT_OFF)
+def parse_chat(body: bytes, *, lenient: bool = False) -> Ask:
+    fields = _fields(body, ChatCompletionRequest, CHAT_OFF, lenient=lenient)
     if isinstance(messages := fields.get("messages"), list):
         check_count(messages, MAX_MESSAGES, "messages")
-        fields["messages"] = [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+        fields["messages"] = [
+            _message(message, f"messages[{i}]", lenient=lenient) for i, message in enumerate(messages)
+        ]
     given = convert(fields, ChatCompletionRequest)
     names = {
         "prompt": "messages",
@@ -117,8 +119,8 @@ def parse_chat(body: bytes) -> Ask:
     return replace(ask, functions=bool(given.functions), names_tool=chat.tool_choice.name is not None)
 
 
-def parse_completion(body: bytes) -> Ask:
-    fields = _fields(body, CompletionRequest, COMPLETION_OFF)
+def parse_completion(body: bytes, *, lenient: bool = False) -> Ask:
+    fields = _fields(body, CompletionRequest, COMPLETION_OFF, lenient=lenient)
     if isinstance(prompt := fields.get("prompt"), list):
         check_count(prompt, MAX_PROMPT_IDS if isinstance(prompt[0] if prompt else 0, int) else MAX_CHOICES, "prompt")
         for item in prompt:
@@ -136,23 +138,25 @@ def parse_completion(body: bytes) -> Ask:
     return replace(ask, echo=bool(given.echo), shows_logprobs=given.logprobs is not None)
 
 
-def _fields(body: bytes, kind: type[Sampling], off: Off) -> Body:
+def _fields(body: bytes, kind: type[Sampling], off: Off, *, lenient: bool) -> Body:
     """The supported top-level parameters of `body` that are given."""
-    fields = supported(decode_body(body), kind, off)
+    fields = supported(decode_body(body), kind, off, lenient=lenient)
     for name, most in MOST.items():
         if isinstance(given := fields.get(name), list | dict):
             check_count(given, most, name)
     if isinstance(options := fields.get("stream_options"), dict):
-        fields["stream_options"] = supported(options, StreamOptions, STREAM_OPTIONS_OFF, "stream_options.")
+        path = "stream_options."
+        fields["stream_options"] = supported(options, StreamOptions, STREAM_OPTIONS_OFF, path, lenient=lenient)
     if isinstance(outputs := fields.get("structured_outputs"), dict):
-        fields["structured_outputs"] = supported(outputs, StructuredOutputs, STRUCTURED_OFF, "structured_outputs.")
+        path = "structured_outputs."
+        fields["structured_outputs"] = supported(outputs, StructuredOutputs, STRUCTURED_OFF, path, lenient=lenient)
     return fields
 
 
-def _message(given: object, path: str) -> object:
+def _message(given: object, path: str, *, lenient: bool) -> object:
     if not isinstance(given, dict):
         return given  # _convert says what is wrong with it
-    kept = supported(given, Message, MESSAGE_OFF, f"{path}.")
+    kept = supported(given, Message, MESSAGE_OFF, f"{path}.", lenient=lenient)
     content = kept.get("content")
     parts = content if isinstance(content, list) else []
     check_count(parts, MAX_PARTS, f"{path}.content")

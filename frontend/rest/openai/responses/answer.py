@@ -14,6 +14,7 @@ from frontend.request import Delta, Event, Finish, Finished, Started
 from frontend.rest.answers import send_part, start_stream
 from frontend.rest.errors import message_of
 from frontend.rest.middleware import SSE
+from frontend.rest.openai.limits import limit_headers
 from frontend.rest.openai.responses import events as ev
 from frontend.rest.openai.responses.answer_types import (
     AnswerReasoning,
@@ -101,7 +102,7 @@ class WholeResponse:
         assert self._finished is not None, "an answer ended without Finished"
         document = ended(begun(self._ask.given, self._started), self._output, self._finished)
         self._keep(document)
-        headers = {"x-request-id": self._started.request_id}
+        headers = {"x-request-id": self._started.request_id, **limit_headers(self._started.allowance)}
         await Response(_encode(document), headers=headers, media_type="application/json")(scope, receive, self._send)
 
     async def fail(self, error: TandemError) -> bool:
@@ -126,7 +127,7 @@ class StreamedResponse:
                 await self._tell(self._output.take(event))
             case Started():
                 self._document = begun(self._ask.given, event)
-                await start_stream(self._send, SSE, event.request_id)
+                await start_stream(self._send, SSE, event.request_id, limit_headers(event.allowance))
                 kinds = (ev.ResponseCreated, ev.ResponseInProgress)
                 await self._tell([self._numbering.event(kind, response=self._document) for kind in kinds])
             case Finished():

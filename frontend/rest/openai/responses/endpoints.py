@@ -33,10 +33,10 @@ MAX_ITEMS = 100
 """Of one page of a list."""
 
 
-def response_routes(inference: Inference, store: Store) -> tuple[Route, ...]:
-    pages = Responses(inference, store)
+def response_routes(inference: Inference, store: Store, *, lenient: bool) -> tuple[Route, ...]:
+    pages = Responses(inference, store, lenient=lenient)
     return (
-        Route(PATH, Creation(inference, store), methods=["POST"]),
+        Route(PATH, Creation(inference, store, lenient=lenient), methods=["POST"]),
         Route(f"{PATH}/input_tokens", pages.count, methods=["POST"]),
         Route(f"{PATH}/{{id}}", pages.get, methods=["GET"]),
         Route(f"{PATH}/{{id}}", pages.delete, methods=["DELETE"]),
@@ -48,14 +48,15 @@ def response_routes(inference: Inference, store: Store) -> tuple[Route, ...]:
 class Creation:
     """The ASGI app behind POST of /v1/responses."""
 
-    def __init__(self, inference: Inference, store: Store) -> None:
+    def __init__(self, inference: Inference, store: Store, *, lenient: bool) -> None:
         self._inference = inference
         self._store = store
+        self._lenient = lenient
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
         store = self._store.of(scope[CALLER])
-        ask = parse_response(body, store)
+        ask = parse_response(body, store, lenient=self._lenient)
 
         def keep(document: ResponseDocument) -> None:
             if document.store:
@@ -72,9 +73,10 @@ class Creation:
 class Responses:
     """What can be done with responses that are kept, each by whoever asked for it; and what needs none."""
 
-    def __init__(self, inference: Inference, store: Store) -> None:
+    def __init__(self, inference: Inference, store: Store, *, lenient: bool) -> None:
         self._inference = inference
         self._store = store
+        self._lenient = lenient
 
     async def get(self, request: Request) -> Response:
         kept = self._kept(request)
@@ -96,7 +98,7 @@ class Responses:
         return _json(_page(kept.input, request.query_params))
 
     async def count(self, request: Request) -> Response:
-        model, chat = parse_count(await request.body(), self._of(request))
+        model, chat = parse_count(await request.body(), self._of(request), lenient=self._lenient)
         request.scope[CALLER].check_model(self._inference.model(model).name)
         try:
             tokens = await asyncio.to_thread(self._inference.tokenize, model, chat)

@@ -61,8 +61,8 @@ class ResponseAsk:
     """The response that it goes on with."""
 
 
-def parse_response(body: bytes, store: CallersStore) -> ResponseAsk:
-    given = convert(_fields(body, ResponseRequest, RESPONSE_OFF), ResponseRequest)
+def parse_response(body: bytes, store: CallersStore, *, lenient: bool = False) -> ResponseAsk:
+    given = convert(_fields(body, ResponseRequest, RESPONSE_OFF, lenient=lenient), ResponseRequest)
     before = None if given.previous_response_id is None else store.previous(given.previous_response_id)
     items = _items(given, store)
     chat = _conversation(given, items, before)
@@ -91,22 +91,22 @@ def parse_response(body: bytes, store: CallersStore) -> ResponseAsk:
     return ResponseAsk(given=given, generation=generation, input=items, before=before)
 
 
-def parse_count(body: bytes, store: CallersStore) -> tuple[str | None, Chat]:
+def parse_count(body: bytes, store: CallersStore, *, lenient: bool = False) -> tuple[str | None, Chat]:
     """The model, and the conversation whose tokens are to be counted."""
-    given = convert(_fields(body, CountRequest, COUNT_OFF), CountRequest)
+    given = convert(_fields(body, CountRequest, COUNT_OFF, lenient=lenient), CountRequest)
     before = None if given.previous_response_id is None else store.previous(given.previous_response_id)
     return given.model, _conversation(given, _items(given, store), before)
 
 
-def _fields(body: bytes, kind: type[Struct], off: Off) -> Body:
+def _fields(body: bytes, kind: type[Struct], off: Off, *, lenient: bool) -> Body:
     """The supported parameters of `body` that are given."""
-    fields = supported(decode_body(body), kind, off)
+    fields = supported(decode_body(body), kind, off, lenient=lenient)
     for name, most in MOST.items():
         if isinstance(given := fields.get(name), list | dict):
             check_count(given, most, name)
     for name, nested in NESTED.items():
         if isinstance(given := fields.get(name), dict):
-            fields[name] = supported(given, nested, {}, f"{name}.")
+            fields[name] = supported(given, nested, {}, f"{name}.", lenient=lenient)
     if isinstance(tools := fields.get("tools"), list):
         for position, tool in enumerate(tools):
             kind_of = tool.get("type") if isinstance(tool, dict) else None
@@ -114,11 +114,11 @@ def _fields(body: bytes, kind: type[Struct], off: Off) -> Body:
                 message = f"this server runs no tools; those of type {kind_of[:80]} are not supported"
                 raise UnsupportedParameter(message, field=f"tools[{position}].type")
     if isinstance(items := fields.get("input"), list):
-        fields["input"] = [_item(item, f"input[{i}]") for i, item in enumerate(items)]
+        fields["input"] = [_item(item, f"input[{i}]", lenient=lenient) for i, item in enumerate(items)]
     return fields
 
 
-def _item(given: object, path: str) -> object:
+def _item(given: object, path: str, *, lenient: bool) -> object:
     """With its type, which messages and references may leave out."""
     if not isinstance(given, dict):
         return given  # `convert` says what is wrong with it
@@ -129,7 +129,7 @@ def _item(given: object, path: str) -> object:
     off = {name: none for name, none in ITEM_OFF.items() if name not in KINDS[kind].__struct_fields__}
     if kind == "function_call_output":
         fields.pop("name", None)  # the call's own, which is known
-    kept = supported(fields, KINDS[kind], off, f"{path}.")
+    kept = supported(fields, KINDS[kind], off, f"{path}.", lenient=lenient)
     if kept.get("encrypted_content") is not None:
         message = "this server cannot read reasoning that others have encrypted"
         raise UnsupportedParameter(message, field=f"{path}.encrypted_content")
