@@ -96,7 +96,8 @@ class FleetInference:
                 async with aclosing(self._rows(job, watched)) as rows:
                     await _next(rows, deadline)
                     watched.taken(job)
-                    yield Started(job.request_id, model.name, len(tokens), job.params.seed, left)
+                    told = tuple(tokens[: job.num_prompt]) if request.tell_prompt else ()
+                    yield Started(job.request_id, model.name, job.num_prompt, job.params.seed, left, told)
                     answer = answer_of(model, request, job)
                     while answer.finished is None:
                         batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))

@@ -127,6 +127,8 @@ class GenerateRequest:
     """None: any text will do."""
     separate_reasoning: bool = True
     """Tell reasoning from the answer to a conversation, where the model marks it."""
+    tell_prompt: bool = False
+    """Say in `Started` what tokens the prompt is."""
     deadline_s: float | None = None
     """Seconds from now after which nobody waits for the answer."""
     trace_headers: Mapping[str, str] = field(default_factory=dict)
@@ -167,6 +169,8 @@ class Started:
     seed: int
     allowance: Allowance = UNLIMITED
     """What the caller has left."""
+    prompt_ids: tuple[int, ...] = ()
+    """Where they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

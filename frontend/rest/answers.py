@@ -106,10 +106,14 @@ class Choice:
     thoughts: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    prompt_ids: tuple[int, ...] = ()
+    """Where they were asked for."""
     finished: Finished | None = None
 
     def take(self, delta: Delta) -> None:
         self.texts.append(delta.text)
+        self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs)
         if delta.reasoning:
             self.thoughts.append(delta.reasoning)

@@ -270,6 +270,35 @@ async def test_the_usage_so_far(client: httpx.AsyncClient, path: str, body: dict
     assert last["usage"]["prompt_tokens"] == whole["prompt_tokens"]
 
 
+async def test_tokens_of_completions(client: httpx.AsyncClient) -> None:
+    body = {**PROMPT, "prompt": ["hi", "b"], "return_token_ids": True}
+    whole = await post(client, COMPLETIONS, body)
+    assert [choice["token_ids"] for choice in whole["choices"]] == [list(b"Hello!")] * 2
+    assert [choice["prompt_token_ids"] for choice in whole["choices"]] == [list(b"hi"), list(b"b")]
+    events = [event["choices"][0] for event in await chunks(client, COMPLETIONS, body)]
+    for index, prompt in enumerate((b"hi", b"b")):
+        first, *others, last = [choice for choice in events if choice["index"] == index]
+        assert (first["prompt_token_ids"], first["token_ids"], first["text"]) == (list(prompt), list(b"Hel"), "Hel")
+        assert [choice["token_ids"] for choice in others] == [list(b"lo"), list(b"!")]
+        assert not [choice for choice in (*others, last) if "prompt_token_ids" in choice]
+    assert "token_ids" not in (await post(client, COMPLETIONS, PROMPT))["choices"][0]
+
+
+async def test_tokens_of_chat() -> None:
+    body = {**QUESTION, "return_token_ids": True, "logprobs": True}
+    script: list[Step] = [Delta("", (5,), 0), *say("ab")]
+    async with rest_client(FakeInference(script)) as client:
+        whole = await post(client, CHAT, body)
+        assert (whole["prompt_token_ids"], whole["choices"][0]["token_ids"]) == (list(b"user:hi\n"), [5, *b"ab"])
+        first, held, text, last = await chunks(client, CHAT, body)
+    assert first["prompt_token_ids"] == list(b"user:hi\n")
+    assert not [event for event in (held, text, last) if "prompt_token_ids" in event]
+    assert (held["choices"][0]["token_ids"], held["choices"][0]["delta"]) == ([5], {"content": ""})
+    assert (text["choices"][0]["token_ids"], text["choices"][0]["delta"]) == (list(b"ab"), {"content": "ab"})
+    assert len(text["choices"][0]["logprobs"]["content"]) == 2
+    assert "token_ids" not in last["choices"][0]
+
+
 # -- several answers ---------------------------------------------------------------------------------------------------
 
 

@@ -66,7 +66,8 @@ async def test_every_documented_path_exists_and_every_field_of_answers_is_docume
                 response = await client.request(verb, path.replace("{id}", "resp_1" if is_of_kept else MODEL))
                 assert response.status_code == (404 if is_of_kept else 200 if verb == "get" else 400), path
         headers = {"x-tandem-timing": "1"}
-        question = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "logprobs": True}
+        question = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+        question |= {"logprobs": True, "return_token_ids": True}
         chat = await client.post("/v1/chat/completions", json=question, headers=headers)
         assert set(chat.json()) == set(SCHEMAS["ChatCompletion"]["properties"])
         completion = await client.post("/v1/completions", json={"model": MODEL, "prompt": "hi"}, headers=headers)

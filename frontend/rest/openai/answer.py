@@ -91,6 +91,7 @@ class WholeAnswer:
                 choice.take(event)
             case Started():
                 self._started = self._started or event
+                choice.prompt_ids = event.prompt_ids
             case Finished():
                 choice.finished = event
 
@@ -138,10 +139,13 @@ class StreamedAnswers:
             if self._chunks is None:
                 assert isinstance(event, Started), "an answer began without Started"
                 await self._start(event)
+            assert self._chunks is not None, "it has started"
             if self._ask.running_usage:
                 self._count(index, event)
-            if isinstance(event, Delta):
-                if event.text or event.logprobs or event.reasoning or event.calls:
+            if isinstance(event, Started) and self._ask.shows_ids:
+                self._chunks.note_prompt(index, event.prompt_ids)
+            elif isinstance(event, Delta):
+                if event.text or event.logprobs or event.reasoning or event.calls or self._ask.shows_ids:
                     await send_part(self._send, self._chunks.delta(index, event))
             elif isinstance(event, Finished):
                 self._finals[index] = event

@@ -115,6 +115,8 @@ class ChatChoice(Struct, frozen=True, kw_only=True):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: ChatFinishReason
+    token_ids: list[int] | UnsetType = UNSET
+    """With return_token_ids, as `prompt_token_ids`."""
 
 
 class CompletionChoice(Struct, frozen=True, kw_only=True):
@@ -122,6 +124,9 @@ class CompletionChoice(Struct, frozen=True, kw_only=True):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason
+    token_ids: list[int] | UnsetType = UNSET
+    """With return_token_ids."""
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatCompletion(Struct, frozen=True, kw_only=True):
@@ -132,6 +137,7 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     choices: list[ChatChoice]
     usage: CompletionUsage
     system_fingerprint: str
+    prompt_token_ids: list[int] | UnsetType = UNSET
     timing: RequestTiming | UnsetType = UNSET
 
 
@@ -177,6 +183,8 @@ class ChunkChoice(Struct, frozen=True, kw_only=True):
     delta: Delta
     logprobs: ChatLogprobs | None
     finish_reason: ChatFinishReason | None
+    token_ids: list[int] | UnsetType = UNSET
+    """With return_token_ids: those that are new."""
 
 
 class ChatCompletionChunk(Struct, frozen=True, kw_only=True):
@@ -189,6 +197,8 @@ class ChatCompletionChunk(Struct, frozen=True, kw_only=True):
     choices: list[ChunkChoice]
     usage: CompletionUsage | None | UnsetType = UNSET
     system_fingerprint: str
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    """In the first chunk of each choice, with return_token_ids."""
     timing: RequestTiming | UnsetType = UNSET
 
 
@@ -197,6 +207,10 @@ class CompletionChunkChoice(Struct, frozen=True, kw_only=True):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None
+    token_ids: list[int] | UnsetType = UNSET
+    """With return_token_ids: those that are new."""
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    """In the first chunk of each choice."""
 
 
 class CompletionChunk(Struct, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ def _whole(form: Format, head: Head, choices: Sequence[Choice], usage: Completio
             message=_message(choice, as_function=form.as_function),
             logprobs=chat_logprobs(choice.logprobs, Offsets()) if choice.logprobs else None,
             finish_reason=form.reason(choice.final.reason),
+            token_ids=choice.token_ids if choice.prompt_ids else UNSET,
         )
         for index, choice in enumerate(choices)
     ]
@@ -43,6 +44,7 @@ def _whole(form: Format, head: Head, choices: Sequence[Choice], usage: Completio
         choices=spelled,
         usage=usage,
         system_fingerprint=head.system_fingerprint,
+        prompt_token_ids=list(choices[0].prompt_ids) or UNSET,
     )
 
 

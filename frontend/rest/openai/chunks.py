@@ -31,6 +31,14 @@ class Chunks:
             form.opening or b"" for _ in choices
         ]
         self._opened = [not opening for opening in self._openings]
+        self._prompts: dict[int, bytes] = {}
+        """Tokens that choices have still to tell, as JSON."""
+        self._with_ids = False
+
+    def note_prompt(self, index: int, ids: Sequence[int]) -> None:
+        """What the prompt of a choice is. Chunks that follow tell their tokens, and the first one these, too."""
+        self._prompts[index] = b',"prompt_token_ids":' + encode(ids)
+        self._with_ids = True
 
     def count(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Chunks that follow say that so much has been used."""
@@ -48,7 +56,7 @@ class Chunks:
 
     def delta(self, index: int, delta: Delta) -> bytes:
         """One chunk, or several: reasoning, text and each part of a call come in chunks of their own."""
-        if delta.reasoning or delta.calls:
+        if delta.reasoning or delta.calls or self._with_ids:
             return self._parts(index, delta)
         chunk = self._text_starts[index] + encode(delta.text)
         if delta.logprobs:
@@ -71,17 +79,26 @@ class Chunks:
         return self._head + b"]" + usage_field + timing_field + b"}\n\n"
 
     def _parts(self, index: int, delta: Delta) -> bytes:
-        assert self._form.parts is not None, "nothing but conversations has reasoning or calls"
         chunks = [] if self._opened[index] else [self._opening(index)]
         logprobs = self._logprobs(index, delta) if delta.logprobs else _NO_LOGPROBS
-        for part in self._form.parts(delta):
-            chunks.append(self._choices[index] + part + logprobs + _GOES_ON + self._end)
-            logprobs = _NO_LOGPROBS  # once
+        more = b',"token_ids":' + encode(delta.token_ids) if self._with_ids else b""
+        parts = [] if self._form.parts is None else self._form.parts(delta)
+        for part in parts or [self._form.before_text + encode(delta.text) + self._form.after_text]:
+            chunks.append(self._with_prompt(index, self._choices[index] + part + logprobs + _GOES_ON + more))
+            logprobs, more = _NO_LOGPROBS, b""  # once
         return b"".join(chunks)
+
+    def _with_prompt(self, index: int, chunk: bytes) -> bytes:
+        """The chunk of a choice with its end, and with the tokens of its prompt if it has not told them."""
+        prompt = self._prompts.pop(index, b"")
+        if self._form.prompts_differ:
+            return chunk + prompt + self._end
+        return chunk + self._end[:-3] + prompt + self._end[-3:]
 
     def _logprobs(self, index: int, delta: Delta) -> bytes:
         return b',"logprobs":' + encode(self._form.logprobs(delta.logprobs, self._offsets[index]))
 
     def _opening(self, index: int) -> bytes:
         self._opened[index] = True
-        return self._choices[index] + self._openings[index] + self._going_on
+        chunk = self._choices[index] + self._openings[index] + _NO_LOGPROBS + _GOES_ON
+        return self._with_prompt(index, chunk)

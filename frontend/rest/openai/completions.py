@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from msgspec import UNSET
+
 from engine.errors import ContextOverflow
 from frontend.api import Inference
 from frontend.request import Event, Finish, GenerateRequest
@@ -44,6 +46,8 @@ def _whole(form: Format, head: Head, choices: Sequence[Choice], usage: Completio
             text="".join(choice.texts),
             logprobs=completion_logprobs(choice.logprobs, Offsets()) if choice.logprobs else None,
             finish_reason="length" if choice.final.reason is Finish.LENGTH else "stop",
+            token_ids=choice.token_ids if choice.prompt_ids else UNSET,
+            prompt_token_ids=list(choice.prompt_ids) or UNSET,
         )
         for index, choice in enumerate(choices)
     ]
@@ -69,4 +73,5 @@ FORMAT = Format(
     before_text=b'"text":',
     after_text=b"",
     closing=b'"text":""',
+    prompts_differ=True,
 )

@@ -63,6 +63,8 @@ class Format:
     """Fields of the chunks that a delta with reasoning or calls takes, where there is such a thing."""
     calls_reason: ChatFinishReason = "tool_calls"
     """Why an answer ends that has called."""
+    prompts_differ: bool = False
+    """Each choice tells the tokens of its own prompt, where that is asked for."""
     as_function: bool = False
     """A call is spelled as it was before tools."""
     functions: "Format | None" = None

@@ -74,6 +74,8 @@ class Ask:
     """Every chunk of a stream has the usage so far."""
     echo: bool = False
     """Answers begin with their prompts."""
+    shows_ids: bool = False
+    """Answers tell the tokens of their prompts, and their own."""
     shows_logprobs: bool = True
     """False: they are wanted only to tell which answers are the likeliest."""
     names: Mapping[str, str]
@@ -201,6 +203,7 @@ def _generation(given: Sampling) -> GenerateRequest:
         include_stop=bool(given.include_stop_str_in_output),
         ignore_eos=bool(given.ignore_eos),
         skip_special_tokens=given.skip_special_tokens is not False,
+        tell_prompt=bool(given.return_token_ids),
     )
 
 
@@ -269,6 +272,7 @@ def _ask(
         include_usage=bool(given.stream_options and given.stream_options.include_usage),
         running_usage=bool(given.stream_options and given.stream_options.continuous_usage_stats),
         names=names,
+        shows_ids=bool(given.return_token_ids),
     )
 
 

@@ -83,6 +83,7 @@ class Sampling(Guided, frozen=True, kw_only=True):
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
+    return_token_ids: Annotated[bool, Meta(description="Tell the tokens of prompts and answers.")] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: IgnoredText | None = None
@@ -172,7 +173,6 @@ COMMON_OFF: Off = MappingProxyType(
         "request_id": (),
         "return_hidden_states": (False,),
         "return_prompt_text": (False,),
-        "return_token_ids": (False,),
         "return_tokens_as_token_ids": (False,),
         "rid": (),
         "session_id": (),
