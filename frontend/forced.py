@@ -1,4 +1,5 @@
-"""The grammar of an answer that must call tools: calls as its model writes them, behind what the model may think.
+"""The grammar of an answer that must call tools, or may, and then by their schemas: calls as its model writes them,
+behind what the model may think.
 
 What the grammar makes is read by the parser of the same family (`frontend.parsed`), so that calls that had to be made
 come out as those that the model chose to make. Does not know how grammars are compiled, or dialects.
@@ -6,6 +7,7 @@ come out as those that the model chose to make. Does not know how grammars are c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from engine.errors import InvalidRequest
 from frontend.grammar import Call, Thought, calls
@@ -17,18 +19,44 @@ from frontend.text.parsers.families import ToolFamily
 from frontend.tools import Tool, name_of
 
 
-def forced_calls(model: LoadedModel, request: GenerateRequest, prompt: Sequence[int]) -> Grammar | None:
-    """None: nothing must be called. `prompt` is the request's in tokens. Raises InvalidRequest for what goes with no
-    calls that must be made."""
+def calls_grammar(model: LoadedModel, request: GenerateRequest, prompt: Sequence[int]) -> Grammar | None:
+    """None: nothing must be called, and no arguments must match. `prompt` is the request's in tokens.
+
+    Raises InvalidRequest for what goes with no calls that must be made.
+    """
     chat = request.prompt
-    if not isinstance(chat, Chat) or not chat.demanded:
+    if not isinstance(chat, Chat):
         return None
+    if chat.demanded:
+        return _forced(model, request, chat, prompt)
+    is_strict = not chat.strict_tools.isdisjoint(map(name_of, chat.offered))
+    return _strict(model, chat, prompt) if is_strict and request.grammar is None else None
+
+
+def _strict(model: LoadedModel, chat: Chat, prompt: Sequence[int]) -> Grammar | None:
+    """Of any text with calls in it. None where nothing but their JSON tells calls from the text."""
+    family = model.families.tools
+    marker = None if family is None else _MARKERS.get(family)
+    if family is None or marker is None:
+        return None
+    spelling = _spelling(family, _source(model))
+    return calls(
+        [_call(spelling, tool, is_strict=name_of(tool) in chat.strict_tools) for tool in chat.offered],
+        prefix=spelling.prefix,
+        separator=spelling.separator,
+        suffix=spelling.suffix,
+        thought=_thought(model, chat, prompt),
+        marker=marker,
+    )
+
+
+def _forced(model: LoadedModel, request: GenerateRequest, chat: Chat, prompt: Sequence[int]) -> Grammar:
     if request.grammar is not None:
         raise InvalidRequest("an answer that must call a tool cannot match a grammar, too", field="grammar")
     if model.families.reasoning is not None and not request.separate_reasoning:
         message = "where a tool must be called, reasoning cannot be left in the content"
         raise InvalidRequest(message, field="separate_reasoning")
-    spelling = _spelling(model.families.forced, "" if model.template is None else model.template.source)
+    spelling = _spelling(model.families.forced, _source(model))
     is_one = chat.tool_choice.name is not None or not chat.parallel_tool_calls
     return calls(
         [_call(spelling, tool) for tool in chat.demanded],
@@ -37,6 +65,10 @@ def forced_calls(model: LoadedModel, request: GenerateRequest, prompt: Sequence[
         suffix=spelling.suffix,
         thought=_thought(model, chat, prompt),
     )
+
+
+def _source(model: LoadedModel) -> str:
+    return "" if model.template is None else model.template.source
 
 
 def _thought(model: LoadedModel, chat: Chat, prompt: Sequence[int]) -> Thought | None:
@@ -82,9 +114,16 @@ def _spelling(family: ToolFamily, template: str) -> _Spelling:
             return _Spelling('{"name": "', '", "arguments": ', "}", "\n")
 
 
-def _call(spelling: _Spelling, tool: Tool) -> Call:
+_MARKERS = MappingProxyType(
+    {ToolFamily.HERMES: hermes.OPEN, ToolFamily.MISTRAL: mistral.OPEN, ToolFamily.DEEPSEEK: deepseek.CALLS}
+)
+"""What calls begin with, and text never has in it, of families that spell them as grammars do."""
+
+
+def _call(spelling: _Spelling, tool: Tool, *, is_strict: bool = True) -> Call:
     name = name_of(tool)
-    return Call(f"{spelling.before_name}{name}{spelling.after_name}", _arguments(tool), spelling.end, name)
+    schema = _arguments(tool) if is_strict else {"type": "object"}
+    return Call(f"{spelling.before_name}{name}{spelling.after_name}", schema, spelling.end, name)
 
 
 def _arguments(tool: Tool) -> object:

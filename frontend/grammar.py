@@ -66,14 +66,20 @@ def calls(
     separator: str | None = None,
     suffix: str = "",
     thought: Thought | None = None,
+    marker: str | None = None,
 ) -> Grammar:
     """The grammar of an answer that is one call of any of these kinds, between `prefix` and `suffix`; of one or more if
-    there is a text that separates them."""
+    there is a text that separates them.
+
+    With a `marker`, which `prefix` begins with, or each call if there is none, it is any text in which that is what the
+    marker begins.
+    """
     tags = [{"begin": kind.begin, "schema": kind.schema, "end": kind.end} for kind in kinds]
     wrapping = {"prefix": prefix, "separator": separator, "suffix": suffix}
     names = [kind.name for kind in kinds]
     before = None if thought is None else {"open": thought.open, "close": thought.close, "begun": thought.begun}
-    return Grammar(GrammarKind.CALLS, json.dumps({"calls": tags, "names": names, "thought": before, **wrapping}))
+    given = {"calls": tags, "names": names, "thought": before, "marker": marker, **wrapping}
+    return Grammar(GrammarKind.CALLS, json.dumps(given))
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,33 +268,39 @@ def _structural_tag(text: str, special_tokens: Mapping[str, int]) -> str:
 def _calls(text: str, special_tokens: Mapping[str, int]) -> str:
     given = _object(text)
     tags = _tags(given["calls"])
-    prefix, suffix, separator = (
-        _literal(str(given[name] or ""), special_tokens) for name in ("prefix", "suffix", "separator")
-    )
-    rules = [
-        f"call_{number}: {_literal(tag.begin, special_tokens)} {_body(tag)} {_literal(tag.end, special_tokens)}"
-        for number, tag in enumerate(tags)
-    ]
-    many = f"({separator} call)*" if given["separator"] is not None else ""
-    thought = "" if given["thought"] is None else "thought"
-    return "\n".join(
-        (
-            f"start: {thought} {prefix} call {many} {suffix}",
-            "call: " + " | ".join(f"call_{number}" for number in range(len(tags))),
-            *rules,
-            *([] if given["thought"] is None else _thought(given["thought"], special_tokens)),
-        )
-    )
+    marker, prefix, separator = given["marker"] or "", given["prefix"], given["separator"]
+    is_of_each = bool(marker) and not prefix
+    many = "" if separator is None or is_of_each else f"({_literal(separator, special_tokens)} call)*"
+    wrapped = f"{_literal(prefix.removeprefix(marker), special_tokens)} call {many} "
+    wrapped += _literal(given["suffix"], special_tokens)
+    rules = ["call: " + " | ".join(f"call_{number}" for number in range(len(tags)))]
+    for number, tag in enumerate(tags):
+        begin = _literal(tag.begin.removeprefix(marker) if is_of_each else tag.begin, special_tokens)
+        rules.append(f"call_{number}: {begin} {_body(tag)} {_literal(tag.end, special_tokens)}")
+    start = wrapped
+    if marker:
+        start = f"(marked {wrapped})* end"
+        rules += [f"marked{_up_to(marker, special_tokens)}", "end: TEXT"]
+    if given["thought"] is not None:
+        start = f"thought {start}"
+        rules += _thought(given["thought"], special_tokens)
+    if marker or given["thought"] is not None:
+        rules.append(r"TEXT: /(.|\n)*/")
+    return "\n".join((f"start: {start}", *rules))
+
+
+def _up_to(mark: str, special_tokens: Mapping[str, int]) -> str:
+    """The end of a rule for any text up to the first `mark`."""
+    lazy = "" if _begins_special(mark, special_tokens) else "[lazy]"
+    return f"{lazy}: TEXT {_literal(mark, special_tokens)}"
 
 
 def _thought(given: Mapping[str, Any], special_tokens: Mapping[str, int]) -> Iterator[str]:
     """Its rules: up to the first text that closes it; what has not been begun may be left out."""
-    opening, closing = _literal(given["open"], special_tokens), _literal(given["close"], special_tokens)
+    opening = _literal(given["open"], special_tokens)
     yield "thought: closed" if given["begun"] else f"thought: ({opening} closed)?"
     yield "closed: end_of_thought /[ \\n]{0,4}/"
-    lazy = "" if _begins_special(given["close"], special_tokens) else "[lazy]"
-    yield f"end_of_thought{lazy}: TEXT {closing}"
-    yield r"TEXT: /(.|\n)*/"
+    yield f"end_of_thought{_up_to(given['close'], special_tokens)}"
 
 
 def _object(text: str) -> dict[str, Any]:

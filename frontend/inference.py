@@ -23,7 +23,7 @@ from engine.hashes import block_hashes
 from frontend.api import Readiness, ServedModel, WorkerStatus
 from frontend.attempt import Attempts
 from frontend.callers import Allowances
-from frontend.forced import forced_calls
+from frontend.forced import calls_grammar
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.leg_events import Row
@@ -255,12 +255,12 @@ class FleetInference:
 
 async def _grammar(model: LoadedModel, request: GenerateRequest, prompt: Sequence[int]) -> str:
     """What workers are told of the request's grammar; empty where it has none."""
-    calls = forced_calls(model, request, prompt)
+    calls = calls_grammar(model, request, prompt)
     grammar = calls or request.grammar
     if grammar is None:
         return ""
     if model.grammars is None:
-        field = "tool_choice" if calls else "grammar"
+        field = "tools" if calls else "grammar"
         raise Unsupported("this model's answers cannot be held to a grammar", field=field)
     try:
         return await model.grammars.compile(grammar)

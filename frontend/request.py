@@ -48,6 +48,8 @@ class Chat:
     tool_choice: ToolChoice = AUTO
     parallel_tool_calls: bool = True
     """False: the answer ends with its first call."""
+    strict_tools: frozenset[str] = frozenset()
+    """Names of those whose arguments must match their schemas even where the model need not call."""
     documents: tuple[Mapping[str, object], ...] = ()
     template_kwargs: Mapping[str, object] = field(default_factory=dict)
     """Further names that the template may know, like enable_thinking."""

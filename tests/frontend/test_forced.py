@@ -14,12 +14,12 @@ import pytest
 
 from engine.errors import InvalidRequest, Unsupported
 from engine.hub import DEMO_MODEL
-from frontend.forced import forced_calls
+from frontend.forced import calls_grammar
 from frontend.request import Chat, Finish, GenerateRequest, Grammar, GrammarKind
 from frontend.text.parsers.events import CallArguments, CallBegun, Content, Event, Reasoning
 from frontend.text.parsers.families import Families
 from frontend.text.template import ChatTemplate
-from frontend.tools import Tool, ToolChoice, ToolMode
+from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode
 from tests.cluster import Completion, cluster
 from tests.frontend.test_answer import ids, model
 from tests.frontend.test_grammar import accepts, compiler
@@ -83,7 +83,8 @@ def wrapped(how: str, *calls: str) -> str:
 def grammar(
     tools: str = "hermes", template: str = "", reasoning: str = "none", prompt: str = "prompt", **fields: Any
 ) -> Grammar:
-    options = {name: fields.pop(name) for name in ("parallel_tool_calls", "continue_final_message") if name in fields}
+    names = ("parallel_tool_calls", "continue_final_message", "strict_tools")
+    options = {name: fields.pop(name) for name in names if name in fields}
     messages = fields.pop("messages", (MESSAGE,))
     chat = Chat(messages, tools=fields.pop("offered", (ADD, NOW)), tool_choice=fields.pop("choice", REQUIRED), **options)
     served = replace(
@@ -91,7 +92,7 @@ def grammar(
         families=Families.of("", tools, reasoning),
         template=ChatTemplate({"default": template}, {}) if template else None,
     )
-    made = forced_calls(served, GenerateRequest(prompt=chat, **fields), ids(prompt))
+    made = calls_grammar(served, GenerateRequest(prompt=chat, **fields), ids(prompt))
     assert made is not None
     return made
 
@@ -223,6 +224,71 @@ def test_what_goes_with_no_calls_is_refused_by_name() -> None:
     assert grammar(separate_reasoning=False)
 
 
+# -- tools that may be called, strictly --------------------------------------------------------------------------------
+
+
+MARKED = {"hermes": "<tool_call>", "mistral": "[TOOL_CALLS]", "newer mistral": "[TOOL_CALLS]"}
+MARKED |= dict.fromkeys(("deepseek", "newer deepseek"), "<｜tool▁calls▁begin｜>")
+
+
+def strict(tools: str, template: str = "", *names: str, **fields: Any) -> Grammar:
+    return grammar(tools, template, choice=AUTO, strict_tools=frozenset(names or ("add",)), **fields)
+
+
+@pytest.mark.parametrize("how", MARKED)
+async def test_strict_tools_are_held_to_their_schemas_in_any_text(how: str) -> None:
+    tools, template, add, now = SPELLED[how]
+    made = await compiler().compile(strict(tools, template))
+    for answer, names in (
+        ("", []),
+        ("Hello <tool, it is 5 [TOOLS]!\n", []),
+        (wrapped(how, add), ["add"]),
+        (f"Let me see.\n\n{wrapped(how, add)}\nand {wrapped(how, now)} So.", ["add", "now"]),
+        (wrapped(how, now.replace("{}", '{"any": [1]}')), ["now"]),
+    ):
+        assert accepts(made, answer), answer
+        assert [name for name, _ in calls_of(read(answer, tools))] == names
+    if how not in ("hermes", "newer mistral"):
+        assert accepts(made, "a" + wrapped(how, add, now))
+    for answer in (MARKED[how], wrapped(how, add).replace("5", "100"), f"a{wrapped(how, add)[:-1]}", "a " + MARKED[how] + "x"):
+        assert not accepts(made, answer), answer
+
+
+async def test_strict_calls_come_after_thoughts_which_may_be_of_calls() -> None:
+    made = await compiler().compile(strict("hermes", "", "add", reasoning="think", prompt="<think>"))
+    add = SPELLED["hermes"][2]
+    assert accepts(made, f"I could <tool_call> it.</think>\n\nWell. {add}")
+    assert accepts(made, "Hm.</think>Well.")
+    assert not accepts(made, "Hm.</think><tool_call>x")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": "json"},
+        {"tools": "llama3"},
+        {"tools": "qwen3-coder"},
+        {"tools": "none"},
+        {"strict_tools": frozenset({"other"})},
+        {"strict_tools": frozenset()},
+        {"choice": NO_TOOLS},
+        {"grammar": Grammar(GrammarKind.JSON_OBJECT)},
+    ],
+)
+def test_other_answers_are_free(fields: dict[str, Any]) -> None:
+    options = {"choice": AUTO, "strict_tools": frozenset({"add"}), **fields}
+    with pytest.raises(AssertionError):
+        grammar(**options)
+
+
+async def test_what_a_strict_schema_asks_for_and_cannot_be_is_named() -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+    tool: Tool = {"type": "function", "function": {"name": "sort", "parameters": parameters}}
+    with pytest.raises(InvalidRequest, match="uniqueItems of sort"):
+        await compiler().compile(strict("hermes", "", "sort", offered=(ADD, tool)))
+    assert await compiler().compile(strict("hermes", "", "add", offered=(ADD, tool)))
+
+
 # -- over real workers -------------------------------------------------------------------------------------------------
 
 
@@ -315,4 +381,4 @@ async def test_a_request_that_cannot_be_kept_costs_no_worker_anything(tmp_path: 
         running.inference._model = replace(running.inference._model, grammars=None)
         with pytest.raises(Unsupported) as unsupported:
             await running.complete(request)
-        assert unsupported.value.field == "tool_choice"
+        assert unsupported.value.field == "tools"

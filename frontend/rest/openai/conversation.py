@@ -12,7 +12,7 @@ import msgspec
 from engine.errors import InvalidRequest
 from frontend.request import Chat, reasoning_fields
 from frontend.rest.openai.request_types import ChatCompletionRequest, Message
-from frontend.rest.openai.tool_types import AllowedChoice, AllowedTools, FunctionRef, NamedTool, ToolCall
+from frontend.rest.openai.tool_types import AllowedChoice, AllowedTools, FunctionRef, FunctionSpec, NamedTool, ToolCall
 from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode, check_tools, name_of
 
 Json = Mapping[str, object]
@@ -38,6 +38,7 @@ def conversation(given: ChatCompletionRequest, fields: Json) -> Chat:
         tools=tools,
         tool_choice=choice or AUTO,
         parallel_tool_calls=given.parallel_tool_calls is not False and not given.functions,
+        strict_tools=frozenset(function.name for function in _functions(given) if function.strict),
         documents=tuple(given.documents or ()),
         template_kwargs=given.chat_template_kwargs or {},
     )
@@ -53,6 +54,10 @@ def _tools(given: ChatCompletionRequest, fields: Json) -> tuple[Tool, ...]:
             return tuple(_tool(tool) for tool in tools if isinstance(tool, dict))
         case _:
             return ()
+
+
+def _functions(given: ChatCompletionRequest) -> Sequence[FunctionSpec]:
+    return given.functions or [tool.function for tool in given.tools or ()]
 
 
 def _tool(tool: Json) -> Tool:

@@ -174,6 +174,7 @@ def _conversation(given: Asked, items: tuple[Item, ...], before: Kept | None) ->
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=given.parallel_tool_calls is not False,
+        strict_tools=frozenset(tool.name for tool in given.tools or () if tool.strict),
         template_kwargs=given.chat_template_kwargs or {},
     )
 

@@ -33,7 +33,13 @@ class ResponseTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     description: str | None = None
     parameters: Annotated[dict[str, Any], Meta(description="JSON schema of the arguments.")] | None = None
     strict: (
-        Annotated[bool, Meta(description="Arguments are held to the schema, strict or not, where a call must be made.")]
+        Annotated[
+            bool,
+            Meta(
+                description="Where the model need not call, arguments are held to the schema if this is true and its "
+                "family marks calls; where it must, they always are."
+            ),
+        ]
         | None
     ) = None
 
