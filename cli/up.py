@@ -52,6 +52,13 @@ def up(
         Literal["auto", "float32", "float16", "int8"], typer.Option(help="Of the KV cache, and of what moves.")
     ] = "auto",
     served_model_name: Annotated[str | None, typer.Option(help="What requests call the model.")] = None,
+    model_aliases: Annotated[str | None, typer.Option(help="Other names of the model, comma-separated.")] = None,
+    accept_any_model: Annotated[
+        bool, typer.Option("--accept-any-model", help="Whatever model a request names, it gets the one there is.")
+    ] = False,
+    unknown_parameters: Annotated[
+        Literal["refuse", "ignore"], typer.Option(help="What becomes of parameters that nobody has, in OpenAI's JSON.")
+    ] = "refuse",
     chat_template: Annotated[
         Path | None, typer.Option(exists=True, dir_okay=False, help="Jinja file, instead of the model's own.")
     ] = None,
@@ -162,6 +169,9 @@ def up(
                 "debug_custody": debug_custody or None,
             },
             frontend={
+                "model_aliases": model_aliases,
+                "accept_any_model": accept_any_model or None,
+                "unknown_parameters": unknown_parameters,
                 "chat_template": chat_template,
                 "tool_parser": tool_parser,
                 "reasoning_parser": reasoning_parser,

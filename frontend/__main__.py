@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc.aio
@@ -68,7 +69,13 @@ async def run(config: FrontendConfig, model: LoadedModel, keys: KeyRing) -> None
         version=VERSION,
         max_resume_grace_s=config.max_resume_grace_s,
     )
-    app = build_app(inference, keys=keys, max_body_bytes=config.max_body_bytes, metrics=metrics.exposition)
+    app = build_app(
+        inference,
+        keys=keys,
+        max_body_bytes=config.max_body_bytes,
+        metrics=metrics.exposition,
+        lenient=config.unknown_parameters == "ignore",
+    )
     tls = Tls.of(config.tls_cert, config.tls_key, config.tls_ca)
     rest = RestServer(rest_config(app, tls))
     with bound(config, grpc_server, tls) as rest_socket:
@@ -163,6 +170,9 @@ def main() -> int:
             tool_parser=config.tool_parser,
             reasoning_parser=config.reasoning_parser,
             embedding_pooling=config.embedding_pooling,
+        )
+        model = replace(
+            model, aliases=frozenset(config.model_aliases) - {model.name}, takes_any_name=config.accept_any_model
         )
         keys = KeyRing(config.api_key, Path(config.api_keys) if config.api_keys else None)
         guarded = not keys.is_open or bool(config.tls_ca)

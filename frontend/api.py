@@ -73,10 +73,14 @@ class Inference(Protocol):
     def token_bytes(self, model: str | None, token_id: int) -> bytes:
         """The bytes of one token of the vocabulary."""
 
-    def models(self) -> list[ServedModel]: ...
+    def models(self) -> list[ServedModel]:
+        """By every name that they have."""
 
     def model(self, name: str | None) -> ServedModel:
-        """The model that a request naming `name` gets; None or empty is the only one. Raises UnknownModel."""
+        """The model that a request naming `name` gets, by its own name; None or empty is the only one.
+
+        Raises UnknownModel.
+        """
 
     def workers(self) -> list[WorkerStatus]: ...
 

@@ -135,11 +135,39 @@ class Bucket:
     def give(self, amount: float) -> None:
         self._level = min(self._level + amount, self.per_minute)
 
+    def left(self) -> "Left | None":
+        """None of a bucket without a limit."""
+        if math.isinf(self.per_minute):
+            return None
+        self._refill()
+        return Left(self.per_minute, max(self._level, 0.0), (self.per_minute - self._level) * 60 / self.per_minute)
+
     def _refill(self) -> None:
         now = self.now()
         if math.isfinite(self.per_minute):
             self._level = min(self._level + (now - self._at) * self.per_minute / 60, self.per_minute)
         self._at = now
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What a caller has left of one of its limits."""
+
+    limit: float
+    """Per minute."""
+    left: float
+    full_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a caller has left once a request was charged; None where there is no limit."""
+
+    requests: Left | None = None
+    tokens: Left | None = None
+
+
+UNLIMITED = Allowance()
 
 
 class Allowances:
@@ -152,7 +180,7 @@ class Allowances:
     @contextmanager
     def charged(
         self, caller: Caller, prompt_tokens: int, max_tokens: int, num_output: Callable[[], int]
-    ) -> Iterator[None]:
+    ) -> Iterator[Allowance]:
         """Take a request's share of `caller`'s limits: its prompt, and as much as its answer may have; of that, what
         `num_output` says at the end was not used is given back.
 
@@ -160,7 +188,7 @@ class Allowances:
         until all of these are there, and leaves a debt.
         """
         if math.isinf(caller.requests_per_minute) and math.isinf(caller.tokens_per_minute):
-            yield
+            yield UNLIMITED
             return
         requests, tokens = self._of(caller)
         self._check(caller, requests, 1, f"{caller.requests_per_minute:g} requests")
@@ -168,7 +196,7 @@ class Allowances:
         requests.take(1)
         tokens.take(prompt_tokens + max_tokens)
         try:
-            yield
+            yield Allowance(requests.left(), tokens.left())
         finally:
             tokens.give(max(max_tokens - num_output(), 0))
 

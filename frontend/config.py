@@ -11,6 +11,7 @@ def _split(value: object) -> object:
 
 
 Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
 
 class FrontendConfig(BaseSettings):
@@ -31,6 +32,12 @@ class FrontendConfig(BaseSettings):
     """Folder (or org/name) whose tokenizer and chat template are used; empty is the demonstration model."""
     served_model_name: str = ""
     """What requests call the model; empty is the folder's name."""
+    model_aliases: Names = ()
+    """Other names that requests may call it, comma-separated."""
+    accept_any_model: bool = False
+    """Whatever model a request names, it gets the one that is served."""
+    unknown_parameters: Literal["refuse", "ignore"] = "refuse"
+    """What becomes of a parameter that nobody has, in OpenAI's JSON. What is known and not supported is refused."""
     chat_template: str = ""
     """File with a Jinja chat template, instead of the model's own."""
     tool_parser: Literal["auto", "none", "llama3", "hermes", "qwen3-coder", "mistral", "deepseek", "json"] = "auto"

@@ -9,8 +9,10 @@ import hashlib
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 from llguidance import LLMatcher
 from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
@@ -44,14 +46,40 @@ class Call:
     begin: str
     schema: object
     end: str = ""
+    name: str = ""
+    """What a refusal calls it."""
 
 
-def calls(kinds: Iterable[Call], *, prefix: str = "", separator: str | None = None, suffix: str = "") -> Grammar:
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """What may come before the calls: any text between two, the first of which may have been said already."""
+
+    open: str
+    close: str
+    begun: bool
+
+
+def calls(
+    kinds: Sequence[Call],
+    *,
+    prefix: str = "",
+    separator: str | None = None,
+    suffix: str = "",
+    thought: Thought | None = None,
+    marker: str | None = None,
+) -> Grammar:
     """The grammar of an answer that is one call of any of these kinds, between `prefix` and `suffix`; of one or more if
-    there is a text that separates them."""
+    there is a text that separates them.
+
+    With a `marker`, which `prefix` begins with, or each call if there is none, it is any text in which that is what the
+    marker begins.
+    """
     tags = [{"begin": kind.begin, "schema": kind.schema, "end": kind.end} for kind in kinds]
     wrapping = {"prefix": prefix, "separator": separator, "suffix": suffix}
-    return Grammar(GrammarKind.CALLS, json.dumps({"calls": tags, **wrapping}))
+    names = [kind.name for kind in kinds]
+    before = None if thought is None else {"open": thought.open, "close": thought.close, "begun": thought.begun}
+    given = {"calls": tags, "names": names, "thought": before, "marker": marker, **wrapping}
+    return Grammar(GrammarKind.CALLS, json.dumps(given))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +184,19 @@ def _refusal(grammar: Grammar, error: TandemError) -> str:
     if error.message.startswith("the "):
         return error.message
     message = f"the {grammar.kind} cannot be honoured: {error.message}"
-    if grammar.kind is not GrammarKind.JSON_SCHEMA:
-        return message
-    places = [place for place, _ in zip(unsupported(read_schema(grammar.text)), range(8), strict=False)]
+    places = list(islice(_unsupported(grammar), 8))
     return f"{message} (unsupported: {', '.join(places)})" if places else message
+
+
+def _unsupported(grammar: Grammar) -> Iterator[str]:
+    """Where keywords stand that no grammar can honour, in a grammar that was refused."""
+    match grammar.kind:
+        case GrammarKind.JSON_SCHEMA:
+            yield from unsupported(read_schema(grammar.text))
+        case GrammarKind.CALLS:
+            given = _object(grammar.text)
+            for name, tag in zip(given["names"], _tags(given["calls"]), strict=True):
+                yield from (f"{place} of {name}" for place in unsupported(tag.schema))
 
 
 def _json_grammar(schema: object) -> str:
@@ -231,24 +268,42 @@ def _structural_tag(text: str, special_tokens: Mapping[str, int]) -> str:
 def _calls(text: str, special_tokens: Mapping[str, int]) -> str:
     given = _object(text)
     tags = _tags(given["calls"])
-    prefix, suffix, separator = (
-        _literal(str(given[name] or ""), special_tokens) for name in ("prefix", "suffix", "separator")
-    )
-    rules = [
-        f"call_{number}: {_literal(tag.begin, special_tokens)} {_body(tag)} {_literal(tag.end, special_tokens)}"
-        for number, tag in enumerate(tags)
-    ]
-    many = f"({separator} call)*" if given["separator"] is not None else ""
-    return "\n".join(
-        (
-            f"start: {prefix} call {many} {suffix}",
-            "call: " + " | ".join(f"call_{number}" for number in range(len(tags))),
-            *rules,
-        )
-    )
+    marker, prefix, separator = given["marker"] or "", given["prefix"], given["separator"]
+    is_of_each = bool(marker) and not prefix
+    many = "" if separator is None or is_of_each else f"({_literal(separator, special_tokens)} call)*"
+    wrapped = f"{_literal(prefix.removeprefix(marker), special_tokens)} call {many} "
+    wrapped += _literal(given["suffix"], special_tokens)
+    rules = ["call: " + " | ".join(f"call_{number}" for number in range(len(tags)))]
+    for number, tag in enumerate(tags):
+        begin = _literal(tag.begin.removeprefix(marker) if is_of_each else tag.begin, special_tokens)
+        rules.append(f"call_{number}: {begin} {_body(tag)} {_literal(tag.end, special_tokens)}")
+    start = wrapped
+    if marker:
+        start = f"(marked {wrapped})* end"
+        rules += [f"marked{_up_to(marker, special_tokens)}", "end: TEXT"]
+    if given["thought"] is not None:
+        start = f"thought {start}"
+        rules += _thought(given["thought"], special_tokens)
+    if marker or given["thought"] is not None:
+        rules.append(r"TEXT: /(.|\n)*/")
+    return "\n".join((f"start: {start}", *rules))
 
 
-def _object(text: str) -> dict[str, object]:
+def _up_to(mark: str, special_tokens: Mapping[str, int]) -> str:
+    """The end of a rule for any text up to the first `mark`."""
+    lazy = "" if _begins_special(mark, special_tokens) else "[lazy]"
+    return f"{lazy}: TEXT {_literal(mark, special_tokens)}"
+
+
+def _thought(given: Mapping[str, Any], special_tokens: Mapping[str, int]) -> Iterator[str]:
+    """Its rules: up to the first text that closes it; what has not been begun may be left out."""
+    opening = _literal(given["open"], special_tokens)
+    yield "thought: closed" if given["begun"] else f"thought: ({opening} closed)?"
+    yield "closed: end_of_thought /[ \\n]{0,4}/"
+    yield f"end_of_thought{_up_to(given['close'], special_tokens)}"
+
+
+def _object(text: str) -> dict[str, Any]:
     try:
         given = json.loads(text)
     except (ValueError, RecursionError) as error:

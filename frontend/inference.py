@@ -18,12 +18,13 @@ from dataclasses import replace
 
 import grpc.aio
 
-from engine.errors import DeadlineExceeded, Unavailable, UnknownModel, Unsupported
+from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, UnknownModel, Unsupported
 from engine.hashes import block_hashes
 from engine.pooling import Pooling
 from frontend.api import Readiness, ServedModel, WorkerStatus
 from frontend.attempt import Attempts
 from frontend.callers import Allowances
+from frontend.forced import calls_grammar
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.leg_events import Row
@@ -87,15 +88,17 @@ class FleetInference:
             ledger.checked_ns = time.monotonic_ns()
             tokens = await encode(model, request.prompt, self._max_context(model))
             job = self._job(model, request, tokens, deadline, ledger, watched.traceparent)
-            job.grammar = await _grammar(model, request)
+            job.grammar = await _grammar(model, request, tokens)
             self._quarantine.check(job)
             ledger.tokenized_ns = time.monotonic_ns()
             watched.tokenized(job)
-            with self._allowances.charged(job.caller, job.num_prompt, job.params.max_tokens, lambda: job.num_output):
+            charged = self._allowances.charged
+            with charged(job.caller, job.num_prompt, job.params.max_tokens, lambda: job.num_output) as left:
                 async with aclosing(self._rows(job, watched)) as rows:
                     await _next(rows, deadline)
                     watched.taken(job)
-                    yield Started(job.request_id, model.name, len(tokens), job.params.seed)
+                    told = tuple(tokens[: job.num_prompt]) if request.tell_prompt else ()
+                    yield Started(job.request_id, model.name, job.num_prompt, job.params.seed, left, told)
                     answer = answer_of(model, request, job)
                     while answer.finished is None:
                         batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))
@@ -196,7 +199,8 @@ class FleetInference:
         return named.tokenizer.token_bytes(token_id)
 
     def models(self) -> list[ServedModel]:
-        return [self.model(None)]
+        model = self.model(None)
+        return [model, *(replace(model, name=alias) for alias in sorted(self._model.aliases))]
 
     def model(self, name: str | None) -> ServedModel:
         model = self._named(name)
@@ -240,7 +244,7 @@ class FleetInference:
         return self._attempts.admission.max_requests
 
     def _named(self, name: str | None) -> LoadedModel:
-        if name and name != self._model.name:
+        if name and not self._model.is_called(name):
             raise UnknownModel(f"the model {name!r} is not served here; {self._model.name!r} is", field="model")
         return self._model
 
@@ -255,13 +259,21 @@ class FleetInference:
         return sizes[0] if sizes else 16
 
 
-async def _grammar(model: LoadedModel, request: GenerateRequest) -> str:
+async def _grammar(model: LoadedModel, request: GenerateRequest, prompt: Sequence[int]) -> str:
     """What workers are told of the request's grammar; empty where it has none."""
-    if request.grammar is None:
+    calls = calls_grammar(model, request, prompt)
+    grammar = calls or request.grammar
+    if grammar is None:
         return ""
     if model.grammars is None:
-        raise Unsupported("this model's answers cannot be held to a grammar", field="grammar")
-    return await model.grammars.compile(request.grammar)
+        field = "tools" if calls else "grammar"
+        raise Unsupported("this model's answers cannot be held to a grammar", field=field)
+    try:
+        return await model.grammars.compile(grammar)
+    except InvalidRequest as error:
+        if calls:
+            error.field = "tools"  # the client has said nothing of a grammar
+        raise
 
 
 async def _next(rows: AsyncGenerator[list[Row], None], deadline: float) -> list[Row]:

@@ -38,6 +38,13 @@ class LoadedModel:
     """How answers are taken apart."""
     pooling: Pooling = Pooling.MEAN
     """How prompts become vectors."""
+    aliases: frozenset[str] = frozenset()
+    """Other names that requests may call it."""
+    takes_any_name: bool = False
+    """Whatever model a request names, it means this one."""
+
+    def is_called(self, name: str) -> bool:
+        return self.takes_any_name or name == self.name or name in self.aliases
 
     @classmethod
     def load(

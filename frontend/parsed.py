@@ -16,22 +16,30 @@ MAX_END_TOKENS = 16
 
 
 def answer_of(model: LoadedModel, request: GenerateRequest, job: Job) -> "Answer | ParsedAnswer":
-    """To a conversation with a model that calls tools or reasons it is a parsed one, but for an answer that a grammar
-    makes: JSON that was asked for is no call."""
+    """To a conversation with a model that calls tools or reasons it is a parsed one, but for an answer that a client's
+    grammar makes: JSON that was asked for is no call."""
     chat = request.prompt
     if not isinstance(chat, Chat) or request.grammar is not None:
         return Answer(model, request, job)
-    continued = chat.messages[-1].get("content") if chat.continue_final_message else None
-    end = job.tokens[max(0, job.num_prompt - MAX_END_TOKENS) : job.num_prompt]
+    end, continues = end_of_prompt(model, chat, job.tokens[: job.num_prompt])
     parser = model.families.parser(
         chat.offered,
-        continued if isinstance(continued, str) else model.tokenizer.decode(end, skip_special_tokens=False),
-        continues=isinstance(continued, str),
+        end,
+        continues=continues,
         separate_reasoning=request.separate_reasoning,
+        forced=bool(chat.demanded),
     )
     if parser is None:
         return Answer(model, request, job)
     return ParsedAnswer(Answer(model, request, job, parser.shown), parser, parallel_calls=chat.parallel_tool_calls)
+
+
+def end_of_prompt(model: LoadedModel, chat: Chat, prompt: Sequence[int]) -> tuple[str, bool]:
+    """What the answer follows; and whether that is something that the model is taken to have said."""
+    continued = chat.messages[-1].get("content") if chat.continue_final_message else None
+    if isinstance(continued, str):
+        return continued, True
+    return model.tokenizer.decode(prompt[-MAX_END_TOKENS:], skip_special_tokens=False), False
 
 
 class ParsedAnswer:

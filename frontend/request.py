@@ -15,8 +15,8 @@ from typing import NamedTuple
 from engine.errors import ContextOverflow, InvalidRequest
 from engine.pooling import Pooling
 from engine.sequence import SamplingParams
-from frontend.callers import ANYBODY, Caller
-from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice
+from frontend.callers import ANYBODY, UNLIMITED, Allowance, Caller
+from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode, name_of
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1_000
@@ -50,6 +50,8 @@ class Chat:
     tool_choice: ToolChoice = AUTO
     parallel_tool_calls: bool = True
     """False: the answer ends with its first call."""
+    strict_tools: frozenset[str] = frozenset()
+    """Names of those whose arguments must match their schemas even where the model need not call."""
     documents: tuple[Mapping[str, object], ...] = ()
     template_kwargs: Mapping[str, object] = field(default_factory=dict)
     """Further names that the template may know, like enable_thinking."""
@@ -58,6 +60,13 @@ class Chat:
     def offered(self) -> tuple[Tool, ...]:
         """What the model is told of, and may call."""
         return () if self.tool_choice == NO_TOOLS else self.tools
+
+    @property
+    def demanded(self) -> tuple[Tool, ...]:
+        """Of which the answer must call one; none where it may say something else."""
+        if self.tool_choice.mode is not ToolMode.REQUIRED:
+            return ()
+        return tuple(tool for tool in self.tools if self.tool_choice.name in (None, name_of(tool)))
 
 
 def opens_answer(add_generation_prompt: bool | None, continue_final_message: bool) -> bool:
@@ -88,7 +97,7 @@ class GrammarKind(StrEnum):
     STRUCTURAL_TAG = "structural tag"
     """JSON as vLLM takes it: text with tagged parts."""
     CALLS = "tool calls"
-    """Made by `frontend.grammar.calls`, for no client."""
+    """Made by `frontend.grammar.calls`, where a tool must be called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +141,8 @@ class GenerateRequest:
     """The prompt is also wanted as a vector (`frontend.embedding`)."""
     separate_reasoning: bool = True
     """Tell reasoning from the answer to a conversation, where the model marks it."""
+    tell_prompt: bool = False
+    """Say in `Started` what tokens the prompt is."""
     deadline_s: float | None = None
     """Seconds from now after which nobody waits for the answer."""
     trace_headers: Mapping[str, str] = field(default_factory=dict)
@@ -170,6 +181,10 @@ class Started:
     model: str
     prompt_tokens: int
     seed: int
+    allowance: Allowance = UNLIMITED
+    """What the caller has left."""
+    prompt_ids: tuple[int, ...] = ()
+    """Where they were asked for."""
 
 
 @dataclass(frozen=True, slots=True)

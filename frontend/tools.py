@@ -24,7 +24,7 @@ class ToolMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """`name` is the one tool that must be called."""
+    """`name` is the one tool that must be called, once."""
 
     mode: ToolMode = ToolMode.AUTO
     name: str | None = None
@@ -46,15 +46,6 @@ def check_tools(tools: tuple[Tool, ...], choice: ToolChoice) -> None:
         raise InvalidRequest("tool_choice needs tools", field="tool_choice")
     if choice.name is not None and choice.name not in map(name_of, tools):
         message = f"tool_choice names {choice.name[:80]!r}, which is not among the tools"
-        raise InvalidRequest(message, field="tool_choice")
-    _check_enforceable(choice)
-
-
-def _check_enforceable(choice: ToolChoice) -> None:
-    """A call that must be made takes a grammar that the answer is held to, which is not there yet."""
-    if choice.mode is ToolMode.REQUIRED:
-        what = "required" if choice.name is None else "a tool by name"
-        message = f"tool_choice {what} is not supported by this server; use auto or none"
         raise InvalidRequest(message, field="tool_choice")
 
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Protocol
 
 from starlette.datastructures import Headers
@@ -75,13 +76,16 @@ async def answer(
         await answers.finish(scope, receive)
 
 
-async def start_stream(send: Send, content_type: str, request_id: str) -> None:
-    """Send the headers of an answer that comes in parts, which nobody on the way shall keep back."""
+async def start_stream(
+    send: Send, content_type: str, request_id: str, more: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Send the headers of an answer that comes in parts, which nobody on the way shall keep back, and `more`."""
     headers = (
         (b"content-type", content_type.encode()),
         (b"cache-control", b"no-cache"),
         (b"x-accel-buffering", b"no"),
         (b"x-request-id", request_id.encode()),
+        *((name.encode(), value.encode()) for name, value in more.items()),
     )
     await send({"type": "http.response.start", "status": 200, "headers": headers})
 
@@ -107,10 +111,14 @@ class Choice:
     thoughts: list[str] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
+    prompt_ids: tuple[int, ...] = ()
+    """Where they were asked for."""
     finished: Finished | None = None
 
     def take(self, delta: Delta) -> None:
         self.texts.append(delta.text)
+        self.token_ids.extend(delta.token_ids)
         self.logprobs.extend(delta.logprobs)
         if delta.reasoning:
             self.thoughts.append(delta.reasoning)

@@ -27,14 +27,24 @@ PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metric
 """Paths that probes, scrapers and readers of the documentation read without a key."""
 
 
-def dialects_of(inference: Inference) -> tuple[Dialect, ...]:
-    """Where two have the same path, the first one's counts; the first also has the paths that are nobody's."""
-    return (openai_dialect(inference),)
+def dialects_of(inference: Inference, *, lenient: bool = False) -> tuple[Dialect, ...]:
+    """Where two have the same path, the first one's counts; the first also has the paths that are nobody's.
+
+    `lenient` leaves out parameters that nobody has.
+    """
+    return (openai_dialect(inference, lenient=lenient),)
 
 
-def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metrics: Callable[[], bytes]) -> Starlette:
+def build_app(
+    inference: Inference,
+    *,
+    keys: KeyRing,
+    max_body_bytes: int,
+    metrics: Callable[[], bytes],
+    lenient: bool = False,
+) -> Starlette:
     """`metrics` is the Prometheus exposition of now."""
-    dialects = dialects_of(inference)
+    dialects = dialects_of(inference, lenient=lenient)
     pages = Pages(inference, metrics, openapi_document(dialects, guarded=not keys.is_open))
     errors = ErrorsByPath(dialects)
 

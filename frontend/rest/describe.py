@@ -5,7 +5,7 @@ from frontend.rest.dialect import Json
 FAILURES = {
     400: "The request is malformed, or names what is unknown or unsupported; `error.param` says which.",
     401: "The API key is missing or wrong.",
-    404: "No worker serves the model.",
+    404: "No worker serves the model, or nothing is kept under this id.",
     413: "The body is larger than this server takes.",
     429: "No room now; retry after `Retry-After` seconds.",
     501: "The model cannot do this.",

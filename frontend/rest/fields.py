@@ -1,4 +1,5 @@
-"""From the bytes of a JSON body to the fields of a Struct, for any dialect. Nothing in a body is silently ignored.
+"""From the bytes of a JSON body to the fields of a Struct, for any dialect. Nothing in a body is silently ignored, unless
+whoever runs the server wants it so.
 
 Every complaint names its parameter as a path (`messages[0].content`): unknown, unsupported, or of the wrong type.
 null is the same as leaving a parameter out. Does not know what parameters mean.
@@ -43,14 +44,19 @@ def decode_body(body: bytes) -> Body:
     return decoded
 
 
-def supported(given: Body, kind: type[msgspec.Struct], off: Off, path: str = "") -> Body:
-    """`given` without nulls and without what asks for nothing. Raises for the rest that `kind` does not have."""
+def supported(
+    given: Body, kind: type[msgspec.Struct], off: Off, path: str = "", *, lenient: bool = False
+) -> Body:
+    """`given` without nulls and without what asks for nothing. Raises for the rest that `kind` does not have; what
+    nobody has is left out, too, where one is `lenient`."""
     kept: Body = {}
     for name, value in given.items():
         if name in kind.__struct_fields__:
             if value is not None:
                 kept[name] = number(value) if type(value) is float else value
         elif name not in off:
+            if lenient:
+                continue
             raise UnknownParameter(f"unknown parameter: {path}{name}", field=path + name)
         elif value is not None and not any(type(value) is type(none) and value == none for none in off[name]):
             raise UnsupportedParameter(f"{path}{name} is not supported by this server", field=path + name)

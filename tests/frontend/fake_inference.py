@@ -88,7 +88,8 @@ class FakeInference:
         self.began.release()
         try:
             self.model(request.model)
-            num_prompt, seed = self._check(request)
+            prompt, seed = self._check(request)
+            num_prompt = len(prompt)
             taken = False
             for step in script:
                 match step:
@@ -99,7 +100,8 @@ class FakeInference:
                     case Started() | Delta() | Finished():
                         if not taken:
                             taken = True
-                            yield Started(f"req-{number}", MODEL, num_prompt, seed)
+                            told = tuple(prompt) if request.tell_prompt else ()
+                            yield Started(f"req-{number}", MODEL, num_prompt, seed, prompt_ids=told)
                         yield self._fitted(step, request, num_prompt)
                     case _:
                         step()
@@ -108,14 +110,14 @@ class FakeInference:
             if not self.running:
                 self.idle.set()
 
-    def _check(self, request: GenerateRequest) -> tuple[int, int]:
+    def _check(self, request: GenerateRequest) -> tuple[Sequence[int], int]:
         if isinstance(request.prompt, TokenPrompt):
             ids: Sequence[int] = request.prompt.ids
             check_token_ids(request.prompt.ids, VOCAB_SIZE, "prompt")
         else:
             ids = self.tokenize(request.model, request.prompt)
         limits = ModelLimits(vocab_size=VOCAB_SIZE, max_context=MAX_CONTEXT, eos_token_ids=frozenset({EOS}))
-        return len(ids), resolve(request, len(ids), limits).seed
+        return ids, resolve(request, len(ids), limits).seed
 
     def _fitted(self, event: Event, request: GenerateRequest, num_prompt: int) -> Event:
         """`event` with what depends on the request: logprobs only when asked for, the length of the prompt."""

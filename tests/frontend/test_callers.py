@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from engine import watched_file
 from engine.errors import ConfigError, Overloaded, PermissionDenied
-from frontend.callers import ANYBODY, Allowances, Bucket, Caller, KeyRing, bearer_key, hash_of, read_keys
+from frontend.callers import (
+    ANYBODY,
+    Allowance,
+    Allowances,
+    Bucket,
+    Caller,
+    KeyRing,
+    Left,
+    bearer_key,
+    hash_of,
+    read_keys,
+)
 
 
 class Clock:
@@ -146,6 +157,19 @@ def test_requests_per_minute() -> None:
     clock.now_s += refused.value.retry_after_s + 1e-6
     ask(allowances, caller)
     ask(allowances, Caller("b", requests_per_minute=3))
+
+
+def test_what_is_left_is_told() -> None:
+    clock = Clock()
+    allowances, caller = Allowances(clock), Caller("a", requests_per_minute=60, tokens_per_minute=600)
+    with allowances.charged(caller, 100, 200, lambda: 0) as left:
+        assert left.requests == Left(60, 59, pytest.approx(1))
+        assert left.tokens == Left(600, 300, pytest.approx(30))
+    with allowances.charged(Caller("b", tokens_per_minute=60), 100, 0, lambda: 0) as left:
+        assert left.requests is None
+        assert left.tokens == Left(60, 0, pytest.approx(100)), "a debt is nothing that is left"
+    with allowances.charged(ANYBODY, 100, 200, lambda: 0) as left:
+        assert left == Allowance()
 
 
 def test_what_an_answer_does_not_use_is_given_back() -> None:

@@ -68,7 +68,10 @@ def test_what_the_template_is_told_besides() -> None:
         (pb.Chat(tools=[pb.Tool(name="a", parameters="[]")]), "chat.tools[0].parameters"),
         (pb.Chat(tools=[pb.Tool(name="a", parameters="{")]), "chat.tools[0].parameters"),
         (pb.Chat(tools=[TOOL] * 257), "chat.tools"),
-        (pb.Chat(tools=[TOOL], tool_choice=pb.ToolChoice(mode=pb.TOOL_MODE_REQUIRED)), "chat.tool_choice"),
+        (
+            pb.Chat(tools=[TOOL], tool_choice=pb.ToolChoice(mode=pb.TOOL_MODE_REQUIRED, name="other")),
+            "chat.tool_choice",
+        ),
         (pb.Chat(tool_choice=pb.ToolChoice(mode=pb.TOOL_MODE_REQUIRED)), "chat.tool_choice"),
         (pb.Chat(tools=[TOOL], tool_choice=pb.ToolChoice(name="f")), "chat.tool_choice.name"),
         (pb.Chat(tools=[TOOL], tool_choice=pb.ToolChoice(mode=99)), "chat.tool_choice.mode"),
@@ -124,6 +127,15 @@ def test_what_is_not_known_is_absent() -> None:
     fill(response, Delta("a", (1,), 0))
     assert not response.delta.tool_calls
     assert response.delta.reasoning == ""
+
+
+def test_a_call_may_be_demanded() -> None:
+    required = chat(pb.Chat(tools=[TOOL], tool_choice=pb.ToolChoice(mode=pb.TOOL_MODE_REQUIRED)))
+    assert required.demanded == required.offered != ()
+    named = pb.ToolChoice(mode=pb.TOOL_MODE_REQUIRED, name="f")
+    asked = chat(pb.Chat(tools=[TOOL, pb.Tool(name="g")], tool_choice=named))
+    assert asked.demanded == asked.offered[:1]
+    assert not chat(pb.Chat(tools=[TOOL])).demanded
 
 
 @pytest.mark.parametrize("mode", [pb.TOOL_MODE_UNSPECIFIED, pb.TOOL_MODE_AUTO])

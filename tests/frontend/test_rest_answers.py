@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from engine.errors import ContextOverflow, Overloaded
-from frontend.request import Delta, Finish, TokenLogprob, TokenLogprobs
+from frontend.request import Delta, Finish, Finished, TokenLogprob, TokenLogprobs, Usage
 from tests.frontend.fake_inference import MODEL, TIMING, FakeInference, Step, say
 from tests.frontend.test_rest_app import rest_client
 
@@ -222,6 +222,81 @@ async def test_the_default_length_is_16_or_what_is_left(client: httpx.AsyncClien
     assert await lengths({"prompt": [5] * 4081, "max_tokens": 16}) == [16]
     await client.post(CHAT, json=QUESTION)
     assert inference.requests[-1].max_tokens is None
+
+
+async def test_an_answer_may_begin_with_its_prompt(client: httpx.AsyncClient) -> None:
+    whole = await post(client, COMPLETIONS, {**PROMPT, "prompt": ["h\u00e9", "b"], "echo": True})
+    assert [choice["text"] for choice in whole["choices"]] == ["h\u00e9Hello!", "bHello!"]
+    by_ids = await post(client, COMPLETIONS, {**PROMPT, "prompt": [104, 105], "echo": True})
+    assert by_ids["choices"][0]["text"] == "hiHello!"
+    events = await chunks(client, COMPLETIONS, {**PROMPT, "echo": True})
+    assert [event["choices"][0]["text"] for event in events] == ["hi", "Hel", "lo", "!", ""]
+    response = await client.post(COMPLETIONS, json={**PROMPT, "prompt": [900], "echo": True})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "prompt")
+
+
+def likely(text: str, logprob: float) -> list[Step]:
+    entry = TokenLogprobs(TokenLogprob(97, logprob, b"a"), ())
+    return [Delta(text, (97,), 0, (entry,)), Finished(Finish.STOP, None, Usage(0, 1, 1), TIMING)]
+
+
+async def test_the_likeliest_answers_are_given() -> None:
+    scripts = [likely("a", -2.0), likely("b", -0.5), likely("c", -1.0), likely("d", -3.0), likely("e", -4.0), say()]
+    body = {**PROMPT, "prompt": ["x", "y"], "n": 2, "best_of": 3}
+    async with rest_client(FakeInference(scripts=scripts)) as client:
+        made = await post(client, COMPLETIONS, body)
+    assert [choice["text"] for choice in made["choices"]] == ["b", "c", "d", "e"]
+    assert [choice["index"] for choice in made["choices"]] == [0, 1, 2, 3]
+    assert all(choice["logprobs"] is None for choice in made["choices"])
+    assert made["usage"]["completion_tokens"] == 5, "those that are not given were generated, too"
+
+
+@pytest.mark.parametrize(("path", "body"), [(CHAT, QUESTION), (COMPLETIONS, PROMPT)])
+async def test_the_usage_so_far(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
+    options = {"stream_options": {"continuous_usage_stats": True}}
+    whole = (await post(client, path, body))["usage"]
+    events = await chunks(client, path, {**body, **options})
+    assert all(event["choices"] for event in events)
+    used = [event["usage"] for event in events]
+    assert {usage["prompt_tokens"] for usage in used} == {whole["prompt_tokens"]}
+    assert [usage["total_tokens"] - usage["completion_tokens"] for usage in used] == [whole["prompt_tokens"]] * len(used)
+    tokens = [usage["completion_tokens"] for usage in used]
+    assert tokens == sorted(tokens)
+    assert (tokens[0], tokens[-1]) == (3, whole["completion_tokens"])
+    *_, last = await chunks(client, path, {**body, "stream_options": {**options["stream_options"], "include_usage": True}})
+    assert (last["choices"], last["usage"]) == ([], whole)
+    *_, last = await chunks(client, path, {**body, **options, "n": 2})
+    assert last["usage"]["completion_tokens"] == 2 * whole["completion_tokens"]
+    assert last["usage"]["prompt_tokens"] == whole["prompt_tokens"]
+
+
+async def test_tokens_of_completions(client: httpx.AsyncClient) -> None:
+    body = {**PROMPT, "prompt": ["hi", "b"], "return_token_ids": True}
+    whole = await post(client, COMPLETIONS, body)
+    assert [choice["token_ids"] for choice in whole["choices"]] == [list(b"Hello!")] * 2
+    assert [choice["prompt_token_ids"] for choice in whole["choices"]] == [list(b"hi"), list(b"b")]
+    events = [event["choices"][0] for event in await chunks(client, COMPLETIONS, body)]
+    for index, prompt in enumerate((b"hi", b"b")):
+        first, *others, last = [choice for choice in events if choice["index"] == index]
+        assert (first["prompt_token_ids"], first["token_ids"], first["text"]) == (list(prompt), list(b"Hel"), "Hel")
+        assert [choice["token_ids"] for choice in others] == [list(b"lo"), list(b"!")]
+        assert not [choice for choice in (*others, last) if "prompt_token_ids" in choice]
+    assert "token_ids" not in (await post(client, COMPLETIONS, PROMPT))["choices"][0]
+
+
+async def test_tokens_of_chat() -> None:
+    body = {**QUESTION, "return_token_ids": True, "logprobs": True}
+    script: list[Step] = [Delta("", (5,), 0), *say("ab")]
+    async with rest_client(FakeInference(script)) as client:
+        whole = await post(client, CHAT, body)
+        assert (whole["prompt_token_ids"], whole["choices"][0]["token_ids"]) == (list(b"user:hi\n"), [5, *b"ab"])
+        first, held, text, last = await chunks(client, CHAT, body)
+    assert first["prompt_token_ids"] == list(b"user:hi\n")
+    assert not [event for event in (held, text, last) if "prompt_token_ids" in event]
+    assert (held["choices"][0]["token_ids"], held["choices"][0]["delta"]) == ([5], {"content": ""})
+    assert (text["choices"][0]["token_ids"], text["choices"][0]["delta"]) == (list(b"ab"), {"content": "ab"})
+    assert len(text["choices"][0]["logprobs"]["content"]) == 2
+    assert "token_ids" not in last["choices"][0]
 
 
 # -- several answers ---------------------------------------------------------------------------------------------------

@@ -2,11 +2,14 @@
 
 import json
 
+import httpx
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from frontend.callers import KeyRing
+from frontend.rest.app import build_app
 from frontend.rest.openai import request_types as types
 from tests.frontend.fake_inference import MODEL, FakeInference
 from tests.frontend.test_rest_app import error_of, rest_client
@@ -110,6 +113,24 @@ async def test_json_is_taken_under_any_name(content_type: str | None) -> None:
     headers = {} if content_type is None else {"content-type": content_type}
     async with rest_client(FakeInference()) as client:
         assert (await client.post(COMPLETIONS, content=body, headers=headers)).status_code == 200
+
+
+async def test_what_nobody_has_may_be_ignored() -> None:
+    """And nothing else: what is known and not supported is refused as ever."""
+    app = build_app(FakeInference(), keys=KeyRing(""), max_body_bytes=1 << 20, metrics=lambda: b"", lenient=True)
+    unknown = {"mood": 1}
+    asked = {"messages": [{**MESSAGES[0], **unknown}], "stream": True, "stream_options": {**unknown}}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        for path, fields in (
+            (CHAT, asked),
+            (COMPLETIONS, {"prompt": "hi"}),
+            ("/v1/responses", {"input": [{"role": "user", "content": "a", **unknown}]}),
+            ("/v1/responses/input_tokens", {"input": "a"}),
+        ):
+            response = await client.post(path, json={"model": MODEL, **fields, **unknown})
+            assert response.status_code == 200, response.text
+        for path, fields in ((CHAT, {**asked, "logit_processors": [], "audio": {}}), (CHAT, {**asked, "top_k": "x"})):
+            assert (await client.post(path, json={"model": MODEL, **fields})).status_code == 400
 
 
 # -- anything at all ---------------------------------------------------------------------------------------------------

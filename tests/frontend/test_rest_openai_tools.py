@@ -122,7 +122,36 @@ async def test_reasoning(client: AsyncOpenAI, inference: FakeInference) -> None:
     assert prompt.messages[1]["reasoning_content"] == "Hm."
 
 
+@pytest.mark.parametrize(
+    ("choice", "reason"),
+    [
+        ("required", "tool_calls"),
+        ({"type": "function", "function": {"name": "get_weather"}}, "stop"),
+        (
+            {
+                "type": "allowed_tools",
+                "allowed_tools": {
+                    "mode": "required",
+                    "tools": [{"type": "function", "function": {"name": "get_weather"}}],
+                },
+            },
+            "tool_calls",
+        ),
+    ],
+)
+async def test_calls_that_must_be_made(
+    client: AsyncOpenAI, inference: FakeInference, choice: Any, reason: str
+) -> None:
+    answer = await client.chat.completions.create(model=MODEL, messages=[USER], tools=[TOOL], tool_choice=choice)
+    assert answer.choices[0].finish_reason == reason
+    assert len(answer.choices[0].message.tool_calls or ()) == 2
+    prompt = inference.requests[-1].prompt
+    assert isinstance(prompt, Chat)
+    assert prompt.demanded == (TOOL,)
+
+
 async def test_a_choice_that_cannot_be_kept_is_a_bad_request(client: AsyncOpenAI) -> None:
+    other: Any = {"type": "function", "function": {"name": "other"}}
     with pytest.raises(openai.BadRequestError) as bad:
-        await client.chat.completions.create(model=MODEL, messages=[USER], tools=[TOOL], tool_choice="required")
+        await client.chat.completions.create(model=MODEL, messages=[USER], tools=[TOOL], tool_choice=other)
     assert bad.value.param == "tool_choice"

@@ -1,13 +1,18 @@
 """The OpenAPI document says what the app does."""
 
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 
+from frontend.callers import ANYBODY
 from frontend.rest.app import dialects_of
 from frontend.rest.openai import request_types as types
 from frontend.rest.openai.parse import parse_chat, parse_completion
+from frontend.rest.openai.responses.parse import parse_response
+from frontend.rest.openai.responses.request_types import RESPONSE_OFF, ResponseRequest
+from frontend.rest.openai.responses.store import Store
 from frontend.rest.openapi import openapi_document
 from tests.frontend.fake_inference import MODEL, FakeInference
 from tests.frontend.test_rest_app import rest_client
@@ -39,6 +44,7 @@ def test_every_reference_leads_somewhere() -> None:
     [
         ("ChatCompletionRequest", types.ChatCompletionRequest, types.CHAT_OFF, parse_chat),
         ("CompletionRequest", types.CompletionRequest, types.COMPLETION_OFF, parse_completion),
+        ("ResponseRequest", ResponseRequest, RESPONSE_OFF, partial(parse_response, store=Store().of(ANYBODY))),
     ],
 )
 def test_documented_parameters_are_those_that_are_taken(name: str, kind: Any, off: types.Off, parse: Any) -> None:
@@ -46,7 +52,8 @@ def test_documented_parameters_are_those_that_are_taken(name: str, kind: Any, of
     assert set(properties) == set(kind.__struct_fields__)
     assert not set(properties) & set(off)
     assert SCHEMAS[name]["additionalProperties"] is False
-    prompt = {"messages": [{"role": "user", "content": "x"}]} if "messages" in properties else {"prompt": "x"}
+    prompts = {"messages": [{"role": "user", "content": "x"}], "prompt": "x", "input": "x"}
+    prompt = {field: value for field, value in prompts.items() if field in properties}
     for parameter in set(properties) - {"model", *prompt}:
         parse(msgspec.json.encode({"model": MODEL, **prompt, parameter: None}))
 
@@ -55,14 +62,18 @@ async def test_every_documented_path_exists_and_every_field_of_answers_is_docume
     async with rest_client(FakeInference()) as client:
         for path, verbs in DOCUMENT["paths"].items():
             for verb in verbs:
-                response = await client.request(verb, path.replace("{id}", MODEL))
-                assert response.status_code == (200 if verb == "get" else 400), path
+                is_of_kept = path.startswith("/v1/responses/{id}")  # and nothing is kept
+                response = await client.request(verb, path.replace("{id}", "resp_1" if is_of_kept else MODEL))
+                assert response.status_code == (404 if is_of_kept else 200 if verb == "get" else 400), path
         headers = {"x-tandem-timing": "1"}
-        question = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "logprobs": True}
+        question = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+        question |= {"logprobs": True, "return_token_ids": True}
         chat = await client.post("/v1/chat/completions", json=question, headers=headers)
         assert set(chat.json()) == set(SCHEMAS["ChatCompletion"]["properties"])
         completion = await client.post("/v1/completions", json={"model": MODEL, "prompt": "hi"}, headers=headers)
         assert set(completion.json()) == set(SCHEMAS["Completion"]["properties"])
+        made = await client.post("/v1/responses", json={"model": MODEL, "input": "hi"})
+        assert set(made.json()) == set(SCHEMAS["ResponseDocument"]["properties"])
         assert (await client.get("/openapi.json")).json() == openapi_document(DIALECTS, guarded=False)
 
 

@@ -143,6 +143,8 @@ def test_streams() -> None:
     assert chat(stream=True).stream
     assert not chat(stream=True).include_usage
     assert chat(stream=True, stream_options={"include_usage": True, "include_obfuscation": False}).include_usage
+    running = chat(stream=True, stream_options={"continuous_usage_stats": True})
+    assert (running.running_usage, running.include_usage) == (True, False)
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------------
@@ -259,7 +261,26 @@ def test_unsupported_parameters_of_completions_are_named(name: str) -> None:
 @pytest.mark.parametrize(("name", "value"), [("best_of", True), ("echo", 0), ("priority", False), ("store", 0)])
 def test_off_is_a_matter_of_type_too(name: str, value: object) -> None:
     with pytest.raises(UnsupportedParameter):
-        completion(**{name: value})
+        chat(**{name: value})
+
+
+def test_echoes_and_the_best_of_many() -> None:
+    assert completion(echo=True).echo
+    assert not completion(echo=False, logprobs=1).echo
+    with pytest.raises(UnsupportedParameter, match="prompts") as raised:
+        completion(echo=True, logprobs=0)
+    assert raised.value.field == "echo"
+    ask = completion(prompt=["a", "b"], n=2, best_of=3, seed=10)
+    assert (len(ask.generations), ask.num_each, ask.n) == (6, 3, 2)
+    assert [generation.seed for generation in ask.generations] == [10, 11, 12] * 2
+    assert [generation.logprobs for generation in ask.generations] == [0] * 6
+    assert not ask.shows_logprobs
+    assert completion(n=2, best_of=3, logprobs=4).generations[0].logprobs == 4
+    assert completion(n=2, best_of=2).generations == completion(n=2).generations
+    for fields in ({"n": 2, "best_of": 1}, {"best_of": 17}, {"best_of": 2, "stream": True}):
+        with pytest.raises(InvalidRequest) as wrong:
+            completion(**fields)
+        assert wrong.value.field == "best_of"
 
 
 @pytest.mark.parametrize("kind", sorted(types.PART_TYPES))

@@ -95,6 +95,14 @@ def test_what_the_template_is_told_besides() -> None:
 
 FUNCTION = WEATHER["function"]
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
+OTHER = {"type": "function", "function": {"name": "other"}}
+
+
+def allowed(mode: str, *names: str) -> dict[str, object]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 ASSISTANT = {"role": "assistant", "content": None}
 
 
@@ -119,12 +127,13 @@ ASSISTANT = {"role": "assistant", "content": None}
         ({"tool_choice": "auto"}, "tool_choice"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": "any"}, "tool_choice"),
-        ({"tools": [WEATHER], "tool_choice": "required"}, "tool_choice"),
-        ({"tools": [WEATHER], "tool_choice": NAMED}, "tool_choice"),
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "x"}}}, "tool_choice"),
-        ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.type"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
+        ({"tools": [WEATHER], "tool_choice": allowed("required", "x")}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": allowed("required")}, "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "custom"}}, "tool_choice.type"),
         ({"functions": [{"name": "a b"}]}, "functions"),
-        ({"functions": [FUNCTION], "function_call": {"name": "get_weather"}}, "function_call"),
+        ({"functions": [FUNCTION], "function_call": {"name": "x"}}, "function_call"),
         ({"functions": [FUNCTION], "function_call": "none", "tool_choice": "none"}, "function_call"),
         ({"documents": [5]}, "documents[0]"),
         ({"documents": [{}] * 1025}, "documents"),
@@ -167,11 +176,27 @@ def test_unknown_fields_of_tools_are_refused() -> None:
         chat(tool=1)
 
 
-def test_choices_that_cannot_be_kept_yet_say_so() -> None:
-    for choice in ("required", NAMED):
-        with pytest.raises(InvalidRequest, match="use auto or none"):
-            chat(tools=[WEATHER], tool_choice=choice)
-    assert ToolChoice(ToolMode.AUTO) == prompt(tools=[WEATHER], tool_choice="auto").tool_choice
+def test_who_chooses() -> None:
+    tools = [WEATHER, OTHER]
+    assert prompt(tools=tools, tool_choice="auto").tool_choice == ToolChoice(ToolMode.AUTO)
+    required = prompt(tools=tools, tool_choice="required")
+    assert required.demanded == required.offered == (WEATHER, OTHER)
+    named = prompt(tools=tools, tool_choice=NAMED)
+    assert (named.demanded, named.offered) == ((WEATHER,), (WEATHER, OTHER))
+    legacy = prompt(functions=[FUNCTION, OTHER["function"]], function_call={"name": "other"})
+    assert legacy.demanded == (OTHER,)
+    some = prompt(tools=tools, tool_choice=allowed("required", "other"))
+    assert some.demanded == some.offered == (OTHER,)
+    any_of = prompt(tools=tools, tool_choice=allowed("auto", "get_weather"))
+    assert (any_of.demanded, any_of.offered) == ((), (WEATHER,))
+
+
+def test_the_format_of_content_binds_no_calls() -> None:
+    """Which are all there is, if they must be made. A grammar is of the whole answer, and excludes them."""
+    form = {"type": "json_object"}
+    assert chat(tools=[WEATHER], tool_choice="required", response_format=form).generations[0].grammar is None
+    assert chat(tools=[WEATHER], response_format=form).generations[0].grammar is not None
+    assert chat(tools=[WEATHER], tool_choice="required", guided_regex="a").generations[0].grammar is not None
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
@@ -305,12 +330,31 @@ async def test_several_answers_call_on_their_own() -> None:
     assert arguments == {0: '{"city": "Paris"}', 1: "", 2: '{"city": "Paris"}'}
 
 
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        ({**ASKED, "tool_choice": NAMED}, "stop"),
+        ({**ASKED, "tool_choice": "required"}, "tool_calls"),
+        ({**QUESTION, "functions": [FUNCTION], "function_call": {"name": "get_weather"}}, "stop"),
+    ],
+)
+async def test_a_call_that_was_named_is_no_reason_to_end(asked: dict[str, Any], reason: str) -> None:
+    async with rest_client(FakeInference(parsed(CALL))) as client:
+        (choice,) = (await post(client, CHAT, asked))["choices"]
+        *_, (delta, streamed) = deltas(await chunks(client, CHAT, asked))
+    assert (choice["finish_reason"], delta, streamed) == (reason, {}, reason)
+    assert ("tool_calls" in choice["message"]) != ("function_call" in choice["message"])
+    async with rest_client(FakeInference(parsed(CALL[:-20], cut=True))) as client:
+        (choice,) = (await post(client, CHAT, asked))["choices"]
+    assert choice["finish_reason"] == "length"
+
+
 async def test_errors_name_the_parameter_in_openais_words() -> None:
     async with rest_client(FakeInference()) as client:
-        response = await client.post(CHAT, json={**ASKED, "tool_choice": "required"})
+        response = await client.post(CHAT, json={**ASKED, "tool_choice": {"type": "custom"}})
         assert response.status_code == 400
         error = error_of(response)
-        assert (error["type"], error["param"]) == ("invalid_request_error", "tool_choice")
+        assert (error["type"], error["param"]) == ("invalid_request_error", "tool_choice.type")
 
 
 @pytest.mark.parametrize(

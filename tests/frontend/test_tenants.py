@@ -1,8 +1,10 @@
 """Tenants on real workers: what one has asked is not found by another, and each has limits of his own."""
 
+from dataclasses import replace
+
 import pytest
 
-from engine.errors import Overloaded, PermissionDenied
+from engine.errors import Overloaded, PermissionDenied, UnknownModel
 from frontend.callers import Caller
 from frontend.request import GenerateRequest
 from tests.cluster import Cluster, cluster
@@ -40,6 +42,28 @@ async def test_limits_and_models_of_a_key_hold() -> None:
         with pytest.raises(PermissionDenied):
             await ask(running, Caller("elsewhere", models=frozenset({"another"})))
         assert await ask(running, Caller("here", models=frozenset({"stories260K"}))) > 0
+
+
+async def test_what_a_key_has_left_is_told_and_names_of_the_model_are_one() -> None:
+    async with cluster(shared_data("models", "stories260K"), prefill=0) as running:
+        caller = Caller("limited", requests_per_minute=5, tokens_per_minute=10_000, models=frozenset({"stories260K"}))
+        request = GenerateRequest(prompt=PROMPT, max_tokens=4, caller=caller)
+        started = (await running.complete(request)).started
+        assert started.allowance.requests is not None
+        assert started.allowance.requests.left == pytest.approx(4, abs=0.5)
+        assert started.allowance.tokens is not None
+        assert started.allowance.tokens.limit == 10_000
+        with pytest.raises(UnknownModel):
+            await running.complete(replace(request, model="other"))
+        inference = running.inference
+        inference._model = replace(inference._model, aliases=frozenset({"other"}))
+        assert (await running.complete(replace(request, model="other"))).started.model == "stories260K"
+        assert [model.name for model in inference.models()] == ["stories260K", "other"]
+        assert inference.model("other").name == "stories260K"
+        with pytest.raises(UnknownModel):
+            inference.model("anything")
+        inference._model = replace(inference._model, takes_any_name=True)
+        assert inference.model("anything").name == "stories260K"
 
 
 async def test_tokens_that_were_not_needed_are_given_back() -> None:

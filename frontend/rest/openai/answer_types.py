@@ -37,7 +37,8 @@ class CompletionUsage(Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
+    prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
+    """Known at the end."""
     completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
     """Of a model whose reasoning is told from the rest."""
 
@@ -114,6 +115,8 @@ class ChatChoice(Struct, frozen=True, kw_only=True):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: ChatFinishReason
+    token_ids: list[int] | UnsetType = UNSET
+    """With return_token_ids, as `prompt_token_ids`."""
 
 
 class CompletionChoice(Struct, frozen=True, kw_only=True):
@@ -121,6 +124,9 @@ class CompletionChoice(Struct, frozen=True, kw_only=True):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason
+    token_ids: list[int] | UnsetType = UNSET
+    """With return_token_ids."""
+    prompt_token_ids: list[int] | UnsetType = UNSET
 
 
 class ChatCompletion(Struct, frozen=True, kw_only=True):
@@ -131,6 +137,7 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     choices: list[ChatChoice]
     usage: CompletionUsage
     system_fingerprint: str
+    prompt_token_ids: list[int] | UnsetType = UNSET
     timing: RequestTiming | UnsetType = UNSET
 
 
@@ -176,6 +183,8 @@ class ChunkChoice(Struct, frozen=True, kw_only=True):
     delta: Delta
     logprobs: ChatLogprobs | None
     finish_reason: ChatFinishReason | None
+    token_ids: list[int] | UnsetType = UNSET
+    """With return_token_ids: those that are new."""
 
 
 class ChatCompletionChunk(Struct, frozen=True, kw_only=True):
@@ -188,6 +197,8 @@ class ChatCompletionChunk(Struct, frozen=True, kw_only=True):
     choices: list[ChunkChoice]
     usage: CompletionUsage | None | UnsetType = UNSET
     system_fingerprint: str
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    """In the first chunk of each choice, with return_token_ids."""
     timing: RequestTiming | UnsetType = UNSET
 
 
@@ -196,6 +207,10 @@ class CompletionChunkChoice(Struct, frozen=True, kw_only=True):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None
+    token_ids: list[int] | UnsetType = UNSET
+    """With return_token_ids: those that are new."""
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    """In the first chunk of each choice."""
 
 
 class CompletionChunk(Struct, frozen=True, kw_only=True):

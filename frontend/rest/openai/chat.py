@@ -2,19 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 import msgspec
 from msgspec import UNSET
 
-from frontend.request import CallDelta, Delta, Finish
+from frontend.request import CallDelta, Delta
 from frontend.rest.answers import Choice
 from frontend.rest.openai import answer_types as responses
 from frontend.rest.openai.answer_types import (
     AssistantMessage,
     ChatChoice,
     ChatCompletion,
-    ChatFinishReason,
     CompletionUsage,
     FunctionDelta,
     MessageToolCall,
@@ -28,26 +26,14 @@ from frontend.rest.openai.tool_types import FunctionCall
 encode = msgspec.json.Encoder().encode
 
 
-def _whole(head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> ChatCompletion:
-    return _completion(head, choices, usage, "tool_calls")
-
-
-def _whole_with_function(head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> ChatCompletion:
-    return _completion(head, choices, usage, "function_call")
-
-
-def _completion(
-    head: Head,
-    choices: Sequence[Choice],
-    usage: CompletionUsage,
-    calls_reason: Literal["tool_calls", "function_call"],
-) -> ChatCompletion:
+def _whole(form: Format, head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> ChatCompletion:
     spelled = [
         ChatChoice(
             index=index,
-            message=_message(choice, as_function=calls_reason == "function_call"),
+            message=_message(choice, as_function=form.as_function),
             logprobs=chat_logprobs(choice.logprobs, Offsets()) if choice.logprobs else None,
-            finish_reason=_reason(choice.final.reason, calls_reason),
+            finish_reason=form.reason(choice.final.reason),
+            token_ids=choice.token_ids if choice.prompt_ids else UNSET,
         )
         for index, choice in enumerate(choices)
     ]
@@ -58,13 +44,8 @@ def _completion(
         choices=spelled,
         usage=usage,
         system_fingerprint=head.system_fingerprint,
+        prompt_token_ids=list(choices[0].prompt_ids) or UNSET,
     )
-
-
-def _reason(finish: Finish, calls_reason: Literal["tool_calls", "function_call"]) -> ChatFinishReason:
-    if finish is Finish.TOOL_CALLS:
-        return calls_reason
-    return "length" if finish is Finish.LENGTH else "stop"
 
 
 def _message(choice: Choice, *, as_function: bool) -> AssistantMessage:
@@ -125,21 +106,19 @@ def _fields(delta: responses.Delta) -> bytes:
     return b'"delta":' + encode(delta)
 
 
-FUNCTIONS_FORMAT = Format(
+_TOOLS_FORMAT = Format(
     parse=parse_chat,
     generate=lambda inference, request: inference.generate(request),
     id_prefix="chatcmpl-",
     object="chat.completion",
-    whole=_whole_with_function,
+    whole=_whole,
     logprobs=chat_logprobs,
     chunk_object="chat.completion.chunk",
     opening=b'"delta":{"role":"assistant","content":"","refusal":null}',
     before_text=b'"delta":{"content":',
     after_text=b"}",
     closing=b'"delta":{}',
-    parts=_parts_with_function,
-    calls_reason="function_call",
+    parts=_parts,
 )
-FORMAT = replace(
-    FUNCTIONS_FORMAT, whole=_whole, parts=_parts, calls_reason=Finish.TOOL_CALLS.value, functions=FUNCTIONS_FORMAT
-)
+_FUNCTIONS_FORMAT = replace(_TOOLS_FORMAT, parts=_parts_with_function, calls_reason="function_call", as_function=True)
+FORMAT = replace(_TOOLS_FORMAT, functions=_FUNCTIONS_FORMAT)

@@ -1,5 +1,7 @@
 """Server-sent events of one stream, as bytes. This is the cost of REST per token, so nothing is encoded twice."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from frontend.request import Delta, Finished
@@ -16,21 +18,45 @@ _GOES_ON = b',"finish_reason":null'
 class Chunks:
     """Encodes the events of every choice; what does not change from chunk to chunk is encoded once."""
 
-    def __init__(self, form: Format, head: Head, *, num_choices: int, with_usage: bool) -> None:
+    def __init__(self, form: Format, head: Head, *, num_choices: int, with_usage: bool, echoes: Sequence[str]) -> None:
+        """`echoes` are what choices begin with, where there is such a thing."""
         self._form = form
         self._head = b"data: " + encode(head)[:-1] + b',"choices":['
-        self._end = b'}],"usage":null}\n\n' if with_usage else b"}]}\n\n"
-        self._going_on = _NO_LOGPROBS + _GOES_ON + self._end
-        self._text_end = form.after_text + self._going_on
+        self._end_with(b',"usage":null' if with_usage else b"")
         choices = [self._head + b'{"index":%d,' % i for i in range(num_choices)]
         self._choices = choices
         self._text_starts = [choice + form.before_text for choice in choices]
         self._offsets = [Offsets() for _ in choices]
-        self._opened = [form.opening is None for _ in choices]
+        self._openings = [form.before_text + encode(echo) + form.after_text for echo in echoes] or [
+            form.opening or b"" for _ in choices
+        ]
+        self._opened = [not opening for opening in self._openings]
+        self._prompts: dict[int, bytes] = {}
+        """Tokens that choices have still to tell, as JSON."""
+        self._with_ids = False
+
+    def note_prompt(self, index: int, ids: Sequence[int]) -> None:
+        """What the prompt of a choice is. Chunks that follow tell their tokens, and the first one these, too."""
+        self._prompts[index] = b',"prompt_token_ids":' + encode(ids)
+        self._with_ids = True
+
+    def count(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Chunks that follow say that so much has been used."""
+        usage = CompletionUsage(
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            total_tokens=prompt_tokens + completion_tokens,
+        )
+        self._end_with(b',"usage":' + encode(usage))
+
+    def _end_with(self, usage: bytes) -> None:
+        self._end = b"}]" + usage + b"}\n\n"
+        self._going_on = _NO_LOGPROBS + _GOES_ON + self._end
+        self._text_end = self._form.after_text + self._going_on
 
     def delta(self, index: int, delta: Delta) -> bytes:
         """One chunk, or several: reasoning, text and each part of a call come in chunks of their own."""
-        if delta.reasoning or delta.calls:
+        if delta.reasoning or delta.calls or self._with_ids:
             return self._parts(index, delta)
         chunk = self._text_starts[index] + encode(delta.text)
         if delta.logprobs:
@@ -53,18 +79,26 @@ class Chunks:
         return self._head + b"]" + usage_field + timing_field + b"}\n\n"
 
     def _parts(self, index: int, delta: Delta) -> bytes:
-        assert self._form.parts is not None, "nothing but conversations has reasoning or calls"
         chunks = [] if self._opened[index] else [self._opening(index)]
         logprobs = self._logprobs(index, delta) if delta.logprobs else _NO_LOGPROBS
-        for part in self._form.parts(delta):
-            chunks.append(self._choices[index] + part + logprobs + _GOES_ON + self._end)
-            logprobs = _NO_LOGPROBS  # once
+        more = b',"token_ids":' + encode(delta.token_ids) if self._with_ids else b""
+        parts = [] if self._form.parts is None else self._form.parts(delta)
+        for part in parts or [self._form.before_text + encode(delta.text) + self._form.after_text]:
+            chunks.append(self._with_prompt(index, self._choices[index] + part + logprobs + _GOES_ON + more))
+            logprobs, more = _NO_LOGPROBS, b""  # once
         return b"".join(chunks)
+
+    def _with_prompt(self, index: int, chunk: bytes) -> bytes:
+        """The chunk of a choice with its end, and with the tokens of its prompt if it has not told them."""
+        prompt = self._prompts.pop(index, b"")
+        if self._form.prompts_differ:
+            return chunk + prompt + self._end
+        return chunk + self._end[:-3] + prompt + self._end[-3:]
 
     def _logprobs(self, index: int, delta: Delta) -> bytes:
         return b',"logprobs":' + encode(self._form.logprobs(delta.logprobs, self._offsets[index]))
 
     def _opening(self, index: int) -> bytes:
         self._opened[index] = True
-        opening = self._form.opening or b""
-        return self._choices[index] + opening + self._going_on
+        chunk = self._choices[index] + self._openings[index] + _NO_LOGPROBS + _GOES_ON
+        return self._with_prompt(index, chunk)

@@ -4,6 +4,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
+from msgspec import UNSET
+
 from engine.errors import ContextOverflow
 from frontend.api import Inference
 from frontend.request import Event, Finish, GenerateRequest
@@ -37,13 +39,15 @@ async def _generate(inference: Inference, request: GenerateRequest) -> AsyncGene
             return
 
 
-def _whole(head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> Completion:
+def _whole(form: Format, head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> Completion:
     spelled = [
         CompletionChoice(
             index=index,
             text="".join(choice.texts),
             logprobs=completion_logprobs(choice.logprobs, Offsets()) if choice.logprobs else None,
             finish_reason="length" if choice.final.reason is Finish.LENGTH else "stop",
+            token_ids=choice.token_ids if choice.prompt_ids else UNSET,
+            prompt_token_ids=list(choice.prompt_ids) or UNSET,
         )
         for index, choice in enumerate(choices)
     ]
@@ -69,4 +73,5 @@ FORMAT = Format(
     before_text=b'"text":',
     after_text=b"",
     closing=b'"text":""',
+    prompts_differ=True,
 )

@@ -4,7 +4,7 @@ Templates know a system role instead of OpenAI's developer, text instead of cont
 text of arguments, and tools instead of the functions that came before them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
@@ -12,8 +12,8 @@ import msgspec
 from engine.errors import InvalidRequest
 from frontend.request import Chat, opens_answer, reasoning_fields
 from frontend.rest.openai.request_types import ChatCompletionRequest, Message
-from frontend.rest.openai.tool_types import FunctionRef, NamedTool, ToolCall
-from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode, check_tools
+from frontend.rest.openai.tool_types import AllowedChoice, AllowedTools, FunctionRef, FunctionSpec, NamedTool, ToolCall
+from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode, check_tools, name_of
 
 Json = Mapping[str, object]
 
@@ -24,6 +24,8 @@ def conversation(given: ChatCompletionRequest, fields: Json) -> Chat:
     """`fields` is what `given` was made of: templates see tools as the client spelled them. Raises InvalidRequest."""
     continues = bool(given.continue_final_message)
     tools, choice = _tools(given, fields), _choice(given)
+    if isinstance(given.tool_choice, AllowedChoice):
+        tools = allowed(tools, [tool.function.name for tool in given.tool_choice.allowed_tools.tools])
     check_tools(tools, choice or AUTO)
     if choice not in (None, NO_TOOLS) and not tools:
         raise InvalidRequest("tool_choice needs tools", field="tool_choice")
@@ -34,6 +36,7 @@ def conversation(given: ChatCompletionRequest, fields: Json) -> Chat:
         tools=tools,
         tool_choice=choice or AUTO,
         parallel_tool_calls=given.parallel_tool_calls is not False and not given.functions,
+        strict_tools=frozenset(function.name for function in _functions(given) if function.strict),
         documents=tuple(given.documents or ()),
         template_kwargs=given.chat_template_kwargs or {},
     )
@@ -51,6 +54,10 @@ def _tools(given: ChatCompletionRequest, fields: Json) -> tuple[Tool, ...]:
             return ()
 
 
+def _functions(given: ChatCompletionRequest) -> Sequence[FunctionSpec]:
+    return given.functions or [tool.function for tool in given.tools or ()]
+
+
 def _tool(tool: Json) -> Tool:
     return {key: _function(value) if key == "function" else value for key, value in tool.items()}
 
@@ -61,6 +68,14 @@ def _function(given: object) -> Json:
     return {key: value for key, value in function.items() if value is not None and key != "strict"}
 
 
+def allowed(tools: Sequence[Tool], names: Collection[str]) -> tuple[Tool, ...]:
+    """Those that are so called. Raises InvalidRequest for a name that is none of theirs."""
+    known = {name_of(tool) for tool in tools}
+    if unknown := next((name for name in names if name not in known), None):
+        raise InvalidRequest(f"tool_choice names {unknown[:80]!r}, which is not among the tools", field="tool_choice")
+    return tuple(tool for tool in tools if name_of(tool) in names)
+
+
 def _choice(given: ChatCompletionRequest) -> ToolChoice | None:
     """None: nothing was said."""
     if given.function_call is not None and given.tool_choice is not None:
@@ -68,6 +83,8 @@ def _choice(given: ChatCompletionRequest) -> ToolChoice | None:
     match given.tool_choice if given.function_call is None else given.function_call:
         case NamedTool(function=FunctionRef(name=name)) | FunctionRef(name=name):
             return ToolChoice(ToolMode.REQUIRED, name)
+        case AllowedChoice(allowed_tools=AllowedTools(mode=mode)):
+            return ToolChoice(ToolMode(mode))
         case str(mode):
             return ToolChoice(ToolMode(mode))
         case _:
@@ -111,17 +128,19 @@ def _text(message: Message) -> str | None:
 
 
 def _call(call: ToolCall, path: str) -> Json:
-    function = {"name": call.function.name, "arguments": _arguments(call.function.arguments, path)}
+    function = {
+        "name": call.function.name,
+        "arguments": arguments_of(call.function.arguments, f"{path}.function.arguments"),
+    }
     return {"id": call.id, "type": "function", "function": function}
 
 
-def _arguments(text: str, path: str) -> Json:
-    """The object; nothing is an empty one, as of functions that take none."""
+def arguments_of(text: str, field: str) -> Json:
+    """The object; nothing is an empty one, as of functions that take none. Raises InvalidRequest naming `field`."""
     try:
         arguments = msgspec.json.decode(text) if text else {}
     except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
-        field = f"{path}.function.arguments"
         raise InvalidRequest(f"{field} must be a JSON object, as text", field=field)
     return arguments

@@ -19,6 +19,9 @@ from frontend.rest.openai.embeddings import EmbeddingList, EmbeddingRequest, Emb
 from frontend.rest.openai.errors import ErrorBody, OpenAIErrors
 from frontend.rest.openai.models import model_endpoint, models_endpoint
 from frontend.rest.openai.request_types import ChatCompletionRequest, CompletionRequest
+from frontend.rest.openai.responses import describe as responses
+from frontend.rest.openai.responses.endpoints import response_routes
+from frontend.rest.openai.responses.store import Store
 
 TIMING: Json = {
     "name": "x-tandem-timing",
@@ -29,15 +32,17 @@ TIMING: Json = {
 MODEL_ID: Json = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def openai_dialect(inference: Inference) -> Dialect:
+def openai_dialect(inference: Inference, *, lenient: bool = False) -> Dialect:
+    """`lenient` is about parameters that nobody has."""
     return Dialect(
         name="OpenAI",
         routes=(
-            Route("/v1/chat/completions", Endpoint(inference, chat.FORMAT), methods=["POST"]),
-            Route("/v1/completions", Endpoint(inference, completions.FORMAT), methods=["POST"]),
-            Route("/v1/embeddings", EmbeddingsEndpoint(inference), methods=["POST"]),
+            Route("/v1/chat/completions", Endpoint(inference, chat.FORMAT, lenient=lenient), methods=["POST"]),
+            Route("/v1/completions", Endpoint(inference, completions.FORMAT, lenient=lenient), methods=["POST"]),
+            Route("/v1/embeddings", EmbeddingsEndpoint(inference, lenient=lenient), methods=["POST"]),
             Route("/v1/models", models_endpoint(inference)),
             Route("/v1/models/{id:path}", model_endpoint(inference)),
+            *response_routes(inference, Store(), lenient=lenient),
         ),
         errors=OpenAIErrors(),
         operations=_operations(),
@@ -53,11 +58,11 @@ def openai_dialect(inference: Inference) -> Dialect:
             Model,
             ModelList,
             ErrorBody,
+            *responses.SCHEMAS,
         ),
-        closed=frozenset(
-            {"ChatCompletionRequest", "CompletionRequest", "Message", "StreamOptions", "StructuredOutputs"}
-            | {"EmbeddingRequest"}
-        ),
+        closed=responses.CLOSED
+        | {"ChatCompletionRequest", "CompletionRequest", "Message", "StreamOptions", "StructuredOutputs"}
+        | {"EmbeddingRequest"},
     )
 
 
@@ -73,6 +78,7 @@ def _operations() -> dict[str, Json]:
         "/v1/embeddings": {"post": embeddings},
         "/v1/models": {"get": models},
         "/v1/models/{id}": {"get": {"parameters": [MODEL_ID], **model}},
+        **responses.operations(),
     }
 
 

@@ -56,11 +56,12 @@ class EmbeddingList(Struct, frozen=True, kw_only=True):
 class EmbeddingsEndpoint:
     """The ASGI app behind it."""
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, *, lenient: bool) -> None:
         self._inference = inference
+        self._lenient = lenient
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        given = _parse(await Request(scope, receive).body())
+        given = _parse(await Request(scope, receive).body(), lenient=self._lenient)
         pooling = self._inference.model(given.model).pooling
         requests = [embedding_request(prompt, given.model, pooling) for prompt in prompts_of(given.input, "input")]
         vectors = Vectors(len(requests), given.encoding_format or "float", send)
@@ -101,8 +102,8 @@ class Vectors:
         return base64.b64encode(scaled).decode() if self._encoding == "base64" else floats(scaled).tolist()
 
 
-def _parse(body: bytes) -> EmbeddingRequest:
-    fields = supported(decode_body(body), EmbeddingRequest, OFF)
+def _parse(body: bytes, *, lenient: bool) -> EmbeddingRequest:
+    fields = supported(decode_body(body), EmbeddingRequest, OFF, lenient=lenient)
     if isinstance(given := fields.get("input"), list):
         check_count(given, MAX_PROMPT_IDS if isinstance(given[0] if given else 0, int) else MAX_INPUTS, "input")
     return convert(fields, EmbeddingRequest)

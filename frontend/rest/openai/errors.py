@@ -16,6 +16,7 @@ from engine.errors import (
 )
 from frontend.rest.errors import headers_of, message_of, status_of
 from frontend.rest.fields import UnknownParameter, UnsupportedParameter
+from frontend.rest.openai.responses.store import UnknownPrevious
 
 
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +40,7 @@ CODE_WORDS: Mapping[type[TandemError], str] = {
     PermissionDenied: "permission_denied",
     UnsupportedParameter: "unsupported_parameter",
     UnknownParameter: "unknown_parameter",
+    UnknownPrevious: "previous_response_not_found",
     Overloaded: "rate_limit_exceeded",
     Poisoned: "poisoned_request",
 }

@@ -3,14 +3,15 @@
 import hashlib
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import msgspec
 
 from frontend.api import Inference
 from frontend.request import Delta, Event, Finish, GenerateRequest, Started, TokenLogprobs
 from frontend.rest.answers import Choice
-from frontend.rest.openai.answer_types import CompletionUsage
+from frontend.rest.openai.answer_types import ChatFinishReason, CompletionUsage
 from frontend.rest.openai.logprobs import Offsets
 from frontend.rest.openai.parse import Ask
 
@@ -36,15 +37,20 @@ class Head:
         )
 
 
+class Parse(Protocol):
+    def __call__(self, body: bytes, *, lenient: bool = False) -> Ask:
+        """Raises InvalidRequest. What nobody has is left out if `lenient`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
     """What chat and completions spell differently."""
 
-    parse: Callable[[bytes], Ask]
+    parse: Parse
     generate: Callable[[Inference, GenerateRequest], AsyncGenerator[Event, None]]
     id_prefix: str
     object: str
-    whole: Callable[[Head, Sequence[Choice], CompletionUsage], msgspec.Struct]
+    whole: Callable[["Format", Head, Sequence[Choice], CompletionUsage], msgspec.Struct]
     logprobs: Callable[[Sequence[TokenLogprobs], Offsets], msgspec.Struct]
     chunk_object: str
     opening: bytes | None
@@ -55,10 +61,25 @@ class Format:
     """Fields of a choice's last chunk."""
     parts: Callable[[Delta], list[bytes]] | None = None
     """Fields of the chunks that a delta with reasoning or calls takes, where there is such a thing."""
-    calls_reason: str = Finish.TOOL_CALLS.value
+    calls_reason: ChatFinishReason = "tool_calls"
     """Why an answer ends that has called."""
+    prompts_differ: bool = False
+    """Each choice tells the tokens of its own prompt, where that is asked for."""
+    as_function: bool = False
+    """A call is spelled as it was before tools."""
     functions: "Format | None" = None
     """The same for who sent functions instead of tools."""
 
-    def reason(self, finish: Finish) -> str:
-        return self.calls_reason if finish is Finish.TOOL_CALLS else finish.value
+    def of(self, ask: Ask) -> "Format":
+        """As this request wants it."""
+        form = self.functions or self if ask.functions else self
+        return replace(form, calls_reason="stop") if ask.names_tool else form
+
+    def reason(self, finish: Finish) -> ChatFinishReason:
+        match finish:
+            case Finish.TOOL_CALLS:
+                return self.calls_reason
+            case Finish.LENGTH:
+                return "length"
+            case Finish.STOP:
+                return "stop"

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+import msgspec
+
 from engine.errors import InvalidRequest
 from frontend.request import (
     MAX_DOCUMENTS,
@@ -60,23 +62,37 @@ MOST = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """What one HTTP request asks for: `n` answers to each of its prompts, in the order of their choices."""
+    """What one HTTP request asks for: `num_each` answers to each of its prompts, in the order of their choices."""
 
     generations: tuple[GenerateRequest, ...]
+    num_each: int
     n: int
+    """Of those, so many are given: the likeliest, if that is not all."""
     stream: bool
     include_usage: bool
+    running_usage: bool
+    """Every chunk of a stream has the usage so far."""
+    echo: bool = False
+    """Answers begin with their prompts."""
+    shows_ids: bool = False
+    """Answers tell the tokens of their prompts, and their own."""
+    shows_logprobs: bool = True
+    """False: they are wanted only to tell which answers are the likeliest."""
     names: Mapping[str, str]
     """Fields of GenerateRequest that this request spells differently."""
     functions: bool = False
     """Calls are answered as they were before tools."""
+    names_tool: bool = False
+    """One call of one tool was asked for: it is no surprise, and the answer just stops."""
 
 
-def parse_chat(body: bytes) -> Ask:
-    fields = _fields(body, ChatCompletionRequest, CHAT_OFF)
+def parse_chat(body: bytes, *, lenient: bool = False) -> Ask:
+    fields = _fields(body, ChatCompletionRequest, CHAT_OFF, lenient=lenient)
     if isinstance(messages := fields.get("messages"), list):
         check_count(messages, MAX_MESSAGES, "messages")
-        fields["messages"] = [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+        fields["messages"] = [
+            _message(message, f"messages[{i}]", lenient=lenient) for i, message in enumerate(messages)
+        ]
     given = convert(fields, ChatCompletionRequest)
     names = {
         "prompt": "messages",
@@ -90,45 +106,59 @@ def parse_chat(body: bytes) -> Ask:
         if max_tokens not in (None, given.max_completion_tokens):
             raise InvalidRequest("max_tokens and max_completion_tokens differ; give one", field="max_tokens")
         max_tokens, names["max_tokens"] = given.max_completion_tokens, "max_completion_tokens"
+    chat = _conversation(given, fields, names)
+    if chat.demanded and given.response_format is not None:
+        # it is the format of the content, and beside calls that must be made there is none
+        given = msgspec.structs.replace(given, response_format=None)
     generation = replace(
         _generation(given),
-        prompt=_conversation(given, fields, names),
+        prompt=chat,
         max_tokens=max_tokens,
         logprobs=_chat_logprobs(given),
         separate_reasoning=given.separate_reasoning is not False,
     )
-    return replace(_ask(given, [generation], names), functions=bool(given.functions))
+    ask = _ask(given, [generation], names)
+    return replace(ask, functions=bool(given.functions), names_tool=chat.tool_choice.name is not None)
 
 
-def parse_completion(body: bytes) -> Ask:
-    fields = _fields(body, CompletionRequest, COMPLETION_OFF)
+def parse_completion(body: bytes, *, lenient: bool = False) -> Ask:
+    fields = _fields(body, CompletionRequest, COMPLETION_OFF, lenient=lenient)
     if isinstance(prompt := fields.get("prompt"), list):
         check_count(prompt, MAX_PROMPT_IDS if isinstance(prompt[0] if prompt else 0, int) else MAX_CHOICES, "prompt")
         for item in prompt:
             check_count(item if isinstance(item, list) else (), MAX_PROMPT_IDS, "prompt")
     given = convert(fields, CompletionRequest)
-    generation = replace(_generation(given), logprobs=given.logprobs)
+    if given.echo and given.logprobs is not None:
+        message = "echo with logprobs is not supported: this server has no log-probabilities of prompts"
+        raise UnsupportedParameter(message, field="echo")
+    is_chosen = (given.best_of or 1) > (given.n or 1)
+    logprobs = 0 if is_chosen and given.logprobs is None else given.logprobs
+    generation = replace(_generation(given), logprobs=logprobs)
     prompts = [replace(generation, prompt=prompt) for prompt in prompts_of(given.prompt, "prompt")]
-    return _ask(given, prompts, {"include_stop": "include_stop_str_in_output"})
+    names = {"include_stop": "include_stop_str_in_output", "token_ids": "prompt"}
+    ask = _ask(given, prompts, names, given.best_of)
+    return replace(ask, echo=bool(given.echo), shows_logprobs=given.logprobs is not None)
 
 
-def _fields(body: bytes, kind: type[Sampling], off: Off) -> Body:
+def _fields(body: bytes, kind: type[Sampling], off: Off, *, lenient: bool) -> Body:
     """The supported top-level parameters of `body` that are given."""
-    fields = supported(decode_body(body), kind, off)
+    fields = supported(decode_body(body), kind, off, lenient=lenient)
     for name, most in MOST.items():
         if isinstance(given := fields.get(name), list | dict):
             check_count(given, most, name)
     if isinstance(options := fields.get("stream_options"), dict):
-        fields["stream_options"] = supported(options, StreamOptions, STREAM_OPTIONS_OFF, "stream_options.")
+        path = "stream_options."
+        fields["stream_options"] = supported(options, StreamOptions, STREAM_OPTIONS_OFF, path, lenient=lenient)
     if isinstance(outputs := fields.get("structured_outputs"), dict):
-        fields["structured_outputs"] = supported(outputs, StructuredOutputs, STRUCTURED_OFF, "structured_outputs.")
+        path = "structured_outputs."
+        fields["structured_outputs"] = supported(outputs, StructuredOutputs, STRUCTURED_OFF, path, lenient=lenient)
     return fields
 
 
-def _message(given: object, path: str) -> object:
+def _message(given: object, path: str, *, lenient: bool) -> object:
     if not isinstance(given, dict):
         return given  # _convert says what is wrong with it
-    kept = supported(given, Message, MESSAGE_OFF, f"{path}.")
+    kept = supported(given, Message, MESSAGE_OFF, f"{path}.", lenient=lenient)
     content = kept.get("content")
     parts = content if isinstance(content, list) else []
     check_count(parts, MAX_PARTS, f"{path}.content")
@@ -173,6 +203,7 @@ def _generation(given: Sampling) -> GenerateRequest:
         include_stop=bool(given.include_stop_str_in_output),
         ignore_eos=bool(given.ignore_eos),
         skip_special_tokens=given.skip_special_tokens is not False,
+        tell_prompt=bool(given.return_token_ids),
     )
 
 
@@ -214,23 +245,34 @@ def _ints(items: Iterable[object]) -> tuple[int, ...]:
     return tuple(item for item in items if isinstance(item, int))
 
 
-def _ask(given: Sampling, generations: list[GenerateRequest], names: Mapping[str, str]) -> Ask:
+def _ask(
+    given: Sampling, generations: list[GenerateRequest], names: Mapping[str, str], best_of: int | None = None
+) -> Ask:
     if found := find_grammar(given):
         names = {**names, "grammar": found[0]}
         generations = [replace(generation, grammar=found[1]) for generation in generations]
     n = 1 if given.n is None else given.n
     if not 1 <= n <= MAX_N:
         raise InvalidRequest(f"n must be between 1 and {MAX_N}, not {n}", field="n")
-    if len(generations) * n > MAX_CHOICES:
-        raise InvalidRequest(f"{len(generations)} prompts times n={n} exceed {MAX_CHOICES} answers", field="prompt")
+    num_each = n if best_of is None else best_of
+    if not n <= num_each <= MAX_N:
+        raise InvalidRequest(f"best_of must be between n ({n}) and {MAX_N}, not {num_each}", field="best_of")
+    if num_each > n and given.stream:
+        raise InvalidRequest("which answers are the best shows at their end: best_of above n has no stream", field="best_of")
+    if len(generations) * num_each > MAX_CHOICES:
+        name = "n" if best_of is None else "best_of"
+        raise InvalidRequest(f"{len(generations)} prompts times {name}={num_each} exceed {MAX_CHOICES} answers", field="prompt")
     if given.stream_options is not None and not given.stream:
         raise InvalidRequest("stream_options needs stream: true", field="stream_options")
     return Ask(
-        generations=tuple(_numbered(generation, i) for generation in generations for i in range(n)),
+        generations=tuple(_numbered(generation, i) for generation in generations for i in range(num_each)),
+        num_each=num_each,
         n=n,
         stream=bool(given.stream),
         include_usage=bool(given.stream_options and given.stream_options.include_usage),
+        running_usage=bool(given.stream_options and given.stream_options.continuous_usage_stats),
         names=names,
+        shows_ids=bool(given.return_token_ids),
     )
 
 

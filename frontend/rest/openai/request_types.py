@@ -13,7 +13,15 @@ from msgspec import Meta, Struct
 
 from frontend.rest.fields import Off
 from frontend.rest.openai.grammar import Guided
-from frontend.rest.openai.tool_types import FunctionCall, FunctionRef, FunctionSpec, NamedTool, ToolCall, ToolSpec
+from frontend.rest.openai.tool_types import (
+    AllowedChoice,
+    FunctionCall,
+    FunctionRef,
+    FunctionSpec,
+    NamedTool,
+    ToolCall,
+    ToolSpec,
+)
 
 
 def limits(**keywords: float) -> dict[str, float]:
@@ -51,6 +59,7 @@ IgnoredMap = Annotated[dict[str, str], Meta(description="Accepted; means nothing
 
 class StreamOptions(Struct, frozen=True, kw_only=True):
     include_usage: Annotated[bool, Meta(description="Send one more chunk, with the usage.")] | None = None
+    continuous_usage_stats: Annotated[bool, Meta(description="Send the usage so far in every chunk.")] | None = None
 
 
 class Sampling(Guided, frozen=True, kw_only=True):
@@ -74,6 +83,7 @@ class Sampling(Guided, frozen=True, kw_only=True):
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
+    return_token_ids: Annotated[bool, Meta(description="Tell the tokens of prompts and answers.")] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: IgnoredText | None = None
@@ -111,7 +121,7 @@ class ChatCompletionRequest(Sampling, frozen=True, kw_only=True):
         Annotated[bool, Meta(description="The answer goes on where the last message ends.")] | None
     ) = None
     tools: Annotated[list[ToolSpec], Meta(extra_json_schema=limits(maxItems=256))] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedChoice | None = None
     parallel_tool_calls: Annotated[bool, Meta(description="false: the answer ends with its first call.")] | None = None
     functions: Annotated[list[FunctionSpec], Meta(description="As tools were spelled before.")] | None = None
     function_call: Literal["none", "auto"] | FunctionRef | None = None
@@ -128,13 +138,16 @@ class CompletionRequest(Sampling, frozen=True, kw_only=True):
         Meta(description="A text, a list of texts, the tokens of a text, or a list of those."),
     ]
     logprobs: Annotated[Count, Meta(extra_json_schema=limits(maximum=20))] | None = None
+    echo: Annotated[bool, Meta(description="Begin the answer with the prompt; not with logprobs.")] | None = None
+    best_of: (
+        Annotated[int, Meta(description="Answer that many times, and give the n likeliest.", extra_json_schema=limits(minimum=1, maximum=16))]
+        | None
+    ) = None
 
 
 COMMON_OFF: Off = MappingProxyType(
     {
         # OpenAI
-        "best_of": (1,),
-        "echo": (False,),
         "store": (False,),
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
@@ -160,7 +173,6 @@ COMMON_OFF: Off = MappingProxyType(
         "request_id": (),
         "return_hidden_states": (False,),
         "return_prompt_text": (False,),
-        "return_token_ids": (False,),
         "return_tokens_as_token_ids": (False,),
         "rid": (),
         "session_id": (),
@@ -176,7 +188,9 @@ CHAT_OFF: Off = MappingProxyType(
     {
         **COMMON_OFF,
         "audio": (),
+        "best_of": (1,),
         "chat_template": (),
+        "echo": (False,),
         "include_reasoning": (True,),
         "mm_processor_kwargs": ({},),
         "modalities": (["text"],),
@@ -190,7 +204,7 @@ CHAT_OFF: Off = MappingProxyType(
     }
 )
 COMPLETION_OFF: Off = MappingProxyType({**COMMON_OFF, "suffix": ("",)})
-STREAM_OPTIONS_OFF: Off = MappingProxyType({"include_obfuscation": (False,), "continuous_usage_stats": (False,)})
+STREAM_OPTIONS_OFF: Off = MappingProxyType({"include_obfuscation": (False,)})
 STRUCTURED_OFF: Off = MappingProxyType(
     {
         "disable_additional_properties": (False,),

@@ -12,7 +12,16 @@ class FunctionSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: FunctionName
     description: str | None = None
     parameters: Annotated[dict[str, Any], Meta(description="JSON schema of the arguments.")] | None = None
-    strict: Annotated[bool, Meta(description="Accepted; arguments are not held to the schema.")] | None = None
+    strict: (
+        Annotated[
+            bool,
+            Meta(
+                description="Where the model need not call, arguments are held to the schema if this is true and its "
+                "family marks calls; where it must, they always are."
+            ),
+        ]
+        | None
+    ) = None
 
 
 class ToolSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -24,9 +33,21 @@ class FunctionRef(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     name: FunctionName
 
 
-class NamedTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    type: Literal["function"]
+class NamedTool(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="function"):
     function: FunctionRef
+
+
+class AllowedTools(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model is told of these only."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Meta(extra_json_schema={"maxItems": 256})]
+
+
+class AllowedChoice(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"
+):
+    allowed_tools: AllowedTools
 
 
 class FunctionCall(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
+from types import MappingProxyType
 
 from frontend.text.parsers.deepseek import CALLS, SHOWN, deepseek
 from frontend.text.parsers.events import Calls, Content, Event
@@ -25,6 +26,12 @@ class ToolFamily(StrEnum):
     MISTRAL = "mistral"
     DEEPSEEK = "deepseek"
     JSON = "json"
+
+
+_FORCED: Mapping[ToolFamily | None, ToolFamily] = MappingProxyType(
+    {None: ToolFamily.JSON, ToolFamily.QWEN3_CODER: ToolFamily.HERMES}
+)
+"""How calls are spelled that a grammar makes, by a model of no family, or of one whose calls are not JSON."""
 
 
 class ReasoningFamily(StrEnum):
@@ -92,6 +99,24 @@ class Families:
             reasoning=thoughts[reasoning] if reasoning in thoughts else ReasoningFamily(reasoning),
         )
 
+    @property
+    def forced(self) -> ToolFamily:
+        """How calls are spelled that a grammar makes."""
+        return _FORCED.get(self.tools) or self.tools or ToolFamily.JSON
+
+    def thoughts(self, prompt_end: str, *, continues: bool = False) -> Thoughts | None:
+        """How one answer to a prompt that ends so marks its reasoning; None: not at all.
+
+        If the answer `continues` what the model is taken to have said, that is `prompt_end`.
+        """
+        if self.reasoning is None:
+            return None
+        opening, closing = _THOUGHTS[self.reasoning]
+        is_open = prompt_end.rstrip().endswith(opening)
+        if continues:
+            is_open = prompt_end.rfind(opening) > prompt_end.rfind(closing)
+        return Thoughts(opening, closing, is_open)
+
     def parser(
         self,
         tools: Sequence[Mapping[str, object]],
@@ -99,19 +124,14 @@ class Families:
         *,
         continues: bool = False,
         separate_reasoning: bool = True,
+        forced: bool = False,
     ) -> "AnswerParser | None":
-        """For one answer to a prompt that ends so; None: all of it is text. `tools` as in OpenAI's requests.
-
-        If the answer `continues` what the model is taken to have said, that is `prompt_end`.
-        """
-        thoughts = None
-        if self.reasoning is not None and separate_reasoning:
-            opening, closing = _THOUGHTS[self.reasoning]
-            is_open = prompt_end.rstrip().endswith(opening)
-            if continues:
-                is_open = prompt_end.rfind(opening) > prompt_end.rfind(closing)
-            thoughts = Thoughts(opening, closing, is_open)
-        family = self.tools if tools else None
+        """For one answer, as in `thoughts`; None: all of it is text. `tools` as in OpenAI's requests; they are called
+        as a grammar spells it if that is `forced`."""
+        thoughts = self.thoughts(prompt_end, continues=continues) if separate_reasoning else None
+        family = self.forced if forced else self.tools
+        if not tools:
+            family = None
         if thoughts is None and family is None:
             return None
         return AnswerParser(thoughts, None if family is None else _call_parser(family, tools), _shown(family, thoughts))
