@@ -9,6 +9,7 @@ from typing import Literal
 from engine.errors import ConfigError, InvalidRequest
 from engine.grammar import Grammars
 from engine.models.families import model_spec
+from engine.models.spec import ModelSpec
 from engine.pooling import Pooling
 from frontend.embedding import pooling_of
 from frontend.grammar import GrammarCompiler
@@ -45,6 +46,10 @@ class LoadedModel:
 
     def is_called(self, name: str) -> bool:
         return self.takes_any_name or name == self.name or name in self.aliases
+    spec: ModelSpec | None = None
+    """Its dimensions."""
+    size_bytes: int = 0
+    """Of the files with its weights."""
 
     @classmethod
     def load(
@@ -84,6 +89,8 @@ class LoadedModel:
             grammars=GrammarCompiler(grammars, tokenizer.special_ids),
             families=Families.of("" if template is None else template.source, tool_parser, reasoning_parser),
             pooling=pooling_of(folder, embedding_pooling),
+            spec=spec,
+            size_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
         )
 
 
