@@ -69,7 +69,7 @@ async def test_a_message(client: AsyncAnthropic, inference: FakeInference) -> No
 
 async def test_an_answer_can_be_sent_back(client: AsyncAnthropic, inference: FakeInference) -> None:
     answer = await client.messages.create(**ASKED)
-    for said in (answer.content, [block.model_dump() for block in answer.content], [answer.to_param()["content"]][0]):
+    for said in (answer.content, [block.model_dump() for block in answer.content], answer.to_param()["content"]):
         turns: Any = [USER, {"role": "assistant", "content": said}, USER]
         await client.messages.create(**{**ASKED, "messages": turns})
         assert messages_of(inference)[1] == {"role": "assistant", "content": "Hello!"}
@@ -78,8 +78,8 @@ async def test_an_answer_can_be_sent_back(client: AsyncAnthropic, inference: Fak
 async def test_raw_events(client: AsyncAnthropic) -> None:
     stream = await client.messages.create(**ASKED, stream=True)
     events = [event async for event in stream]
-    text = "".join(event.delta.text for event in events if event.type == "content_block_delta")  # type: ignore[union-attr]
-    assert text == "Hello!"
+    deltas: Any = [event.delta for event in events if event.type == "content_block_delta"]
+    assert "".join(delta.text for delta in deltas) == "Hello!"
     assert events[0].type == "message_start"
     assert events[0].message.usage.input_tokens == 32
     assert events[-1].type == "message_stop"
@@ -102,11 +102,12 @@ async def test_a_streamed_message(client: AsyncAnthropic, inference: FakeInferen
 async def test_a_round_of_tools(client: AsyncAnthropic, inference: FakeInference) -> None:
     inference.script = parsed(*split(CALLS))
     answer = await client.messages.create(**ASKED, tools=[TOOL], tool_choice={"type": "auto"})
-    text, *uses = answer.content
-    assert (text.type, text.text) == ("text", "Let me see.")
+    blocks: Any = answer.content
+    assert [block.type for block in blocks] == ["text", "tool_use", "tool_use"]
+    assert blocks[0].text == "Let me see."
+    assert [use.input for use in blocks[1:]] == [{"city": "Paris"}, {"city": "Oslo"}]
     assert answer.stop_reason == "tool_use"
-    assert [use.input for use in uses if use.type == "tool_use"] == [{"city": "Paris"}, {"city": "Oslo"}]
-    results: Any = [{"type": "tool_result", "tool_use_id": use.id, "content": "sunny"} for use in uses]  # type: ignore[union-attr]
+    results: Any = [{"type": "tool_result", "tool_use_id": use.id, "content": "sunny"} for use in blocks[1:]]
     for content in (answer.content, [block.model_dump() for block in answer.content]):
         turns: Any = [USER, {"role": "assistant", "content": content}, {"role": "user", "content": results}]
         await client.messages.create(**{**ASKED, "messages": turns}, tools=[TOOL])
@@ -158,8 +159,9 @@ async def test_the_clients_own_loop_runs_tools(client: AsyncAnthropic, inference
 async def test_thinking(client: AsyncAnthropic, inference: FakeInference) -> None:
     inference.script = parsed(*split("<think>\nHm.\n</think>\n\nYes."), tools="none", reasoning="think")
     answer = await client.messages.create(**ASKED, thinking=THINKING)
-    thinking, text = answer.content
-    assert (thinking.type, thinking.thinking, text.type, text.text) == ("thinking", "Hm.", "text", "Yes.")  # type: ignore[union-attr]
+    blocks: Any = answer.content
+    thinking, text = blocks
+    assert (thinking.type, thinking.thinking, text.type, text.text) == ("thinking", "Hm.", "text", "Yes.")
     assert answer.usage.output_tokens_details is not None
     assert answer.usage.output_tokens_details.thinking_tokens
     async with client.messages.stream(**ASKED, thinking=THINKING) as stream:
@@ -271,7 +273,7 @@ async def test_an_answer_that_is_cut(client: AsyncAnthropic, inference: FakeInfe
 @pytest.mark.parametrize(
     ("headers", "is_taken"),
     [
-        ({"Authorization": Omit(), "X-Api-Key": "key"}, True),  # as the client did before version 2
+        ({"Authorization": Omit(), "X-Api-Key": "key"}, True),  # as older versions of the client do
         ({"Authorization": Omit(), "X-Api-Key": "other"}, False),
         ({"X-Api-Key": "other"}, True),
         ({"Authorization": "Bearer other", "X-Api-Key": "key"}, False),

@@ -1,4 +1,4 @@
-"""What bodies of Anthropic's are taken, what they come to, and what is refused, by the name of the parameter at fault."""
+"""What Anthropic's bodies come to, and what is refused, by the name of the parameter at fault."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The JSON that Anthropic's clients read. The Structs are encoded as they are, and are the schemas of `/openapi.json`."""
+"""The JSON that Anthropic's clients read. The Structs are encoded as they are, and are schemas of `/openapi.json`."""
 
 from typing import Annotated, Literal
 
