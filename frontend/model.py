@@ -43,13 +43,13 @@ class LoadedModel:
     """Other names that requests may call it."""
     takes_any_name: bool = False
     """Whatever model a request names, it means this one."""
-
-    def is_called(self, name: str) -> bool:
-        return self.takes_any_name or name == self.name or name in self.aliases
     spec: ModelSpec | None = None
     """Its dimensions."""
     size_bytes: int = 0
     """Of the files with its weights."""
+
+    def is_called(self, name: str) -> bool:
+        return self.takes_any_name or name == self.name or name in self.aliases
 
     @classmethod
     def load(

@@ -17,7 +17,8 @@ from starlette.types import Scope
 from frontend.api import Inference
 from frontend.callers import KeyRing
 from frontend.metrics import CONTENT_TYPE
-from frontend.rest.dialect import Dialect, Errors, Json
+from frontend.rest.anthropic.dialect import anthropic_dialect
+from frontend.rest.dialect import Dialect, Errors, HeaderRoute, Json
 from frontend.rest.docs import HOME, docs_page
 from frontend.rest.middleware import Authentication, BodyLimit, Outermost
 from frontend.rest.ollama.dialect import ollama_dialect
@@ -33,7 +34,7 @@ def dialects_of(inference: Inference, *, lenient: bool = False) -> tuple[Dialect
 
     `lenient` leaves out parameters that nobody has.
     """
-    return (openai_dialect(inference, lenient=lenient), ollama_dialect(inference))
+    return (openai_dialect(inference, lenient=lenient), ollama_dialect(inference), anthropic_dialect(inference))
 
 
 def build_app(
@@ -56,7 +57,7 @@ def build_app(
 
     app = Starlette(
         routes=[
-            *(route for dialect in dialects for route in dialect.routes),
+            *(route for route, _ in routes_of(dialects)),
             Route("/health", pages.health),
             Route("/ready", pages.ready),
             Route("/metrics", pages.metrics),
@@ -76,12 +77,18 @@ def build_app(
     return app
 
 
+def routes_of(dialects: Sequence[Dialect]) -> list[tuple[Route, Errors]]:
+    """Every dialect's routes, in the order in which they are tried, and how errors of theirs are told."""
+    routes = [(route, dialect.errors) for dialect in dialects for route in dialect.routes]
+    return sorted(routes, key=lambda each: not isinstance(each[0], HeaderRoute))
+
+
 class ErrorsByPath:
     """Whose words an error is told in, before and after routing alike."""
 
     def __init__(self, dialects: Sequence[Dialect]) -> None:
         self._default = dialects[0].errors
-        self._routes = [(route, dialect.errors) for dialect in dialects for route in dialect.routes]
+        self._routes = routes_of(dialects)
 
     def of(self, scope: Scope) -> Errors:
         matching = (errors for route, errors in self._routes if route.matches(scope)[0] is not Match.NONE)
