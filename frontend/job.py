@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from engine.sequence import BlockHash, SamplingParams
 from engine.wire import sampling_to
-from frontend.callers import Caller
+from frontend.callers import Caller, salted
 from frontend.forecast import Demand, Forecast
 from frontend.ledger import Ledger
 from frontend.leg_events import Start
@@ -45,6 +45,13 @@ class Job:
     """When it came, if anything depended on that."""
     grammar: str = ""
     """What the answer must match, as workers read it; empty: any text will do."""
+    cache_salt: str | None = None
+
+    @property
+    def hash_root(self) -> BlockHash:
+        """Parent of the first of `hashes`."""
+        root = self.caller.hash_root
+        return root if self.cache_salt is None else salted(root, self.cache_salt)
 
     @property
     def num_output(self) -> int:
@@ -88,7 +95,7 @@ class Job:
             token_ids=self.tokens[:num_tokens],
             num_prompt=self.num_prompt,
             block_hashes=b"".join(self.hashes),
-            hash_root=self.caller.hash_root,
+            hash_root=self.hash_root,
             sampling=sampling_to(self.params),
             traceparent=self.traceparent,
             grammar=self.grammar,

@@ -17,11 +17,13 @@ from starlette.types import Scope
 from frontend.api import Inference
 from frontend.callers import KeyRing
 from frontend.metrics import CONTENT_TYPE
-from frontend.rest.dialect import Dialect, Errors, Json
+from frontend.rest.dialect import ERRORS, Dialect, Errors, Json
 from frontend.rest.docs import HOME, docs_page
 from frontend.rest.middleware import Authentication, BodyLimit, Outermost
 from frontend.rest.openai.dialect import openai_dialect
 from frontend.rest.openapi import openapi_document
+from frontend.rest.tgi.dialect import tgi_dialect
+from frontend.rest.vllm import vllm_dialect
 
 PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metrics"})
 """Paths that probes, scrapers and readers of the documentation read without a key."""
@@ -29,7 +31,7 @@ PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metric
 
 def dialects_of(inference: Inference) -> tuple[Dialect, ...]:
     """Where two have the same path, the first one's counts; the first also has the paths that are nobody's."""
-    return (openai_dialect(inference),)
+    return (openai_dialect(inference), vllm_dialect(inference), tgi_dialect(inference))
 
 
 def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metrics: Callable[[], bytes]) -> Starlette:
@@ -73,7 +75,8 @@ class ErrorsByPath:
         self._by_path = {route.path: dialect.errors for dialect in reversed(dialects) for route in dialect.routes}
 
     def of(self, scope: Scope) -> Errors:
-        return self._by_path.get(scope["path"], self._default)
+        found: Errors = scope.get(ERRORS) or self._by_path.get(scope["path"], self._default)
+        return found
 
 
 class Pages:

@@ -9,6 +9,10 @@ from starlette.routing import Route
 
 Json = dict[str, object]
 
+ERRORS = "tandem.errors"
+"""Where a request's scope says in whose words it is told of errors, once its body has shown that: of paths that several
+dialects have."""
+
 
 class Errors(Protocol):
     """How a dialect's clients read errors: a TandemError, a starlette HTTPException, or one that is not ours, of which

@@ -56,6 +56,10 @@ MOST = MappingProxyType(
     }
 )
 """Entries of parameters, refused before they are converted one by one."""
+NAMES: Mapping[str, str] = MappingProxyType(
+    {"include_stop": "include_stop_str_in_output", "truncate_prompt": "truncate_prompt_tokens"}
+)
+"""Fields of GenerateRequest that both endpoints spell differently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +84,7 @@ def parse_chat(body: bytes) -> Ask:
     given = convert(fields, ChatCompletionRequest)
     names = {
         "prompt": "messages",
-        "include_stop": "include_stop_str_in_output",
+        **NAMES,
         "template_kwargs": "chat_template_kwargs",
     }
     if given.functions:
@@ -109,7 +113,7 @@ def parse_completion(body: bytes) -> Ask:
     given = convert(fields, CompletionRequest)
     generation = replace(_generation(given), logprobs=given.logprobs)
     prompts = [replace(generation, prompt=prompt) for prompt in _prompts(given.prompt)]
-    return _ask(given, prompts, {"include_stop": "include_stop_str_in_output"})
+    return _ask(given, prompts, NAMES)
 
 
 def _fields(body: bytes, kind: type[Sampling], off: Off) -> Body:
@@ -173,6 +177,9 @@ def _generation(given: Sampling) -> GenerateRequest:
         include_stop=bool(given.include_stop_str_in_output),
         ignore_eos=bool(given.ignore_eos),
         skip_special_tokens=given.skip_special_tokens is not False,
+        add_special_tokens=given.add_special_tokens,
+        truncate_prompt=given.truncate_prompt_tokens,
+        cache_salt=given.cache_salt,
     )
 
 
