@@ -3,7 +3,7 @@
 `Inference` is implemented by `frontend.inference`; tests of a dialect give it a fake.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from engine.models.spec import ModelSpec
 from engine.pooling import Pooling
 from frontend.request import Chat, Event, GenerateRequest
 from frontend.tally import Counts
+from frontend.text.spans import Span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,20 @@ class Readiness:
     reason: str
 
 
+class Vocabulary(Protocol):
+    """A model's tokens, for who wants to know more of them than their text. May be used by several threads."""
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that no text is made of."""
+
+    def word(self, token_id: int) -> str:
+        """The token as it stands in the vocabulary; empty for an id that is not there."""
+
+    def spans(self, text: str, *, add_special_tokens: bool = True) -> list[Span]:
+        """The tokens of `text`, each with where it stands. Raises InvalidRequest as `Inference.tokenize`."""
+
+
 class Inference(Protocol):
     """Serves requests of any dialect. Methods raise engine.errors.TandemError and nothing else."""
 
@@ -78,13 +93,19 @@ class Inference(Protocol):
         work on every worker. Deltas drain what is ready: the first token comes alone and at once.
         """
 
-    def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool = True) -> list[int]:
-        """The token ids that `generate` would use for this prompt."""
+    def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool | None = None) -> list[int]:
+        """The token ids that `generate` would use for this prompt, and for its `add_special_tokens`."""
 
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
 
     def token_bytes(self, model: str | None, token_id: int) -> bytes:
         """The bytes of one token of the vocabulary."""
+
+    def vocabulary(self, model: str | None) -> Vocabulary: ...
+
+    def tokenizer_config(self, model: str | None) -> Mapping[str, object]:
+        """What the model's files say of its tokenizer, by the names of `tokenizer_config.json`, but no paths. Special
+        tokens that have a name are texts; the chat template is the one in use."""
 
     def models(self) -> list[ServedModel]:
         """By every name that they have."""
@@ -105,6 +126,10 @@ class Inference(Protocol):
 
     async def custody(self) -> list[dict[str, object]]:
         """Every worker's custody report, as JSON values."""
+
+    @property
+    def active_requests(self) -> int:
+        """Under way, those that wait among them."""
 
     @property
     def queued_requests(self) -> int: ...

@@ -50,6 +50,11 @@ class Caller:
 ANYBODY = Caller()
 
 
+def salted(root: BlockHash, salt: str) -> BlockHash:
+    """Parent of the first block hash of prompts that are to share nothing with those of another salt, or of none."""
+    return BlockHash(hashlib.sha256(root + salt.encode("utf-8", "surrogatepass")).digest()[:16])
+
+
 class _Key(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One `[[key]]` of the file. Limits that are not given are none."""
 

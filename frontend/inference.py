@@ -12,7 +12,7 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ import grpc.aio
 from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, UnknownModel, Unsupported
 from engine.hashes import block_hashes
 from engine.pooling import Pooling
-from frontend.api import Readiness, ServedModel, WorkerStatus
+from frontend.api import Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.attempt import Attempts
 from frontend.callers import Allowances
 from frontend.forced import calls_grammar
@@ -86,7 +86,13 @@ class FleetInference:
             model = self._named(request.model)
             request.caller.check_model(model.name)
             ledger.checked_ns = time.monotonic_ns()
-            tokens = await encode(model, request.prompt, self._max_context(model))
+            tokens = await encode(
+                model,
+                request.prompt,
+                self._max_context(model),
+                add_special_tokens=request.add_special_tokens,
+                truncate=request.truncate_prompt,
+            )
             job = self._job(model, request, tokens, deadline, ledger, watched.traceparent)
             job.grammar = await _grammar(model, request, tokens)
             self._quarantine.check(job)
@@ -105,7 +111,7 @@ class FleetInference:
                         _note_times(ledger, batch)
                         delta = answer.push(batch)
                         if delta is not None:
-                            yield delta
+                            yield delta if answer.finished is None else delta._replace(is_last=True)
             watched.finished(answer.finished)
             yield answer.finished
 
@@ -135,22 +141,23 @@ class FleetInference:
     ) -> Job:
         limits = replace(model.limits, max_context=self._max_context(model))
         params = resolve(request, len(tokens), limits)
-        return Job(
+        job = Job(
             request_id=f"req-{secrets.token_hex(12)}",
             model=model.name,
             tokens=tokens,
             num_prompt=len(tokens),
             params=params,
             caller=request.caller,
-            # Of a block that is cached nobody computes hidden states.
-            hashes=[]
-            if request.pooling is Pooling.MEAN
-            else block_hashes(tokens, self._block_tokens(), request.caller.hash_root),
+            hashes=[],
             traceparent=traceparent,
             ledger=ledger,
             deadline=deadline,
+            cache_salt=request.cache_salt,
             pooling=request.pooling,
         )
+        if request.pooling is not Pooling.MEAN:  # of a block that is cached nobody computes hidden states
+            job.hashes = block_hashes(tokens, self._block_tokens(), job.hash_root)
+        return job
 
     async def _rows(self, job: Job, watched: Watched) -> AsyncGenerator[list[Row], None]:
         """Tokens over as many attempts as it takes. Raises Unavailable when too many in a row brought nothing, and
@@ -185,7 +192,9 @@ class FleetInference:
 
     # -- everything else ---------------------------------------------------------------------------------------------
 
-    def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool = True) -> list[int]:
+    def tokenize(
+        self, model: str | None, text: str | Chat, *, add_special_tokens: bool | None = None
+    ) -> list[int]:
         return tokens_of(self._named(model), text, add_special_tokens=add_special_tokens)
 
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
@@ -197,6 +206,14 @@ class FleetInference:
         named = self._named(model)
         check_token_ids((token_id,), named.limits.vocab_size, "token_id")
         return named.tokenizer.token_bytes(token_id)
+
+    def vocabulary(self, model: str | None) -> Vocabulary:
+        return self._named(model).tokenizer
+
+    def tokenizer_config(self, model: str | None) -> Mapping[str, object]:
+        named = self._named(model)
+        template = {} if named.template is None else {"chat_template": named.template.default}
+        return {**named.tokenizer.config, **template}
 
     def models(self) -> list[ServedModel]:
         model = self.model(None)
@@ -240,6 +257,10 @@ class FleetInference:
 
     async def custody(self) -> list[dict[str, object]]:
         return list(await asyncio.gather(*(_custody(link) for _, link in self._fleet.all_links)))
+
+    @property
+    def active_requests(self) -> int:
+        return self._active
 
     @property
     def queued_requests(self) -> int:

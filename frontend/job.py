@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from engine.pooling import Pooling
 from engine.sequence import BlockHash, SamplingParams
 from engine.wire import pooling_to, sampling_to
-from frontend.callers import Caller
+from frontend.callers import Caller, salted
 from frontend.forecast import Demand, Forecast
 from frontend.ledger import Ledger
 from frontend.leg_events import Start
@@ -48,6 +48,15 @@ class Job:
     """What the answer must match, as workers read it; empty: any text will do."""
     pooling: Pooling | None = None
     """None: the prompt is not wanted as a vector."""
+    cache_salt: str | None = None
+
+    @property
+    def hash_root(self) -> BlockHash:
+        """Parent of the first of `hashes`; empty keeps it out of the prefix cache."""
+        if self.pooling is Pooling.MEAN:
+            return BlockHash(b"")
+        root = self.caller.hash_root
+        return root if self.cache_salt is None else salted(root, self.cache_salt)
 
     @property
     def num_output(self) -> int:
@@ -79,11 +88,6 @@ class Job:
             self.ledger.granted_ns = time.monotonic_ns()
         if not self.ledger.second_token_ns:
             self.ledger.commit_ns = 0  # of an earlier attempt
-
-    @property
-    def hash_root(self) -> bytes:
-        """Empty keeps it out of the prefix cache."""
-        return b"" if self.pooling is Pooling.MEAN else self.caller.hash_root
 
     def need(self) -> Need:
         return Need(self.model, len(self.tokens), self.num_prompt + self.params.max_tokens, tuple(self.hashes))

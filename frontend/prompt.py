@@ -19,37 +19,49 @@ OFF_LOOP_CHARS = 8_192
 """Longer prompts are tokenized on a thread, so that they do not hold up everybody's tokens."""
 
 
-async def encode(model: LoadedModel, prompt: str | TokenPrompt | Chat, max_context: int) -> list[int]:
+async def encode(
+    model: LoadedModel,
+    prompt: str | TokenPrompt | Chat,
+    max_context: int,
+    *,
+    add_special_tokens: bool | None = None,
+    truncate: int | None = None,
+) -> list[int]:
     """Raises InvalidRequest for what is no prompt of this model's, ContextOverflow for text that is certain to have too
-    many tokens; whether there is room for these is still to be checked."""
+    many tokens; whether there is room for these is still to be checked. A text that is to be truncated may have any
+    number."""
     match prompt:
         case TokenPrompt(ids):
             check_token_ids(ids, model.limits.vocab_size, "prompt")
             tokens = list(ids)
         case str() | Chat() as text:
-            encoding = partial(tokens_of, model, text, add_special_tokens=True, max_context=max_context)
+            most = max_context if truncate is None else None
+            encoding = partial(tokens_of, model, text, add_special_tokens=add_special_tokens, max_context=most)
             tokens = await asyncio.to_thread(encoding) if _takes_long(text) else encoding()
     if not tokens:
         raise InvalidRequest("the prompt is empty", field="prompt")
-    return tokens
+    return tokens if truncate is None else tokens[-truncate:]
 
 
 def tokens_of(
-    model: LoadedModel, text: str | Chat, *, add_special_tokens: bool, max_context: int | None = None
+    model: LoadedModel, text: str | Chat, *, add_special_tokens: bool | None = None, max_context: int | None = None
 ) -> list[int]:
     """Of a text, or of a conversation as the model's template renders it. Raises InvalidRequest, and ContextOverflow
-    for what is certain to leave no room for an answer in `max_context`."""
+    for what is certain to leave no room for an answer in `max_context`.
+
+    Unless it is said otherwise, special tokens are added to a text, and not to a conversation.
+    """
     max_chars = None if max_context is None else model.tokenizer.most_chars(max_context - 1)
     if isinstance(text, str):
         _check_length(text, max_chars, max_context)
-        return model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return model.tokenizer.encode(text, add_special_tokens=add_special_tokens is not False)
     if model.template is None:
         raise InvalidRequest(f"{model.name} has no chat template; give one or use completions", field="messages")
     if not text.messages:
         raise InvalidRequest("the conversation has no messages", field="messages")
     rendered = _rendered(model.template, text, max_chars)
     _check_length(rendered, max_chars, max_context)
-    return model.tokenizer.encode(rendered, add_special_tokens=False)
+    return model.tokenizer.encode(rendered, add_special_tokens=bool(add_special_tokens))
 
 
 def _rendered(template: ChatTemplate, chat: Chat, max_chars: int | None) -> str:

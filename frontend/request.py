@@ -26,6 +26,7 @@ MAX_LOGPROBS = 20
 MAX_MESSAGES = 4_096
 MAX_ROLE_CHARS = 64
 MAX_DOCUMENTS = 1_024
+MAX_SALT_CHARS = 1_024
 MAX_PROMPT_IDS = 1 << 20
 """Checked before ids are looked at one by one; which of them fit the model's context is checked later."""
 
@@ -113,6 +114,13 @@ class GenerateRequest:
     """One answer asked for. Field names are those of errors; a dialect that spells one differently renames it."""
 
     prompt: str | TokenPrompt | Chat
+    add_special_tokens: bool | None = None
+    """Whether a prompt that is not tokens yet gets the model's, like that of its beginning. None: a text does, and a
+    conversation has what its template gives it."""
+    truncate_prompt: int | None = None
+    """Of a prompt with more tokens, only so many count: the last ones."""
+    cache_salt: str | None = None
+    """Not empty. The prefix cache knows only prompts that came with the same one. None: those that came with none."""
     model: str | None = None
     """None or empty: the only model that is served."""
     max_tokens: int | None = None
@@ -208,6 +216,8 @@ class Delta(NamedTuple):  # there is one for almost every token
     logprobs: tuple[TokenLogprobs, ...] = ()
     reasoning: str = ""
     calls: tuple[CallDelta, ...] = ()
+    is_last: bool = False
+    """Finished follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +290,11 @@ def resolve(request: GenerateRequest, prompt_tokens: int, limits: ModelLimits) -
         raise InvalidRequest(f"top_k must be -1 (off), 0 (off) or more, not {top_k}", field="top_k")
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
         raise InvalidRequest(f"logprobs must be between 0 and {MAX_LOGPROBS}, not {request.logprobs}", field="logprobs")
+    if request.truncate_prompt is not None and request.truncate_prompt < 1:
+        message = f"truncate_prompt must be at least 1, not {request.truncate_prompt}"
+        raise InvalidRequest(message, field="truncate_prompt")
+    if request.cache_salt is not None and not 0 < len(request.cache_salt) <= MAX_SALT_CHARS:
+        raise InvalidRequest(f"cache_salt has 1 to {MAX_SALT_CHARS} characters", field="cache_salt")
     _check_stops(request)
     check_count(request.stop_token_ids, MAX_STOP_TOKEN_IDS, "stop_token_ids")
     check_token_ids(request.stop_token_ids, limits.vocab_size, "stop_token_ids")

@@ -75,7 +75,8 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         given = convert.tokenize_input(request)
-        special = request.add_special_tokens if request.HasField("add_special_tokens") else True
+        is_said = isinstance(given, str) and request.HasField("add_special_tokens")
+        special = request.add_special_tokens if is_said else None
         token_ids = await asyncio.to_thread(
             self._inference.tokenize, request.model or None, given, add_special_tokens=special
         )

@@ -18,12 +18,14 @@ from frontend.api import Inference
 from frontend.callers import KeyRing
 from frontend.metrics import CONTENT_TYPE
 from frontend.rest.anthropic.dialect import anthropic_dialect
-from frontend.rest.dialect import Dialect, Errors, HeaderRoute, Json
+from frontend.rest.dialect import ERRORS, Dialect, Errors, HeaderRoute, Json
 from frontend.rest.docs import HOME, docs_page
 from frontend.rest.middleware import Authentication, BodyLimit, Outermost
 from frontend.rest.ollama.dialect import ollama_dialect
 from frontend.rest.openai.dialect import openai_dialect
 from frontend.rest.openapi import openapi_document
+from frontend.rest.tgi.dialect import tgi_dialect
+from frontend.rest.vllm import vllm_dialect
 
 PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metrics"})
 """Paths that probes, scrapers and readers of the documentation read without a key."""
@@ -34,7 +36,13 @@ def dialects_of(inference: Inference, *, lenient: bool = False) -> tuple[Dialect
 
     `lenient` leaves out parameters that nobody has.
     """
-    return (openai_dialect(inference, lenient=lenient), ollama_dialect(inference), anthropic_dialect(inference))
+    return (
+        openai_dialect(inference, lenient=lenient),
+        vllm_dialect(inference),
+        tgi_dialect(inference),
+        ollama_dialect(inference),
+        anthropic_dialect(inference),
+    )
 
 
 def build_app(
@@ -91,6 +99,8 @@ class ErrorsByPath:
         self._routes = routes_of(dialects)
 
     def of(self, scope: Scope) -> Errors:
+        if chosen := scope.get(ERRORS):
+            return chosen  # type: ignore[no-any-return]
         matching = (errors for route, errors in self._routes if route.matches(scope)[0] is not Match.NONE)
         return next(matching, self._default)
 

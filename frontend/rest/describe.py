@@ -1,5 +1,7 @@
 """The words in which dialects describe their paths: pieces of OpenAPI operations."""
 
+from msgspec import Struct
+
 from frontend.rest.dialect import Json
 
 FAILURES = {
@@ -43,3 +45,20 @@ def parts(media_type: str, name: str) -> Json:
 
 
 ANY_OBJECT = content("application/json", {"type": "object"})
+
+
+def ref(kind: type[Struct]) -> Json:
+    return {"$ref": f"#/components/schemas/{kind.__name__}"}
+
+
+def any_of(*schemas: Json) -> Json:
+    """JSON of one of these."""
+    return content("application/json", {"anyOf": list(schemas)})
+
+
+def also(described: Json, status: int, description: str, *, error: str) -> Json:
+    """An operation that fails in one more way."""
+    responses = described["responses"]
+    assert isinstance(responses, dict)
+    failure = {"description": description, "content": json(error)}
+    return {**described, "responses": {**responses, str(status): failure}}

@@ -12,6 +12,10 @@ from starlette.types import Scope
 
 Json = dict[str, object]
 
+ERRORS = "tandem.errors"
+"""Where a request's scope says in whose words it is told of errors, once its body has shown that: of paths that several
+dialects have."""
+
 
 class HeaderRoute(Route):
     """A path that another dialect has, too: for requests with a header that only this one's clients send.

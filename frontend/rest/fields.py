@@ -6,7 +6,7 @@ null is the same as leaving a parameter out. Does not know what parameters mean.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -61,6 +61,15 @@ def supported(
         elif value is not None and not any(type(value) is type(none) and value == none for none in off[name]):
             raise UnsupportedParameter(f"{path}{name} is not supported by this server", field=path + name)
     return kept
+
+
+def one_of(given: Body, names: Collection[str]) -> str:
+    """Which of `names` is given, where each says what the body is. Raises InvalidRequest for none and for several."""
+    found = [name for name, value in given.items() if name in names and value is not None]
+    if len(found) != 1:
+        message = f"give one of {', '.join(names)}, not {'several' if found else 'none'}"
+        raise InvalidRequest(message, field=found[1] if found else None)
+    return found[0]
 
 
 def number(given: float) -> float:

@@ -6,7 +6,7 @@ part becomes U+FFFD, and valid characters beside it stay; the library replaces e
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tokenizers
@@ -14,7 +14,11 @@ import tokenizers
 from engine.errors import ConfigError, InvalidRequest
 from frontend.text.coverage import max_chars_per_token
 from frontend.text.pieces import PieceDecoder, Pieces
+from frontend.text.spans import Span
 from frontend.text.tokenizer_config import TokenizerConfig
+
+_PATHS = frozenset({"name_or_path", "vocab_file", "merges_file", "tokenizer_file", "special_tokens_map_file"})
+"""Names in tokenizer_config.json for where a model was when it was saved."""
 
 
 class Tokenizer:
@@ -32,6 +36,9 @@ class Tokenizer:
         """None: a token may stand for any amount of text."""
         self.bos_token = config.special_tokens.get("bos_token")
         self.eos_token = config.special_tokens.get("eos_token")
+        kept = {name: value for name, value in config.content.items() if name not in _PATHS}
+        self.config: Mapping[str, object] = {**kept, **config.special_tokens}
+        """What the model's files say of it, with special tokens as texts."""
         self.max_lead_spaces = decoder.max_lead_spaces
         """Spaces that decoding drops where a text starts."""
         added = backend.get_added_tokens_decoder()
@@ -73,11 +80,18 @@ class Tokenizer:
         What a chat template rendered has its special tokens already: encode it with `add_special_tokens=False`.
         Raises InvalidRequest if `text` holds half a surrogate pair.
         """
-        try:
-            ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except (UnicodeEncodeError, TypeError) as error:
-            raise InvalidRequest("the text is not valid Unicode: it holds half a surrogate pair") from error
+        ids: list[int] = self._encoded(text, add_special_tokens).ids
         return [*self._prefix, *ids, *self._suffix] if add_special_tokens else ids
+
+    def spans(self, text: str, *, add_special_tokens: bool = True) -> list[Span]:
+        """What `encode` gives, and where in `text` each token stands; those that were added stand nowhere: at 0, empty.
+        Raises as `encode`."""
+        encoded = self._encoded(text, add_special_tokens)
+        spans = [Span(token_id, *ends) for token_id, ends in zip(encoded.ids, encoded.offsets, strict=True)]
+        if not add_special_tokens:
+            return spans
+        prefix, suffix = ([Span(token_id, 0, 0) for token_id in ids] for ids in (self._prefix, self._suffix))
+        return [*prefix, *spans, *suffix]
 
     def most_chars(self, num_tokens: int) -> int | None:
         """A longer text is certain to have more tokens than that; None where no text is."""
@@ -99,6 +113,10 @@ class Tokenizer:
             found = self._text_pieces[shown] = Pieces(self._backend, self._decoder, hidden=hidden)
         return found
 
+    def word(self, token_id: int) -> str:
+        """The token as it stands in the vocabulary; empty for an id that is not there."""
+        return self._backend.id_to_token(token_id) or ""
+
     def token_bytes(self, token_id: int) -> bytes:
         """Exactly what the token stands for, special ones too; maybe a part of a character."""
         return self._all_pieces[token_id]
@@ -106,6 +124,12 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         """The token for people to read: bytes that are no character by themselves are U+FFFD."""
         return self.token_bytes(token_id).decode("utf-8", "replace")
+
+    def _encoded(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens)
+        except (UnicodeEncodeError, TypeError) as error:
+            raise InvalidRequest("the text is not valid Unicode: it holds half a surrogate pair") from error
 
     def _ids_of(self, token: str | None, wanted: bool) -> list[int]:
         token_id = self._backend.token_to_id(token) if wanted and token is not None else None

@@ -38,6 +38,8 @@ class TokenizerConfig:
     add_eos_token: bool = False
     chat_template: object = None
     """As it stands in the file: a string, or a list of named ones."""
+    content: Mapping[str, object] = field(default_factory=dict)
+    """All of `tokenizer_config.json`."""
 
     @classmethod
     def load(cls, folder: Path) -> "TokenizerConfig":
@@ -52,6 +54,7 @@ class TokenizerConfig:
             add_bos_token=config.get("add_bos_token") is True,
             add_eos_token=config.get("add_eos_token") is True,
             chat_template=config.get("chat_template"),
+            content=config,
         )
 
 

@@ -6,7 +6,7 @@ raised, functions called, and an `asyncio.Event` is waited for. Tokens are bytes
 
 import asyncio
 import struct
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from engine.errors import UnknownModel
@@ -29,6 +29,7 @@ from frontend.request import (
     resolve,
 )
 from frontend.tally import Counts
+from frontend.text.spans import Span
 
 MODEL = "org/demo"
 VOCAB_SIZE = 257
@@ -48,7 +49,8 @@ def say(*texts: str, reason: Finish = Finish.STOP, matched: str | int | None = E
     num_tokens = 0
     for text in texts:
         ids = tuple(text.encode())
-        steps.append(Delta(text, ids, num_tokens, tuple(logprobs_of(token) for token in ids)))
+        is_last = len(steps) == len(texts) - 1
+        steps.append(Delta(text, ids, num_tokens, tuple(map(logprobs_of, ids)), is_last=is_last))
         num_tokens += len(ids)
     return [*steps, Finished(reason, matched, Usage(0, num_tokens, 1), TIMING)]
 
@@ -60,6 +62,20 @@ def logprobs_of(token: int) -> TokenLogprobs:
 
 
 _TOP = ((0, -0.5), (1, -1.5), (-1, float("-inf")))
+
+
+class FakeVocabulary:
+    """Of bytes, and a token that ends an answer."""
+
+    special_ids = frozenset({EOS})
+
+    def word(self, token_id: int) -> str:
+        return "</s>" if token_id == EOS else f"<{token_id:02x}>"
+
+    def spans(self, text: str, *, add_special_tokens: bool = True) -> list[Span]:
+        """Every byte stands where its character does; with special tokens, the last one is added."""
+        spans = [Span(byte, place, place + 1) for place, char in enumerate(text) for byte in char.encode()]
+        return [*spans, *([Span(EOS, 0, 0)] if add_special_tokens else ())]
 
 
 class FakeInference:
@@ -115,7 +131,9 @@ class FakeInference:
             ids: Sequence[int] = request.prompt.ids
             check_token_ids(request.prompt.ids, VOCAB_SIZE, "prompt")
         else:
-            ids = self.tokenize(request.model, request.prompt)
+            ids = self.tokenize(request.model, request.prompt, add_special_tokens=request.add_special_tokens)
+        if request.truncate_prompt is not None:
+            ids = ids[-request.truncate_prompt :]
         limits = ModelLimits(vocab_size=VOCAB_SIZE, max_context=MAX_CONTEXT, eos_token_ids=frozenset({EOS}))
         return ids, resolve(request, len(ids), limits).seed
 
@@ -132,10 +150,12 @@ class FakeInference:
             case _:
                 return event
 
-    def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool = True) -> list[int]:
+    def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool | None = None) -> list[int]:
+        """Nothing but a conversation that asks for it gets a special token."""
         self.model(model)
         if isinstance(text, Chat):
             text = "".join(f"{message['role']}:{message['content']}\n" for message in text.messages)
+            return [EOS] * bool(add_special_tokens) + list(text.encode())
         return list(text.encode())
 
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
@@ -147,6 +167,14 @@ class FakeInference:
         self.model(model)
         check_token_ids((token_id,), VOCAB_SIZE, "token_id")
         return bytes([token_id]) if token_id < 256 else b"</s>"
+
+    def vocabulary(self, model: str | None) -> "FakeVocabulary":
+        self.model(model)
+        return FakeVocabulary()
+
+    def tokenizer_config(self, model: str | None) -> Mapping[str, object]:
+        self.model(model)
+        return {"tokenizer_class": "ByteTokenizer", "eos_token": "</s>", "chat_template": "{{ messages }}"}
 
     def models(self) -> list[ServedModel]:
         return [self.model(None)]
@@ -167,6 +195,10 @@ class FakeInference:
 
     def readiness(self) -> Readiness:
         return self.state
+
+    @property
+    def active_requests(self) -> int:
+        return self.running
 
     async def custody(self) -> list[dict[str, object]]:
         return [{"address": "decode-0:50052", "tickets": []}]

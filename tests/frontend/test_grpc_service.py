@@ -1,6 +1,6 @@
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
@@ -13,7 +13,7 @@ from google.rpc.status_pb2 import Status
 
 from engine.errors import UnknownModel
 from frontend import request as values
-from frontend.api import Readiness, ServedModel, WorkerStatus
+from frontend.api import Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.callers import KeyRing
 from frontend.request import Chat, Delta, Event, Finish, Finished, GenerateRequest, Started, Timing, TokenPrompt, Usage
 from frontend.service import Health, build_server
@@ -53,6 +53,7 @@ class FakeInference:
     script: Sequence[Event | Exception | None] = ANSWER
     requests: list[GenerateRequest] = field(default_factory=list)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
+    active_requests: int = 0
     queued_requests: int = 5
     max_queued_requests: int = 6
 
@@ -73,14 +74,20 @@ class FakeInference:
         finally:
             self.closed.set()
 
-    def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool = True) -> list[int]:
+    def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool | None = None) -> list[int]:
         self.model(model)
-        return [len(str(text)), int(add_special_tokens)]
+        return [len(str(text)), int(add_special_tokens is not False)]
 
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         return f"{list(token_ids)} {skip_special_tokens}"
 
     def token_bytes(self, model: str | None, token_id: int) -> bytes:
+        raise NotImplementedError
+
+    def vocabulary(self, model: str | None) -> Vocabulary:
+        raise NotImplementedError
+
+    def tokenizer_config(self, model: str | None) -> Mapping[str, object]:
         raise NotImplementedError
 
     def models(self) -> list[ServedModel]:

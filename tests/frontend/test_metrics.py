@@ -1,4 +1,4 @@
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine import errors
-from frontend.api import Readiness, ServedModel, WorkerStatus
+from frontend.api import Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.ledger import SECOND_TOKEN_SEGMENTS, TTFT_SEGMENTS
 from frontend.metrics import E2E_BUCKETS, TTFT_BUCKETS, FrontendMetrics
 from frontend.request import Chat, Event, Finish, GenerateRequest, Timing, Usage
@@ -44,6 +44,7 @@ class FakeInference:
     """Has a queue and workers and serves nothing."""
 
     fleet: list[WorkerStatus] = field(default_factory=list)
+    active_requests: int = 0
     queued_requests: int = 2
     max_queued_requests: int = 8
     counts: Counts = field(default_factory=Counts)
@@ -57,13 +58,19 @@ class FakeInference:
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         raise NotImplementedError
 
-    def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool = True) -> list[int]:
+    def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool | None = None) -> list[int]:
         raise NotImplementedError
 
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         raise NotImplementedError
 
     def token_bytes(self, model: str | None, token_id: int) -> bytes:
+        raise NotImplementedError
+
+    def vocabulary(self, model: str | None) -> Vocabulary:
+        raise NotImplementedError
+
+    def tokenizer_config(self, model: str | None) -> Mapping[str, object]:
         raise NotImplementedError
 
     def model(self, name: str | None) -> ServedModel:

@@ -111,6 +111,26 @@ async def test_tokens_are_counted_not_measured_and_who_only_asks_for_tokens_gets
     assert len(tokens_of(model, text, add_special_tokens=True)) > CONTEXT
 
 
+async def test_a_prompt_that_is_to_be_truncated_may_be_of_any_length_and_its_end_counts(model: LoadedModel) -> None:
+    text = "x" * (longest(model) + 1)
+    whole = tokens_of(model, text)
+    assert await encode(model, text, CONTEXT, truncate=5) == whole[-5:]
+    assert await encode(model, text, CONTEXT, truncate=len(whole) + 5) == whole
+    assert await encode(model, TokenPrompt((1, 2, 3)), CONTEXT, truncate=2) == [2, 3]
+    chat = said("x" * (longest(model) + 1))
+    assert await encode(model, chat, CONTEXT, truncate=5) == tokens_of(model, chat)[-5:]
+
+
+async def test_special_tokens_are_added_to_texts_and_to_conversations_that_ask_for_them(model: LoadedModel) -> None:
+    encoder = model.tokenizer.encode
+    with_special = encoder("hi", add_special_tokens=True)
+    assert await encode(model, "hi", CONTEXT) == with_special
+    assert await encode(model, "hi", CONTEXT, add_special_tokens=False) == encoder("hi", add_special_tokens=False)
+    bare = templated(model, "{{ messages[0].content }}")
+    assert await encode(bare, said("hi"), CONTEXT) == encoder("hi", add_special_tokens=False)
+    assert await encode(bare, said("hi"), CONTEXT, add_special_tokens=True) == with_special
+
+
 @pytest.mark.parametrize(
     ("path", "fields", "param"),
     [
@@ -144,7 +164,7 @@ USER = {"role": "user", "content": "hi"}
 
 def text_of(model: LoadedModel, source: str, chat: Chat) -> str:
     """What the template makes of it, out of its tokens."""
-    return model.tokenizer.decode(tokens_of(templated(model, source), chat, add_special_tokens=True))
+    return model.tokenizer.decode(tokens_of(templated(model, source), chat))
 
 
 def test_the_template_is_told_of_tools_documents_and_variables(model: LoadedModel) -> None:

@@ -69,6 +69,38 @@ def test_flags_do_not_add_tokens_a_second_time() -> None:
 
 
 @pytest.mark.parametrize("name", [*VOCABULARIES, *MODELS])
+def test_tokens_know_where_they_stand(name: str) -> None:
+    subject = tokenizer(name)
+    for text in texts():
+        spans = subject.spans(text, add_special_tokens=False)
+        assert [span.token_id for span in spans] == subject.encode(text, add_special_tokens=False)
+        assert all(0 <= span.start <= span.stop <= len(text) for span in spans)
+        told = set().union(*(range(span.start, span.stop) for span in spans))
+        assert all(text[place].isspace() for place in set(range(len(text))) - told)  # white space may be left out
+
+
+def test_what_was_added_to_a_text_stands_nowhere(tmp_path: Path) -> None:
+    unpack("llama-spm", tmp_path)
+    flags = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True, "add_eos_token": True}
+    dump(tmp_path / "tokenizer_config.json", flags)
+    assert Tokenizer.load(tmp_path).spans("Hello") == [(1, 0, 0), (15043, 0, 5), (2, 0, 0)]
+    assert tokenizer("stories260K").spans("Once")[0] == (1, 0, 0)
+
+
+def test_words_are_the_vocabularys_own() -> None:
+    assert tokenizer("llama-spm").word(15043) == library("llama-spm").id_to_token(15043)
+    assert tokenizer("gpt-2").word(999_999) == ""
+
+
+def test_the_configuration_is_told_without_paths_and_with_texts(tmp_path: Path) -> None:
+    unpack("gpt-2", tmp_path)
+    config = {"tokenizer_class": "T", "name_or_path": "/somewhere", "eos_token": {"content": "!", "special": True}}
+    dump(tmp_path / "tokenizer_config.json", config)
+    dump(tmp_path / "special_tokens_map.json", {"bos_token": "<s>"})
+    assert Tokenizer.load(tmp_path).config == {"tokenizer_class": "T", "eos_token": "!", "bos_token": "<s>"}
+
+
+@pytest.mark.parametrize("name", [*VOCABULARIES, *MODELS])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_ids_decode_as_the_library_does(name: str, data: st.DataObject) -> None:

@@ -58,6 +58,10 @@ MOST = MappingProxyType(
     }
 )
 """Entries of parameters, refused before they are converted one by one."""
+NAMES: Mapping[str, str] = MappingProxyType(
+    {"include_stop": "include_stop_str_in_output", "truncate_prompt": "truncate_prompt_tokens"}
+)
+"""Fields of GenerateRequest that both endpoints spell differently."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +100,7 @@ def parse_chat(body: bytes, *, lenient: bool = False) -> Ask:
     given = convert(fields, ChatCompletionRequest)
     names = {
         "prompt": "messages",
-        "include_stop": "include_stop_str_in_output",
+        **NAMES,
         "template_kwargs": "chat_template_kwargs",
     }
     if given.functions:
@@ -135,7 +139,7 @@ def parse_completion(body: bytes, *, lenient: bool = False) -> Ask:
     logprobs = 0 if is_chosen and given.logprobs is None else given.logprobs
     generation = replace(_generation(given), logprobs=logprobs)
     prompts = [replace(generation, prompt=prompt) for prompt in prompts_of(given.prompt, "prompt")]
-    names = {"include_stop": "include_stop_str_in_output", "token_ids": "prompt"}
+    names = {**NAMES, "token_ids": "prompt"}
     ask = _ask(given, prompts, names, given.best_of)
     return replace(ask, echo=bool(given.echo), shows_logprobs=given.logprobs is not None)
 
@@ -204,6 +208,9 @@ def _generation(given: Sampling) -> GenerateRequest:
         ignore_eos=bool(given.ignore_eos),
         skip_special_tokens=given.skip_special_tokens is not False,
         tell_prompt=bool(given.return_token_ids),
+        add_special_tokens=given.add_special_tokens,
+        truncate_prompt=given.truncate_prompt_tokens,
+        cache_salt=given.cache_salt,
     )
 
 

@@ -53,6 +53,7 @@ Choices = Annotated[int, Meta(description="Answers per prompt.", extra_json_sche
 Name = Annotated[str, Meta(max_length=256)]
 NOT_EMPTY_LIST = Meta(extra_json_schema=limits(minItems=1))
 Text = Annotated[str, Meta(extra_json_schema=limits(minLength=1))]
+SPECIAL = "Default: true for a text; false for a conversation, whose template adds them."
 IgnoredText = Annotated[str, Meta(description="Accepted; means nothing here.")]
 IgnoredMap = Annotated[dict[str, str], Meta(description="Accepted; means nothing here.")]
 
@@ -84,6 +85,14 @@ class Sampling(Guided, frozen=True, kw_only=True):
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
     return_token_ids: Annotated[bool, Meta(description="Tell the tokens of prompts and answers.")] | None = None
+    add_special_tokens: Annotated[bool, Meta(description=SPECIAL)] | None = None
+    truncate_prompt_tokens: (
+        Annotated[Tokens, Meta(description="Only so many of the last tokens of the prompt count.")] | None
+    ) = None
+    cache_salt: (
+        Annotated[str, Meta(description="Prompts with another, or none, share nothing in the cache.", max_length=1024)]
+        | None
+    ) = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: IgnoredText | None = None
@@ -152,10 +161,8 @@ COMMON_OFF: Off = MappingProxyType(
         "prompt_cache_options": (),
         "prompt_cache_retention": (),
         # vLLM and SGLang
-        "add_special_tokens": (),
         "allowed_token_ids": (),
         "bad_words": ([],),
-        "cache_salt": (),
         "custom_params": (),
         "ebnf": (),
         "guided_decoding_backend": (),
@@ -178,8 +185,7 @@ COMMON_OFF: Off = MappingProxyType(
         "session_id": (),
         "spaces_between_special_tokens": (True,),
         "stream_interval": (1,),
-        "truncate_prompt_tokens": (),
-        "truncation_side": (),
+        "truncation_side": ("left",),
         "use_beam_search": (False,),
         "vllm_xargs": (),
     }

@@ -1,0 +1,77 @@
+"""The JSON that TGI's clients send: what is supported, what means nothing, and what is refused by name.
+
+Each Struct is both the parser's type and the schema in `/openapi.json`. null is the same as leaving a parameter out.
+"""
+
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from frontend.rest.fields import Off
+
+
+def limits(**keywords: float) -> dict[str, float]:
+    """JSON schema keywords that only document."""
+    return dict(keywords)
+
+
+MAX_BEST_OF = 16
+
+
+class TgiGrammar(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the answer must match."""
+
+    type: Annotated[
+        Literal["json", "json_object", "json_schema", "regex"],
+        Meta(description="json and json_object: a JSON schema; json_schema: one with a name."),
+    ]
+    value: Annotated[Any, Meta(description="The schema, also as text; {schema, name, strict}; or the expression.")]
+
+
+class TgiParameters(Struct, frozen=True, kw_only=True):
+    do_sample: Annotated[
+        bool, Meta(description="Without it and without a temperature, top_k or top_p that change anything: greedy.")
+    ] | None = None
+    temperature: Annotated[float, Meta(extra_json_schema=limits(exclusiveMinimum=0, maximum=2))] | None = None
+    top_k: Annotated[int, Meta(extra_json_schema=limits(minimum=1))] | None = None
+    top_p: Annotated[float, Meta(extra_json_schema=limits(exclusiveMinimum=0, maximum=1))] | None = None
+    repetition_penalty: Annotated[float, Meta(extra_json_schema=limits(minimum=0.01, maximum=100))] | None = None
+    frequency_penalty: Annotated[float, Meta(extra_json_schema=limits(minimum=-2, maximum=2))] | None = None
+    seed: int | None = None
+    best_of: Annotated[
+        int,
+        Meta(description="The likeliest of so many answers.", extra_json_schema=limits(minimum=1, maximum=MAX_BEST_OF)),
+    ] | None = None
+    max_new_tokens: Annotated[
+        int, Meta(description="Default: what is left of the context.", extra_json_schema=limits(minimum=1))
+    ] | None = None
+    stop: Annotated[
+        list[str], Meta(description="Part of the answer that they end.", extra_json_schema=limits(maxItems=16))
+    ] | None = None
+    truncate: Annotated[
+        int, Meta(description="Only so many of the last tokens of inputs count.", extra_json_schema=limits(minimum=1))
+    ] | None = None
+    return_full_text: Annotated[bool, Meta(description="Put inputs before the answer.")] | None = None
+    details: bool | None = None
+    top_n_tokens: Annotated[int, Meta(extra_json_schema=limits(minimum=0, maximum=20))] | None = None
+    grammar: TgiGrammar | None = None
+
+
+class TgiRequest(Struct, frozen=True, kw_only=True):
+    inputs: Annotated[str, Meta(extra_json_schema=limits(minLength=1))]
+    parameters: Annotated[TgiParameters, Meta(description="Without any, answers are sampled.")] | None = None
+
+
+class TgiCompatRequest(TgiRequest, frozen=True, kw_only=True):
+    stream: bool | None = None
+
+
+PARAMETERS_OFF: Off = MappingProxyType(
+    {
+        "adapter_id": (),
+        "decoder_input_details": (False,),
+        "typical_p": (1.0, 1),
+        "watermark": (False,),
+    }
+)
