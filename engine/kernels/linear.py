@@ -7,6 +7,7 @@
 int8 weights have a scale per output, their inputs one per row, taken as they come.
 """
 
+import llvmlite.binding as llvm
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,8 @@ INT8 = torch.int8
 _WORTH_PACKING = 1 << 18
 _MANY_ROWS = 24
 """int8 rows from which on oneDNN is faster."""
+_ZERO = 128
+"""What 0 is as an unsigned byte."""
 
 
 def linear_twin(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -34,6 +37,12 @@ def linear_int8_twin(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor |
     x_values = (x * torch.where(peaks > 0, torch.full_like(peaks, 127) / peaks, 0)).round()
     y = (x_values.double() @ w_values.double().T * (peaks / 127) * w_scales).float()
     return y if bias is None else y + bias.float()
+
+
+def has_byte_products() -> bool:
+    """Whether this processor sums products of bytes in 32 bits."""
+    features = llvm.get_host_cpu_features()
+    return bool(features.get("avx512vnni") or features.get("avxvnni"))
 
 
 class Linear:
@@ -76,13 +85,19 @@ class PanelLinear:
 
 
 class Int8Linear:
-    """One weight in int8, packed by oneDNN for many rows, and for few in panels where there are any."""
+    """One weight in int8, packed by oneDNN for many rows, and for few in panels where there are any.
 
-    __slots__ = ("_bias", "_panels", "_scales", "_weight", "_zeros")
+    oneDNN takes rows as unsigned bytes: signed ones are computed by its reference code on every processor without AMX,
+    thousands of times as slow. Where a processor has no sum of products of bytes, oneDNN would let them overflow, and
+    they are multiplied in float32.
+    """
+
+    __slots__ = ("_bias", "_panels", "_scales", "_values", "_weight", "_zeros")
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, panels: gemm.Panels | None) -> None:
         values, self._scales = quantize_outputs(weight, torch.int8)
-        self._weight = torch.ops.onednn.qlinear_prepack(values, None)
+        self._values = None if has_byte_products() else values
+        self._weight = torch.ops.onednn.qlinear_prepack(values, None) if has_byte_products() else None
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
         self._bias = np.zeros(0, np.float32) if bias is None else bias.float().numpy()
         self._panels = panels
@@ -92,9 +107,12 @@ class Int8Linear:
             return gemm.gemm(x, self._panels)[:, : len(self._scales)].contiguous()
         values, scales = torch.empty(x.shape, dtype=torch.int8), np.empty(len(x), np.float32)
         _quantize_rows(x.numpy(), values.numpy(), scales)
-        y: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-            values, 1.0, 0, self._weight, self._scales, self._zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
+        if self._values is not None:
+            y = F.linear(values.float(), self._values.float()).mul_(self._scales)
+        else:
+            shifted = values.view(torch.uint8).bitwise_xor_(_ZERO)  # adds as much
+            packed, plain = (self._weight, self._scales, self._zeros, None), (1.0, 0, torch.float32, "none", [], "")
+            y = torch.ops.onednn.qlinear_pointwise(shifted, 1.0, _ZERO, *packed, *plain)
         _scale_rows(y.numpy(), scales, self._bias)
         return y
 

@@ -1,5 +1,9 @@
 """Our own matrix products against torch's, in float32 and in int8."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.kernels import amx, gemm
-from engine.kernels.linear import INT8, Int8Linear, LinearStack, linear_int8_twin, linear_twin
+from engine.kernels.linear import INT8, Int8Linear, LinearStack, has_byte_products, linear_int8_twin, linear_twin
 from engine.kernels.threads import share_cores
 
 pytestmark = pytest.mark.skipif(not gemm.runs_here(INT8), reason="the kernels are for processors with AVX-512 and VNNI")
@@ -114,6 +118,29 @@ def test_int8_through_onednn_is_the_same(num_rows: int, has_bias: bool) -> None:
     y = Int8Linear(weight, bias, None)(x)
 
     torch.testing.assert_close(y, linear_int8_twin(x, weight, bias), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_int8_where_bytes_cannot_be_multiplied_is_the_same(has_bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.kernels.linear.has_byte_products", lambda: False)
+    x, weight = torch.randn(30, 256), torch.randn(72, 256)
+    bias = torch.randn(72) if has_bias else None
+
+    y = Int8Linear(weight, bias, None)(x)
+
+    torch.testing.assert_close(y, linear_int8_twin(x, weight, bias), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.skipif(not has_byte_products(), reason="this processor has no sums of products of bytes")
+def test_onednn_has_a_kernel_for_int8() -> None:
+    """Its reference code takes seconds where a kernel takes a millisecond."""
+    program = "import torch; from engine.kernels.linear import Int8Linear; "
+    program += "Int8Linear(torch.randn(72, 256), None, None)(torch.randn(40, 256))"
+    environment = {**os.environ, "ONEDNN_VERBOSE": "1"}
+    done = subprocess.run((sys.executable, "-c", program), env=environment, capture_output=True, text=True, check=True)
+    products = [line for line in done.stdout.splitlines() if ",exec," in line and "matmul" in line]
+    assert products, done.stdout
+    assert not [line for line in products if "ref" in line.split("matmul")[1].split(":")[0]]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, INT8])
