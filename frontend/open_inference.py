@@ -6,7 +6,7 @@ own service. In a stream an error is a message, for the other requests of the st
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -75,8 +75,9 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
         wanted = self._read(request)
         if wanted.stream:
             raise InvalidRequest("stream takes ModelStreamInfer", field="stream")
-        async for answer in self._answer(wanted, caller, headers, context.time_remaining()):
-            return answer
+        async with aclosing(self._answer(wanted, caller, headers, context.time_remaining())) as answers:
+            async for answer in answers:
+                return answer
         raise AssertionError("an answer ended without Finished")
 
     async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
@@ -112,7 +113,7 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
 
     async def _answer(
         self, wanted: Wanted, caller: Caller, headers: dict[str, str], deadline_s: float | None
-    ) -> AsyncIterator[pb.ModelInferResponse]:
+    ) -> AsyncGenerator[pb.ModelInferResponse, None]:
         """Its parts, or all of it as one; the last is marked."""
         request = replace(wanted.request, caller=caller, trace_headers=headers, deadline_s=deadline_s)
         model = self._inference.model(wanted.request.model).name

@@ -33,7 +33,8 @@ from frontend.open_inference import OpenInferenceServicer
 from frontend.request import MAX_PROMPT_IDS, Delta, Event, Finished, Started, check_count, check_token_ids
 from frontend.resumption import Resumption
 from protos import generate_pb2 as pb
-from protos import generate_pb2_grpc, open_inference_pb2_grpc
+from protos import generate_pb2_grpc
+from protos.open_inference_pb2_grpc import add_GRPCInferenceServiceServicer_to_server as add_open_inference
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 
@@ -162,8 +163,7 @@ def build_server(
     server = grpc.aio.server(interceptors=interceptors, options=_options(max_message_bytes))
     add: Callable[[InferenceServicer, grpc.aio.Server], None] = generate_pb2_grpc.add_InferenceServicer_to_server
     add(InferenceServicer(inference, keys, version, max_resume_grace_s), server)
-    add_open: Callable[[OpenInferenceServicer, grpc.aio.Server], None]
-    add_open = open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server
+    add_open: Callable[[OpenInferenceServicer, grpc.aio.Server], None] = add_open_inference
     add_open(OpenInferenceServicer(inference, keys, version), server)
     server_health = Health()
     server_health.add_to(server)

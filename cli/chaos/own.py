@@ -4,7 +4,6 @@ It is the program its users start, as a process of its own: what it takes of the
 """
 
 import asyncio
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -12,8 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from cli.environment import child_environment
-from cli.process import LEASH
 from engine.errors import ConfigError
+from engine.leash import leashed
 
 READY_S = 300.0
 DRAIN_S = 60.0
@@ -32,7 +31,7 @@ async def own_server(model: str, log: Path) -> AsyncIterator[str]:
     command = (sys.executable, "-P", "-m", "cli", "up", "--http-port", "0", "--grpc-port", "0", *OPTIONS, *memory)
     with log.open("wb") as errors:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-S", "-E", str(LEASH), str(os.getpid()), *command),
+            *leashed(*command),
             env=child_environment(**REMOTE),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,

@@ -22,6 +22,8 @@ INT8 = torch.int8
 _WORTH_PACKING = 1 << 18
 _MANY_ROWS = 24
 """int8 rows from which on oneDNN is faster."""
+_PLAIN: tuple[object, ...] = (1.0, 0, torch.float32, "none", [], "")
+"""What oneDNN shall do to the result: nothing."""
 _ZERO = 128
 """What 0 is as an unsigned byte."""
 
@@ -111,8 +113,8 @@ class Int8Linear:
             y = F.linear(values.float(), self._values.float()).mul_(self._scales)
         else:
             shifted = values.view(torch.uint8).bitwise_xor_(_ZERO)  # adds as much
-            packed, plain = (self._weight, self._scales, self._zeros, None), (1.0, 0, torch.float32, "none", [], "")
-            y = torch.ops.onednn.qlinear_pointwise(shifted, 1.0, _ZERO, *packed, *plain)
+            packed = self._weight, self._scales, self._zeros, None
+            y = torch.ops.onednn.qlinear_pointwise(shifted, 1.0, _ZERO, *packed, *_PLAIN)
         _scale_rows(y.numpy(), scales, self._bias)
         return y
 

@@ -38,7 +38,7 @@ def dialects_of(inference: Inference, *, lenient: bool = False) -> tuple[Dialect
     """
     return (
         openai_dialect(inference, lenient=lenient),
-        vllm_dialect(inference),
+        vllm_dialect(inference, lenient=lenient),
         tgi_dialect(inference),
         ollama_dialect(inference),
         anthropic_dialect(inference),

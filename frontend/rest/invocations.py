@@ -27,10 +27,10 @@ from frontend.rest.tgi.request_types import TgiCompatRequest
 class Invocations:
     """The ASGI app behind it."""
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, *, lenient: bool) -> None:
         self._endpoints: Mapping[str, tuple[ASGIApp, Errors]] = {
-            "messages": (OpenAIEndpoint(inference, chat.FORMAT), OpenAIErrors()),
-            "prompt": (OpenAIEndpoint(inference, completions.FORMAT), OpenAIErrors()),
+            "messages": (OpenAIEndpoint(inference, chat.FORMAT, lenient=lenient), OpenAIErrors()),
+            "prompt": (OpenAIEndpoint(inference, completions.FORMAT, lenient=lenient), OpenAIErrors()),
             "inputs": (TgiEndpoint(inference, ROOT), TgiErrors()),
         }
 

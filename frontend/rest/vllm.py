@@ -27,7 +27,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     """Requests under way here, those that wait among them."""
 
 
-def vllm_dialect(inference: Inference) -> Dialect:
+def vllm_dialect(inference: Inference, *, lenient: bool = False) -> Dialect:
     pages = Pages(inference)
     return Dialect(
         name="vLLM",
@@ -38,7 +38,7 @@ def vllm_dialect(inference: Inference) -> Dialect:
             Route("/version", pages.version),
             Route("/ping", pages.ping, methods=["GET", "POST"]),
             Route("/load", pages.load),
-            Route("/invocations", Invocations(inference), methods=["POST"]),
+            Route("/invocations", Invocations(inference, lenient=lenient), methods=["POST"]),
         ),
         errors=OpenAIErrors(),
         operations={**tokenize.operations(), **_operations()},
