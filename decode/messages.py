@@ -1,8 +1,7 @@
 """What is said to the decode worker, and what it says: the messages between its streams and its step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 
 from decode.scheduler import Prefilled, Token
 from engine.blocks import CacheChanges
@@ -101,7 +100,7 @@ class Stepped:
     logprobs: dict[SequenceId, TokenLogprobs]
     start_ns: int
     end_ns: int
-    vectors: Mapping[SequenceId, bytes] = MappingProxyType({})
+    vectors: Mapping[SequenceId, bytes] = field(default_factory=dict)
     """Prompts as vectors, of those whose first token came and who asked."""
 
 

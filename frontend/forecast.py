@@ -72,6 +72,10 @@ class Forecast:
         """Until the first token, for all but a few."""
         return self.promised(self.computed_s)
 
+    @property
+    def promised_wait_s(self) -> float:
+        return self.promise * self.likely * self.wait_s
+
     def promised(self, computed_s: float) -> float:
         """What is computed to take so long takes no longer than that, for all but a few."""
         return stretched(stretched(computed_s, self.likely, self.grain_s), self.promise, self.grain_s)

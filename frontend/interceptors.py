@@ -79,8 +79,11 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg] # g
     ) -> Handler:
         if handler_call_details.method.startswith(PUBLIC_SERVICES):
             return await continuation(handler_call_details)
+        handler = await continuation(handler_call_details)
         if identify(self._keys, handler_call_details.invocation_metadata) is not None:
-            return await continuation(handler_call_details)
+            return handler
+        if handler is not None and handler.request_streaming:  # who may wait to be heard before he says anything
+            return grpc.stream_stream_rpc_method_handler(_refuse_stream)
         return grpc.unary_unary_rpc_method_handler(_refuse)
 
 
@@ -95,3 +98,7 @@ def no_key() -> Unauthenticated:
 
 async def _refuse(raw: bytes, context: Context) -> bytes:
     raise no_key()
+
+
+async def _refuse_stream(requests: object, context: Context) -> None:
+    await abort(context, no_key())

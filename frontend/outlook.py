@@ -107,9 +107,10 @@ class Outlook:
             return
         if full:
             raise _overloaded(full, forecast, self._next_place_s(forecast))
-        if forecast.promised(forecast.wait_s) > self.queue_timeout_s:
+        if forecast.promised_wait_s > self.queue_timeout_s:
             why = f"requests wait for {self.queue_timeout_s:g} s at most"
-            raise _overloaded(why, forecast, forecast.until_promised_s(forecast.wait_s, self.queue_timeout_s))
+            retry_after_s = forecast.likely * forecast.wait_s - self.queue_timeout_s / forecast.promise
+            raise _overloaded(why, forecast, retry_after_s)
         if self.ttft_slo_s and forecast.promised_s > self.ttft_slo_s:
             why = f"the objective is {self.ttft_slo_s:g} s"
             raise _overloaded(why, forecast, forecast.until_promised_s(forecast.computed_s, self.ttft_slo_s))

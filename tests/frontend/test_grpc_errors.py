@@ -148,7 +148,7 @@ async def test_fields_we_do_not_know_are_ignored() -> None:
 async def test_an_unknown_method_is_unimplemented() -> None:
     async with served(FakeInference()) as server:
         with pytest.raises(grpc.aio.AioRpcError) as failure:
-            await server.channel.unary_unary(f"/{SERVICE}/Embed", None, None)(b"")
+            await server.channel.unary_unary(f"/{SERVICE}/Divine", None, None)(b"")
 
     assert failure.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
@@ -173,7 +173,7 @@ async def test_without_the_key_nothing_is_answered(metadata: tuple[tuple[str, st
         for call in (
             server.stub.Generate(pb.GenerateRequest(text="hi"), metadata=metadata).read(),
             server.stub.ListModels(pb.ListModelsRequest(), metadata=metadata),
-            server.channel.unary_unary(f"/{SERVICE}/Embed", None, None)(b"", metadata=metadata),
+            server.channel.unary_unary(f"/{SERVICE}/Divine", None, None)(b"", metadata=metadata),
         ):
             with pytest.raises(grpc.aio.AioRpcError) as failure:
                 await call

@@ -1,5 +1,6 @@
 """POST /v1/embeddings: what OpenAI's own client sends, and what is refused."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -87,13 +88,12 @@ async def test_one_that_fails_fails_all(client: AsyncOpenAI, inference: FakeInfe
 
 
 async def test_only_so_many_are_under_way(client: AsyncOpenAI, inference: FakeInference) -> None:
-    most = 0
-
-    def look() -> None:
-        nonlocal most
-        most = max(most, inference.running)
-
-    inference.script = [look, *say("x")]
-    answer = await client.embeddings.create(model=MODEL, input=["a"] * (3 * AT_ONCE))
-    assert len(answer.data) == 3 * AT_ONCE
-    assert 1 < most <= AT_ONCE
+    go_on = asyncio.Event()
+    inference.script = [go_on, *say("x")]
+    asking = asyncio.create_task(client.embeddings.create(model=MODEL, input=["a"] * (3 * AT_ONCE)))
+    for _ in range(AT_ONCE):
+        await inference.began.acquire()
+    await asyncio.sleep(0.05)
+    assert inference.running == AT_ONCE
+    go_on.set()
+    assert len((await asking).data) == 3 * AT_ONCE
