@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.models.spec import ModelSpec
 from frontend.request import Chat, Event, GenerateRequest
 from frontend.tally import Counts
 
@@ -21,6 +22,18 @@ class ServedModel:
     max_context: int
     vocab_size: int
     has_chat_template: bool
+    chat_template: str = ""
+    """The Jinja source of the one for conversations without tools."""
+    template_variables: frozenset[str] = frozenset()
+    """Names that its templates read, like enable_thinking."""
+    calls_tools: bool = False
+    """Whether it is told of tools, and its calls are told from the rest of its answers."""
+    reasons: bool = False
+    """Whether its reasoning is."""
+    spec: ModelSpec | None = None
+    """Its dimensions."""
+    size_bytes: int = 0
+    """Of the files with its weights."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -201,6 +201,12 @@ class FleetInference:
             max_context=self._max_context(model),
             vocab_size=model.limits.vocab_size,
             has_chat_template=model.template is not None,
+            chat_template="" if model.template is None else model.template.default,
+            template_variables=frozenset() if model.template is None else model.template.variables,
+            calls_tools=model.families.tools is not None,
+            reasons=model.families.reasoning is not None,
+            spec=model.spec,
+            size_bytes=model.size_bytes,
         )
 
     def workers(self) -> list[WorkerStatus]:

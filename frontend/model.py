@@ -8,6 +8,7 @@ from pathlib import Path
 from engine.errors import ConfigError, InvalidRequest
 from engine.grammar import Grammars
 from engine.models.families import model_spec
+from engine.models.spec import ModelSpec
 from frontend.grammar import GrammarCompiler
 from frontend.request import GenerateRequest, ModelLimits, resolve
 from frontend.text.parsers.families import Families
@@ -33,6 +34,10 @@ class LoadedModel:
     """None: no answer can be held to a grammar."""
     families: Families = Families()
     """How answers are taken apart."""
+    spec: ModelSpec | None = None
+    """Its dimensions."""
+    size_bytes: int = 0
+    """Of the files with its weights."""
 
     @classmethod
     def load(
@@ -70,6 +75,8 @@ class LoadedModel:
             limits=limits,
             grammars=GrammarCompiler(grammars, tokenizer.special_ids),
             families=Families.of("" if template is None else template.source, tool_parser, reasoning_parser),
+            spec=spec,
+            size_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
         )
 
 

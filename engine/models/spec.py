@@ -105,6 +105,16 @@ class ModelSpec:
     def kv_size(self) -> int:
         return self.num_kv_heads * self.head_dim
 
+    @property
+    def num_parameters(self) -> int:
+        """Weights and biases, each counted once; of quantized matrices, the numbers that they stand for."""
+        hidden, query, kv = self.hidden_size, self.query_size, self.kv_size
+        attention = 2 * hidden * query + 2 * hidden * kv
+        attention += (query + 2 * kv) * self.qkv_bias + hidden * self.output_bias + 2 * self.head_dim * self.qk_norm
+        mlp = 3 * hidden * self.mlp_size + (2 * self.mlp_size + hidden) * self.mlp_bias
+        embeddings = self.vocab_size * hidden * (1 if self.tied_embeddings else 2)
+        return embeddings + self.num_layers * (attention + mlp + 2 * hidden) + hidden
+
     def window(self, layer: int) -> int | None:
         """How many positions `layer` attends to; None means all."""
         return self.sliding_window if layer in self.sliding_layers else None

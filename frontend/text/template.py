@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from jinja2 import Template, TemplateError, TemplateSyntaxError
+from jinja2.meta import find_undeclared_variables
 
 from engine.errors import ConfigError, InvalidRequest
 from frontend.text.sandbox import sandbox
@@ -41,12 +42,17 @@ class ChatTemplate:
         environment = sandbox(now)
         self.source = "\n".join(sources.values())
         """All of its text, for who wants to know what the model is told."""
+        self.default = sources.get("default", "")
+        """The text of the one for plain chat."""
         try:
             self._templates = {name: environment.from_string(source) for name, source in sources.items()}
+            parsed = [environment.parse(source) for source in sources.values()]
         except TemplateSyntaxError as error:
             raise ConfigError(f"the chat template is not valid: line {error.lineno}: {error.message}") from error
         if "default" not in sources:
             raise ConfigError(f"no chat template is named 'default' among {sorted(sources)}")
+        self.variables = frozenset[str]().union(*map(find_undeclared_variables, parsed))
+        """Names that it reads and does not set itself."""
         self._special_tokens = special_tokens
         self._max_chars = max_chars
         self.wants_text_arguments = "tool_calls" in self.source and self._wants_text_arguments()

@@ -96,6 +96,11 @@ def model_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     return folder
 
 
+def test_parameters_are_those_that_transformers_counts(model_folder: Path) -> None:
+    spec = model_spec(json.loads((model_folder / "config.json").read_text()))
+    assert spec.num_parameters == load_reference(model_folder).num_parameters()
+
+
 @pytest.mark.parametrize("block_tokens", [4, 16, 32])
 def test_logits_agree_with_transformers_however_the_prompt_is_cut(model_folder: Path, block_tokens: int) -> None:
     tokens = prompt(61)

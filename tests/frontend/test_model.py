@@ -32,6 +32,14 @@ def test_limits_and_defaults_come_from_the_folder(tmp_path: Path) -> None:
     assert model.template is not None
 
 
+def test_dimensions_and_size_come_from_the_folder() -> None:
+    model = LoadedModel.load(DEMO_MODEL, "m", None)
+
+    assert model.spec is not None
+    assert model.spec.num_layers == 6
+    assert model.size_bytes == (DEMO_MODEL / "model.safetensors").stat().st_size
+
+
 def test_eos_falls_back_to_the_config(tmp_path: Path) -> None:
     model = LoadedModel.load(folder(tmp_path, {"eos_token_id": 7}, {"eos_token_id": None}), "m", None)
 

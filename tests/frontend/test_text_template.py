@@ -54,6 +54,15 @@ def test_the_clock_and_further_variables() -> None:
     assert template("{{ bos_token }}|{{ documents }}").render([]) == "|None"
 
 
+def test_which_variables_a_template_reads() -> None:
+    preset = "{% if not thinking is defined %}{% set thinking = false %}{% endif %}"
+    assert template(preset + "{% set mine = 1 %}{{ mine }}{{ thinking }}").variables == {"thinking"}
+    assert template("{{ messages[0].thinking }}{{ 'a thinking b' }}{{ messages[0]['x'] }}").variables == {"messages"}
+    both = ChatTemplate({"default": "{{ a }}", "tool_use": "{% for b in tools %}{{ b }}{% endfor %}"}, {})
+    assert both.variables == {"a", "tools"}
+    assert both.default == "{{ a }}"
+
+
 def test_json_is_written_as_models_know_it() -> None:
     source = "{{ messages[0] | tojson }}|{{ tools | tojson(indent=1, separators=(',', ':')) }}"
     expected = json.dumps(USER, ensure_ascii=False) + "|" + json.dumps([TOOL], indent=1, separators=(",", ":"))
