@@ -10,8 +10,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from frontend.api import Inference
@@ -20,6 +20,7 @@ from frontend.metrics import CONTENT_TYPE
 from frontend.rest.dialect import Dialect, Errors, Json
 from frontend.rest.docs import HOME, docs_page
 from frontend.rest.middleware import Authentication, BodyLimit, Outermost
+from frontend.rest.ollama.dialect import ollama_dialect
 from frontend.rest.openai.dialect import openai_dialect
 from frontend.rest.openapi import openapi_document
 
@@ -29,7 +30,7 @@ PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metric
 
 def dialects_of(inference: Inference) -> tuple[Dialect, ...]:
     """Where two have the same path, the first one's counts; the first also has the paths that are nobody's."""
-    return (openai_dialect(inference),)
+    return (openai_dialect(inference), ollama_dialect(inference))
 
 
 def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metrics: Callable[[], bytes]) -> Starlette:
@@ -70,10 +71,11 @@ class ErrorsByPath:
 
     def __init__(self, dialects: Sequence[Dialect]) -> None:
         self._default = dialects[0].errors
-        self._by_path = {route.path: dialect.errors for dialect in reversed(dialects) for route in dialect.routes}
+        self._routes = [(route, dialect.errors) for dialect in dialects for route in dialect.routes]
 
     def of(self, scope: Scope) -> Errors:
-        return self._by_path.get(scope["path"], self._default)
+        matching = (errors for route, errors in self._routes if route.matches(scope)[0] is not Match.NONE)
+        return next(matching, self._default)
 
 
 class Pages:
@@ -105,7 +107,10 @@ class Pages:
         return HTMLResponse(self._docs)
 
     async def home(self, request: Request) -> Response:
-        return HTMLResponse(HOME)
+        """A page for who asks for one. Ollama's clients do not, and look for these words."""
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(HOME, headers={"Vary": "Accept"})
+        return PlainTextResponse("Ollama is running", headers={"Vary": "Accept"})
 
 
 def _json(value: object, status: int = 200) -> Response:

@@ -94,13 +94,13 @@ async def test_ready_says_why_not(client: httpx.AsyncClient, inference: FakeInfe
 
 async def test_pages_ask_for_nothing_from_elsewhere(client: httpx.AsyncClient) -> None:
     for path in ("/", "/docs"):
-        page = await client.get(path)
+        page = await client.get(path, headers={"accept": "text/html,*/*;q=0.8"})
         assert page.status_code == 200
         assert page.headers["content-type"].startswith("text/html")
         assert "http:" not in page.text
         assert "https:" not in page.text
         assert "src=" not in page.text
-    assert 'href="/docs"' in (await client.get("/")).text
+    assert 'href="/docs"' in (await client.get("/", headers={"accept": "text/html"})).text
 
 
 # -- routing -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Ollama's dialect: generate, chat, and what is told of models."""
