@@ -183,11 +183,10 @@ async def test_a_refused_stream_raises(client: AsyncClient) -> None:
 
 async def test_a_broken_stream_raises(client: AsyncClient, inference: OllamaInference) -> None:
     inference.script = [Delta("par", (1,), 0), Unavailable("the worker is gone")]
-    said = []
+    parts = await client.generate(MODEL, "hi", stream=True)
+    assert (await anext(parts)).response == "par"
     with pytest.raises(ollama.ResponseError, match="the worker is gone"):
-        async for part in await client.generate(MODEL, "hi", stream=True):
-            said.append(part.response)
-    assert said == ["par"]
+        await anext(parts)
 
 
 async def test_over_a_socket(inference: OllamaInference) -> None:

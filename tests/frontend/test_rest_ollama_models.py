@@ -5,12 +5,13 @@ from datetime import datetime
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 
 from frontend.api import Readiness
-from frontend.rest.ollama import answer_types as types
 from tests.frontend.fake_inference import MAX_CONTEXT, MODEL, FakeInference
 from tests.frontend.fake_ollama import SPEC, SWITCHED, OllamaInference, error_of, whole
+from tests.frontend.parsed_script import WEATHER, parsed, split
 from tests.frontend.test_rest_app import rest_client
 
 
@@ -134,15 +135,28 @@ async def test_heads_of_what_can_be_read(client: httpx.AsyncClient) -> None:
 # -- what is written of it ---------------------------------------------------------------------------------------------
 
 
-async def test_every_field_of_answers_is_documented(client: httpx.AsyncClient) -> None:
-    document = (await client.get("/openapi.json")).json()
-    schemas = document["components"]["schemas"]
-    asked: dict[str, dict[str, Any]] = {"Generate": {"prompt": "hi"}, "Chat": {"messages": [{"role": "user"}]}}
-    for name, body in asked.items():
-        answer = await whole(client, f"/api/{name.lower()}", {"model": MODEL, **body, "logprobs": True})
-        documented = set(schemas[f"Ollama{name}Response"]["properties"])
-        assert documented - {"thinking"} <= set(answer) <= documented
-    for path, name in (("tags", "OllamaModels"), ("ps", "OllamaLoadedModels"), ("version", "OllamaVersion")):
-        assert set((await client.get(f"/api/{path}")).json()) == set(schemas[name]["properties"])
-    assert schemas["OllamaOptions"]["properties"]["temperature"]["default"] == 0.8
-    assert set(types.OllamaModel.__struct_fields__) == set((await client.get("/api/tags")).json()["models"][0])
+async def test_answers_are_as_they_are_documented(inference: OllamaInference) -> None:
+    message = {"role": "user", "content": "hi"}
+    chat = {"model": MODEL, "messages": [message], "logprobs": True, "top_logprobs": 1, "tools": [WEATHER]}
+    text = '<think>Hm.</think><tool_call>{"name": "get_weather", "arguments": {"city": "Oslo"}}</tool_call>'
+    inference.script = parsed(*split(text), reasoning="think")
+    async with rest_client(inference) as client:
+        document = (await client.get("/openapi.json")).json()
+        answers = {
+            "OllamaGenerateResponse": await whole(client, "/api/generate", {"model": MODEL, "prompt": "hi"}),
+            "OllamaChatResponse": await whole(client, "/api/chat", chat),
+            "OllamaModels": (await client.get("/api/tags")).json(),
+            "OllamaLoadedModels": (await client.get("/api/ps")).json(),
+            "OllamaShowResponse": (await client.post("/api/show", json={"model": MODEL})).json(),
+            "OllamaVersion": (await client.get("/api/version")).json(),
+            "OllamaError": (await client.post("/api/show", json={})).json(),
+            "OllamaChatRequest": chat,
+        }
+    assert answers["OllamaChatResponse"]["message"]["tool_calls"]
+    for name, answer in answers.items():
+        schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
+        jsonschema.validate(answer, schema, jsonschema.Draft202012Validator)
+        assert set(answer) <= set(document["components"]["schemas"][name]["properties"])
+    options = document["components"]["schemas"]["OllamaOptions"]
+    assert options["properties"]["temperature"]["default"] == 0.8
+    assert options["additionalProperties"] is False

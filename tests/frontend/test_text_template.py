@@ -55,8 +55,8 @@ def test_the_clock_and_further_variables() -> None:
 
 
 def test_which_variables_a_template_reads() -> None:
-    own = "{% if not thinking is defined %}{% set thinking = false %}{% endif %}{% set mine = 1 %}{{ mine }}{{ thinking }}"
-    assert template(own).variables == {"thinking"}
+    preset = "{% if not thinking is defined %}{% set thinking = false %}{% endif %}"
+    assert template(preset + "{% set mine = 1 %}{{ mine }}{{ thinking }}").variables == {"thinking"}
     assert template("{{ messages[0].thinking }}{{ 'a thinking b' }}{{ messages[0]['x'] }}").variables == {"messages"}
     both = ChatTemplate({"default": "{{ a }}", "tool_use": "{% for b in tools %}{{ b }}{% endfor %}"}, {})
     assert both.variables == {"a", "tools"}

@@ -53,7 +53,9 @@ def _messages(messages: Sequence[OllamaMessage]) -> tuple[Json, ...]:
                 raise InvalidRequest(f"{path}: only an assistant calls tools", field=path)
             calls = [_call(call, f"fn{num_calls + n:07}") for n, call in enumerate(message.tool_calls)]
             num_calls += len(calls)
-            open_calls = [(str(each["id"]), call.function.name) for each, call in zip(calls, message.tool_calls, strict=True)]
+            open_calls = [
+                (str(each["id"]), call.function.name) for each, call in zip(calls, message.tool_calls, strict=True)
+            ]
             fields["tool_calls"] = calls
         if message.role == "tool":
             fields |= _answered(message, open_calls)

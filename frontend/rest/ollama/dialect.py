@@ -63,9 +63,7 @@ def _operations() -> dict[str, Json]:
         "/api/ps": {"get": _page("Models that are loaded", "OllamaLoadedModels")},
         "/api/version": {"get": _page("Version of the API", "OllamaVersion")},
         "/api/show": {
-            "post": post(
-                "One model", json("OllamaShowRequest"), json("OllamaShowResponse"), error="OllamaError"
-            )
+            "post": post("One model", json("OllamaShowRequest"), json("OllamaShowResponse"), error="OllamaError")
         },
     }
 

@@ -35,9 +35,9 @@ class OllamaOptions(Struct, frozen=True, kw_only=True):
         Meta(description="How much context is wanted: more than there is is refused, for less all of it is there."),
     ] = None
     num_keep: Annotated[int | None, Meta(description="Accepted; nothing of a prompt is ever dropped here.")] = None
-    temperature: Annotated[
-        float, Meta(description="0 is greedy.", extra_json_schema={"minimum": 0, "maximum": 2})
-    ] = 0.8
+    temperature: Annotated[float, Meta(description="0 is greedy.", extra_json_schema={"minimum": 0, "maximum": 2})] = (
+        0.8
+    )
     top_k: Annotated[int, Meta(description="0 and -1 keep all.", extra_json_schema={"minimum": -1})] = 40
     top_p: Annotated[float, Meta(extra_json_schema={"exclusiveMinimum": 0, "maximum": 1})] = 0.9
     min_p: Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": 1})] = 0.0
@@ -83,9 +83,7 @@ class OllamaGenerateRequest(OllamaAsk, frozen=True, kw_only=True):
     prompt: Annotated[str, Meta(description="Without one, nothing is generated.")] = ""
     system: str = ""
     raw: Annotated[bool, Meta(description="The prompt is taken as it is, without the chat template.")] = False
-    context: Annotated[
-        list[int], Meta(description="Of an earlier answer, which this prompt goes on after.")
-    ] = []
+    context: Annotated[list[int], Meta(description="Of an earlier answer, which this prompt goes on after.")] = []
 
 
 class OllamaFunction(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -25,7 +25,7 @@ class Thinking:
 
 
 def thinking_of(given: OllamaAsk, served: ServedModel, *, is_told: bool = True) -> Thinking:
-    """`is_told`: reasoning can be told from the answer to this prompt. Raises InvalidRequest for what cannot be done."""
+    """`is_told`: reasoning can be told from the answer to this prompt. Raises InvalidRequest for what cannot be."""
     think, is_formatted = given.think, given.format not in (None, "")
     if think and not served.reasons:
         raise InvalidRequest(f"{given.model!r} does not support thinking", field="think")
@@ -42,5 +42,5 @@ def thinking_of(given: OllamaAsk, served: ServedModel, *, is_told: bool = True) 
     if isinstance(think, str) and LEVEL not in served.template_variables:
         raise UnsupportedParameter("think: this model's chat template knows no levels; use true", field="think")
     is_on = bool(think) if think is not None else is_told and not is_formatted
-    level = {LEVEL: think} if isinstance(think, str) else {}
-    return Thinking(is_on, dict.fromkeys(switches, is_on) | level)
+    variables: dict[str, object] = dict.fromkeys(switches, is_on)
+    return Thinking(is_on, variables | ({LEVEL: think} if isinstance(think, str) else {}))
