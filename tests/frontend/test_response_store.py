@@ -1,5 +1,8 @@
 """What is kept of responses: for how long, how much, and for whom."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 
 from engine.errors import InvalidRequest, UnknownRequest
@@ -85,6 +88,21 @@ def test_all_of_it_ends() -> None:
     now = 16
     assert ids(store.of(ANN), 1, 2) == []
     assert (store.num_responses, store.num_bytes) == (0, 0)
+
+
+def test_work_at_what_nobody_can_ask_for_is_abandoned() -> None:
+    abandoned: list[int] = []
+    store = Store(max_responses=2)
+    ann = store.of(ANN)
+    for number in range(4):
+        ann.keep(replace(kept(number), abandon=partial(abandoned.append, number)))
+    assert abandoned == [0, 1]
+    ann.keep(kept(2))
+    assert abandoned == [0, 1], "it is complete"
+    ann.drop("resp_2")
+    ann.drop("resp_3")
+    assert abandoned == [0, 1, 3]
+    assert store.num_bytes == 0
 
 
 def test_items_are_there_as_long_as_the_newest_response_that_has_them() -> None:

@@ -1,5 +1,6 @@
 """/v1/responses: what is taken, what it comes to, the shapes of answers and events, and what is kept for whom."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -106,6 +107,8 @@ def test_parameters_are_handed_on() -> None:
         ("tools", []),
         ("max_tool_calls", 3),
         ("store", False),
+        ("background", False),
+        ("background", True),
     ],
 )
 def test_what_asks_for_nothing_changes_nothing(name: str, value: object) -> None:
@@ -165,6 +168,7 @@ def test_tools_become_those_that_templates_know() -> None:
     assert asked.tools == (WEATHER,)
     assert not asked.parallel_tool_calls
     assert asked.template_kwargs == {"enable_thinking": False}
+    assert asked.strict_tools == {"get_weather"}
     assert prompt(tools=[TOOL], tool_choice="none").tool_choice == NO_TOOLS
     assert prompt(tools=[TOOL], tool_choice="required").demanded == (WEATHER,)
     other = {"type": "function", "name": "other"}
@@ -198,7 +202,8 @@ def test_tools_become_those_that_templates_know() -> None:
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input", InvalidRequest),
         ({"input": [{"role": "user", "content": "a"}] * 4097}, "input", InvalidRequest),
         ({"previous_response_id": "resp_1"}, "previous_response_id", InvalidRequest),
-        ({"background": True}, "background", UnsupportedParameter),
+        ({"background": True, "stream": True}, "stream", UnsupportedParameter),
+        ({"background": True, "store": False}, "store", UnsupportedParameter),
         ({"conversation": "conv_1"}, "conversation", UnsupportedParameter),
         ({"prompt": {"id": "p"}}, "prompt", UnsupportedParameter),
         ({"truncation": "auto"}, "truncation", InvalidRequest),
@@ -538,6 +543,64 @@ async def test_tokens_are_counted(client: httpx.AsyncClient, inference: FakeInfe
     assert missing.status_code == 404
     unknown = await client.post(f"{PATH}/input_tokens", json={"input": "a", "temperature": 1})
     assert error_of(unknown)["code"] == "unknown_parameter"
+
+
+# -- in the background -------------------------------------------------------------------------------------------------
+
+
+async def status(client: httpx.AsyncClient, response_id: str) -> Any:
+    return (await client.get(f"{PATH}/{response_id}")).json()
+
+
+async def test_a_response_is_made_while_nobody_waits(inference: FakeInference) -> None:
+    go = asyncio.Event()
+    inference.script = [*say("Hel")[:1], go, *say("lo", reason=Finish.LENGTH, matched=None)]
+    async with rest_client(inference) as client:
+        begun = await post(client, background=True)
+        assert (begun["status"], begun["background"], begun["output"]) == ("in_progress", True, [])
+        assert await status(client, begun["id"]) == begun
+        early = await client.post(PATH, json={**ASKED, "previous_response_id": begun["id"]})
+        assert (early.status_code, error_of(early)["param"]) == (400, "previous_response_id")
+        go.set()
+        await inference.idle.wait()
+        await asyncio.sleep(0)
+        ended = await status(client, begun["id"])
+        assert (ended["status"], ended["usage"]["output_tokens"]) == ("incomplete", 2)
+        assert ended["output"][0]["content"][0]["text"] == "Hello"
+        assert (await client.post(f"{PATH}/{begun['id']}/cancel")).json() == ended, "there is nothing left to end"
+        await post(client, previous_response_id=begun["id"])
+
+
+async def test_a_response_is_cancelled(inference: FakeInference) -> None:
+    inference.script = [*say("Hel")[:1], asyncio.Event()]
+    async with rest_client(inference) as client:
+        begun = await post(client, background=True)
+        cancelled = (await client.post(f"{PATH}/{begun['id']}/cancel")).json()
+        assert inference.idle.is_set()
+        assert (cancelled["id"], cancelled["status"]) == (begun["id"], "cancelled")
+        assert cancelled["output"][0]["status"] == "incomplete"
+        assert await status(client, begun["id"]) == cancelled
+        deleted = await post(client, background=True)
+        await client.delete(f"{PATH}/{deleted['id']}")
+        await inference.idle.wait()
+        assert (await client.get(f"{PATH}/{deleted['id']}")).status_code == 404
+
+
+async def test_what_fails_in_the_background_is_told_who_asks() -> None:
+    scripts = [[Overloaded("full", retry_after_s=1)], [*say("par")[:1], Unavailable("gone")], [*say("par")[:1], ValueError()]]
+    inference = FakeInference(scripts=scripts)
+    async with rest_client(inference) as client:
+        refused = await client.post(PATH, json={**ASKED, "background": True})
+        assert refused.status_code == 429
+        wrong = await client.post(PATH, json={**ASKED, "background": True, "max_output_tokens": 5000})
+        assert (wrong.status_code, error_of(wrong)["param"]) == (400, "max_output_tokens")
+        inference.scripts = [script for script in scripts[1:]]
+        for message in ("gone", "internal error"):
+            begun = await post(client, background=True)
+            await inference.idle.wait()
+            await asyncio.sleep(0)
+            ended = await status(client, begun["id"])
+            assert (ended["status"], ended["error"]["message"]) == ("failed", message)
 
 
 # -- anything at all ---------------------------------------------------------------------------------------------------

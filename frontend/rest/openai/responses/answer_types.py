@@ -15,7 +15,7 @@ from frontend.rest.openai.responses.request_types import (
     SchemaText,
 )
 
-Status = Literal["in_progress", "completed", "incomplete", "failed"]
+Status = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
 class ResponseError(Struct, frozen=True, kw_only=True):
@@ -72,7 +72,7 @@ class ResponseDocument(Struct, frozen=True, kw_only=True):
     object: Literal["response"] = "response"
     created_at: int
     status: Status
-    background: Literal[False] = False
+    background: bool
     completed_at: int | None = None
     error: ResponseError | None = None
     incomplete_details: IncompleteDetails | None = None

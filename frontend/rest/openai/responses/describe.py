@@ -54,7 +54,7 @@ def operations() -> dict[str, Json]:
             "get": _of_kept("A response that is kept", "ResponseDocument"),
             "delete": _of_kept("Forget a response", "DeletedResponse"),
         },
-        "/v1/responses/{id}/cancel": {"post": _of_kept("Refused: no response is made in the background", "ErrorBody")},
+        "/v1/responses/{id}/cancel": {"post": _of_kept("End a response in the background", "ResponseDocument")},
         "/v1/responses/{id}/input_items": {
             "get": _of_kept(
                 "What a response is the answer to",

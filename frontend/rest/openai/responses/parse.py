@@ -71,6 +71,9 @@ def parse_response(body: bytes, store: CallersStore, *, lenient: bool = False) -
     wants_logprobs = bool(given.top_logprobs) or "message.output_text.logprobs" in (given.include or ())
     if given.stream_options is not None and not given.stream:
         raise InvalidRequest("stream_options needs stream: true", field="stream_options")
+    if given.background and (given.stream or given.store is False):
+        field = "stream" if given.stream else "store"
+        raise UnsupportedParameter(f"{field} does not go with background, whose responses are retrieved", field=field)
     generation = GenerateRequest(
         prompt=chat,
         model=given.model,
@@ -169,8 +172,10 @@ def _conversation(given: Asked, items: tuple[Item, ...], before: Kept | None) ->
         case str(mode):
             choice = ToolChoice(ToolMode(mode))
     check_tools(tools, choice)
+    messages = messages_of((*(before.context if before is not None else ()), *items), given.instructions)
+    check_count(messages, MAX_MESSAGES, "input")
     return Chat(
-        messages_of((*(before.context if before is not None else ()), *items), given.instructions),
+        messages,
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=given.parallel_tool_calls is not False,

@@ -131,6 +131,10 @@ class ResponseRequest(Asked, frozen=True, kw_only=True):
     stop: Stops | None = None
     top_logprobs: Annotated[Count, Meta(extra_json_schema=limits(maximum=20))] | None = None
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
+    background: (
+        Annotated[bool, Meta(description="Answer when it has begun; the end is to be retrieved. Not with stream.")]
+        | None
+    ) = None
     store: Annotated[bool, Meta(description="Default: true; for a while, as far as there is room.")] | None = None
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
@@ -145,7 +149,6 @@ COUNT_OFF: Off = MappingProxyType({"conversation": (), "personality": ()})
 RESPONSE_OFF: Off = MappingProxyType(
     {
         "access_programs": (),
-        "background": (False,),
         "context_management": ([],),
         "conversation": (),
         "image": (),
