@@ -4,7 +4,9 @@ What there is of one is what is kept of it. Does not know HTTP.
 """
 
 import asyncio
+import logging
 from contextlib import aclosing
+from typing import Any
 
 from msgspec import structs
 
@@ -17,21 +19,24 @@ from frontend.rest.openai.responses.open_items import Numbering
 from frontend.rest.openai.responses.output import Output
 from frontend.rest.openai.responses.parse import ResponseAsk
 
+log = logging.getLogger(__name__)
+
 
 class Background:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """By the response's id, of those that have begun."""
-        self._beginning: set[asyncio.Task[None]] = set()
+        self._all: set[asyncio.Task[None]] = set()
 
     async def begin(self, ask: ResponseAsk, keep: Keep) -> ResponseDocument:
         """The response, as soon as room for it is promised. Raises TandemError for one that is refused."""
         document: asyncio.Future[ResponseDocument] = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(self._make(ask, keep, document))
-        self._beginning.add(task)
-        task.add_done_callback(self._beginning.discard)
-        await asyncio.wait((task, document), return_when=asyncio.FIRST_COMPLETED)
+        self._all.add(task)
+        task.add_done_callback(self._over)
+        first: list[asyncio.Future[Any]] = [task, document]
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if not document.done():
             task.result()  # raises what it was refused for
         return document.result()
@@ -74,6 +79,12 @@ class Background:
         finally:
             if document is not None and self._tasks.pop(document.id, None) is not None:  # it was not abandoned
                 keep(last or failed(document, output, TandemError("internal error")))
+
+    def _over(self, task: "asyncio.Task[None]") -> None:
+        self._all.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, TandemError):
+            log.error("a response in the background failed", exc_info=error)
 
     def _begun(self, document: ResponseDocument, keep: Keep) -> None:
         task = asyncio.current_task()
