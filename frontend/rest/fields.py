@@ -1,5 +1,5 @@
-"""From the bytes of a JSON body to the fields of a Struct, for any dialect. Nothing in a body is silently ignored, unless
-whoever runs the server wants it so.
+"""From the bytes of a JSON body to the fields of a Struct, for any dialect. Nothing in a body is silently ignored, but
+what nobody knows, if whoever runs the server wants it so.
 
 Every complaint names its parameter as a path (`messages[0].content`): unknown, unsupported, or of the wrong type.
 null is the same as leaving a parameter out. Does not know what parameters mean.

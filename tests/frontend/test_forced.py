@@ -72,7 +72,8 @@ SPELLED: dict[str, tuple[str, str, str, str]] = {
 }
 """A family, its template, and a call of each tool as it is written among several."""
 SEPARATORS = {"llama3": "; ", "mistral": ", ", "newer mistral": "", "newer deepseek": ""}
-WRAPPED = {"mistral": ("[TOOL_CALLS][", "]"), **dict.fromkeys(("deepseek", "newer deepseek"), ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"))}  # fmt: skip
+CALLS = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
+WRAPPED = {"mistral": ("[TOOL_CALLS][", "]"), "deepseek": CALLS, "newer deepseek": CALLS}
 
 
 def wrapped(how: str, *calls: str) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 import msgspec
 from msgspec import Struct, structs
@@ -25,7 +26,15 @@ from frontend.rest.openai.responses.answer_types import (
     ResponseItemList,
 )
 from frontend.rest.openai.responses.background import Background
-from frontend.rest.openai.responses.items import InputText, Item, OutputText, ResponseMessage
+from frontend.rest.openai.responses.items import (
+    InputText,
+    Item,
+    OutputText,
+    ResponseFunctionCall,
+    ResponseFunctionCallOutput,
+    ResponseMessage,
+    ResponseReasoning,
+)
 from frontend.rest.openai.responses.parse import NAMES, ResponseAsk, parse_count, parse_response
 from frontend.rest.openai.responses.store import CallersStore, Kept, Store
 
@@ -149,12 +158,22 @@ def _kept(
     )
 
 
+_PREFIXES: Mapping[type[Item], str] = MappingProxyType(
+    {
+        ResponseMessage: "msg",
+        ResponseReasoning: "rs",
+        ResponseFunctionCall: "fc",
+        ResponseFunctionCallOutput: "fco",
+    }
+)
+"""Of items' ids."""
+
+
 def _listed(item: Item) -> Item:
     """As it is told to who asks later: with an id, a state, and parts where there was only a text."""
     given: dict[str, object] = {"status": item.status or "completed"}
     if item.id is None:
-        prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc"}.get(str(item.__struct_config__.tag), "fco")
-        given["id"] = f"{prefix}_{secrets.token_hex(12)}"
+        given["id"] = f"{_PREFIXES[type(item)]}_{secrets.token_hex(12)}"
     if isinstance(item, ResponseMessage) and isinstance(item.content, str):
         part = OutputText(text=item.content) if item.role == "assistant" else InputText(text=item.content)
         given["content"] = [part]
