@@ -209,6 +209,12 @@ async def test_what_a_schema_asks_for_and_cannot_be_is_named() -> None:
     with pytest.raises(InvalidRequest, match="are an object") as raised:
         grammar(offered=(text,))
     assert raised.value.field == "tools"
+    deep: object = {}
+    for _ in range(5000):
+        deep = {"items": deep}
+    with pytest.raises(InvalidRequest, match="too deep") as raised:
+        grammar(offered=({"type": "function", "function": {"name": "f", "parameters": deep}},))
+    assert raised.value.field == "tools"
     anything: Tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     made = await compiler().compile(grammar("json", offered=(anything,)))
     assert accepts(made, '{"name": "f", "arguments": {"a": [1]}}')

@@ -32,6 +32,13 @@ TOOL = {"type": "function", **WEATHER["function"], "strict": True}  # type: igno
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
 
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
+
+
 @pytest.fixture
 def inference() -> FakeInference:
     return FakeInference()
@@ -227,6 +234,8 @@ def test_tools_become_those_that_templates_know() -> None:
             InvalidRequest,
         ),
         ({"metadata": {str(i): "x" for i in range(17)}}, "metadata", InvalidRequest),
+        ({"tools": [{**TOOL, "parameters": nested(200)}]}, "tools", InvalidRequest),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": nested(200)}}}, "text", InvalidRequest),
         ({"n": 2}, "n", UnknownParameter),
         ({"messages": []}, "messages", UnknownParameter),
     ],

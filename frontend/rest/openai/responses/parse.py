@@ -37,6 +37,8 @@ MOST = MappingProxyType(
 NESTED: Mapping[str, type[Struct]] = MappingProxyType(
     {"text": TextConfig, "reasoning": ReasoningConfig, "stream_options": ResponseStreamOptions}
 )
+MAX_NESTING = 128
+"""Of what is repeated in responses, which are encoded deeper in the interpreter's stack than this was decoded."""
 NAMES = MappingProxyType(
     {
         "prompt": "input",
@@ -107,6 +109,8 @@ def _fields(body: bytes, kind: type[Struct], off: Off, *, lenient: bool) -> Body
     for name, most in MOST.items():
         if isinstance(given := fields.get(name), list | dict):
             check_count(given, most, name)
+    for name in ("tools", "text"):
+        _check_nesting(fields.get(name), name)
     for name, nested in NESTED.items():
         if isinstance(given := fields.get(name), dict):
             fields[name] = supported(given, nested, {}, f"{name}.", lenient=lenient)
@@ -119,6 +123,16 @@ def _fields(body: bytes, kind: type[Struct], off: Off, *, lenient: bool) -> Body
     if isinstance(items := fields.get("input"), list):
         fields["input"] = [_item(item, f"input[{i}]", lenient=lenient) for i, item in enumerate(items)]
     return fields
+
+
+def _check_nesting(given: object, name: str) -> None:
+    level = [given]
+    for _ in range(MAX_NESTING):
+        nested = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [item for items in nested for item in items]
+        if not level:
+            return
+    raise InvalidRequest(f"{name} is nested more than {MAX_NESTING} deep", field=name)
 
 
 def _item(given: object, path: str, *, lenient: bool) -> object:
