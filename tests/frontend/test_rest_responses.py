@@ -107,7 +107,7 @@ def test_parameters_are_handed_on() -> None:
         ("user", "ann"),
         ("metadata", {"a": "b"}),
         ("truncation", "disabled"),
-        ("reasoning", {"effort": "medium", "summary": "auto"}),
+        ("reasoning", {"summary": "auto"}),
         ("text", {"format": {"type": "text"}, "verbosity": "medium"}),
         ("service_tier", "auto"),
         ("tool_choice", "auto"),
@@ -175,6 +175,7 @@ def test_tools_become_those_that_templates_know() -> None:
     assert asked.tools == (WEATHER,)
     assert not asked.parallel_tool_calls
     assert asked.template_kwargs == {"enable_thinking": False}
+    assert prompt(reasoning={"effort": "low"}).reasoning_effort == "low"
     assert asked.strict_tools == {"get_weather"}
     assert prompt(tools=[TOOL], tool_choice="none").tool_choice == NO_TOOLS
     assert prompt(tools=[TOOL], tool_choice="required").demanded == (WEATHER,)
@@ -214,7 +215,7 @@ def test_tools_become_those_that_templates_know() -> None:
         ({"conversation": "conv_1"}, "conversation", UnsupportedParameter),
         ({"prompt": {"id": "p"}}, "prompt", UnsupportedParameter),
         ({"truncation": "auto"}, "truncation", InvalidRequest),
-        ({"reasoning": {"effort": "high"}}, "reasoning.effort", InvalidRequest),
+        ({"reasoning": {"effort": "more"}}, "reasoning.effort", InvalidRequest),
         ({"reasoning": {"summary": "concise"}}, "reasoning.summary", InvalidRequest),
         ({"text": {"verbosity": "low"}}, "text.verbosity", InvalidRequest),
         ({"text": {"mood": "low"}}, "text.mood", UnknownParameter),

@@ -92,6 +92,7 @@ def test_what_the_template_is_told_besides() -> None:
     assert asked.template_kwargs == {"enable_thinking": False}
     continued = prompt(continue_final_message=True)
     assert (continued.continue_final_message, continued.add_generation_prompt) == (True, False)
+    assert prompt(reasoning_effort="low").reasoning_effort == "low"
     assert chat(separate_reasoning=False).generations[0].separate_reasoning is False
 
 

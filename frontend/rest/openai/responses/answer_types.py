@@ -5,6 +5,7 @@ from typing import Literal
 from msgspec import Struct
 
 from frontend.request import Usage
+from frontend.rest.openai.request_types import Effort
 from frontend.rest.openai.responses.items import Item, OutputItem
 from frontend.rest.openai.responses.request_types import (
     JsonText,
@@ -33,7 +34,7 @@ class AnswerText(Struct, frozen=True, kw_only=True):
 
 
 class AnswerReasoning(Struct, frozen=True, kw_only=True):
-    effort: Literal["medium"] | None
+    effort: Effort | None
     summary: Literal["auto"] | None
 
 

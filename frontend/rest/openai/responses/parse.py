@@ -47,6 +47,7 @@ NAMES = MappingProxyType(
         "logprobs": "top_logprobs",
         "grammar": "text.format",
         "template_kwargs": "chat_template_kwargs",
+        "reasoning_effort": "reasoning.effort",
     }
 )
 """Fields of GenerateRequest that are spelled differently here."""
@@ -194,6 +195,7 @@ def _conversation(given: Asked, items: tuple[Item, ...], before: Kept | None) ->
         tool_choice=choice,
         parallel_tool_calls=given.parallel_tool_calls is not False,
         strict_tools=frozenset(tool.name for tool in given.tools or () if tool.strict),
+        reasoning_effort=given.reasoning.effort if given.reasoning is not None else None,
         template_kwargs=given.chat_template_kwargs or {},
     )
 

@@ -12,6 +12,7 @@ from frontend.rest.fields import Off
 from frontend.rest.openai.grammar import JsonObject
 from frontend.rest.openai.request_types import (
     Count,
+    Effort,
     IgnoredText,
     MinP,
     Penalty,
@@ -82,9 +83,9 @@ class TextConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ReasoningConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The model reasons as much as it does, and all of it is told."""
+    """All of it is told, whatever the summary."""
 
-    effort: Literal["medium"] | None = None
+    effort: Annotated[Effort, Meta(description="As reasoning_effort of a chat.")] | None = None
     summary: Literal["auto"] | None = None
     generate_summary: Literal["auto"] | None = None
 
