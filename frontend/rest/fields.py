@@ -44,9 +44,7 @@ def decode_body(body: bytes) -> Body:
     return decoded
 
 
-def supported(
-    given: Body, kind: type[msgspec.Struct], off: Off, path: str = "", *, lenient: bool = False
-) -> Body:
+def supported(given: Body, kind: type[msgspec.Struct], off: Off, path: str = "", *, lenient: bool = False) -> Body:
     """`given` without nulls and without what asks for nothing. Raises for the rest that `kind` does not have; what
     nobody has is left out, too, where one is `lenient`."""
     kept: Body = {}

@@ -1,9 +1,11 @@
 """What is kept of responses: for how long, how much, and for whom."""
 
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
 import pytest
+from msgspec import structs
 
 from engine.errors import InvalidRequest, UnknownRequest
 from frontend.callers import Caller
@@ -17,7 +19,8 @@ ANN, BOB = Caller(name="ann"), Caller(name="bob")
 
 
 def kept(number: int, size: int = 100, *items: str) -> Kept:
-    document = begun(ResponseRequest(model="m"), Started(f"req-{number}", "m", 1, 0))
+    begun_as = begun(ResponseRequest(model="m"), Started(f"req-{number}", "m", 1, 0))
+    document = structs.replace(begun_as, status="completed")
     given: tuple[Item, ...] = tuple(ResponseMessage(id=name, role="user", content="x") for name in items)
     return Kept(document=document, input=given, context=given, context_bytes=size)
 
@@ -26,10 +29,8 @@ def ids(store: CallersStore, *numbers: int) -> list[int]:
     """Those of them that are there."""
     found = []
     for number in numbers:
-        try:
+        with suppress(UnknownRequest):
             found.append(int(store.get(f"resp_{number}").document.id.removeprefix("resp_")))
-        except UnknownRequest:
-            pass
     return found
 
 

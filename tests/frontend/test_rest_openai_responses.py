@@ -191,4 +191,3 @@ async def test_errors(client: AsyncOpenAI, inference: FakeInference) -> None:
     assert events[-1].type == "response.failed"
     assert events[-1].response.error is not None
     assert events[-1].response.error.message == "the worker is gone"
-

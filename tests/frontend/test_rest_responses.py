@@ -137,9 +137,20 @@ def test_items_become_a_conversation() -> None:
     said = {"type": "output_text", "text": "Let me see.", "annotations": [], "logprobs": []}
     items = [
         {"role": "developer", "content": "be brief"},
-        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]},
+        {
+            "type": "message",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}],
+        },
         {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]},
-        {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [said], "phase": None},
+        {
+            "type": "message",
+            "id": "msg_1",
+            "role": "assistant",
+            "status": "completed",
+            "content": [said],
+            "phase": None,
+        },
         call,
         other,
         {"type": "function_call_output", "call_id": "c1", "output": "5"},
@@ -206,7 +217,11 @@ def test_tools_become_those_that_templates_know() -> None:
             UnsupportedParameter,
         ),
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": "5"}]}, "input", InvalidRequest),
-        ({"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "5"}]}, "input", InvalidRequest),
+        (
+            {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "5"}]},
+            "input",
+            InvalidRequest,
+        ),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input", InvalidRequest),
         ({"input": [{"role": "user", "content": "a"}] * 4097}, "input", InvalidRequest),
         ({"previous_response_id": "resp_1"}, "previous_response_id", InvalidRequest),
@@ -308,7 +323,9 @@ async def test_a_whole_response(client: httpx.AsyncClient) -> None:
         },
         "user": None,
     }
-    assert {name: value for name, value in made.items() if name not in ("created_at", "completed_at", "output")} == expected
+    assert {
+        name: value for name, value in made.items() if name not in ("created_at", "completed_at", "output")
+    } == expected
 
 
 async def test_the_events_of_a_text(client: httpx.AsyncClient) -> None:
@@ -517,7 +534,9 @@ async def test_items_can_be_listed_and_named_again(client: httpx.AsyncClient, in
     made = await post(client, input=items)
     path = f"{PATH}/{made['id']}/input_items"
     newest = (await client.get(path)).json()
-    assert [item["content"] for item in newest["data"]] == [[{"type": "input_text", "text": str(i)}] for i in (4, 3, 2, 1, 0)]
+    assert [item["content"] for item in newest["data"]] == [
+        [{"type": "input_text", "text": str(i)}] for i in (4, 3, 2, 1, 0)
+    ]
     assert (newest["object"], newest["has_more"]) == ("list", False)
     assert (newest["first_id"], newest["last_id"]) == (newest["data"][0]["id"], newest["data"][-1]["id"])
     page = (await client.get(path, params={"order": "asc", "limit": 2})).json()
@@ -598,14 +617,18 @@ async def test_a_response_is_cancelled(inference: FakeInference) -> None:
 
 
 async def test_what_fails_in_the_background_is_told_who_asks() -> None:
-    scripts = [[Overloaded("full", retry_after_s=1)], [*say("par")[:1], Unavailable("gone")], [*say("par")[:1], ValueError()]]
+    scripts = [
+        [Overloaded("full", retry_after_s=1)],
+        [*say("par")[:1], Unavailable("gone")],
+        [*say("par")[:1], ValueError()],
+    ]
     inference = FakeInference(scripts=scripts)
     async with rest_client(inference) as client:
         refused = await client.post(PATH, json={**ASKED, "background": True})
         assert refused.status_code == 429
         wrong = await client.post(PATH, json={**ASKED, "background": True, "max_output_tokens": 5000})
         assert (wrong.status_code, error_of(wrong)["param"]) == (400, "max_output_tokens")
-        inference.scripts = [script for script in scripts[1:]]
+        inference.scripts = list(scripts[1:])
         for message in ("gone", "internal error"):
             begun = await post(client, background=True)
             await inference.idle.wait()

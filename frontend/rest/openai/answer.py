@@ -107,7 +107,6 @@ class WholeAnswer:
         headers = {"x-request-id": self._started.request_id, **limit_headers(self._started.allowance)}
         await Response(encode(document), headers=headers, media_type="application/json")(scope, receive, self._send)
 
-
     def _given(self) -> Sequence[Choice]:
         """All choices, or of each prompt's the likeliest."""
         n, num_each = self._ask.n, self._ask.num_each

@@ -147,7 +147,13 @@ class CompletionRequest(Sampling, frozen=True, kw_only=True):
     logprobs: Annotated[Count, Meta(extra_json_schema=limits(maximum=20))] | None = None
     echo: Annotated[bool, Meta(description="Begin the answer with the prompt; not with logprobs.")] | None = None
     best_of: (
-        Annotated[int, Meta(description="Answer that many times, and give the n likeliest.", extra_json_schema=limits(minimum=1, maximum=16))]
+        Annotated[
+            int,
+            Meta(
+                description="Answer that many times, and give the n likeliest.",
+                extra_json_schema=limits(minimum=1, maximum=16),
+            ),
+        ]
         | None
     ) = None
 

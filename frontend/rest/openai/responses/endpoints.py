@@ -87,7 +87,6 @@ class Creation:
             if not await answers.fail(error):
                 raise
 
-
     async def _begin(self, ask: ResponseAsk, keep: Keep, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             document = await self._background.begin(replace(ask, generation=asked_by(scope, ask.generation)), keep)
