@@ -69,7 +69,7 @@ def calls(
     marker: str | None = None,
 ) -> Grammar:
     """The grammar of an answer that is one call of any of these kinds, between `prefix` and `suffix`; of one or more if
-    there is a text that separates them.
+    there is a text that separates them. Raises InvalidRequest for a schema that is too deep.
 
     With a `marker`, which `prefix` begins with, or each call if there is none, it is any text in which that is what the
     marker begins.
@@ -79,7 +79,10 @@ def calls(
     names = [kind.name for kind in kinds]
     before = None if thought is None else {"open": thought.open, "close": thought.close, "begun": thought.begun}
     given = {"calls": tags, "names": names, "thought": before, "marker": marker, **wrapping}
-    return Grammar(GrammarKind.CALLS, json.dumps(given))
+    try:
+        return Grammar(GrammarKind.CALLS, json.dumps(given))
+    except RecursionError:
+        raise InvalidRequest("the schema of a tool is nested too deeply", field="tools") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,14 @@ template has made of it counts: templates may leave out what they like, so rende
 
 import asyncio
 import json
+import re
 from collections.abc import Mapping
 from functools import partial
 
 from engine.errors import ContextOverflow, InvalidRequest
 from frontend.model import LoadedModel
 from frontend.request import Chat, TokenPrompt, check_token_ids
-from frontend.text.parsers.families import takes_tools
+from frontend.text.parsers.families import reasoning_family, takes_tools
 from frontend.text.template import ChatTemplate
 
 OFF_LOOP_CHARS = 8_192
@@ -80,8 +81,20 @@ def _rendered(template: ChatTemplate, chat: Chat, max_chars: int | None) -> str:
         add_generation_prompt=chat.add_generation_prompt,
         continue_final=chat.continue_final_message,
         max_chars=max_chars,
-        variables=chat.template_kwargs,
+        variables={**_effort(chat.reasoning_effort, template.source), **chat.template_kwargs},
     )
+
+
+def _effort(effort: str | None, source: str) -> Mapping[str, object]:
+    """What tells a template how much its model is to reason. Raises InvalidRequest where nothing does."""
+    if effort is not None and re.search(r"\breasoning_effort\b", source):
+        return {"reasoning_effort": effort}
+    if effort == "none" and re.search(r"\benable_thinking\b", source):
+        return {"enable_thinking": False}
+    if effort in (None, "medium") or (effort == "none" and reasoning_family(source) is None):
+        return {}
+    message = f"this model cannot be told to reason with the effort {effort}: its chat template does not know how"
+    raise InvalidRequest(message, field="reasoning_effort")
 
 
 def _with_text_arguments(message: Mapping[str, object]) -> Mapping[str, object]:

@@ -54,6 +54,8 @@ class Chat:
     strict_tools: frozenset[str] = frozenset()
     """Names of those whose arguments must match their schemas even where the model need not call."""
     documents: tuple[Mapping[str, object], ...] = ()
+    reasoning_effort: str | None = None
+    """How much the model is to reason, in the words that its template knows; none, or medium, is known to all."""
     template_kwargs: Mapping[str, object] = field(default_factory=dict)
     """Further names that the template may know, like enable_thinking."""
 

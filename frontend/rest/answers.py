@@ -52,10 +52,6 @@ async def answer(
 
     `receive` must have given the whole body. Raises TandemError.
     """
-    headers = Headers(scope=scope)
-    trace_headers = {
-        name: ",".join(values) for name in ("traceparent", "tracestate") if (values := headers.getlist(name))
-    }
 
     free = asyncio.Semaphore(at_once or len(generations))
 
@@ -68,12 +64,18 @@ async def answer(
             error.field = names.get(error.field or "", error.field)
             raise
 
-    works = [
-        run(index, replace(request, trace_headers=trace_headers, caller=scope[CALLER]))
-        for index, request in enumerate(generations)
-    ]
+    works = [run(index, asked_by(scope, request)) for index, request in enumerate(generations)]
     if await run_unless_hung_up(receive, works):
         await answers.finish(scope, receive)
+
+
+def asked_by(scope: Scope, request: GenerateRequest) -> GenerateRequest:
+    """`request` with who asks, and in whose trace."""
+    headers = Headers(scope=scope)
+    trace_headers = {
+        name: ",".join(values) for name in ("traceparent", "tracestate") if (values := headers.getlist(name))
+    }
+    return replace(request, trace_headers=trace_headers, caller=scope[CALLER])
 
 
 async def generate_what_fits(

@@ -1,5 +1,5 @@
-"""From the bytes of a JSON body to the fields of a Struct, for any dialect. Nothing in a body is silently ignored, unless
-whoever runs the server wants it so.
+"""From the bytes of a JSON body to the fields of a Struct, for any dialect. Nothing in a body is silently ignored, but
+what nobody knows, if whoever runs the server wants it so.
 
 Every complaint names its parameter as a path (`messages[0].content`): unknown, unsupported, or of the wrong type.
 null is the same as leaving a parameter out. Does not know what parameters mean.
@@ -44,9 +44,7 @@ def decode_body(body: bytes) -> Body:
     return decoded
 
 
-def supported(
-    given: Body, kind: type[msgspec.Struct], off: Off, path: str = "", *, lenient: bool = False
-) -> Body:
+def supported(given: Body, kind: type[msgspec.Struct], off: Off, path: str = "", *, lenient: bool = False) -> Body:
     """`given` without nulls and without what asks for nothing. Raises for the rest that `kind` does not have; what
     nobody has is left out, too, where one is `lenient`."""
     kept: Body = {}

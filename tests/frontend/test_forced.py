@@ -72,7 +72,8 @@ SPELLED: dict[str, tuple[str, str, str, str]] = {
 }
 """A family, its template, and a call of each tool as it is written among several."""
 SEPARATORS = {"llama3": "; ", "mistral": ", ", "newer mistral": "", "newer deepseek": ""}
-WRAPPED = {"mistral": ("[TOOL_CALLS][", "]"), **dict.fromkeys(("deepseek", "newer deepseek"), ("<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"))}  # fmt: skip
+CALLS = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
+WRAPPED = {"mistral": ("[TOOL_CALLS][", "]"), "deepseek": CALLS, "newer deepseek": CALLS}
 
 
 def wrapped(how: str, *calls: str) -> str:
@@ -86,7 +87,9 @@ def grammar(
     names = ("parallel_tool_calls", "continue_final_message", "strict_tools")
     options = {name: fields.pop(name) for name in names if name in fields}
     messages = fields.pop("messages", (MESSAGE,))
-    chat = Chat(messages, tools=fields.pop("offered", (ADD, NOW)), tool_choice=fields.pop("choice", REQUIRED), **options)
+    chat = Chat(
+        messages, tools=fields.pop("offered", (ADD, NOW)), tool_choice=fields.pop("choice", REQUIRED), **options
+    )
     served = replace(
         model(),
         families=Families.of("", tools, reasoning),
@@ -157,7 +160,10 @@ async def test_calls_are_written_as_the_template_writes_them(name: str) -> None:
     source = (shared_data("chat_templates") / f"{name}.jinja").read_text(encoding="utf-8")
     template = ChatTemplate({"default": source}, {"eos_token": "</s>"}, now=lambda: datetime(2024, 7, 26))
     call = {"id": "abc123def", "type": "function", "function": {"name": "add", "arguments": {"n": 5, "unit": "C"}}}
-    parameters = {"type": "object", "properties": {key: {"type": "string", "description": key} for key in ("n", "unit")}}
+    parameters = {
+        "type": "object",
+        "properties": {key: {"type": "string", "description": key} for key in ("n", "unit")},
+    }
     tool = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": parameters}}
     asked = template.render([MESSAGE], tools=[tool])
     told = [MESSAGE, {"role": "assistant", "content": None, "tool_calls": [call]}]
@@ -175,7 +181,12 @@ ADDED = SPELLED["json"][2]
 @pytest.mark.parametrize("tools", ["json", "hermes"])
 @pytest.mark.parametrize(
     ("prompt", "before"),
-    [("prompt", ""), ("prompt", "<think>\nHm, 1 < 2.\n</think>\n\n"), ("<think>\n", "Hm.</think>"), ("<think>", "</think>\n")],
+    [
+        ("prompt", ""),
+        ("prompt", "<think>\nHm, 1 < 2.\n</think>\n\n"),
+        ("<think>\n", "Hm.</think>"),
+        ("<think>", "</think>\n"),
+    ],
 )
 async def test_who_reasons_may_do_so_first(tools: str, prompt: str, before: str) -> None:
     made = await compiler().compile(grammar(tools, "", "think", prompt))
@@ -207,6 +218,12 @@ async def test_what_a_schema_asks_for_and_cannot_be_is_named() -> None:
     text: Tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
     with pytest.raises(InvalidRequest, match="are an object") as raised:
         grammar(offered=(text,))
+    assert raised.value.field == "tools"
+    deep: object = {}
+    for _ in range(5000):
+        deep = {"items": deep}
+    with pytest.raises(InvalidRequest, match="too deep") as raised:
+        grammar(offered=({"type": "function", "function": {"name": "f", "parameters": deep}},))
     assert raised.value.field == "tools"
     anything: Tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
     made = await compiler().compile(grammar("json", offered=(anything,)))
@@ -250,7 +267,12 @@ async def test_strict_tools_are_held_to_their_schemas_in_any_text(how: str) -> N
         assert [name for name, _ in calls_of(read(answer, tools))] == names
     if how not in ("hermes", "newer mistral"):
         assert accepts(made, "a" + wrapped(how, add, now))
-    for answer in (MARKED[how], wrapped(how, add).replace("5", "100"), f"a{wrapped(how, add)[:-1]}", "a " + MARKED[how] + "x"):
+    for answer in (
+        MARKED[how],
+        wrapped(how, add).replace("5", "100"),
+        f"a{wrapped(how, add)[:-1]}",
+        "a " + MARKED[how] + "x",
+    ):
         assert not accepts(made, answer), answer
 
 

@@ -176,6 +176,23 @@ def test_the_template_is_told_of_tools_documents_and_variables(model: LoadedMode
     assert text_of(model, "{% for m in messages %}{{ m.content }};{% endfor %}", continued) == "hi;Once"
 
 
+def test_a_template_is_told_how_much_to_reason_if_it_knows(model: LoadedModel) -> None:
+    chat = Chat((USER,), reasoning_effort="high")
+    assert text_of(model, "{{ reasoning_effort }}", chat) == "high"
+    assert text_of(model, "{{ reasoning_effort }}", replace(chat, reasoning_effort="none")) == "none"
+    asked = "{{ enable_thinking is defined and not enable_thinking }}<think>"
+    assert text_of(model, asked, replace(chat, reasoning_effort="none")).startswith("True")
+    for effort in (None, "medium"):
+        assert text_of(model, asked, replace(chat, reasoning_effort=effort)).startswith("False")
+    overridden = replace(chat, reasoning_effort="none", template_kwargs={"enable_thinking": True})
+    assert text_of(model, asked, overridden).startswith("False")
+    assert text_of(model, "plain", replace(chat, reasoning_effort="none")) == "plain", "who does not reason does not"
+    for source, effort in (("plain", "low"), (asked, "high"), ("<think>", "none")):
+        with pytest.raises(InvalidRequest, match="effort") as refused:
+            text_of(model, source, replace(chat, reasoning_effort=effort))
+        assert refused.value.field == "reasoning_effort"
+
+
 def test_a_template_that_does_not_know_tools_is_not_given_any(model: LoadedModel) -> None:
     with pytest.raises(InvalidRequest, match="does not know tools") as refused:
         text_of(model, "{{ messages[0].content }}", Chat((USER,), tools=(TOOL,)))

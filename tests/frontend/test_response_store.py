@@ -1,6 +1,11 @@
 """What is kept of responses: for how long, how much, and for whom."""
 
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+
 import pytest
+from msgspec import structs
 
 from engine.errors import InvalidRequest, UnknownRequest
 from frontend.callers import Caller
@@ -14,7 +19,8 @@ ANN, BOB = Caller(name="ann"), Caller(name="bob")
 
 
 def kept(number: int, size: int = 100, *items: str) -> Kept:
-    document = begun(ResponseRequest(model="m"), Started(f"req-{number}", "m", 1, 0))
+    begun_as = begun(ResponseRequest(model="m"), Started(f"req-{number}", "m", 1, 0))
+    document = structs.replace(begun_as, status="completed")
     given: tuple[Item, ...] = tuple(ResponseMessage(id=name, role="user", content="x") for name in items)
     return Kept(document=document, input=given, context=given, context_bytes=size)
 
@@ -23,10 +29,8 @@ def ids(store: CallersStore, *numbers: int) -> list[int]:
     """Those of them that are there."""
     found = []
     for number in numbers:
-        try:
+        with suppress(UnknownRequest):
             found.append(int(store.get(f"resp_{number}").document.id.removeprefix("resp_")))
-        except UnknownRequest:
-            pass
     return found
 
 
@@ -85,6 +89,21 @@ def test_all_of_it_ends() -> None:
     now = 16
     assert ids(store.of(ANN), 1, 2) == []
     assert (store.num_responses, store.num_bytes) == (0, 0)
+
+
+def test_work_at_what_nobody_can_ask_for_is_abandoned() -> None:
+    abandoned: list[int] = []
+    store = Store(max_responses=2)
+    ann = store.of(ANN)
+    for number in range(4):
+        ann.keep(replace(kept(number), abandon=partial(abandoned.append, number)))
+    assert abandoned == [0, 1]
+    ann.keep(kept(2))
+    assert abandoned == [0, 1], "it is complete"
+    ann.drop("resp_2")
+    ann.drop("resp_3")
+    assert abandoned == [0, 1, 3]
+    assert store.num_bytes == 0
 
 
 def test_items_are_there_as_long_as_the_newest_response_that_has_them() -> None:

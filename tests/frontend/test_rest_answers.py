@@ -259,11 +259,15 @@ async def test_the_usage_so_far(client: httpx.AsyncClient, path: str, body: dict
     assert all(event["choices"] for event in events)
     used = [event["usage"] for event in events]
     assert {usage["prompt_tokens"] for usage in used} == {whole["prompt_tokens"]}
-    assert [usage["total_tokens"] - usage["completion_tokens"] for usage in used] == [whole["prompt_tokens"]] * len(used)
+    assert [usage["total_tokens"] - usage["completion_tokens"] for usage in used] == [whole["prompt_tokens"]] * len(
+        used
+    )
     tokens = [usage["completion_tokens"] for usage in used]
     assert tokens == sorted(tokens)
     assert (tokens[0], tokens[-1]) == (3, whole["completion_tokens"])
-    *_, last = await chunks(client, path, {**body, "stream_options": {**options["stream_options"], "include_usage": True}})
+    *_, last = await chunks(
+        client, path, {**body, "stream_options": {**options["stream_options"], "include_usage": True}}
+    )
     assert (last["choices"], last["usage"]) == ([], whole)
     *_, last = await chunks(client, path, {**body, **options, "n": 2})
     assert last["usage"]["completion_tokens"] == 2 * whole["completion_tokens"]

@@ -1,5 +1,6 @@
 """OpenAI's own client and /v1/responses: it understands what is answered and streamed, and what it sends is taken."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -172,14 +173,21 @@ async def test_count(client: AsyncOpenAI) -> None:
     assert counted.input_tokens == len("user:hi\n")
 
 
+async def test_background(client: AsyncOpenAI, inference: FakeInference) -> None:
+    inference.script = [*say("Hel")[:1], asyncio.Event()]
+    begun = await client.responses.create(model=MODEL, input="hi", background=True)
+    assert begun.status == "in_progress"
+    assert (await client.responses.cancel(begun.id)).status == "cancelled"
+    assert (await client.responses.retrieve(begun.id)).status == "cancelled"
+
+
 async def test_errors(client: AsyncOpenAI, inference: FakeInference) -> None:
     with pytest.raises(openai.BadRequestError) as bad:
-        await client.responses.create(model=MODEL, input="hi", background=True)
-    assert (bad.value.param, bad.value.code) == ("background", "unsupported_parameter")
+        await client.responses.create(model=MODEL, input="hi", conversation="conv_1")
+    assert (bad.value.param, bad.value.code) == ("conversation", "unsupported_parameter")
     inference.script = [Delta("par", (1,), 0), Unavailable("the worker is gone")]
     stream = await client.responses.create(model=MODEL, input="hi", stream=True)
     events = [event async for event in stream]
     assert events[-1].type == "response.failed"
     assert events[-1].response.error is not None
     assert events[-1].response.error.message == "the worker is gone"
-

@@ -139,9 +139,7 @@ async def test_reasoning(client: AsyncOpenAI, inference: FakeInference) -> None:
         ),
     ],
 )
-async def test_calls_that_must_be_made(
-    client: AsyncOpenAI, inference: FakeInference, choice: Any, reason: str
-) -> None:
+async def test_calls_that_must_be_made(client: AsyncOpenAI, inference: FakeInference, choice: Any, reason: str) -> None:
     answer = await client.chat.completions.create(model=MODEL, messages=[USER], tools=[TOOL], tool_choice=choice)
     assert answer.choices[0].finish_reason == reason
     assert len(answer.choices[0].message.tool_calls or ()) == 2

@@ -1,5 +1,6 @@
 """/v1/responses: what is taken, what it comes to, the shapes of answers and events, and what is kept for whom."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -29,6 +30,13 @@ PATH = "/v1/responses"
 ASKED: dict[str, Any] = {"model": MODEL, "input": "hi"}
 TOOL = {"type": "function", **WEATHER["function"], "strict": True}  # type: ignore[dict-item]
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
 
 
 @pytest.fixture
@@ -99,13 +107,15 @@ def test_parameters_are_handed_on() -> None:
         ("user", "ann"),
         ("metadata", {"a": "b"}),
         ("truncation", "disabled"),
-        ("reasoning", {"effort": "medium", "summary": "auto"}),
+        ("reasoning", {"summary": "auto"}),
         ("text", {"format": {"type": "text"}, "verbosity": "medium"}),
         ("service_tier", "auto"),
         ("tool_choice", "auto"),
         ("tools", []),
         ("max_tool_calls", 3),
         ("store", False),
+        ("background", False),
+        ("background", True),
     ],
 )
 def test_what_asks_for_nothing_changes_nothing(name: str, value: object) -> None:
@@ -127,9 +137,20 @@ def test_items_become_a_conversation() -> None:
     said = {"type": "output_text", "text": "Let me see.", "annotations": [], "logprobs": []}
     items = [
         {"role": "developer", "content": "be brief"},
-        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]},
+        {
+            "type": "message",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}],
+        },
         {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]},
-        {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed", "content": [said], "phase": None},
+        {
+            "type": "message",
+            "id": "msg_1",
+            "role": "assistant",
+            "status": "completed",
+            "content": [said],
+            "phase": None,
+        },
         call,
         other,
         {"type": "function_call_output", "call_id": "c1", "output": "5"},
@@ -165,6 +186,8 @@ def test_tools_become_those_that_templates_know() -> None:
     assert asked.tools == (WEATHER,)
     assert not asked.parallel_tool_calls
     assert asked.template_kwargs == {"enable_thinking": False}
+    assert prompt(reasoning={"effort": "low"}).reasoning_effort == "low"
+    assert asked.strict_tools == {"get_weather"}
     assert prompt(tools=[TOOL], tool_choice="none").tool_choice == NO_TOOLS
     assert prompt(tools=[TOOL], tool_choice="required").demanded == (WEATHER,)
     other = {"type": "function", "name": "other"}
@@ -194,15 +217,20 @@ def test_tools_become_those_that_templates_know() -> None:
             UnsupportedParameter,
         ),
         ({"input": [{"type": "function_call_output", "call_id": "c", "output": "5"}]}, "input", InvalidRequest),
-        ({"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "5"}]}, "input", InvalidRequest),
+        (
+            {"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "5"}]},
+            "input",
+            InvalidRequest,
+        ),
         ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input", InvalidRequest),
         ({"input": [{"role": "user", "content": "a"}] * 4097}, "input", InvalidRequest),
         ({"previous_response_id": "resp_1"}, "previous_response_id", InvalidRequest),
-        ({"background": True}, "background", UnsupportedParameter),
+        ({"background": True, "stream": True}, "stream", UnsupportedParameter),
+        ({"background": True, "store": False}, "store", UnsupportedParameter),
         ({"conversation": "conv_1"}, "conversation", UnsupportedParameter),
         ({"prompt": {"id": "p"}}, "prompt", UnsupportedParameter),
         ({"truncation": "auto"}, "truncation", InvalidRequest),
-        ({"reasoning": {"effort": "high"}}, "reasoning.effort", InvalidRequest),
+        ({"reasoning": {"effort": "more"}}, "reasoning.effort", InvalidRequest),
         ({"reasoning": {"summary": "concise"}}, "reasoning.summary", InvalidRequest),
         ({"text": {"verbosity": "low"}}, "text.verbosity", InvalidRequest),
         ({"text": {"mood": "low"}}, "text.mood", UnknownParameter),
@@ -222,6 +250,8 @@ def test_tools_become_those_that_templates_know() -> None:
             InvalidRequest,
         ),
         ({"metadata": {str(i): "x" for i in range(17)}}, "metadata", InvalidRequest),
+        ({"tools": [{**TOOL, "parameters": nested(200)}]}, "tools", InvalidRequest),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": nested(200)}}}, "text", InvalidRequest),
         ({"n": 2}, "n", UnknownParameter),
         ({"messages": []}, "messages", UnknownParameter),
     ],
@@ -293,7 +323,9 @@ async def test_a_whole_response(client: httpx.AsyncClient) -> None:
         },
         "user": None,
     }
-    assert {name: value for name, value in made.items() if name not in ("created_at", "completed_at", "output")} == expected
+    assert {
+        name: value for name, value in made.items() if name not in ("created_at", "completed_at", "output")
+    } == expected
 
 
 async def test_the_events_of_a_text(client: httpx.AsyncClient) -> None:
@@ -362,11 +394,12 @@ async def test_what_is_streamed_is_what_is_answered_whole() -> None:
                 assert event["item"]["status"] == "completed"
                 built[index][2] = event["item"]
     assert made[-1]["response"]["output"] == [item for _, _, item in built.values()]
-    changing = {"id", "call_id"}
-    strip = [[{k: v for k, v in item.items() if k not in changing} for item in made] for made in (
-        whole["output"], made[-1]["response"]["output"]
-    )]  # fmt: skip
-    assert strip[0] == strip[1]
+    assert list(map(nameless, made[-1]["response"]["output"])) == list(map(nameless, whole["output"]))
+
+
+def nameless(item: dict[str, Any]) -> dict[str, Any]:
+    """Without what is drawn at random."""
+    return {key: value for key, value in item.items() if key not in ("id", "call_id")}
 
 
 async def test_one_item_ends_where_another_begins() -> None:
@@ -501,7 +534,9 @@ async def test_items_can_be_listed_and_named_again(client: httpx.AsyncClient, in
     made = await post(client, input=items)
     path = f"{PATH}/{made['id']}/input_items"
     newest = (await client.get(path)).json()
-    assert [item["content"] for item in newest["data"]] == [[{"type": "input_text", "text": str(i)}] for i in (4, 3, 2, 1, 0)]
+    assert [item["content"] for item in newest["data"]] == [
+        [{"type": "input_text", "text": str(i)}] for i in (4, 3, 2, 1, 0)
+    ]
     assert (newest["object"], newest["has_more"]) == ("list", False)
     assert (newest["first_id"], newest["last_id"]) == (newest["data"][0]["id"], newest["data"][-1]["id"])
     page = (await client.get(path, params={"order": "asc", "limit": 2})).json()
@@ -538,6 +573,68 @@ async def test_tokens_are_counted(client: httpx.AsyncClient, inference: FakeInfe
     assert missing.status_code == 404
     unknown = await client.post(f"{PATH}/input_tokens", json={"input": "a", "temperature": 1})
     assert error_of(unknown)["code"] == "unknown_parameter"
+
+
+# -- in the background -------------------------------------------------------------------------------------------------
+
+
+async def status(client: httpx.AsyncClient, response_id: str) -> Any:
+    return (await client.get(f"{PATH}/{response_id}")).json()
+
+
+async def test_a_response_is_made_while_nobody_waits(inference: FakeInference) -> None:
+    go = asyncio.Event()
+    inference.script = [*say("Hel")[:1], go, *say("lo", reason=Finish.LENGTH, matched=None)]
+    async with rest_client(inference) as client:
+        begun = await post(client, background=True)
+        assert (begun["status"], begun["background"], begun["output"]) == ("in_progress", True, [])
+        assert await status(client, begun["id"]) == begun
+        early = await client.post(PATH, json={**ASKED, "previous_response_id": begun["id"]})
+        assert (early.status_code, error_of(early)["param"]) == (400, "previous_response_id")
+        go.set()
+        await inference.idle.wait()
+        await asyncio.sleep(0)
+        ended = await status(client, begun["id"])
+        assert (ended["status"], ended["usage"]["output_tokens"]) == ("incomplete", 2)
+        assert ended["output"][0]["content"][0]["text"] == "Hello"
+        assert (await client.post(f"{PATH}/{begun['id']}/cancel")).json() == ended, "there is nothing left to end"
+        await post(client, previous_response_id=begun["id"])
+
+
+async def test_a_response_is_cancelled(inference: FakeInference) -> None:
+    inference.script = [*say("Hel")[:1], asyncio.Event()]
+    async with rest_client(inference) as client:
+        begun = await post(client, background=True)
+        cancelled = (await client.post(f"{PATH}/{begun['id']}/cancel")).json()
+        assert inference.idle.is_set()
+        assert (cancelled["id"], cancelled["status"]) == (begun["id"], "cancelled")
+        assert cancelled["output"][0]["status"] == "incomplete"
+        assert await status(client, begun["id"]) == cancelled
+        deleted = await post(client, background=True)
+        await client.delete(f"{PATH}/{deleted['id']}")
+        await inference.idle.wait()
+        assert (await client.get(f"{PATH}/{deleted['id']}")).status_code == 404
+
+
+async def test_what_fails_in_the_background_is_told_who_asks() -> None:
+    scripts = [
+        [Overloaded("full", retry_after_s=1)],
+        [*say("par")[:1], Unavailable("gone")],
+        [*say("par")[:1], ValueError()],
+    ]
+    inference = FakeInference(scripts=scripts)
+    async with rest_client(inference) as client:
+        refused = await client.post(PATH, json={**ASKED, "background": True})
+        assert refused.status_code == 429
+        wrong = await client.post(PATH, json={**ASKED, "background": True, "max_output_tokens": 5000})
+        assert (wrong.status_code, error_of(wrong)["param"]) == (400, "max_output_tokens")
+        inference.scripts = list(scripts[1:])
+        for message in ("gone", "internal error"):
+            begun = await post(client, background=True)
+            await inference.idle.wait()
+            await asyncio.sleep(0)
+            ended = await status(client, begun["id"])
+            assert (ended["status"], ended["error"]["message"]) == ("failed", message)
 
 
 # -- anything at all ---------------------------------------------------------------------------------------------------

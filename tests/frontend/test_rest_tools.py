@@ -38,6 +38,8 @@ def test_tools_reach_the_template_as_they_were_written() -> None:
     function = {"parameters": {"b": 1, "a": None}, "name": "f", "strict": True, "description": None}
     (tool,) = prompt(tools=[{"function": function, "type": "function"}], tool_choice="auto").tools
     assert json.dumps(tool) == '{"function": {"parameters": {"b": 1, "a": null}, "name": "f"}, "type": "function"}'
+    assert prompt(tools=[{"function": function, "type": "function"}, WEATHER]).strict_tools == {"f"}
+    assert prompt(functions=[function]).strict_tools == {"f"}
     assert prompt(tools=[WEATHER]).offered == (WEATHER,)
     none = prompt(tools=[WEATHER], tool_choice="none")
     assert (none.tool_choice, none.offered) == (NO_TOOLS, ())
@@ -90,6 +92,7 @@ def test_what_the_template_is_told_besides() -> None:
     assert asked.template_kwargs == {"enable_thinking": False}
     continued = prompt(continue_final_message=True)
     assert (continued.continue_final_message, continued.add_generation_prompt) == (True, False)
+    assert prompt(reasoning_effort="low").reasoning_effort == "low"
     assert chat(separate_reasoning=False).generations[0].separate_reasoning is False
 
 

@@ -107,7 +107,6 @@ class WholeAnswer:
         headers = {"x-request-id": self._started.request_id, **limit_headers(self._started.allowance)}
         await Response(encode(document), headers=headers, media_type="application/json")(scope, receive, self._send)
 
-
     def _given(self) -> Sequence[Choice]:
         """All choices, or of each prompt's the likeliest."""
         n, num_each = self._ask.n, self._ask.num_each
@@ -142,14 +141,14 @@ class StreamedAnswers:
             assert self._chunks is not None, "it has started"
             if self._ask.running_usage:
                 self._count(index, event)
-            if isinstance(event, Started) and self._ask.shows_ids:
-                self._chunks.note_prompt(index, event.prompt_ids)
-            elif isinstance(event, Delta):
+            if isinstance(event, Delta):
                 if event.text or event.logprobs or event.reasoning or event.calls or self._ask.shows_ids:
                     await send_part(self._send, self._chunks.delta(index, event))
             elif isinstance(event, Finished):
                 self._finals[index] = event
                 await send_part(self._send, self._chunks.closing(index, event))
+            elif self._ask.shows_ids:
+                self._chunks.note_prompt(index, event.prompt_ids)
 
     async def finish(self, scope: Scope, receive: Receive) -> None:
         assert self._chunks is not None, "an answer ended without Started"

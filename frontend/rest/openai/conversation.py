@@ -38,6 +38,7 @@ def conversation(given: ChatCompletionRequest, fields: Json) -> Chat:
         parallel_tool_calls=given.parallel_tool_calls is not False and not given.functions,
         strict_tools=frozenset(function.name for function in _functions(given) if function.strict),
         documents=tuple(given.documents or ()),
+        reasoning_effort=given.reasoning_effort,
         template_kwargs=given.chat_template_kwargs or {},
     )
 

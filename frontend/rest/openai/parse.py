@@ -265,10 +265,14 @@ def _ask(
     if not n <= num_each <= MAX_N:
         raise InvalidRequest(f"best_of must be between n ({n}) and {MAX_N}, not {num_each}", field="best_of")
     if num_each > n and given.stream:
-        raise InvalidRequest("which answers are the best shows at their end: best_of above n has no stream", field="best_of")
+        raise InvalidRequest(
+            "which answers are the best shows at their end: best_of above n has no stream", field="best_of"
+        )
     if len(generations) * num_each > MAX_CHOICES:
         name = "n" if best_of is None else "best_of"
-        raise InvalidRequest(f"{len(generations)} prompts times {name}={num_each} exceed {MAX_CHOICES} answers", field="prompt")
+        raise InvalidRequest(
+            f"{len(generations)} prompts times {name}={num_each} exceed {MAX_CHOICES} answers", field="prompt"
+        )
     if given.stream_options is not None and not given.stream:
         raise InvalidRequest("stream_options needs stream: true", field="stream_options")
     return Ask(

@@ -58,6 +58,9 @@ IgnoredText = Annotated[str, Meta(description="Accepted; means nothing here.")]
 IgnoredMap = Annotated[dict[str, str], Meta(description="Accepted; means nothing here.")]
 
 
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+
+
 class StreamOptions(Struct, frozen=True, kw_only=True):
     include_usage: Annotated[bool, Meta(description="Send one more chunk, with the usage.")] | None = None
     continuous_usage_stats: Annotated[bool, Meta(description="Send the usage so far in every chunk.")] | None = None
@@ -138,6 +141,10 @@ class ChatCompletionRequest(Sampling, frozen=True, kw_only=True):
     chat_template_kwargs: (
         Annotated[dict[str, Any], Meta(description="Variables of the chat template, like enable_thinking.")] | None
     ) = None
+    reasoning_effort: (
+        Annotated[Effort, Meta(description="What the model's template knows of it; medium is what the model does.")]
+        | None
+    ) = None
     separate_reasoning: Annotated[bool, Meta(description="false: reasoning stays in the content.")] | None = None
 
 
@@ -149,7 +156,13 @@ class CompletionRequest(Sampling, frozen=True, kw_only=True):
     logprobs: Annotated[Count, Meta(extra_json_schema=limits(maximum=20))] | None = None
     echo: Annotated[bool, Meta(description="Begin the answer with the prompt; not with logprobs.")] | None = None
     best_of: (
-        Annotated[int, Meta(description="Answer that many times, and give the n likeliest.", extra_json_schema=limits(minimum=1, maximum=16))]
+        Annotated[
+            int,
+            Meta(
+                description="Answer that many times, and give the n likeliest.",
+                extra_json_schema=limits(minimum=1, maximum=16),
+            ),
+        ]
         | None
     ) = None
 
@@ -202,7 +215,6 @@ CHAT_OFF: Off = MappingProxyType(
         "modalities": (["text"],),
         "moderation": (),
         "prediction": (),
-        "reasoning_effort": ("none",),
         "stream_reasoning": (True,),
         "thinking_token_budget": (),
         "verbosity": (),

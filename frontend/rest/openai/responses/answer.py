@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 from msgspec import structs
@@ -31,7 +32,12 @@ from frontend.rest.openai.responses.request_types import PlainText, ReasoningCon
 
 log = logging.getLogger(__name__)
 _encode = msgspec.json.Encoder().encode
-Keep = Callable[[ResponseDocument], None]
+
+
+class Keep(Protocol):
+    """Keeps a response as it is now, if it is to be kept."""
+
+    def __call__(self, document: ResponseDocument, abandon: Callable[[], None] | None = None) -> None: ...
 
 
 def begun(given: ResponseRequest, started: Started) -> ResponseDocument:
@@ -42,6 +48,7 @@ def begun(given: ResponseRequest, started: Started) -> ResponseDocument:
         id="resp_" + started.request_id.removeprefix("req-"),
         created_at=int(time.time()),
         status="in_progress",
+        background=bool(given.background),
         instructions=given.instructions,
         max_output_tokens=given.max_output_tokens,
         max_tool_calls=given.max_tool_calls,
@@ -73,6 +80,18 @@ def ended(document: ResponseDocument, output: Output, finished: Finished) -> Res
         incomplete_details=IncompleteDetails(reason="max_output_tokens") if is_cut else None,
         output=output.items,
         usage=ResponseUsage.of(finished.usage),
+    )
+
+
+def failed(document: ResponseDocument, output: Output, error: TandemError) -> ResponseDocument:
+    """One that was begun, with what there is of it."""
+    log.warning("%s failed: %s", document.id, error.message)
+    code = "rate_limit_exceeded" if isinstance(error, Overloaded) else "server_error"
+    return structs.replace(
+        document,
+        status="failed",
+        error=ResponseError(code=code, message=message_of(error)),
+        output=output.items,
     )
 
 
@@ -145,18 +164,11 @@ class StreamedResponse:
         """Whether the client has been told. Before the first event it can still be told in the status."""
         if self._document is None:
             return False
-        log.warning("%s failed: %s", self._document.id, error.message)
         events = self._output.fail()
-        code = "rate_limit_exceeded" if isinstance(error, Overloaded) else "server_error"
-        self._document = structs.replace(
-            self._document,
-            status="failed",
-            error=ResponseError(code=code, message=message_of(error)),
-            output=self._output.items,
-        )
+        self._document = failed(self._document, self._output, error)
         self._keep(self._document)
-        failed = self._numbering.event(ev.ResponseFailed, response=self._document)
-        await send_part(self._send, ev.encoded([*events, failed]), is_last=True)
+        last = self._numbering.event(ev.ResponseFailed, response=self._document)
+        await send_part(self._send, ev.encoded([*events, last]), is_last=True)
         return True
 
     async def _tell(self, events: Events) -> None:

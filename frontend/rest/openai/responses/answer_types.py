@@ -5,6 +5,7 @@ from typing import Literal
 from msgspec import Struct
 
 from frontend.request import Usage
+from frontend.rest.openai.request_types import Effort
 from frontend.rest.openai.responses.items import Item, OutputItem
 from frontend.rest.openai.responses.request_types import (
     JsonText,
@@ -15,7 +16,7 @@ from frontend.rest.openai.responses.request_types import (
     SchemaText,
 )
 
-Status = Literal["in_progress", "completed", "incomplete", "failed"]
+Status = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
 class ResponseError(Struct, frozen=True, kw_only=True):
@@ -33,7 +34,7 @@ class AnswerText(Struct, frozen=True, kw_only=True):
 
 
 class AnswerReasoning(Struct, frozen=True, kw_only=True):
-    effort: Literal["medium"] | None
+    effort: Effort | None
     summary: Literal["auto"] | None
 
 
@@ -72,7 +73,7 @@ class ResponseDocument(Struct, frozen=True, kw_only=True):
     object: Literal["response"] = "response"
     created_at: int
     status: Status
-    background: Literal[False] = False
+    background: bool
     completed_at: int | None = None
     error: ResponseError | None = None
     incomplete_details: IncompleteDetails | None = None

@@ -83,8 +83,9 @@ class _Turns:
         if output.call_id not in self._names:
             message = f"no function_call in the input has the call_id {output.call_id[:80]!r}"
             raise InvalidRequest(message, field="input")
-        message = {"role": "tool", "content": _text(output.output), "tool_call_id": output.call_id}
-        self.add({**message, "name": self._names[output.call_id]})
+        name = self._names[output.call_id]
+        answered = {"tool_call_id": output.call_id, "name": name}
+        self.add({"role": "tool", "content": _text(output.output), **answered})
 
     def messages(self) -> tuple[Json, ...]:
         """Reasoning that led to nothing, because it was cut, is not told the model."""

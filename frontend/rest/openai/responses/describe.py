@@ -1,6 +1,6 @@
 """The paths below /v1/responses in OpenAPI's words."""
 
-from frontend.rest.describe import json, operation, post
+from frontend.rest.describe import content, json, operation, post
 from frontend.rest.dialect import Json
 from frontend.rest.openai.responses.answer_types import (
     DeletedResponse,
@@ -35,11 +35,11 @@ ID: Json = {"name": "id", "in": "path", "required": True, "schema": {"type": "st
 
 
 def operations() -> dict[str, Json]:
-    events = {"text/event-stream": {"schema": {"anyOf": [{"$ref": f"#/components/schemas/{k.__name__}"} for k in KINDS]}}}
+    references = [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in KINDS]
     creation = post(
         "Answer what was said, and keep the answer",
         json("ResponseRequest"),
-        json("ResponseDocument") | events,
+        json("ResponseDocument") | content("text/event-stream", {"anyOf": references}),
         error="ErrorBody",
         description="With `stream`, server-sent events, each with its type; the last is `response.completed`, "
         "`response.incomplete` or `response.failed`.",
@@ -54,7 +54,7 @@ def operations() -> dict[str, Json]:
             "get": _of_kept("A response that is kept", "ResponseDocument"),
             "delete": _of_kept("Forget a response", "DeletedResponse"),
         },
-        "/v1/responses/{id}/cancel": {"post": _of_kept("Refused: no response is made in the background", "ErrorBody")},
+        "/v1/responses/{id}/cancel": {"post": _of_kept("End a response in the background", "ResponseDocument")},
         "/v1/responses/{id}/input_items": {
             "get": _of_kept(
                 "What a response is the answer to",

@@ -3,6 +3,8 @@
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 import msgspec
 from msgspec import Struct, structs
@@ -13,17 +15,26 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import InvalidRequest, TandemError
 from frontend.api import Inference
-from frontend.rest.answers import answer
+from frontend.rest.answers import answer, asked_by
 from frontend.rest.fields import UnknownParameter, UnsupportedParameter
 from frontend.rest.middleware import CALLER
-from frontend.rest.openai.responses.answer import StreamedResponse, WholeResponse
+from frontend.rest.openai.responses.answer import Keep, StreamedResponse, WholeResponse
 from frontend.rest.openai.responses.answer_types import (
     DeletedResponse,
     InputTokenCount,
     ResponseDocument,
     ResponseItemList,
 )
-from frontend.rest.openai.responses.items import InputText, Item, OutputText, ResponseMessage
+from frontend.rest.openai.responses.background import Background
+from frontend.rest.openai.responses.items import (
+    InputText,
+    Item,
+    OutputText,
+    ResponseFunctionCall,
+    ResponseFunctionCallOutput,
+    ResponseMessage,
+    ResponseReasoning,
+)
 from frontend.rest.openai.responses.parse import NAMES, ResponseAsk, parse_count, parse_response
 from frontend.rest.openai.responses.store import CallersStore, Kept, Store
 
@@ -34,9 +45,10 @@ MAX_ITEMS = 100
 
 
 def response_routes(inference: Inference, store: Store, *, lenient: bool) -> tuple[Route, ...]:
-    pages = Responses(inference, store, lenient=lenient)
+    background = Background(inference)
+    pages = Responses(inference, store, background, lenient=lenient)
     return (
-        Route(PATH, Creation(inference, store, lenient=lenient), methods=["POST"]),
+        Route(PATH, Creation(inference, store, background, lenient=lenient), methods=["POST"]),
         Route(f"{PATH}/input_tokens", pages.count, methods=["POST"]),
         Route(f"{PATH}/{{id}}", pages.get, methods=["GET"]),
         Route(f"{PATH}/{{id}}", pages.delete, methods=["DELETE"]),
@@ -48,34 +60,49 @@ def response_routes(inference: Inference, store: Store, *, lenient: bool) -> tup
 class Creation:
     """The ASGI app behind POST of /v1/responses."""
 
-    def __init__(self, inference: Inference, store: Store, *, lenient: bool) -> None:
+    def __init__(self, inference: Inference, store: Store, background: Background, *, lenient: bool) -> None:
         self._inference = inference
         self._store = store
+        self._background = background
         self._lenient = lenient
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
         store = self._store.of(scope[CALLER])
         ask = parse_response(body, store, lenient=self._lenient)
+        items = tuple(map(_listed, ask.input))
 
-        def keep(document: ResponseDocument) -> None:
+        def keep(document: ResponseDocument, abandon: Callable[[], None] | None = None) -> None:
             if document.store:
-                store.keep(_kept(ask, document))
+                store.keep(_kept(ask, items, document, abandon))
 
-        answers = (StreamedResponse if ask.given.stream else WholeResponse)(ask, keep, send)
+        if ask.given.background:
+            await self._begin(ask, keep, scope, receive, send)
+            return
+        answers: StreamedResponse | WholeResponse
+        answers = StreamedResponse(ask, keep, send) if ask.given.stream else WholeResponse(ask, keep, send)
         try:
             await answer(self._inference, [ask.generation], answers, scope, receive, names=NAMES)
         except TandemError as error:
             if not await answers.fail(error):
                 raise
 
+    async def _begin(self, ask: ResponseAsk, keep: Keep, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            document = await self._background.begin(replace(ask, generation=asked_by(scope, ask.generation)), keep)
+        except TandemError as error:
+            error.field = NAMES.get(error.field or "", error.field)
+            raise
+        await _json(document)(scope, receive, send)
+
 
 class Responses:
     """What can be done with responses that are kept, each by whoever asked for it; and what needs none."""
 
-    def __init__(self, inference: Inference, store: Store, *, lenient: bool) -> None:
+    def __init__(self, inference: Inference, store: Store, background: Background, *, lenient: bool) -> None:
         self._inference = inference
         self._store = store
+        self._background = background
         self._lenient = lenient
 
     async def get(self, request: Request) -> Response:
@@ -89,8 +116,11 @@ class Responses:
         return _json(DeletedResponse(id=response_id))
 
     async def cancel(self, request: Request) -> Response:
-        self._kept(request)
-        raise InvalidRequest("only a response that is made in the background can be cancelled; this one was not")
+        document = self._kept(request).document
+        if not document.background:
+            raise InvalidRequest("only a response that is made in the background can be cancelled; this one was not")
+        await self._background.cancel(document.id)
+        return _json(self._kept(request).document)
 
     async def input_items(self, request: Request) -> Response:
         kept = self._kept(request)
@@ -114,23 +144,35 @@ class Responses:
         return self._store.of(request.scope[CALLER])
 
 
-def _kept(ask: ResponseAsk, document: ResponseDocument) -> Kept:
-    items = tuple(map(_listed, ask.input))
+def _kept(
+    ask: ResponseAsk, items: tuple[Item, ...], document: ResponseDocument, abandon: Callable[[], None] | None
+) -> Kept:
     before, num_bytes = ((), 0) if ask.before is None else (ask.before.context, ask.before.context_bytes)
     return Kept(
         document=document,
         input=items,
         context=(*before, *items, *document.output),
         context_bytes=num_bytes + len(_encode((items, document))),
+        abandon=abandon,
     )
+
+
+_PREFIXES: Mapping[type[Item], str] = MappingProxyType(
+    {
+        ResponseMessage: "msg",
+        ResponseReasoning: "rs",
+        ResponseFunctionCall: "fc",
+        ResponseFunctionCallOutput: "fco",
+    }
+)
+"""Of items' ids."""
 
 
 def _listed(item: Item) -> Item:
     """As it is told to who asks later: with an id, a state, and parts where there was only a text."""
     given: dict[str, object] = {"status": item.status or "completed"}
     if item.id is None:
-        prefix = {"message": "msg", "reasoning": "rs", "function_call": "fc"}.get(str(item.__struct_config__.tag), "fco")
-        given["id"] = f"{prefix}_{secrets.token_hex(12)}"
+        given["id"] = f"{_PREFIXES[type(item)]}_{secrets.token_hex(12)}"
     if isinstance(item, ResponseMessage) and isinstance(item.content, str):
         part = OutputText(text=item.content) if item.role == "assistant" else InputText(text=item.content)
         given["content"] = [part]

@@ -37,6 +37,8 @@ MOST = MappingProxyType(
 NESTED: Mapping[str, type[Struct]] = MappingProxyType(
     {"text": TextConfig, "reasoning": ReasoningConfig, "stream_options": ResponseStreamOptions}
 )
+MAX_NESTING = 128
+"""Of what is repeated in responses, which are encoded deeper in the interpreter's stack than this was decoded."""
 NAMES = MappingProxyType(
     {
         "prompt": "input",
@@ -45,6 +47,7 @@ NAMES = MappingProxyType(
         "logprobs": "top_logprobs",
         "grammar": "text.format",
         "template_kwargs": "chat_template_kwargs",
+        "reasoning_effort": "reasoning.effort",
     }
 )
 """Fields of GenerateRequest that are spelled differently here."""
@@ -71,6 +74,9 @@ def parse_response(body: bytes, store: CallersStore, *, lenient: bool = False) -
     wants_logprobs = bool(given.top_logprobs) or "message.output_text.logprobs" in (given.include or ())
     if given.stream_options is not None and not given.stream:
         raise InvalidRequest("stream_options needs stream: true", field="stream_options")
+    if given.background and (given.stream or given.store is False):
+        field = "stream" if given.stream else "store"
+        raise UnsupportedParameter(f"{field} does not go with background, whose responses are retrieved", field=field)
     generation = GenerateRequest(
         prompt=chat,
         model=given.model,
@@ -104,6 +110,8 @@ def _fields(body: bytes, kind: type[Struct], off: Off, *, lenient: bool) -> Body
     for name, most in MOST.items():
         if isinstance(given := fields.get(name), list | dict):
             check_count(given, most, name)
+    for name in ("tools", "text"):
+        _check_nesting(fields.get(name), name)
     for name, nested in NESTED.items():
         if isinstance(given := fields.get(name), dict):
             fields[name] = supported(given, nested, {}, f"{name}.", lenient=lenient)
@@ -116,6 +124,16 @@ def _fields(body: bytes, kind: type[Struct], off: Off, *, lenient: bool) -> Body
     if isinstance(items := fields.get("input"), list):
         fields["input"] = [_item(item, f"input[{i}]", lenient=lenient) for i, item in enumerate(items)]
     return fields
+
+
+def _check_nesting(given: object, name: str) -> None:
+    level = [given]
+    for _ in range(MAX_NESTING):
+        nested = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
+        level = [item for items in nested for item in items]
+        if not level:
+            return
+    raise InvalidRequest(f"{name} is nested more than {MAX_NESTING} deep", field=name)
 
 
 def _item(given: object, path: str, *, lenient: bool) -> object:
@@ -169,12 +187,15 @@ def _conversation(given: Asked, items: tuple[Item, ...], before: Kept | None) ->
         case str(mode):
             choice = ToolChoice(ToolMode(mode))
     check_tools(tools, choice)
+    messages = messages_of((*(before.context if before is not None else ()), *items), given.instructions)
+    check_count(messages, MAX_MESSAGES, "input")
     return Chat(
-        messages_of((*(before.context if before is not None else ()), *items), given.instructions),
+        messages,
         tools=tools,
         tool_choice=choice,
         parallel_tool_calls=given.parallel_tool_calls is not False,
         strict_tools=frozenset(tool.name for tool in given.tools or () if tool.strict),
+        reasoning_effort=given.reasoning.effort if given.reasoning is not None else None,
         template_kwargs=given.chat_template_kwargs or {},
     )
 

@@ -12,6 +12,7 @@ from frontend.rest.fields import Off
 from frontend.rest.openai.grammar import JsonObject
 from frontend.rest.openai.request_types import (
     Count,
+    Effort,
     IgnoredText,
     MinP,
     Penalty,
@@ -82,9 +83,9 @@ class TextConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ReasoningConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The model reasons as much as it does, and all of it is told."""
+    """All of it is told, whatever the summary."""
 
-    effort: Literal["medium"] | None = None
+    effort: Annotated[Effort, Meta(description="As reasoning_effort of a chat.")] | None = None
     summary: Literal["auto"] | None = None
     generate_summary: Literal["auto"] | None = None
 
@@ -131,6 +132,10 @@ class ResponseRequest(Asked, frozen=True, kw_only=True):
     stop: Stops | None = None
     top_logprobs: Annotated[Count, Meta(extra_json_schema=limits(maximum=20))] | None = None
     include: list[Literal["message.output_text.logprobs", "reasoning.encrypted_content"]] | None = None
+    background: (
+        Annotated[bool, Meta(description="Answer when it has begun; the end is to be retrieved. Not with stream.")]
+        | None
+    ) = None
     store: Annotated[bool, Meta(description="Default: true; for a while, as far as there is room.")] | None = None
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
@@ -145,7 +150,6 @@ COUNT_OFF: Off = MappingProxyType({"conversation": (), "personality": ()})
 RESPONSE_OFF: Off = MappingProxyType(
     {
         "access_programs": (),
-        "background": (False,),
         "context_management": ([],),
         "conversation": (),
         "image": (),

@@ -33,6 +33,8 @@ class Kept:
     input: tuple[Item, ...]
     context: tuple[Item, ...]
     context_bytes: int
+    abandon: Callable[[], None] | None = None
+    """Ends the work at a response that is still being made, when nobody can ask for it any more."""
 
 
 @dataclass(slots=True)
@@ -63,7 +65,10 @@ class Store:
         return CallersStore(self, caller.name)
 
     def keep(self, caller: str, kept: Kept) -> None:
+        """Instead of what was kept of the same response, as new."""
         self._drop_old()
+        if self.find(caller, kept.document.id) is not None:
+            self._remove(caller, kept.document.id)
         shelf = self._shelves.setdefault(caller, _Shelf())
         shelf.kept[kept.document.id] = kept, self._now() + self._max_age_s
         shelf.num_bytes += kept.context_bytes
@@ -85,6 +90,11 @@ class Store:
         return shelf.items[item_id][1] if shelf is not None and item_id in shelf.items else None
 
     def drop(self, caller: str, response_id: str) -> None:
+        kept = self._remove(caller, response_id)
+        if kept.abandon is not None:
+            kept.abandon()
+
+    def _remove(self, caller: str, response_id: str) -> Kept:
         shelf = self._shelves[caller]
         kept, _ = shelf.kept.pop(response_id)
         shelf.num_bytes -= kept.context_bytes
@@ -93,6 +103,7 @@ class Store:
                 del shelf.items[item.id]
         if not shelf.kept:
             del self._shelves[caller]
+        return kept
 
     @property
     def num_responses(self) -> int:
@@ -136,6 +147,9 @@ class CallersStore:
         if kept is None:
             message = f"no response with the id {response_id[:80]!r} is kept, to go on with"
             raise UnknownPrevious(message, field="previous_response_id")
+        if kept.document.status == "in_progress":
+            message = f"the response {response_id[:80]!r} is still being made"
+            raise InvalidRequest(message, field="previous_response_id")
         return kept
 
     def item(self, item_id: str) -> Item:
