@@ -30,28 +30,45 @@ class TgiGrammar(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class TgiParameters(Struct, frozen=True, kw_only=True):
-    do_sample: Annotated[
-        bool, Meta(description="Without it and without a temperature, top_k or top_p that change anything: greedy.")
-    ] | None = None
+    do_sample: (
+        Annotated[
+            bool, Meta(description="Without it and without a temperature, top_k or top_p that change anything: greedy.")
+        ]
+        | None
+    ) = None
     temperature: Annotated[float, Meta(extra_json_schema=limits(exclusiveMinimum=0, maximum=2))] | None = None
     top_k: Annotated[int, Meta(extra_json_schema=limits(minimum=1))] | None = None
     top_p: Annotated[float, Meta(extra_json_schema=limits(exclusiveMinimum=0, maximum=1))] | None = None
     repetition_penalty: Annotated[float, Meta(extra_json_schema=limits(minimum=0.01, maximum=100))] | None = None
     frequency_penalty: Annotated[float, Meta(extra_json_schema=limits(minimum=-2, maximum=2))] | None = None
     seed: int | None = None
-    best_of: Annotated[
-        int,
-        Meta(description="The likeliest of so many answers.", extra_json_schema=limits(minimum=1, maximum=MAX_BEST_OF)),
-    ] | None = None
-    max_new_tokens: Annotated[
-        int, Meta(description="Default: what is left of the context.", extra_json_schema=limits(minimum=1))
-    ] | None = None
-    stop: Annotated[
-        list[str], Meta(description="Part of the answer that they end.", extra_json_schema=limits(maxItems=16))
-    ] | None = None
-    truncate: Annotated[
-        int, Meta(description="Only so many of the last tokens of inputs count.", extra_json_schema=limits(minimum=1))
-    ] | None = None
+    best_of: (
+        Annotated[
+            int,
+            Meta(
+                description="The likeliest of so many answers.",
+                extra_json_schema=limits(minimum=1, maximum=MAX_BEST_OF),
+            ),
+        ]
+        | None
+    ) = None
+    max_new_tokens: (
+        Annotated[int, Meta(description="Default: what is left of the context.", extra_json_schema=limits(minimum=1))]
+        | None
+    ) = None
+    stop: (
+        Annotated[
+            list[str], Meta(description="Part of the answer that they end.", extra_json_schema=limits(maxItems=16))
+        ]
+        | None
+    ) = None
+    truncate: (
+        Annotated[
+            int,
+            Meta(description="Only so many of the last tokens of inputs count.", extra_json_schema=limits(minimum=1)),
+        ]
+        | None
+    ) = None
     return_full_text: Annotated[bool, Meta(description="Put inputs before the answer.")] | None = None
     details: bool | None = None
     top_n_tokens: Annotated[int, Meta(extra_json_schema=limits(minimum=0, maximum=20))] | None = None
