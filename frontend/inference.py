@@ -192,9 +192,7 @@ class FleetInference:
 
     # -- everything else ---------------------------------------------------------------------------------------------
 
-    def tokenize(
-        self, model: str | None, text: str | Chat, *, add_special_tokens: bool | None = None
-    ) -> list[int]:
+    def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool | None = None) -> list[int]:
         return tokens_of(self._named(model), text, add_special_tokens=add_special_tokens)
 
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:

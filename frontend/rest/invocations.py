@@ -1,6 +1,6 @@
 """POST /invocations, the one path that SageMaker knows: what vLLM and TGI answer elsewhere, by what the body has.
 
-    messages   a chat completion      prompt   a completion      inputs   TGI's answer
+messages   a chat completion      prompt   a completion      inputs   TGI's answer
 """
 
 from collections.abc import Mapping

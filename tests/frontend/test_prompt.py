@@ -24,6 +24,7 @@ from frontend.text.template import ChatTemplate
 from frontend.text.tokenizer import Tokenizer
 from frontend.tools import NO_TOOLS
 from tests.frontend.test_rest_app import error_of, rest_client
+from tests.frontend.text_samples import tokenizer
 
 CONTEXT = 100
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
@@ -122,13 +123,12 @@ async def test_a_prompt_that_is_to_be_truncated_may_be_of_any_length_and_its_end
 
 
 async def test_special_tokens_are_added_to_texts_and_to_conversations_that_ask_for_them(model: LoadedModel) -> None:
-    encoder = model.tokenizer.encode
-    with_special = encoder("hi", add_special_tokens=True)
-    assert await encode(model, "hi", CONTEXT) == with_special
-    assert await encode(model, "hi", CONTEXT, add_special_tokens=False) == encoder("hi", add_special_tokens=False)
-    bare = templated(model, "{{ messages[0].content }}")
-    assert await encode(bare, said("hi"), CONTEXT) == encoder("hi", add_special_tokens=False)
-    assert await encode(bare, said("hi"), CONTEXT, add_special_tokens=True) == with_special
+    stories = replace(templated(model, "{{ messages[0].content }}"), tokenizer=tokenizer("stories260K"))
+    bare = stories.tokenizer.encode("Once", add_special_tokens=False)
+    assert await encode(stories, "Once", CONTEXT) == [1, *bare]
+    assert await encode(stories, "Once", CONTEXT, add_special_tokens=False) == bare
+    assert await encode(stories, said("Once"), CONTEXT) == bare
+    assert await encode(stories, said("Once"), CONTEXT, add_special_tokens=True) == [1, *bare]
 
 
 @pytest.mark.parametrize(

@@ -382,7 +382,9 @@ async def test_what_asks_for_nothing_is_taken(client: httpx.AsyncClient) -> None
     ],
 )
 @pytest.mark.parametrize("path", PATHS)
-async def test_what_is_wrong_is_named(client: httpx.AsyncClient, path: str, body: dict[str, object], named: str) -> None:
+async def test_what_is_wrong_is_named(
+    client: httpx.AsyncClient, path: str, body: dict[str, object], named: str
+) -> None:
     response = await client.post(path, json=body)
     assert response.status_code == 422
     answer = response.json()

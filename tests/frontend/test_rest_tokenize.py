@@ -110,7 +110,9 @@ async def test_what_is_wrong_is_named(client: httpx.AsyncClient, body: dict[str,
     assert error_of(response)["param"] == named
 
 
-@pytest.mark.parametrize("body", [{"inputs": 5}, {"inputs": "hi", "parameters": {"truncate": 5}}, {"inputs": "a", "x": 1}])
+@pytest.mark.parametrize(
+    "body", [{"inputs": 5}, {"inputs": "hi", "parameters": {"truncate": 5}}, {"inputs": "a", "x": 1}]
+)
 async def test_what_is_wrong_with_inputs_is_said_in_tgis_words(
     client: httpx.AsyncClient, body: dict[str, object]
 ) -> None:
@@ -131,7 +133,9 @@ async def test_other_models_are_not_found(client: httpx.AsyncClient, shape: dict
 
 
 async def test_the_text_of_tokens_has_every_servers_name(client: httpx.AsyncClient) -> None:
-    response = await client.post("/detokenize", json={"tokens": [104, 105], "model": MODEL, "skip_special_tokens": True})
+    response = await client.post(
+        "/detokenize", json={"tokens": [104, 105], "model": MODEL, "skip_special_tokens": True}
+    )
     assert response.json() == {"prompt": "hi", "content": "hi", "text": "hi"}
     empty = await client.post("/detokenize", json={"tokens": []})
     assert empty.json() == {"prompt": "", "content": "", "text": ""}
@@ -141,9 +145,7 @@ async def test_the_text_of_tokens_has_every_servers_name(client: httpx.AsyncClie
     ("body", "named"),
     [({}, "tokens"), ({"tokens": [257]}, "tokens"), ({"tokens": [-1]}, "tokens"), ({"tokens": "hi"}, "tokens")],
 )
-async def test_tokens_that_are_none_are_refused(
-    client: httpx.AsyncClient, body: dict[str, object], named: str
-) -> None:
+async def test_tokens_that_are_none_are_refused(client: httpx.AsyncClient, body: dict[str, object], named: str) -> None:
     response = await client.post("/detokenize", json=body)
     assert response.status_code == 400
     assert error_of(response)["param"] == named
@@ -190,6 +192,47 @@ async def test_probes_need_no_key_and_the_rest_does() -> None:
             assert (await client.get(path)).status_code == 401
         for path in ("/tokenize", "/detokenize", "/ping"):
             assert (await client.post(path, json={"prompt": "hi"})).status_code == 401
+
+
+GENERATIONS = (("/v1/chat/completions", {"messages": [USER]}), ("/v1/completions", {"prompt": "hi there"}))
+
+
+@pytest.mark.parametrize(("path", "prompt"), GENERATIONS)
+async def test_prompts_may_be_truncated_salted_and_get_special_tokens(
+    client: httpx.AsyncClient, inference: FakeInference, path: str, prompt: dict[str, object]
+) -> None:
+    body = {"model": MODEL, **prompt}
+    more = {"truncate_prompt_tokens": 3, "cache_salt": "s", "add_special_tokens": True, "truncation_side": "left"}
+    usage = (await client.post(path, json={**body, **more})).json()["usage"]
+    assert usage["prompt_tokens"] == 3
+    request = inference.requests[-1]
+    assert (request.truncate_prompt, request.cache_salt, request.add_special_tokens) == (3, "s", True)
+    await client.post(path, json=body)
+    request = inference.requests[-1]
+    assert request.truncate_prompt is request.cache_salt is request.add_special_tokens is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("truncate_prompt_tokens", 0),
+        ("truncate_prompt_tokens", -1),
+        ("truncation_side", "right"),
+        ("cache_salt", ""),
+        ("cache_salt", "s" * 1025),
+        ("add_special_tokens", 1),
+        ("priority", 1),
+        ("bad_words", ["a"]),
+        ("allowed_token_ids", [1]),
+    ],
+)
+@pytest.mark.parametrize(("path", "prompt"), GENERATIONS)
+async def test_what_is_wrong_with_them_is_named(
+    client: httpx.AsyncClient, path: str, prompt: dict[str, object], name: str, value: object
+) -> None:
+    response = await client.post(path, json={"model": MODEL, **prompt, name: value})
+    assert response.status_code == 400
+    assert error_of(response)["param"] == name
 
 
 @pytest.mark.parametrize(

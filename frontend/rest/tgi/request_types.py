@@ -19,6 +19,26 @@ def limits(**keywords: float) -> dict[str, float]:
 MAX_BEST_OF = 16
 
 
+GREEDY = "Without it, and without a temperature, top_k or top_p that change anything: greedy."
+LIKELIEST = "The likeliest of so many answers."
+REST = "Default: what is left of the context."
+ENDS = "Part of the answer that they end."
+LAST = "Only so many of the last tokens of inputs count."
+
+DoSample = Annotated[bool, Meta(description=GREEDY)]
+Temperature = Annotated[float, Meta(extra_json_schema=limits(exclusiveMinimum=0, maximum=2))]
+TopK = Annotated[int, Meta(extra_json_schema=limits(minimum=1))]
+TopP = Annotated[float, Meta(extra_json_schema=limits(exclusiveMinimum=0, maximum=1))]
+Repetition = Annotated[float, Meta(description="1 is off.", extra_json_schema=limits(minimum=0.01, maximum=100))]
+Frequency = Annotated[float, Meta(description="0 is off.", extra_json_schema=limits(minimum=-2, maximum=2))]
+BestOf = Annotated[int, Meta(description=LIKELIEST, extra_json_schema=limits(minimum=1, maximum=MAX_BEST_OF))]
+MaxNewTokens = Annotated[int, Meta(description=REST, extra_json_schema=limits(minimum=1))]
+Stop = Annotated[list[str], Meta(description=ENDS, extra_json_schema=limits(maxItems=16))]
+Truncate = Annotated[int, Meta(description=LAST, extra_json_schema=limits(minimum=1))]
+FullText = Annotated[bool, Meta(description="Put inputs before the answer.")]
+TopTokens = Annotated[int, Meta(extra_json_schema=limits(minimum=0, maximum=20))]
+
+
 class TgiGrammar(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the answer must match."""
 
@@ -30,31 +50,20 @@ class TgiGrammar(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class TgiParameters(Struct, frozen=True, kw_only=True):
-    do_sample: Annotated[
-        bool, Meta(description="Without it and without a temperature, top_k or top_p that change anything: greedy.")
-    ] | None = None
-    temperature: Annotated[float, Meta(extra_json_schema=limits(exclusiveMinimum=0, maximum=2))] | None = None
-    top_k: Annotated[int, Meta(extra_json_schema=limits(minimum=1))] | None = None
-    top_p: Annotated[float, Meta(extra_json_schema=limits(exclusiveMinimum=0, maximum=1))] | None = None
-    repetition_penalty: Annotated[float, Meta(extra_json_schema=limits(minimum=0.01, maximum=100))] | None = None
-    frequency_penalty: Annotated[float, Meta(extra_json_schema=limits(minimum=-2, maximum=2))] | None = None
+    do_sample: DoSample | None = None
+    temperature: Temperature | None = None
+    top_k: TopK | None = None
+    top_p: TopP | None = None
+    repetition_penalty: Repetition | None = None
+    frequency_penalty: Frequency | None = None
     seed: int | None = None
-    best_of: Annotated[
-        int,
-        Meta(description="The likeliest of so many answers.", extra_json_schema=limits(minimum=1, maximum=MAX_BEST_OF)),
-    ] | None = None
-    max_new_tokens: Annotated[
-        int, Meta(description="Default: what is left of the context.", extra_json_schema=limits(minimum=1))
-    ] | None = None
-    stop: Annotated[
-        list[str], Meta(description="Part of the answer that they end.", extra_json_schema=limits(maxItems=16))
-    ] | None = None
-    truncate: Annotated[
-        int, Meta(description="Only so many of the last tokens of inputs count.", extra_json_schema=limits(minimum=1))
-    ] | None = None
-    return_full_text: Annotated[bool, Meta(description="Put inputs before the answer.")] | None = None
+    best_of: BestOf | None = None
+    max_new_tokens: MaxNewTokens | None = None
+    stop: Stop | None = None
+    truncate: Truncate | None = None
+    return_full_text: FullText | None = None
     details: bool | None = None
-    top_n_tokens: Annotated[int, Meta(extra_json_schema=limits(minimum=0, maximum=20))] | None = None
+    top_n_tokens: TopTokens | None = None
     grammar: TgiGrammar | None = None
 
 
