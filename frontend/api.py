@@ -21,6 +21,10 @@ class ServedModel:
     max_context: int
     vocab_size: int
     has_chat_template: bool
+    chat_template: str = ""
+    """The Jinja source of the one for conversations without tools."""
+    bos_token: str = ""
+    eos_token: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +44,8 @@ class WorkerStatus:
     block_tokens: int
     running: int
     queued: int
+    max_sequences: int = 0
+    """That it holds at once."""
     counts: Counts
     """Over all starts of the worker that this frontend has met."""
 
@@ -64,6 +70,9 @@ class Inference(Protocol):
 
     def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids that `generate` would use for this prompt."""
+
+    def render(self, model: str | None, chat: Chat) -> str:
+        """The text that the model's chat template makes of a conversation."""
 
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
 

@@ -19,6 +19,7 @@ from frontend.callers import KeyRing
 from frontend.metrics import CONTENT_TYPE
 from frontend.rest.dialect import Dialect, Errors, Json
 from frontend.rest.docs import HOME, docs_page
+from frontend.rest.llamacpp.dialect import llamacpp_dialect
 from frontend.rest.middleware import Authentication, BodyLimit, Outermost
 from frontend.rest.openai.dialect import openai_dialect
 from frontend.rest.openapi import openapi_document
@@ -29,7 +30,7 @@ PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metric
 
 def dialects_of(inference: Inference) -> tuple[Dialect, ...]:
     """Where two have the same path, the first one's counts; the first also has the paths that are nobody's."""
-    return (openai_dialect(inference),)
+    return (openai_dialect(inference), llamacpp_dialect(inference))
 
 
 def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metrics: Callable[[], bytes]) -> Starlette:

@@ -41,6 +41,8 @@ class ChatTemplate:
         environment = sandbox(now)
         self.source = "\n".join(sources.values())
         """All of its text, for who wants to know what the model is told."""
+        self.default = sources.get("default", "")
+        """The text of the one for plain chat."""
         try:
             self._templates = {name: environment.from_string(source) for name, source in sources.items()}
         except TemplateSyntaxError as error:

@@ -128,9 +128,11 @@ class FakeInference:
 
     def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool = True) -> list[int]:
         self.model(model)
-        if isinstance(text, Chat):
-            text = "".join(f"{message['role']}:{message['content']}\n" for message in text.messages)
-        return list(text.encode())
+        return list((self.render(model, text) if isinstance(text, Chat) else text).encode())
+
+    def render(self, model: str | None, chat: Chat) -> str:
+        self.model(model)
+        return "".join(f"{message['role']}:{message['content']}\n" for message in chat.messages)
 
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         self.model(model)
