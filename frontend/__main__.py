@@ -68,7 +68,13 @@ async def run(config: FrontendConfig, model: LoadedModel, keys: KeyRing) -> None
         version=VERSION,
         max_resume_grace_s=config.max_resume_grace_s,
     )
-    app = build_app(inference, keys=keys, max_body_bytes=config.max_body_bytes, metrics=metrics.exposition)
+    app = build_app(
+        inference,
+        keys=keys,
+        max_body_bytes=config.max_body_bytes,
+        metrics=metrics.exposition,
+        cors_origins=config.cors_origins,
+    )
     tls = Tls.of(config.tls_cert, config.tls_key, config.tls_ca)
     rest = RestServer(rest_config(app, tls))
     with bound(config, grpc_server, tls) as rest_socket:

@@ -1,6 +1,7 @@
 """The REST app: which dialects it speaks, and what stands before all of them.
 
-A request passes `Outermost` (ids, errors), `Authentication` and `BodyLimit`, then its endpoint. Does not know workers.
+A request passes `Outermost` (ids, errors), `Authentication` and `BodyLimit`, then its endpoint. Before them may be
+CORS; on its way out an answer that comes whole may be compressed. Does not know workers.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -17,15 +19,19 @@ from starlette.types import Scope
 from frontend.api import Inference
 from frontend.callers import KeyRing
 from frontend.metrics import CONTENT_TYPE
+from frontend.rest.compression import Compression
 from frontend.rest.dialect import Dialect, Errors, Json
 from frontend.rest.docs import HOME, docs_page
 from frontend.rest.llamacpp.dialect import llamacpp_dialect
-from frontend.rest.middleware import Authentication, BodyLimit, Outermost
+from frontend.rest.middleware import OWN_ID, Authentication, BodyLimit, Outermost
 from frontend.rest.openai.dialect import openai_dialect
 from frontend.rest.openapi import openapi_document
 
 PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metrics"})
 """Paths that probes, scrapers and readers of the documentation read without a key."""
+
+EXPOSED = ("x-request-id", OWN_ID, "retry-after", "retry-after-ms", "x-should-retry")
+"""Headers of answers that pages may read."""
 
 
 def dialects_of(inference: Inference) -> tuple[Dialect, ...]:
@@ -33,8 +39,15 @@ def dialects_of(inference: Inference) -> tuple[Dialect, ...]:
     return (openai_dialect(inference), llamacpp_dialect(inference))
 
 
-def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metrics: Callable[[], bytes]) -> Starlette:
-    """`metrics` is the Prometheus exposition of now."""
+def build_app(
+    inference: Inference,
+    *,
+    keys: KeyRing,
+    max_body_bytes: int,
+    metrics: Callable[[], bytes],
+    cors_origins: Sequence[str] = (),
+) -> Starlette:
+    """`metrics` is the Prometheus exposition of now; pages of `cors_origins` may ask from browsers."""
     dialects = dialects_of(inference)
     pages = Pages(inference, metrics, openapi_document(dialects, guarded=not keys.is_open))
     errors = ErrorsByPath(dialects)
@@ -56,7 +69,9 @@ def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metri
             Route("/", pages.home),
         ],
         middleware=[
+            *_cors(cors_origins),
             Middleware(Outermost, errors_of=errors.of),
+            Middleware(Compression),
             Middleware(Authentication, keys=keys, public=PUBLIC.union(*(dialect.public for dialect in dialects))),
             Middleware(BodyLimit, max_bytes=max_body_bytes),
         ],
@@ -64,6 +79,20 @@ def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metri
     )
     app.router.redirect_slashes = False
     return app
+
+
+def _cors(origins: Sequence[str]) -> list[Middleware]:
+    """Before everything else: what browsers ask beforehand carries no key, and they shall read errors, too.
+
+    Without credentials: a key is a header that a page sends because it has it, not what a browser adds by itself.
+    """
+    if not origins:
+        return []
+    methods = ("GET", "POST", "DELETE")
+    cors = Middleware(
+        CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"], expose_headers=EXPOSED
+    )
+    return [cors]
 
 
 class ErrorsByPath:
