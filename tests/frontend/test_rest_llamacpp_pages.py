@@ -10,7 +10,7 @@ import pytest
 from frontend.api import WorkerStatus
 from frontend.tally import Counts
 from tests.frontend.fake_inference import MAX_CONTEXT, MODEL, FakeInference
-from tests.frontend.llamacpp_recorded import SLOT_KEYS
+from tests.frontend.llamacpp_recorded import RECORDED
 from tests.frontend.test_rest_app import rest_client
 from tests.frontend.test_rest_llamacpp import error_of
 
@@ -76,7 +76,7 @@ async def test_slots_are_room_on_decode_workers(client: httpx.AsyncClient, infer
     assert [slot["is_processing"] for slot in slots] == [True, False, False, False]
     assert [slot["id"] for slot in slots] == [0, 1, 2, 3]
     assert {slot["n_ctx"] for slot in slots} == {MAX_CONTEXT}
-    assert set(slots[0]) <= SLOT_KEYS
+    assert set(slots[0]) <= set(RECORDED.slot_keys)
     inference.fleet = [worker(running=3)]
     response = await client.get("/slots?fail_on_no_slot=1")
     assert (response.status_code, error_of(response)["type"]) == (503, "unavailable_error")

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.frontend.fake_inference import FakeInference
-from tests.frontend.llamacpp_recorded import ANSWERS, ERRORS, Request
+from tests.frontend.llamacpp_recorded import RECORDED, Request
 from tests.frontend.test_rest_app import rest_client
 
 LACKING = {
@@ -48,23 +48,26 @@ def document(response: httpx.Response, part: int | None) -> Any:
     return json.loads(events[part].removeprefix("data: "))
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+@pytest.mark.parametrize("name", RECORDED.answers)
 async def test_answers_have_the_keys_of_llama_cpps(name: str) -> None:
-    request, part, expected = ANSWERS[name]
+    recorded = RECORDED.answers[name]
     lacking = LACKING.get(name, set())
     async with rest_client(FakeInference()) as client:
-        response = await ask(client, request)
+        response = await ask(client, recorded["request"])
         assert response.status_code == 200, response.text
-        assert keys(document(response, part)) == {
-            path for path in expected if not any(path == left or path.startswith(f"{left}.") for left in lacking)
+        assert keys(document(response, recorded["event"])) == {
+            path
+            for path in recorded["keys"]
+            if not any(path == left or path.startswith(f"{left}.") for left in lacking)
         }
 
 
-@pytest.mark.parametrize("name", ERRORS)
+@pytest.mark.parametrize("name", RECORDED.errors)
 async def test_errors_are_those_of_llama_cpp(name: str) -> None:
-    request, status, kind = ERRORS[name]
+    recorded = RECORDED.errors[name]
     async with rest_client(FakeInference()) as client:
-        response = await ask(client, request)
+        response = await ask(client, recorded["request"])
         error = response.json()["error"]
-        assert (response.status_code, error["type"], error["code"]) == (status, kind, status)
+        assert (response.status_code, error["type"]) == (recorded["status"], recorded["type"])
+        assert error["code"] == response.status_code
         assert error["message"]
