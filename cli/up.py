@@ -111,6 +111,9 @@ def up(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Serve other machines without asking for a key.")
     ] = False,
+    cors_origins: Annotated[
+        str | None, typer.Option(help="Origins whose pages may send requests, comma-separated; * for all.")
+    ] = None,
     ttft_slo: Annotated[
         float | None, typer.Option(min=0.001, help="Refuse what is expected to have no first token in so many seconds.")
     ] = None,
@@ -186,6 +189,7 @@ def up(
                 "tls_key": tls_key and tls_key.absolute(),
                 "tls_ca": tls_ca and tls_ca.absolute(),
                 "insecure": insecure or None,
+                "cors_origins": cors_origins,
             },
             cpus=divided.cpus,
             borrowers=[role for role in divided.borrowers if ranks[role] == 1],

@@ -42,6 +42,20 @@ class InvalidRequest(TandemError):
 class ContextOverflow(InvalidRequest):
     reason = "CONTEXT_LENGTH_EXCEEDED"
 
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        prompt_tokens: int | None = None,
+        max_context: int | None = None,
+    ) -> None:
+        super().__init__(message, field=field)
+        self.prompt_tokens = prompt_tokens
+        """None where they were not counted."""
+        self.max_context = max_context
+        """Of the model; None where that is not what the request does not fit."""
+
 
 class UnknownModel(TandemError):
     reason = "MODEL_NOT_FOUND"

@@ -75,6 +75,7 @@ async def run(config: FrontendConfig, model: LoadedModel, keys: KeyRing) -> None
         max_body_bytes=config.max_body_bytes,
         metrics=metrics.exposition,
         lenient=config.unknown_parameters == "ignore",
+        cors_origins=config.cors_origins,
     )
     tls = Tls.of(config.tls_cert, config.tls_key, config.tls_ca)
     rest = RestServer(rest_config(app, tls))

@@ -30,6 +30,8 @@ class ServedModel:
     """The Jinja source of the one for conversations without tools."""
     template_variables: frozenset[str] = frozenset()
     """Names that its templates read, like enable_thinking."""
+    bos_token: str = ""
+    eos_token: str = ""
     calls_tools: bool = False
     """Whether it is told of tools, and its calls are told from the rest of its answers."""
     reasons: bool = False
@@ -57,6 +59,8 @@ class WorkerStatus:
     block_tokens: int
     running: int
     queued: int
+    max_sequences: int = 0
+    """That it holds at once."""
     counts: Counts
     """Over all starts of the worker that this frontend has met."""
 
@@ -95,6 +99,9 @@ class Inference(Protocol):
 
     def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool | None = None) -> list[int]:
         """The token ids that `generate` would use for this prompt, and for its `add_special_tokens`."""
+
+    def render(self, model: str | None, chat: Chat) -> str:
+        """The text that the model's chat template makes of a conversation."""
 
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str: ...
 

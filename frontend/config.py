@@ -81,6 +81,8 @@ class FrontendConfig(BaseSettings):
     """Prompt tokens that may wait for a worker."""
     max_body_bytes: PositiveInt = 16 * 2**20
     """Largest request, REST body or gRPC message."""
+    cors_origins: Names = ()
+    """Origins whose pages may send requests from browsers, comma-separated: https://host:port, or * for all."""
     max_attempts: PositiveInt = 5
     """Times in a row that a request is tried on workers without a token before its failure is the caller's."""
     max_worker_deaths: int = Field(default=3, ge=3)

@@ -33,7 +33,7 @@ from frontend.link import Link
 from frontend.model import LoadedModel
 from frontend.observer import Observer, Watched
 from frontend.parsed import answer_of
-from frontend.prompt import encode, tokens_of
+from frontend.prompt import encode, rendered, tokens_of
 from frontend.quarantine import Quarantine
 from frontend.request import (
     Chat,
@@ -195,6 +195,9 @@ class FleetInference:
     def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool | None = None) -> list[int]:
         return tokens_of(self._named(model), text, add_special_tokens=add_special_tokens)
 
+    def render(self, model: str | None, chat: Chat) -> str:
+        return rendered(self._named(model), chat)
+
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         named = self._named(model)
         check_token_ids(tuple(token_ids), named.limits.vocab_size, "token_ids")
@@ -228,6 +231,8 @@ class FleetInference:
             pooling=model.pooling,
             chat_template="" if model.template is None else model.template.default,
             template_variables=frozenset() if model.template is None else model.template.variables,
+            bos_token=model.tokenizer.bos_token or "",
+            eos_token=model.tokenizer.eos_token or "",
             calls_tools=model.families.tools is not None,
             reasons=model.families.reasoning is not None,
             spec=model.spec,
@@ -363,5 +368,6 @@ def _status(role: "pb.Role", link: Link) -> WorkerStatus:
         block_tokens=hello.block_tokens,
         running=load.running,
         queued=load.waiting,
+        max_sequences=hello.max_sequences,
         counts=link.tally.total,
     )

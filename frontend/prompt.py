@@ -14,7 +14,6 @@ from engine.errors import ContextOverflow, InvalidRequest
 from frontend.model import LoadedModel
 from frontend.request import Chat, TokenPrompt, check_token_ids
 from frontend.text.parsers.families import reasoning_family, takes_tools
-from frontend.text.template import ChatTemplate
 
 OFF_LOOP_CHARS = 8_192
 """Longer prompts are tokenized on a thread, so that they do not hold up everybody's tokens."""
@@ -56,16 +55,19 @@ def tokens_of(
     if isinstance(text, str):
         _check_length(text, max_chars, max_context)
         return model.tokenizer.encode(text, add_special_tokens=add_special_tokens is not False)
-    if model.template is None:
+    prompt = rendered(model, text, max_chars)
+    _check_length(prompt, max_chars, max_context)
+    return model.tokenizer.encode(prompt, add_special_tokens=bool(add_special_tokens))
+
+
+def rendered(model: LoadedModel, chat: Chat, max_chars: int | None = None) -> str:
+    """What the model's template makes of a conversation; of more than `max_chars`, the beginning. Raises
+    InvalidRequest."""
+    template = model.template
+    if template is None:
         raise InvalidRequest(f"{model.name} has no chat template; give one or use completions", field="messages")
-    if not text.messages:
+    if not chat.messages:
         raise InvalidRequest("the conversation has no messages", field="messages")
-    rendered = _rendered(model.template, text, max_chars)
-    _check_length(rendered, max_chars, max_context)
-    return model.tokenizer.encode(rendered, add_special_tokens=bool(add_special_tokens))
-
-
-def _rendered(template: ChatTemplate, chat: Chat, max_chars: int | None) -> str:
     if chat.offered and not takes_tools(template.source):
         raise InvalidRequest("the model's chat template does not know tools", field="tools")
     messages = chat.messages
@@ -120,6 +122,7 @@ def _check_length(text: str, max_chars: int | None, max_context: int | None) -> 
             f"the prompt has more than {max_chars} characters, too many tokens whatever they are; the model's context "
             f"is {max_context}",
             field="prompt",
+            max_context=max_context,
         )
 
 

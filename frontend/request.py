@@ -345,6 +345,8 @@ def _max_tokens(request: GenerateRequest, prompt_tokens: int, max_context: int) 
         raise ContextOverflow(
             f"the prompt has {prompt_tokens} tokens and the answer needs one; the model's context is {max_context}",
             field="prompt",
+            prompt_tokens=prompt_tokens,
+            max_context=max_context,
         )
     if request.max_tokens is None:
         return room
@@ -355,6 +357,8 @@ def _max_tokens(request: GenerateRequest, prompt_tokens: int, max_context: int) 
             f"prompt ({prompt_tokens} tokens) and max_tokens ({request.max_tokens}) exceed the model's context of "
             f"{max_context} tokens",
             field="max_tokens",
+            prompt_tokens=prompt_tokens,
+            max_context=max_context,
         )
     return request.max_tokens
 

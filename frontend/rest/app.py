@@ -1,6 +1,7 @@
 """The REST app: which dialects it speaks, and what stands before all of them.
 
-A request passes `Outermost` (ids, errors), `Authentication` and `BodyLimit`, then its endpoint. Does not know workers.
+A request passes `Outermost` (ids, errors), `Authentication` and `BodyLimit`, then its endpoint. Before them may be
+CORS; on its way out an answer that comes whole may be compressed. Does not know workers.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Match, Route
@@ -18,9 +20,11 @@ from frontend.api import Inference
 from frontend.callers import KeyRing
 from frontend.metrics import CONTENT_TYPE
 from frontend.rest.anthropic.dialect import anthropic_dialect
+from frontend.rest.compression import Compression
 from frontend.rest.dialect import ERRORS, Dialect, Errors, HeaderRoute, Json
 from frontend.rest.docs import HOME, docs_page
-from frontend.rest.middleware import Authentication, BodyLimit, Outermost
+from frontend.rest.llamacpp.dialect import llamacpp_dialect
+from frontend.rest.middleware import OWN_ID, Authentication, BodyLimit, Outermost
 from frontend.rest.ollama.dialect import ollama_dialect
 from frontend.rest.openai.dialect import openai_dialect
 from frontend.rest.openapi import openapi_document
@@ -29,6 +33,9 @@ from frontend.rest.vllm import vllm_dialect
 
 PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metrics"})
 """Paths that probes, scrapers and readers of the documentation read without a key."""
+
+EXPOSED = ("x-request-id", OWN_ID, "retry-after", "retry-after-ms", "x-should-retry")
+"""Headers of answers that pages may read."""
 
 
 def dialects_of(inference: Inference, *, lenient: bool = False) -> tuple[Dialect, ...]:
@@ -42,6 +49,7 @@ def dialects_of(inference: Inference, *, lenient: bool = False) -> tuple[Dialect
         tgi_dialect(inference),
         ollama_dialect(inference),
         anthropic_dialect(inference),
+        llamacpp_dialect(inference, lenient=lenient),
     )
 
 
@@ -52,8 +60,9 @@ def build_app(
     max_body_bytes: int,
     metrics: Callable[[], bytes],
     lenient: bool = False,
+    cors_origins: Sequence[str] = (),
 ) -> Starlette:
-    """`metrics` is the Prometheus exposition of now."""
+    """`metrics` is the Prometheus exposition of now; pages of `cors_origins` may ask from browsers."""
     dialects = dialects_of(inference, lenient=lenient)
     pages = Pages(inference, metrics, openapi_document(dialects, guarded=not keys.is_open))
     errors = ErrorsByPath(dialects)
@@ -75,7 +84,9 @@ def build_app(
             Route("/", pages.home),
         ],
         middleware=[
+            *_cors(cors_origins),
             Middleware(Outermost, errors_of=errors.of),
+            Middleware(Compression),
             Middleware(Authentication, keys=keys, public=PUBLIC.union(*(dialect.public for dialect in dialects))),
             Middleware(BodyLimit, max_bytes=max_body_bytes),
         ],
@@ -85,6 +96,18 @@ def build_app(
     return app
 
 
+def _cors(origins: Sequence[str]) -> list[Middleware]:
+    """Before everything else: what browsers ask beforehand carries no key, and they shall read errors, too.
+
+    Without credentials: a key is a header that a page sends because it has it, not what a browser adds by itself.
+    """
+    if not origins:
+        return []
+    methods = ("GET", "POST", "DELETE")
+    cors = Middleware(
+        CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"], expose_headers=EXPOSED
+    )
+    return [cors]
 def routes_of(dialects: Sequence[Dialect]) -> list[tuple[Route, Errors]]:
     """Every dialect's routes, in the order in which they are tried, and how errors of theirs are told."""
     routes = [(route, dialect.errors) for dialect in dialects for route in dialect.routes]

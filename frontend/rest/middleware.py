@@ -4,6 +4,7 @@ Plain ASGI, so that a streamed chunk costs one call more and nothing is buffered
 """
 
 import logging
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Container
 
@@ -27,8 +28,14 @@ SSE = "text/event-stream; charset=utf-8"
 NDJSON = "application/x-ndjson"
 
 
+OWN_ID = "x-tandem-request-id"
+"""Header of answers that have an id of their own besides the one that the request came with."""
+GIVEN_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
+
+
 class Outermost:
-    """Gives every response an id, and every exception the shape that `errors_of` a request has."""
+    """Gives every response an id, the request's if it came with one, and every exception the shape that `errors_of` a
+    request has."""
 
     def __init__(self, app: ASGIApp, errors_of: Callable[[Scope], Errors]) -> None:
         self._app = app
@@ -38,12 +45,16 @@ class Outermost:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = scope[REQUEST_ID] = f"req-{secrets.token_hex(12)}"
+        given = given_id(Headers(scope=scope))
+        request_id = scope[REQUEST_ID] = given or f"req-{secrets.token_hex(12)}"
         sent: list[MutableHeaders] = []
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
                 sent.append(headers := MutableHeaders(scope=message))
+                if given is not None and "x-request-id" in headers:
+                    headers[OWN_ID] = headers["x-request-id"]
+                    headers["x-request-id"] = given
                 headers.setdefault("x-request-id", request_id)
                 headers.setdefault("request-id", headers["x-request-id"])  # where Anthropic's clients look for it
             await send(message)
@@ -61,6 +72,12 @@ class Outermost:
                 await send({"type": "http.response.body", "body": part, "more_body": False})
             else:
                 raise
+
+
+def given_id(headers: Headers) -> str | None:
+    """By which the caller, or a proxy before us, calls a request; None where that is nothing to put into a log."""
+    name = headers.get("x-request-id", "")
+    return name if GIVEN_ID.fullmatch(name) else None
 
 
 def _note(error: Exception, request_id: str, path: str) -> None:

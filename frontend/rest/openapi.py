@@ -22,7 +22,7 @@ def openapi_document(dialects: Sequence[Dialect], *, guarded: bool = True) -> Js
         "openapi": "3.1.0",
         "info": {
             "title": "Tandem",
-            "version": _version(),
+            "version": tandem_version(),
             "description": "LLM inference with separate prefill and decode workers, in the dialects of "
             f"{', '.join(dialect.name for dialect in dialects)}. "
             "A parameter works or is refused by name; null is the same as leaving it out.",
@@ -33,7 +33,7 @@ def openapi_document(dialects: Sequence[Dialect], *, guarded: bool = True) -> Js
     }
 
 
-def _version() -> str:
+def tandem_version() -> str:
     try:
         return version("tandem-serve")
     except PackageNotFoundError:

@@ -154,9 +154,12 @@ class FakeInference:
         """Nothing but a conversation that asks for it gets a special token."""
         self.model(model)
         if isinstance(text, Chat):
-            text = "".join(f"{message['role']}:{message['content']}\n" for message in text.messages)
-            return [EOS] * bool(add_special_tokens) + list(text.encode())
+            return [EOS] * bool(add_special_tokens) + list(self.render(model, text).encode())
         return list(text.encode())
+
+    def render(self, model: str | None, chat: Chat) -> str:
+        self.model(model)
+        return "".join(f"{message['role']}:{message['content']}\n" for message in chat.messages)
 
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         self.model(model)

@@ -78,6 +78,9 @@ class FakeInference:
         self.model(model)
         return [len(str(text)), int(add_special_tokens is not False)]
 
+    def render(self, model: str | None, chat: Chat) -> str:
+        raise NotImplementedError
+
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         return f"{list(token_ids)} {skip_special_tokens}"
 

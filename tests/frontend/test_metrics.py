@@ -61,6 +61,9 @@ class FakeInference:
     def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool | None = None) -> list[int]:
         raise NotImplementedError
 
+    def render(self, model: str | None, chat: Chat) -> str:
+        raise NotImplementedError
+
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         raise NotImplementedError
 

