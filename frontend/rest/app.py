@@ -108,6 +108,8 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
         CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"], expose_headers=EXPOSED
     )
     return [cors]
+
+
 def routes_of(dialects: Sequence[Dialect]) -> list[tuple[Route, Errors]]:
     """Every dialect's routes, in the order in which they are tried, and how errors of theirs are told."""
     routes = [(route, dialect.errors) for dialect in dialects for route in dialect.routes]

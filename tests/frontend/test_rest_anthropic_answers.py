@@ -251,7 +251,9 @@ async def test_streamed_thinking_is_signed() -> None:
 
 
 async def test_streamed_tools() -> None:
-    script = parsed("Well.\n<tool_call>", '{"name": "get_weather", "arguments": {"city"', ': "Paris"}}', "\n</tool_call>")
+    script = parsed(
+        "Well.\n<tool_call>", '{"name": "get_weather", "arguments": {"city"', ': "Paris"}}', "\n</tool_call>"
+    )
     _, _, *events, _, _ = await stream(script, tools=TOOLS)
     use_id = events[3]["content_block"]["id"]
     empty = {"type": "tool_use", "id": use_id, "name": "get_weather", "input": {}}
@@ -469,7 +471,12 @@ async def test_the_parameter_at_fault_is_in_the_message(field: str) -> None:
 async def test_errors_before_routing_are_anthropics_on_its_paths() -> None:
     async with rest_client(FakeInference(), api_key="key", max_body_bytes=1000) as client:
         key = {"x-api-key": "key"}
-        for path, headers in ((MESSAGES, {}), (COUNT, {}), ("/v1/messages/batches/x/results", {}), ("/v1/models/a", VERSION)):
+        for path, headers in (
+            (MESSAGES, {}),
+            (COUNT, {}),
+            ("/v1/messages/batches/x/results", {}),
+            ("/v1/models/a", VERSION),
+        ):
             response = await client.request("GET" if "models" in path else "POST", path, headers=headers)
             assert response.status_code == 401
             assert anthropic_error_of(response)[0] == "authentication_error"

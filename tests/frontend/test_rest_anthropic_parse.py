@@ -177,16 +177,16 @@ def test_messages_may_be_empty() -> None:
 
 
 def test_tools_are_as_templates_know_them() -> None:
-    assert prompt(tools=[{**TOOL, "type": "custom", "strict": False, "eager_input_streaming": True}]).tools == (WEATHER,)
+    assert prompt(tools=[{**TOOL, "type": "custom", "strict": False, "eager_input_streaming": True}]).tools == (
+        WEATHER,
+    )
     (bare,) = prompt(tools=[{"name": "f", "input_schema": {"b": 1, "a": None}}]).tools
     assert json.dumps(bare) == '{"type": "function", "function": {"name": "f", "parameters": {"b": 1, "a": null}}}'
     assert prompt(tools=[]) == prompt()
     auto = prompt(tools=[TOOL], tool_choice={"type": "auto"})
     assert auto == prompt(tools=[TOOL])
     assert auto.parallel_tool_calls
-    assert not prompt(
-        tools=[TOOL], tool_choice={"type": "auto", "disable_parallel_tool_use": True}
-    ).parallel_tool_calls
+    assert not prompt(tools=[TOOL], tool_choice={"type": "auto", "disable_parallel_tool_use": True}).parallel_tool_calls
     none = prompt(tools=[TOOL], tool_choice={"type": "none"})
     assert (none.tool_choice, none.offered) == (NO_TOOLS, ())
 
@@ -248,7 +248,10 @@ def user(*blocks: object) -> dict[str, object]:
         ({"messages": [USER, {"role": "assistant", "content": [RESULT]}]}, "messages[1].content[0].type"),
         ({"messages": [USER, ASSISTANT]}, "messages[1].content[0]"),
         ({"messages": [{"role": "system", "content": [USE]}, USER]}, "messages[0].content[0].type"),
-        ({"messages": [{"role": "assistant", "content": [{**USE, "input": "x"}]}, USER]}, "messages[0].content[0].input"),
+        (
+            {"messages": [{"role": "assistant", "content": [{**USE, "input": "x"}]}, USER]},
+            "messages[0].content[0].input",
+        ),
         ({"system": [USE]}, "system[0].type"),
         ({"system": 5}, "system"),
         ({"tools": [5]}, "tools[0]"),

@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from frontend.api import Inference
 from frontend.request import Delta, Event, Finish, Finished, GenerateRequest, Started
+from frontend.rest.answers import answer, generate_what_fits, send_part, start_stream
 from frontend.rest.anthropic.answer_types import (
     AnthropicMessage,
     MessageDelta,
@@ -22,7 +23,6 @@ from frontend.rest.anthropic.answer_types import (
 from frontend.rest.anthropic.content import WholeContent
 from frontend.rest.anthropic.events import Events
 from frontend.rest.anthropic.parse import NAMES, parse_count, parse_messages
-from frontend.rest.answers import answer, generate_what_fits, send_part, start_stream
 from frontend.rest.middleware import CALLER, SSE
 
 encode = msgspec.json.Encoder().encode

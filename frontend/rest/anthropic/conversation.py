@@ -16,11 +16,11 @@ from frontend.rest.anthropic.request_types import (
     ChooseTool,
     CountTokensRequest,
     MayChoose,
+    MessageTool,
     TextBlock,
     ThinkingBlock,
     ThinkingDisabled,
     ThinkingEnabled,
-    MessageTool,
     ToolResultBlock,
     ToolUseBlock,
 )

@@ -21,10 +21,10 @@ from frontend.rest.anthropic.request_types import (
     TOOL_OFF,
     UNREAD_BLOCKS,
     CountTokensRequest,
-    MessagesRequest,
     MessageOutputConfig,
-    ThinkingEnabled,
+    MessagesRequest,
     MessageTool,
+    ThinkingEnabled,
     Turn,
 )
 from frontend.rest.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported

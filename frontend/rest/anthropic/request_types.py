@@ -175,9 +175,7 @@ class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
         Annotated[float, Meta(description="0 is greedy.", extra_json_schema={"minimum": 0, "maximum": 1})] | None
     ) = None
     top_p: (
-        Annotated[
-            float, Meta(description="Nucleus sampling.", extra_json_schema={"exclusiveMinimum": 0, "maximum": 1})
-        ]
+        Annotated[float, Meta(description="Nucleus sampling.", extra_json_schema={"exclusiveMinimum": 0, "maximum": 1})]
         | None
     ) = None
     top_k: Annotated[int, Meta(description="0 keeps all.", extra_json_schema={"minimum": 0})] | None = None

@@ -26,16 +26,22 @@ from frontend.rest.llamacpp.request_types import LlamaCompletionRequest, LlamaIn
 from frontend.rest.openai import chat
 from frontend.rest.openai.answer import Endpoint
 from frontend.rest.openai.models import models_endpoint
-from frontend.rest.openai.parse import parse_chat
+from frontend.rest.openai.parse import Ask, parse_chat
 
 NO_EMBEDDINGS = "this server has no embeddings"
 NO_SLOT_ACTIONS = "slots cannot be saved, restored or erased"
 NO_CHANGES = "this server's properties cannot be changed"
-CHAT = replace(chat.FORMAT, parse=lambda body: parse_chat(with_model(body)))
 ERROR = "LlamaErrorBody"
 
 
-def llamacpp_dialect(inference: Inference) -> Dialect:
+def _parse_chat(body: bytes, *, lenient: bool = False) -> Ask:
+    return parse_chat(with_model(body), lenient=lenient)
+
+
+CHAT = replace(chat.FORMAT, parse=_parse_chat)
+
+
+def llamacpp_dialect(inference: Inference, *, lenient: bool = False) -> Dialect:
     completion = LlamaEndpoint(inference, parse_completion)
     pages = Pages(inference)
     return Dialect(
@@ -44,7 +50,7 @@ def llamacpp_dialect(inference: Inference) -> Dialect:
             Route("/completion", completion, methods=["POST"]),
             Route("/completions", completion, methods=["POST"]),
             Route("/infill", LlamaEndpoint(inference, parse_infill), methods=["POST"]),
-            Route("/chat/completions", Endpoint(inference, CHAT), methods=["POST"]),
+            Route("/chat/completions", Endpoint(inference, CHAT, lenient=lenient), methods=["POST"]),
             Route("/apply-template", pages.apply_template, methods=["POST"]),
             Route("/embedding", refusing(NO_EMBEDDINGS), methods=["POST"]),
             Route("/embeddings", refusing(NO_EMBEDDINGS), methods=["POST"]),
