@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.errors import TandemError, Unauthenticated
+from engine.errors import TandemError, Unauthenticated, Unsupported
 from frontend.callers import KeyRing, bearer_key
 from frontend.rest.dialect import Errors
 from frontend.rest.errors import status_of
@@ -83,7 +83,7 @@ def given_id(headers: Headers) -> str | None:
 def _note(error: Exception, request_id: str, path: str) -> None:
     if not isinstance(error, TandemError | HTTPException):
         log.error("%s of %s failed", request_id, path, exc_info=error)
-    elif status_of(error) >= 500:
+    elif status_of(error) >= 500 and not isinstance(error, Unsupported):
         log.warning("%s of %s failed: %s", request_id, path, error)
 
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from engine.errors import Overloaded
+from engine.errors import Overloaded, Unsupported
 from frontend.callers import KeyRing
 from frontend.rest.app import build_app
 from frontend.rest.compression import MIN_BYTES, OFF_LOOP_BYTES, Compression, takes_gzip
@@ -206,3 +206,9 @@ async def test_the_log_calls_a_request_by_its_id(caplog: pytest.LogCaptureFixtur
     async with rest_client(FakeInference([ZeroDivisionError()])) as client:
         await client.post(CHAT, json=QUESTION, headers={"x-request-id": "mine-7"})
     assert "mine-7" in caplog.text
+
+
+async def test_what_this_server_does_not_do_is_no_failure_of_its(caplog: pytest.LogCaptureFixture) -> None:
+    async with rest_client(FakeInference([Unsupported("not here")])) as client:
+        assert (await client.post(CHAT, json=QUESTION)).status_code == 501
+    assert not caplog.records

@@ -89,6 +89,8 @@ def _of(schema: Json, schemas: Json) -> SearchStrategy[Any]:
             inner = schema.get("additionalProperties")
             values = beside(inner, schemas) if isinstance(inner, dict) else anything
             return st.dictionaries(st.integers(0, 200).map(str), values, max_size=3)
+        case "array" if "prefixItems" in schema:
+            return st.tuples(*(beside(each, schemas) for each in schema["prefixItems"]))
         case "array":
             least, most = schema.get("minItems", 0), min(schema.get("maxItems", 3), 3)
             return st.lists(beside(schema.get("items", {}), schemas), min_size=least, max_size=most)

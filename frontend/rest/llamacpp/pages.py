@@ -73,7 +73,7 @@ class Pages:
         if not isinstance(adapters, list):
             raise InvalidRequest("the request body must be a JSON array")
         if adapters:
-            raise Unsupported("this server has no LoRA adapters")
+            raise InvalidRequest("this server has no LoRA adapters")
         return _json(LlamaSuccess())
 
     async def apply_template(self, request: Request) -> Response:
