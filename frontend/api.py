@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from frontend.recorder import Recorder
 from frontend.request import Chat, Event, GenerateRequest
 from frontend.tally import Counts
 
@@ -40,6 +41,19 @@ class WorkerStatus:
     block_tokens: int
     running: int
     queued: int
+    queued_tokens: int = 0
+    """Of prompts, still to be computed."""
+    max_sequences: int = 0
+    """The largest batch."""
+    prefill_tokens_per_s: float = 0.0
+    """Measured, a moving average, as are those that follow; 0 until there is a measurement."""
+    decode_step_s: float = 0.0
+    transfer_bytes_per_s: float = 0.0
+    """To decode workers."""
+    slowdown: float = 0.0
+    """What steps take against what they took at the worker's start."""
+    state: str = ""
+    """Why the worker takes no requests; empty if it does."""
     counts: Counts
     """Over all starts of the worker that this frontend has met."""
 
@@ -80,6 +94,10 @@ class Inference(Protocol):
     @property
     def counts(self) -> Counts:
         """Of all workers that this frontend has met, those that are gone among them."""
+
+    @property
+    def recorder(self) -> Recorder:
+        """What became of requests."""
 
     def readiness(self) -> Readiness: ...
 

@@ -19,7 +19,7 @@ from engine.errors import TandemError
 from frontend.api import Inference
 from frontend.request import CallDelta, Delta, Event, Finished, GenerateRequest, TokenLogprobs
 from frontend.rest.hangup import run_unless_hung_up
-from frontend.rest.middleware import CALLER
+from frontend.rest.middleware import CALLER, REQUEST_ID
 
 Generate = Callable[[Inference, GenerateRequest], AsyncGenerator[Event, None]]
 
@@ -62,12 +62,20 @@ async def answer(
             error.field = names.get(error.field or "", error.field)
             raise
 
+    request_id, caller = scope[REQUEST_ID], scope[CALLER]
     works = [
-        run(index, replace(request, trace_headers=trace_headers, caller=scope[CALLER]))
+        run(
+            index, replace(request, trace_headers=trace_headers, caller=caller, request_id=_numbered(request_id, index))
+        )
         for index, request in enumerate(generations)
     ]
     if await run_unless_hung_up(receive, works):
         await answers.finish(scope, receive)
+
+
+def _numbered(request_id: str, index: int) -> str:
+    """Of one choice; the first has the id that the response has."""
+    return f"{request_id}-{index}" if index else request_id
 
 
 async def start_stream(send: Send, content_type: str, request_id: str) -> None:

@@ -17,6 +17,7 @@ from starlette.types import Scope
 from frontend.api import Inference
 from frontend.callers import KeyRing
 from frontend.metrics import CONTENT_TYPE
+from frontend.rest.debug import DebugPages
 from frontend.rest.dialect import Dialect, Errors, Json
 from frontend.rest.docs import HOME, docs_page
 from frontend.rest.middleware import Authentication, BodyLimit, Outermost
@@ -49,7 +50,7 @@ def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metri
             Route("/health", pages.health),
             Route("/ready", pages.ready),
             Route("/metrics", pages.metrics),
-            Route("/debug/custody", pages.custody),
+            *DebugPages(inference).routes,
             Route("/openapi.json", pages.openapi),
             Route("/docs", pages.docs),
             Route("/", pages.home),
@@ -94,9 +95,6 @@ class Pages:
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics(), headers={"Content-Type": CONTENT_TYPE})
-
-    async def custody(self, request: Request) -> Response:
-        return _json(await self._inference.custody())
 
     async def openapi(self, request: Request) -> Response:
         return Response(self._openapi, media_type="application/json")

@@ -4,7 +4,6 @@ Plain ASGI, so that a streamed chunk costs one call more and nothing is buffered
 """
 
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Container
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import TandemError, Unauthenticated
 from frontend.callers import KeyRing
+from frontend.request import new_request_id
 from frontend.rest.dialect import Errors
 from frontend.rest.errors import status_of
 
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 CALLER = "tandem.caller"
 """Where a request's scope says who asks."""
+REQUEST_ID = "tandem.request_id"
+"""And by what id it is known."""
 SSE = "text/event-stream; charset=utf-8"
 NDJSON = "application/x-ndjson"
 
@@ -36,7 +38,7 @@ class Outermost:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = f"req-{secrets.token_hex(12)}"
+        request_id = scope[REQUEST_ID] = new_request_id()
         sent: list[MutableHeaders] = []
 
         async def send_on(message: Message) -> None:
