@@ -1,8 +1,8 @@
 """A server's status drawn for a terminal, in as many lines as that has.
 
-From the top: the server, its last minute, its workers, where the time to the first token went, the slowest requests, the
-router's latest decisions. Whoever has little room sees fewer of each; 80 by 24 shows all kinds. Pure: a status in, lines
-out.
+From the top: the server, its last minute, its workers, where the time to the first token went, the slowest requests,
+the router's latest decisions. Whoever has little room sees fewer of each; 80 by 24 shows all kinds. Pure: a status in,
+lines out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,7 +74,7 @@ def _shared_out(left: int | None, workers: int, slowest: int, decisions: int) ->
     return Room(*given)
 
 
-# -- the server and its last minute --------------------------------------------------------------------------------------
+# -- the server and its last minute ------------------------------------------------------------------------------------
 
 
 def _server(status: ServerStatus) -> list[Text]:
@@ -144,7 +144,7 @@ def _style(segment: str) -> str:
     return STYLES.get(segment, "blue")
 
 
-# -- workers -------------------------------------------------------------------------------------------------------------
+# -- workers -----------------------------------------------------------------------------------------------------------
 
 
 def _workers(workers: Sequence[WorkerStatus], most: int) -> list[Text]:
@@ -192,7 +192,7 @@ def _speed(worker: WorkerStatus) -> str:
     return ", ".join(parts)
 
 
-# -- requests and decisions ----------------------------------------------------------------------------------------------
+# -- requests and decisions --------------------------------------------------------------------------------------------
 
 
 def _slowest(status: ServerStatus, most: int) -> list[Text]:
@@ -237,7 +237,7 @@ def _decision(latest: LatestDecision, now_s: float) -> Text:
     return line
 
 
-# -- words and numbers ---------------------------------------------------------------------------------------------------
+# -- words and numbers -------------------------------------------------------------------------------------------------
 
 
 def _joined(*parts: Text) -> Text:

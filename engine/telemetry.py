@@ -254,7 +254,7 @@ class _QuietExporter(SpanExporter):
 LOG_FIELDS = "tandem_fields"
 """In a record's `extra`: what the line tells besides its message, by name."""
 
-_log_context: ContextVar[Mapping[str, str]] = ContextVar("log_context")  # noqa: B039 # none is ever changed
+_log_context: ContextVar[Mapping[str, str]] = ContextVar("log_context")
 
 
 def set_log_context(request_id: str, trace_id: str) -> None:

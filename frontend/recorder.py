@@ -1,7 +1,7 @@
 """Keeps what became of requests: the latest, the slowest and those that failed, each a bounded number and size.
 
-Records are kept encoded, as they will be read: what they take is known to the byte, and there is nothing in them for the
-garbage collector to look at. Knows who may see which. Does not know how records come about.
+Records are kept encoded, as they will be read: what they take is known to the byte, and there is nothing in them for
+the garbage collector to look at. Knows who may see which. Does not know how records come about.
 """
 
 import heapq
