@@ -46,7 +46,7 @@ class _Bar:
 
 def waterfall(record: RequestRecord, width: int = 80) -> RenderableType:
     """Everything that is known of a request, at most `width` cells wide."""
-    cells = max(width - _LEFT_CELLS, 10)
+    cells = max(width - _LEFT_CELLS, 8)
     lines = [*_head(record), Text(), *_ledger(record, cells), Text()]
     if record.ttft_ms is not None:
         lines += [*_rest(record), *_largest("time to first token", record.ttft_segments, record.ttft_ms)]
