@@ -5,6 +5,7 @@ everybody's to see, a request is its own key's and the operator's (`Caller.is_op
 """
 
 import time
+from collections.abc import Sequence
 
 import msgspec
 from starlette.requests import Request
@@ -99,29 +100,35 @@ def _json(value: object) -> Response:
 
 def operations(error: str) -> Json:
     """The paths, as OpenAPI has them; `error` names the schema of errors."""
-    custody = content("application/json", {"type": "array", "items": {"type": "object"}})
-    which = _parameter("list", "query", {"type": "string", "enum": ["recent", "slowest", "failed"]}, "Default: recent.")
-    limit = _parameter(
-        "limit",
-        "query",
-        {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT},
-        f"Default: {DEFAULT_LIMIT}.",
+
+    def get(summary: str, answer: Json, *statuses: int, missing: str = "", parameters: Sequence[Json] = ()) -> Json:
+        described = operation(summary, answer, *statuses, error=error, missing=missing)
+        return {"get": {"parameters": parameters, **described} if parameters else described}
+
+    limit: Json = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}
+    lists: Json = {"type": "string", "enum": ["recent", "slowest", "failed"]}
+    which = (
+        _parameter("list", "query", lists, "Default: recent."),
+        _parameter("limit", "query", limit, f"Default: {DEFAULT_LIMIT}."),
     )
     request_id = _parameter("request_id", "path", {"type": "string"}, "As an answer or x-request-id tells it.")
-    requests = operation(
-        "Requests that have ended: recent, slowest, failed", json("RequestList"), 400, 401, error=error
-    )
-    one = operation(
-        "Where the time of one request went, and which workers had it", json("RequestRecord"), 401, error=error
-    )
-    one["responses"]["404"] = {"description": "No such record is kept, or not for this key.", "content": json(error)}
     return {
-        "/debug/custody": {"get": operation("Who holds which KV blocks, on every worker", custody, 401, error=error)},
-        "/debug/status": {
-            "get": operation("Workers, queues, the last minute, the slowest", json("ServerStatus"), 401, error=error)
-        },
-        "/debug/requests": {"get": {"parameters": [which, limit], **requests}},
-        "/debug/requests/{request_id}": {"get": {"parameters": [request_id], **one}},
+        "/debug/custody": get(
+            "Who holds which KV blocks, on every worker",
+            content("application/json", {"type": "array", "items": {"type": "object"}}),
+            401,
+        ),
+        "/debug/status": get("Workers, queues, the last minute, the slowest requests", json("ServerStatus"), 401),
+        "/debug/requests": get(
+            "Requests that have ended, and where their time went", json("RequestList"), 400, 401, parameters=which
+        ),
+        "/debug/requests/{request_id}": get(
+            "One of them",
+            json("RequestRecord"),
+            401,
+            missing="No such record is kept, or it is not for this key.",
+            parameters=[request_id],
+        ),
     }
 
 
