@@ -103,7 +103,7 @@ def operations(error: str) -> Json:
 
     def get(summary: str, answer: Json, *statuses: int, missing: str = "", parameters: Sequence[Json] = ()) -> Json:
         described = operation(summary, answer, *statuses, error=error, missing=missing)
-        return {"get": {"parameters": parameters, **described} if parameters else described}
+        return {"get": {"parameters": list(parameters), **described} if parameters else described}
 
     limit: Json = {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT}
     lists: Json = {"type": "string", "enum": ["recent", "slowest", "failed"]}
