@@ -159,8 +159,9 @@ def _workers(workers: Sequence[WorkerStatus], most: int) -> list[Text]:
 
 
 def _worker(worker: WorkerStatus) -> Text:
-    name = worker.worker_id or worker.address
-    line = Text(f"{_cut(name, 16):<17}", "" if worker.ready else "red")
+    # Of a worker that is away only the address is known, whose end is what tells one from the other.
+    name = _cut(worker.worker_id, 16) if worker.worker_id else f"…{worker.address[-15:]}"
+    line = Text(f"{name:<17}", "" if worker.ready else "red")
     if not worker.ready:
         return line.append(f" {worker.role}: {worker.state or 'not ready'}", "red")
     batch = f"{worker.running}/{worker.max_sequences}" if worker.max_sequences else str(worker.running)

@@ -17,7 +17,7 @@ MEANING: Mapping[str, str] = {
     "admit": "checks",
     "tokenize": "chat template and tokenizer",
     "route": "choosing workers",
-    "grant": "waiting for room on a decode worker",
+    "grant": "waiting for room on a decode worker, and attempts that failed",
     "prefill": "with the workers, no token yet",
     "prefill_queue": "waiting for the worker that computes the prompt",
     "prefill_compute": "computing the prompt",

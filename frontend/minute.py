@@ -24,7 +24,7 @@ class LastMinute(msgspec.Struct, frozen=True, kw_only=True):
     """Of requests that ended in it."""
 
     over_s: float
-    """A minute, or less where there were more requests than are looked at."""
+    """A minute; less where the server is younger, or had more requests than are looked at."""
     num_answered: int
     """That had a first token."""
     num_failed: dict[str, int]
@@ -46,8 +46,12 @@ class Minute:
     """Takes what ended, tells of the last minute."""
 
     now: Callable[[], float] = time.monotonic
+    _began_s: float = field(init=False)
     _answered: deque[tuple[float, ...]] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
     _failed: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=MAX_SAMPLES))
+
+    def __post_init__(self) -> None:
+        self._began_s = self.now()
 
     def add(self, record: RequestRecord) -> None:
         if record.ttft_ms is not None:
@@ -61,7 +65,8 @@ class Minute:
         now_s = self.now()
         samples = [sample for sample in self._answered if sample[0] > now_s - WINDOW_S]
         failures = Counter(reason for at_s, reason in self._failed if at_s > now_s - WINDOW_S)
-        over_s = WINDOW_S if len(samples) < MAX_SAMPLES else now_s - samples[0][0]
+        since_s = samples[0][0] if len(samples) == MAX_SAMPLES else self._began_s
+        over_s = min(now_s - since_s, WINDOW_S)
         _, ttfts, prompt, cached, output, *parts = zip(*samples, strict=True) if samples else ((),) * _width()
         ordered = sorted(ttfts)
         return LastMinute(

@@ -146,11 +146,11 @@ class Recorder:
         self._decisions.append(decision)
 
     def _turn_period(self) -> None:
-        late_s = self.now() - self._period_s
-        if late_s >= PERIOD_S:
-            self._slowest_before = self._slowest if late_s < 2 * PERIOD_S else self._new_slowest()
+        num_periods = (self.now() - self._period_s) // PERIOD_S
+        if num_periods:
+            self._slowest_before = self._slowest if num_periods == 1 else self._new_slowest()
             self._slowest = self._new_slowest()
-            self._period_s = self.now()
+            self._period_s += num_periods * PERIOD_S
 
     def _new_slowest(self) -> Slowest:
         return Slowest(self.max_slowest, self.max_bytes)

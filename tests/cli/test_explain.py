@@ -13,7 +13,7 @@ from cli.waterfall import MEANING, drawn, waterfall
 from frontend.ledger import SECOND_TOKEN_SEGMENTS, TTFT_SEGMENTS
 from frontend.records import MAX_ATTEMPTS, RequestAttempt, RequestRecord
 from tests.cli.pages import serving
-from tests.cli.statuses import LOCAL, REMOTE, record, refused
+from tests.statuses import LOCAL, REMOTE, record, refused
 
 
 def text(made: RequestRecord, width: int = 80) -> str:

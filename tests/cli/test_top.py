@@ -21,7 +21,7 @@ from cli.screen import screen
 from frontend.minute import LastMinute, Minute
 from frontend.status import ServerStatus
 from tests.cli.pages import serving
-from tests.cli.statuses import NOW_S, record, status, worker
+from tests.statuses import NOW_S, record, status, worker
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,6 +88,11 @@ def test_those_in_need_come_first() -> None:
     workers = [worker(f"decode-{n}") for n in range(20)] + [worker("prefill-9", ready=False, state="not connected")]
     lines = shown(status(workers=workers))
     assert lines[4].split() == ["prefill-9", "prefill:", "not", "connected"]
+
+
+def test_a_worker_that_is_away_is_told_by_the_end_of_its_address() -> None:
+    away = worker("decode-0", worker_id="", address="unix:/tmp/a-long-folder/decode-0.sock", ready=False)
+    assert shown(status(workers=[away]))[4].startswith("…r/decode-0.sock  decode: not ready")
 
 
 def test_a_leak_is_shown() -> None:

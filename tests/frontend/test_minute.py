@@ -2,8 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frontend.minute import MAX_SAMPLES, WINDOW_S, Minute
-from tests.cli.statuses import SEGMENTS, record, refused
 from tests.frontend.test_recorder import Clock
+from tests.statuses import SEGMENTS, record, refused
 
 
 def test_before_anything_has_ended_there_is_nothing_to_tell() -> None:
@@ -21,6 +21,7 @@ def test_a_minute() -> None:
     minute.add(record(9, outcome="CANCELLED"))  # it had its first token: nothing was refused to it
     clock.at_s += WINDOW_S / 2
     summary = minute.summary()
+    assert summary.over_s == WINDOW_S / 2
     assert summary.num_answered == 5
     assert summary.num_failed == {"OVERLOADED": 1}
     assert summary.output_tokens == 5 * 64
@@ -28,7 +29,7 @@ def test_a_minute() -> None:
     assert (summary.ttft_p50_ms, summary.ttft_p95_ms, summary.ttft_max_ms) == (200.0, 400.0, 400.0)
     assert summary.ttft_segments == SEGMENTS
     clock.at_s += WINDOW_S / 2
-    assert minute.summary().num_answered == 0
+    assert (minute.summary().num_answered, minute.summary().over_s) == (0, WINDOW_S)
 
 
 @given(st.lists(st.lists(st.floats(0, 1e5), min_size=8, max_size=8), min_size=1, max_size=30))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from frontend.callers import ANYBODY, Caller
 from frontend.recorder import PERIOD_S, Recorder
 from frontend.records import RequestRecord
-from tests.cli.statuses import record, refused
+from tests.statuses import record, refused
 
 ALICE, BOB = Caller(name="alice"), Caller(name="bob")
 

@@ -18,10 +18,10 @@ from frontend.records import RequestRecord
 from frontend.rest.app import build_app
 from frontend.rest.debug import IN_STATUS, MAX_LIMIT
 from frontend.status import RequestList, ServerStatus
-from tests.cli.statuses import REMOTE, record, refused, worker
 from tests.frontend.fake_inference import MODEL, FakeInference
 from tests.frontend.test_callers import entry, key_file
 from tests.frontend.test_rest_app import error_of
+from tests.statuses import REMOTE, record, refused, worker
 
 QUESTION = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 

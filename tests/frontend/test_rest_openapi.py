@@ -9,9 +9,9 @@ from frontend.rest.app import dialects_of
 from frontend.rest.openai import request_types as types
 from frontend.rest.openai.parse import parse_chat, parse_completion
 from frontend.rest.openapi import openapi_document
-from tests.cli.statuses import record
 from tests.frontend.fake_inference import MODEL, FakeInference
 from tests.frontend.test_rest_app import rest_client
+from tests.statuses import record
 
 DIALECTS = dialects_of(FakeInference())
 DOCUMENT: Any = openapi_document(DIALECTS)
