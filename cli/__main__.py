@@ -6,9 +6,11 @@ from cli.chaos.command import chaos
 from cli.chat import chat
 from cli.custody import custody
 from cli.demo import demo
+from cli.explain import explain
 from cli.keys import keys
 from cli.load.command import BenchCommand, bench
 from cli.roles import add_roles
+from cli.top import top
 from cli.up import up
 
 app = typer.Typer(
@@ -22,6 +24,8 @@ app.command()(up)
 app.command()(demo)
 app.command()(chat)
 app.command()(custody)
+app.command()(explain)
+app.command()(top)
 app.add_typer(keys, name="keys")
 app.command(cls=BenchCommand)(bench)
 app.command()(chaos)

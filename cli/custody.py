@@ -1,9 +1,6 @@
 """`tandem custody`: who holds which KV blocks, on every worker that a frontend knows."""
 
 import json
-import ssl
-import urllib.error
-import urllib.request
 from typing import Annotated
 
 import typer
@@ -12,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.launch import refusals
+from cli.page import Frontend
 from cli.trust import CaOption, CertOption, KeyOption, Trust
 
 COUNTS = ("num_blocks", "free_blocks", "cached_blocks", "leaked_blocks")
@@ -29,22 +27,17 @@ def custody(
 ) -> None:
     """Show who holds which KV blocks, since when and why."""
     with refusals(Console(stderr=True)):
-        context = Trust(ca=ca, cert=cert, key=key).for_https(url)
+        frontend = Frontend.checked(url, api_key, Trust(ca=ca, cert=cert, key=key))
     try:
-        reports = _fetch(f"{url.rstrip('/')}/debug/custody", api_key, context)
+        reports = _fetch(frontend)
     except (OSError, ValueError) as error:
         typer.echo(f"tandem: no custody report from {url}: {error}", err=True)
         raise typer.Exit(1) from error
     Console().print(render(reports))
 
 
-def _fetch(url: str, api_key: str | None, context: ssl.SSLContext | None) -> list[Report]:
-    if not url.startswith(("http://", "https://")):
-        raise ValueError("the address must start with http:// or https://")
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
-    handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-    with urllib.request.build_opener(*handlers).open(request, timeout=10.0) as response:
-        reports = json.load(response)
+def _fetch(frontend: Frontend) -> list[Report]:
+    reports = json.loads(frontend.read("/debug/custody"))
     if not isinstance(reports, list):
         raise ValueError("the answer is not a list of workers")
     return reports

@@ -40,7 +40,8 @@ def launch(deployment: Deployment, console: Console, when_ready: WhenReady) -> i
 
     Raises GaveUp when a process cannot be brought to run, ConfigError when there is no place for sockets.
     """
-    with runtime_folder(deployment.socket_names()) as folder, Progress(console) as progress:
+    as_json = deployment.shared.get("log_format") == "json"
+    with runtime_folder(deployment.socket_names()) as folder, Progress(console, as_json=as_json) as progress:
         supervisor = Supervisor(deployment.processes(folder), progress, drain_timeout_s=deployment.drain_timeout_s)
         return EXIT_STATUS[asyncio.run(_supervise(supervisor, progress, when_ready))]
 

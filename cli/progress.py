@@ -1,5 +1,7 @@
-"""Shows processes as they start and what they write: a live table on a terminal, plain lines elsewhere."""
+"""Shows processes as they start and what they write: a live table on a terminal, plain lines elsewhere, or all of it as
+JSON, an object per line."""
 
+import json
 import time
 from types import TracebackType
 
@@ -18,12 +20,14 @@ REMIND_S = 10.0
 class Progress:
     """A Reporter. Until `settle`, starting processes share a live table (if `console` is a terminal)."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, as_json: bool = False) -> None:
+        """`as_json` is for processes whose own lines are JSON."""
         self._console = console
+        self._as_json = as_json
         self._statuses: dict[str, Status] = {}
         self._spinner = Spinner("dots")
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=8)
-        self._is_live = console.is_terminal
+        self._is_live = console.is_terminal and not as_json
         self._said: dict[str, tuple[Phase, str, float]] = {}
 
     def __enter__(self) -> "Progress":
@@ -45,10 +49,14 @@ class Progress:
     def status(self, status: Status) -> None:
         self._statuses[status.name] = status
         if not self._is_live and self._is_news(status):
-            self._say(f"{status.name}: {_words(status)}", "dim")
+            words = _words(status)
+            if self._as_json:
+                self._say(_object(status.name, words))
+            else:
+                self._say(f"{status.name}: {words}", "dim")
 
     def output(self, name: str, line: str) -> None:
-        self._say(f"[{name}] {line}")
+        self._say(_object(name, line) if self._as_json else f"[{name}] {line}")
 
     def _is_news(self, status: Status) -> bool:
         now = time.monotonic()
@@ -76,6 +84,15 @@ class Progress:
                 return self._spinner
             case _:
                 return Text("·", "yellow")
+
+
+def _object(name: str, line: str) -> str:
+    """A line of a process, which may be an object already."""
+    try:
+        told = json.loads(line)
+    except ValueError:
+        told = None
+    return json.dumps({"process": name, **(told if isinstance(told, dict) else {"message": line})})
 
 
 def _words(status: Status) -> str:

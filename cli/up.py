@@ -127,6 +127,7 @@ def up(
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Of every process.")
     ] = "warning",
+    log_format: Annotated[Literal["text", "json"], typer.Option(help="Of every process's lines.")] = "text",
     drain_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that requests may take to end.")] = 60.0,
 ) -> None:
     """Serve a model on this machine: a frontend, prefill workers and decode workers.
@@ -156,6 +157,7 @@ def up(
                 **_model_options(model, served_model_name),
                 "otlp_endpoint": otlp_endpoint,
                 "log_level": log_level,
+                "log_format": log_format,
             },
             worker={
                 "device": device,

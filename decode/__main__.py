@@ -92,7 +92,7 @@ def _receivers(
 
 def main() -> int:
     config = WorkerConfig(_cli_parse_args=True, _cli_prog_name="python -m decode")  # type: ignore[call-arg]
-    setup_logging(config.log_level, "decode")
+    setup_logging(config.log_level, "decode", config.log_format)
     try:
         check_exposure(config)
         check_backend(config.kv_groups)

@@ -103,6 +103,8 @@ class WorkerConfig(BaseSettings):
     otlp_endpoint: str = ""
     """OTLP over gRPC, e.g. http://localhost:4317; empty exports no traces."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    """How lines look: text, or a JSON object each."""
     profile_s: NonNegativeFloat = 1.5
     """Seconds that measuring the worker's speed may take at its start, twice if it borrows CPUs; 0 does not measure."""
     niceness: int = Field(default=0, ge=0, le=19)

@@ -222,6 +222,7 @@ def _setup(
         size=config.tensor_parallel,
         service="prefill" if role == pb.ROLE_PREFILL else "decode",
         log_level=config.log_level,
+        log_format=config.log_format,
         num_threads=torch.get_num_threads(),
         folder=str(folder.path),
         dtype=config.dtype,

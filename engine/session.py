@@ -24,6 +24,7 @@ from engine.blocks import CacheChanges
 from engine.errors import InvalidRequest
 from engine.leg import FrontendSession, Leg, Row
 from engine.sequence import BlockHash, SequenceId
+from engine.telemetry import about
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
 
@@ -215,7 +216,12 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
             await asyncio.sleep(LOAD_INTERVAL_S)
             now = time.monotonic()
             for leg in [leg for leg in self._legs.values() if leg.lease_ends_at < now and not leg.given_up]:
-                log.warning("lease of %s (leg %d of %s) has ended", leg.request_id, leg.number, leg.session.name)
+                log.warning(
+                    "the lease of leg %d of %s has ended",
+                    leg.number,
+                    leg.session.name,
+                    extra=about(leg.request_id, leg.traceparent),
+                )
                 leg.session.send(
                     pb.WorkerEvent(failed=pb.Failed(leg=leg.number, reason=pb.FAILURE_REASON_EXPIRED, message="lease"))
                 )

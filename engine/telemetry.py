@@ -8,12 +8,15 @@ Does not know requests or workers. A collector that is slow or gone costs spans,
 """
 
 import asyncio
+import json
 import logging
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Literal
 from urllib.parse import urlsplit
 
 from opentelemetry.context import Context
@@ -248,11 +251,43 @@ class _QuietExporter(SpanExporter):
         self._exporter.shutdown()
 
 
-def setup_logging(level: str, service: str) -> None:
-    """One line per record to stderr, in UTC: `2026-01-31T12:00:00.123Z INFO service module: message`."""
+LOG_FIELDS = "tandem_fields"
+"""In a record's `extra`: what the line tells besides its message, by name."""
+
+_log_context: ContextVar[Mapping[str, str]] = ContextVar("log_context")
+
+
+def set_log_context(request_id: str, trace_id: str) -> None:
+    """Lines of this task, and of those that it starts from now on, are about this request; empty: about none."""
+    _log_context.set(_about(request_id, trace_id))
+
+
+def about(request_id: str, traceparent: str) -> dict[str, object]:
+    """`extra` of one line that is about a request, where many are worked on at once."""
+    return {LOG_FIELDS: _about(request_id, trace_id_of(traceparent))}
+
+
+def _about(request_id: str, trace_id: str) -> dict[str, str]:
+    given = {"request_id": request_id, "trace_id": trace_id}
+    return {name: value for name, value in given.items() if value}
+
+
+def trace_id_of(traceparent: str) -> str:
+    """Of a `traceparent` that we have made; empty where that is."""
+    return traceparent[3:35]
+
+
+def setup_logging(level: str, service: str, log_format: Literal["text", "json"] = "text") -> None:
+    """One line per record to stderr, in UTC. Text is `2026-01-31T12:00:00.123Z INFO service module: message` and
+    `name=value` for whatever else is known; JSON is an object of the same."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LineFormatter(service))
+    handler.setFormatter(_JsonFormatter(service) if log_format == "json" else _LineFormatter(service))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    """What the line tells besides its message; whose it is comes last."""
+    return {**getattr(record, LOG_FIELDS, {}), **_log_context.get({})}
 
 
 class _LineFormatter(logging.Formatter):
@@ -265,4 +300,38 @@ class _LineFormatter(logging.Formatter):
         super().__init__(line, "%Y-%m-%dT%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
-        return super().formatMessage(record).replace("\r", "\\r").replace("\n", "\\n")
+        told = " ".join((super().formatMessage(record), *_pairs(_fields(record))))
+        return told.replace("\r", "\\r").replace("\n", "\\n")
+
+
+def _pairs(fields: Mapping[str, object]) -> Iterator[str]:
+    for name, value in fields.items():
+        if isinstance(value, Mapping):  # a ledger, whose segments have names of their own
+            yield from _pairs(value)
+        elif isinstance(value, str) and " " in value:
+            yield f"{name}={json.dumps(value)}"
+        else:
+            yield f"{name}={value}"
+
+
+class _JsonFormatter(logging.Formatter):
+    """One object per line, tracebacks in it."""
+
+    converter = staticmethod(time.gmtime)
+
+    def __init__(self, service: str) -> None:
+        super().__init__(datefmt="%Y-%m-%dT%H:%M:%S")
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": f"{self.formatTime(record, self.datefmt)}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "service": self._service,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)

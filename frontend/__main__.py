@@ -157,7 +157,7 @@ async def _tell_health(inference: FleetInference, fleet: Fleet, health: Health) 
 
 def main() -> int:
     config = FrontendConfig(_cli_parse_args=True, _cli_prog_name="python -m frontend")  # type: ignore[call-arg]
-    setup_logging(config.log_level, "frontend")
+    setup_logging(config.log_level, "frontend", config.log_format)
     try:
         pin(config.cpus)
         if not config.decode:

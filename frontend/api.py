@@ -9,6 +9,7 @@ from typing import Protocol
 
 from engine.models.spec import ModelSpec
 from engine.pooling import Pooling
+from frontend.recorder import Recorder
 from frontend.request import Chat, Event, GenerateRequest
 from frontend.tally import Counts
 from frontend.text.spans import Span
@@ -59,8 +60,19 @@ class WorkerStatus:
     block_tokens: int
     running: int
     queued: int
+    queued_tokens: int = 0
+    """Of prompts, still to be computed."""
     max_sequences: int = 0
-    """That it holds at once."""
+    """The largest batch."""
+    prefill_tokens_per_s: float = 0.0
+    """Measured, a moving average, as are those that follow; 0 until there is a measurement."""
+    decode_step_s: float = 0.0
+    transfer_bytes_per_s: float = 0.0
+    """To decode workers."""
+    slowdown: float = 0.0
+    """What steps take against what they took at the worker's start."""
+    state: str = ""
+    """Why the worker takes no requests; empty if it does."""
     counts: Counts
     """Over all starts of the worker that this frontend has met."""
 
@@ -128,6 +140,10 @@ class Inference(Protocol):
     @property
     def counts(self) -> Counts:
         """Of all workers that this frontend has met, those that are gone among them."""
+
+    @property
+    def recorder(self) -> Recorder:
+        """What became of requests."""
 
     def readiness(self) -> Readiness: ...
 

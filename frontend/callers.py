@@ -42,6 +42,12 @@ class Caller:
         """Parent of the first block hash of every prompt."""
         return BlockHash(hashlib.sha256(self.tenant.encode()).digest()[:16]) if self.tenant else SHARED
 
+    @property
+    def is_operator(self) -> bool:
+        """Whether it may see what became of everybody's requests: who holds the server's one key, and anybody where no
+        key is asked for. Each key of the file stands for a client, who sees its own."""
+        return not self.name
+
     def check_model(self, model: str) -> None:
         if self.models is not None and model not in self.models:
             raise PermissionDenied(f"the key {self.name!r} is not for the model {model!r}", field="model")

@@ -107,3 +107,5 @@ class FrontendConfig(BaseSettings):
     otlp_endpoint: str = ""
     """OTLP over gRPC, e.g. http://localhost:4317; empty exports no traces."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    """How lines look: text, or a JSON object each."""

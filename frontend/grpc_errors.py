@@ -34,11 +34,15 @@ def rich_status(error: TandemError) -> Status:
     return status
 
 
-async def abort(context: "grpc.aio.ServicerContext[object, object]", error: TandemError) -> None:
-    """End the call with the status of `error`; does not return."""
+async def abort(
+    context: "grpc.aio.ServicerContext[object, object]", error: TandemError, *, request_id: str = ""
+) -> None:
+    """End the call with the status of `error`, and with the id of the request if there is one; does not return."""
     status = rich_status(error)
-    trailers = ((DETAILS_KEY, status.SerializeToString()),)
-    await context.abort(_STATUS_CODES[status.code], status.message, trailers)
+    trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
+    if request_id:
+        trailers.append(("x-request-id", request_id))
+    await context.abort(_STATUS_CODES[status.code], status.message, tuple(trailers))
 
 
 def _details(error: TandemError, message: str) -> Iterator[Message]:

@@ -10,7 +10,6 @@
 import asyncio
 import logging
 import math
-import secrets
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
@@ -35,6 +34,7 @@ from frontend.observer import Observer, Watched
 from frontend.parsed import answer_of
 from frontend.prompt import encode, rendered, tokens_of
 from frontend.quarantine import Quarantine
+from frontend.recorder import Recorder
 from frontend.request import (
     Chat,
     Event,
@@ -93,7 +93,7 @@ class FleetInference:
                 add_special_tokens=request.add_special_tokens,
                 truncate=request.truncate_prompt,
             )
-            job = self._job(model, request, tokens, deadline, ledger, watched.traceparent)
+            job = self._job(model, request, tokens, deadline, ledger, watched)
             job.grammar = await _grammar(model, request, tokens)
             self._quarantine.check(job)
             ledger.tokenized_ns = time.monotonic_ns()
@@ -137,19 +137,19 @@ class FleetInference:
         tokens: list[int],
         deadline: float,
         ledger: Ledger,
-        traceparent: str,
+        watched: Watched,
     ) -> Job:
         limits = replace(model.limits, max_context=self._max_context(model))
         params = resolve(request, len(tokens), limits)
         job = Job(
-            request_id=f"req-{secrets.token_hex(12)}",
+            request_id=watched.request_id,
             model=model.name,
             tokens=tokens,
             num_prompt=len(tokens),
             params=params,
             caller=request.caller,
             hashes=[],
-            traceparent=traceparent,
+            traceparent=watched.traceparent,
             ledger=ledger,
             deadline=deadline,
             cache_salt=request.cache_salt,
@@ -168,6 +168,8 @@ class FleetInference:
                 try:
                     async with self._quarantine.watched(job) as watch, aclosing(self._attempts.run(job)) as rows:
                         async for batch in rows:
+                            if not batch:
+                                watched.placed(job)
                             if watch.suspect:
                                 watch.note_tokens()
                             yield batch
@@ -179,7 +181,7 @@ class FleetInference:
 
     def _note_interrupted(self, job: Job, watched: Watched, error: Interrupted, num_gained: int) -> None:
         """An attempt that brought so many tokens failed. Raises what `_rows` does if there shall be no other."""
-        log.warning("attempt %d at %s failed: %s", job.attempt, job.request_id, error.message)
+        log.warning("attempt %d failed: %s", job.attempt, error.message)
         watched.retried(job, error.message)
         job.failures = 0 if num_gained else job.failures + 1
         if error.died is not None:
@@ -238,6 +240,10 @@ class FleetInference:
             spec=model.spec,
             size_bytes=model.size_bytes,
         )
+
+    @property
+    def recorder(self) -> Recorder:
+        return self._observer.recorder
 
     def workers(self) -> list[WorkerStatus]:
         return [_status(role, link) for role, link in self._fleet.all_links]
@@ -352,6 +358,12 @@ async def _custody(link: Link) -> dict[str, object]:
     return {"address": link.address, **fields, "holders": holders}
 
 
+def _state(link: Link) -> str:
+    if link.view is None:
+        return "not connected"
+    return link.view.stalled or ("draining" if link.view.draining else "")
+
+
 def _status(role: "pb.Role", link: Link) -> WorkerStatus:
     hello, load = link.hello or pb.Hello(), link.load
     return WorkerStatus(
@@ -368,6 +380,12 @@ def _status(role: "pb.Role", link: Link) -> WorkerStatus:
         block_tokens=hello.block_tokens,
         running=load.running,
         queued=load.waiting,
+        queued_tokens=load.waiting_tokens,
         max_sequences=hello.max_sequences,
+        prefill_tokens_per_s=load.prefill_tokens_per_s,
+        decode_step_s=load.decode_step_s,
+        transfer_bytes_per_s=load.transfer_bytes_per_s,
+        slowdown=load.slowdown,
+        state=_state(link),
         counts=link.tally.total,
     )

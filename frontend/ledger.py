@@ -74,6 +74,21 @@ class Ledger:
         second_ns = self.second_token_ns - self.first_token_ns
         return Timing(_ms(ttft_ns), ttft, _ms(second_ns), self._second(second_ns))
 
+    def so_far(self, now_ns: int) -> dict[str, float]:
+        """Where the time went of a request that has no first token: the last segment is the one it is in. Once it has
+        room that is `prefill`, of which only the worker knows the parts."""
+        moments = {"admit": self.checked_ns, "tokenize": self.tokenized_ns, "grant": self.granted_ns, "prefill": 0}
+        segments, began_ns = {}, self.arrived_ns
+        for name, ended_ns in moments.items():
+            segments[name] = _ms((ended_ns or now_ns) - began_ns)
+            if not ended_ns:
+                break
+            began_ns = ended_ns
+        if self.route_ns and "grant" in segments:
+            segments = {"admit": 0.0, "tokenize": 0.0, "route": _ms(self.route_ns)} | segments
+            segments["grant"] -= segments["route"]
+        return segments
+
     def _second(self, second_ns: int) -> dict[str, float]:
         step = min(self.step_end_ns - self.step_start_ns, second_ns)
         queue = second_ns - step

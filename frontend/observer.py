@@ -1,8 +1,7 @@
-"""Watches requests: one SERVER span each, the metrics they feed, and one log line when they end."""
+"""Watches requests: one SERVER span each, the metrics they feed, and when they end, a record and a line in the log."""
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -14,7 +13,28 @@ from engine.telemetry import Telemetry
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.metrics import FrontendMetrics
-from frontend.request import Chat, Finished, GenerateRequest, Timing
+from frontend.notes import CANCELLED, Notes
+from frontend.recorder import Recorder
+from frontend.records import RequestRecord, message_of
+from frontend.request import Chat, Finished, GenerateRequest, Timing, new_request_id
+
+LOGGED = (
+    "outcome",
+    "error",
+    "key",
+    "model",
+    "operation",
+    "prompt_tokens",
+    "cached_tokens",
+    "output_tokens",
+    "num_attempts",
+    "e2e_ms",
+    "ttft_ms",
+    "ttft_segments",
+    "second_token_ms",
+    "second_token_segments",
+)
+"""Of a record, in the line that tells of its end."""
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +45,7 @@ class Observer:
     def __init__(self, tracing: Telemetry, metrics: FrontendMetrics) -> None:
         self._tracing = tracing
         self._metrics = metrics
+        self.recorder = Recorder()
 
     @contextmanager
     def watch(self, request: GenerateRequest, model: str, ledger: Ledger) -> Iterator["Watched"]:
@@ -49,19 +70,30 @@ class Observer:
                 telemetry.GEN_AI_REQUEST_STOP_SEQUENCES: list(request.stop) or None,
             },
         )
-        watched = Watched(self._tracing, self._metrics, span, model, ledger)
+        notes = Notes(
+            request_id=request.request_id or new_request_id(),
+            traceparent=telemetry.inject(span),
+            key=request.caller.name,
+            model=model,
+            operation=operation,
+            ledger=ledger,
+        )
+        watched = Watched(self._tracing, self._metrics, self.recorder, span, notes)
         self._metrics.in_flight.inc()
+        self.recorder.in_flight += 1
         error: str | None = None
+        message = ""
+        telemetry.set_log_context(notes.request_id, notes.trace_id)
         try:
             yield watched
         except TandemError as failure:
-            error = failure.reason
+            error, message = failure.reason, message_of(failure)
             self._metrics.observe_refused(failure.reason)
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            if not watched.done:
-                error = "CANCELLED"
-                self._metrics.observe_refused("CANCELLED")
+            if notes.finished is None:
+                error = CANCELLED
+                self._metrics.observe_refused(CANCELLED)
             raise
         except BaseException:
             error = "INTERNAL"
@@ -69,28 +101,32 @@ class Observer:
             raise
         finally:
             self._metrics.in_flight.dec()
+            self.recorder.in_flight -= 1
             telemetry.finish(span, error=error)
-            if error is not None:
-                log.info("%s ended: %s", watched.request_id or "a request", error)
+            record = notes.record(error, message)
+            self.recorder.add(record)
+            _log(record)
+            telemetry.set_log_context("", "")
 
 
 class Watched:
     """One request under watch."""
 
-    def __init__(self, tracing: Telemetry, metrics: FrontendMetrics, span: Span, model: str, ledger: Ledger) -> None:
-        self.traceparent = telemetry.inject(span)
-        self.request_id = ""
-        self.done = False
+    def __init__(
+        self, tracing: Telemetry, metrics: FrontendMetrics, recorder: Recorder, span: Span, notes: Notes
+    ) -> None:
+        self.request_id = notes.request_id
+        self.traceparent = notes.traceparent
         self._tracing = tracing
         self._metrics = metrics
+        self._recorder = recorder
         self._span = span
-        self._model = model
-        self._ledger = ledger
+        self._notes = notes
 
     def tokenized(self, job: Job) -> None:
         """The request is checked and is a job now."""
-        self.request_id = job.request_id
-        ledger = self._ledger
+        self._notes.job = job
+        ledger = job.ledger
         if self._tracing.enabled:
             self._span.set_attribute(telemetry.TANDEM_REQUEST_ID, job.request_id)
             self._tracing.record(
@@ -103,7 +139,7 @@ class Watched:
 
     def taken(self, job: Job) -> None:
         """A decode worker has granted room."""
-        placement, ledger = job.placement, self._ledger
+        placement, ledger = job.placement, job.ledger
         assert placement is not None
         choice = "local" if placement.prefill is None else "remote"
         self._metrics.observe_routed(choice, ledger.route_ns / 1e9)
@@ -126,32 +162,27 @@ class Watched:
                 },
             )
 
+    def placed(self, job: Job) -> None:
+        """Workers have taken an attempt."""
+        self._recorder.decided(self._notes.placed(job))
+
     def retried(self, job: Job, reason: str) -> None:
         """An attempt failed and another is made."""
+        self._notes.failed(job, reason)
         self._metrics.observe_retry()
         self._span.add_event("retry", {telemetry.TANDEM_ATTEMPT: job.attempt, "tandem.retry.reason": reason})
 
     def finished(self, finished: Finished) -> None:
         """The answer is complete."""
-        self.done = True
+        notes = self._notes
+        notes.finish(finished)
         usage, timing = finished.usage, finished.timing
-        e2e_s = (time.monotonic_ns() - self._ledger.arrived_ns) / 1e9
-        self._metrics.observe_finished(self._model, timing, usage, e2e_s, finished.reason)
-        log.info(
-            "%s %s prompt=%d cached=%d output=%d ttft_ms=%.1f e2e_ms=%.1f",
-            self.request_id,
-            finished.reason,
-            usage.prompt_tokens,
-            usage.cached_tokens,
-            usage.completion_tokens,
-            timing.ttft_ms,
-            e2e_s * 1e3,
-        )
+        self._metrics.observe_finished(notes.model, timing, usage, notes.e2e_s, finished.reason)
         if self._span.is_recording():
             self._span.set_attributes(
                 {
                     telemetry.GEN_AI_RESPONSE_ID: self.request_id,
-                    telemetry.GEN_AI_RESPONSE_MODEL: self._model,
+                    telemetry.GEN_AI_RESPONSE_MODEL: notes.model,
                     telemetry.GEN_AI_RESPONSE_FINISH_REASONS: [finished.reason],
                     telemetry.GEN_AI_USAGE_INPUT_TOKENS: usage.prompt_tokens,
                     telemetry.GEN_AI_USAGE_OUTPUT_TOKENS: usage.completion_tokens,
@@ -159,6 +190,14 @@ class Watched:
                     **_ledger_attributes(timing),
                 }
             )
+
+
+def _log(record: RequestRecord) -> None:
+    """The one line of a request: what it was, what came of it, its ledger."""
+    if log.isEnabledFor(logging.INFO):
+        given = {name: getattr(record, name) for name in LOGGED}
+        fields = {name: value for name, value in given.items() if value not in (None, "", {})}
+        log.info("request ended", extra={telemetry.LOG_FIELDS: fields})
 
 
 def _ledger_attributes(timing: Timing) -> Mapping[str, float]:

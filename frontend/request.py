@@ -158,6 +158,12 @@ class GenerateRequest:
     trace_headers: Mapping[str, str] = field(default_factory=dict)
     """W3C `traceparent` and `tracestate` as the caller sent them."""
     caller: Caller = ANYBODY
+    request_id: str | None = None
+    """By which the request is known everywhere, and no other one ever; None: drawn."""
+
+
+def new_request_id() -> str:
+    return f"req-{secrets.token_hex(12)}"
 
 
 class Finish(StrEnum):

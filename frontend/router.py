@@ -19,6 +19,7 @@ two lend CPUs to each other, for then it is not free. Until there is a measureme
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from engine.cost import Costs, StepWork, chunks
 from engine.sequence import BlockHash
@@ -48,6 +49,17 @@ class Need:
     hashes: tuple[BlockHash, ...]
 
 
+class Why(StrEnum):
+    """What decided who computes a prompt."""
+
+    NO_PREFILL = "no prefill worker can take it"
+    FULL = "prefill workers are full"
+    SHORT = "it is short enough to stay local"
+    ALWAYS_REMOTE = "prompts are always sent away"
+    UNMEASURED = "no worker's speed is known"
+    ESTIMATE = "by the estimates"
+
+
 @dataclass(frozen=True, slots=True)
 class Placement:
     """The decision and its estimate, as they stand on the span."""
@@ -56,6 +68,7 @@ class Placement:
     prefill: WorkerView | None
     """None: the decode worker prefills."""
     cached_tokens: int
+    why: Why
     local_s: float = 0.0
     """Predicted time to the first token, prefilled locally; 0 where it was not estimated."""
     remote_s: float = 0.0
@@ -115,10 +128,10 @@ def place_prefill(
     usable = ((_prefill_s(view, _prefill_costs(view, decode), need), view) for view in able if not view.full)
     (queue_s, compute_s), prefill = min(usable, key=lambda pair: sum(pair[0]), default=((0.0, 0.0), None))
     if prefill is None:
-        return None if able and policy.always_remote else Placement(decode, None, cached)
+        return None if able and policy.always_remote else Placement(decode, None, cached, _why_local(able))
     uncached = need.num_tokens - cached
     if uncached <= policy.local_prefill_tokens:
-        return Placement(decode, None, cached)
+        return Placement(decode, None, cached, Why.SHORT)
     under_way_s = _under_way_s(decode, prefill)
     remote_s = under_way_s + queue_s + compute_s + hop_s + _transfer_s(prefill, decode, need, cached)
     remote_loss_s = _crowding_s(decode, prefill, compute_s)
@@ -128,7 +141,14 @@ def place_prefill(
     enough = WORTH_SHARING if decode.borrows_from(prefill) else ABOUT_EQUAL
     better = remote_s + remote_loss_s <= enough * (local_s + local_loss_s)
     remote = policy.always_remote or not measured or better
-    return Placement(decode, prefill if remote else None, cached, local_s, remote_s, local_loss_s, remote_loss_s)
+    why = Why.ALWAYS_REMOTE if policy.always_remote else Why.ESTIMATE if measured else Why.UNMEASURED
+    chosen = prefill if remote else None
+    return Placement(decode, chosen, cached, why, local_s, remote_s, local_loss_s, remote_loss_s)
+
+
+def _why_local(able: Sequence[WorkerView]) -> Why:
+    """Where nobody of those who are `able` has room, or nobody is."""
+    return Why.FULL if able else Why.NO_PREFILL
 
 
 def first_token_s(

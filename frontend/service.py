@@ -6,7 +6,7 @@ A Generate call in steps:
  2. The call's deadline and trace context go into the request; the generator of events starts.
  3. The first event carries the request's id: it leaves in the initial metadata before anything else does.
  4. Each event is one message, written as it comes. A client that is slow to read is waited for.
- 5. The ledger leaves in the trailing metadata.
+ 5. The ledger leaves in the trailing metadata; of a call that fails, the request's id does.
  6. A client that goes away, and a deadline that passes, cancel the handler: the generator is closed, at once; unless
     the request asked for a grace, in which the answer is kept (`frontend.resumption`).
 
@@ -23,14 +23,24 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from engine.errors import InvalidRequest
+from engine.errors import InvalidRequest, TandemError
 from frontend import grpc_convert as convert
 from frontend import open_inference
 from frontend.api import Inference
 from frontend.callers import KeyRing
+from frontend.grpc_errors import abort
 from frontend.interceptors import AuthInterceptor, ErrorInterceptor, identify, no_key
 from frontend.open_inference import OpenInferenceServicer
-from frontend.request import MAX_PROMPT_IDS, Delta, Event, Finished, Started, check_count, check_token_ids
+from frontend.request import (
+    MAX_PROMPT_IDS,
+    Delta,
+    Event,
+    Finished,
+    Started,
+    check_count,
+    check_token_ids,
+    new_request_id,
+)
 from frontend.resumption import Resumption
 from protos import generate_pb2 as pb
 from protos import generate_pb2_grpc
@@ -59,15 +69,18 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
         metadata = dict(context.invocation_metadata() or ())
         if (caller := identify(self._keys, metadata)) is None:
             raise no_key()  # taken back since the interceptor saw it
-        wanted = replace(convert.generate_request(request, metadata, context.time_remaining()), caller=caller)
+        request_id = new_request_id()
+        wanted = convert.generate_request(request, metadata, context.time_remaining())
+        wanted = replace(wanted, caller=caller, request_id=request_id)
         try:
             if request.resume_grace_ms:
                 await _write(self._resumption.generate(wanted, request.resume_grace_ms / 1e3), context)
             else:
                 await _write(self._inference.generate(wanted), context)
-        except InvalidRequest as error:
-            error.field = error.field and convert.field_path(error.field)
-            raise
+        except TandemError as error:
+            if isinstance(error, InvalidRequest):
+                error.field = error.field and convert.field_path(error.field)
+            await abort(context, error, request_id=request_id)
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> None:
         if (caller := identify(self._keys, context.invocation_metadata())) is None:

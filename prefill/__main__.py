@@ -78,7 +78,7 @@ def _senders(config: WorkerConfig, model: OpenModel) -> Senders:
 
 def main() -> int:
     config = WorkerConfig(_cli_parse_args=True, _cli_prog_name="python -m prefill")  # type: ignore[call-arg]
-    setup_logging(config.log_level, "prefill")
+    setup_logging(config.log_level, "prefill", config.log_format)
     try:
         check_exposure(config)
         check_backend(config.kv_groups)

@@ -25,7 +25,7 @@ from engine.sequence import Sequence as Prompt
 from engine.sequence import SequenceId
 from engine.session import Sessions
 from engine.steploop import StepLoop
-from engine.telemetry import finish, inject
+from engine.telemetry import about, finish, inject
 from engine.wire import finish_to, logprobs_to, sequence_from
 from kvtransfer.endpoints import Senders, check_layout, choose
 from kvtransfer.transport import Commit, Ticket
@@ -220,7 +220,7 @@ class PrefillService:
         self._loop.submit(Close(sequence_id))
 
     def _say_failed(self, leg: Leg, failure: TandemError) -> None:
-        log.warning("transfer of %s failed: %s", leg.request_id, failure.message)
+        log.warning("a transfer failed: %s", failure.message, extra=about(leg.request_id, leg.traceparent))
         failed = pb.Failed(leg=leg.number, reason=pb.FAILURE_REASON_TRANSFER, message=failure.message)
         self.sessions.send(leg.id, failed=failed)
 

@@ -58,7 +58,7 @@ def main() -> int:
         return 1
     data, (pool, place) = told
     setup = Setup.from_bytes(data)
-    setup_logging(setup.log_level, setup.service)
+    setup_logging(setup.log_level, setup.service, setup.log_format)
     torch.set_num_threads(setup.num_threads)
     try:
         ranks = GlooRanks(setup.rank, setup.size)

@@ -3,6 +3,7 @@
 import json
 import struct
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class Setup:
     service: str
     """In its log."""
     log_level: str
+    log_format: Literal["text", "json"]
     num_threads: int
     folder: str
     """Of the model."""

@@ -21,7 +21,7 @@ from engine.errors import ContextOverflow, TandemError
 from frontend.api import Inference
 from frontend.request import CallDelta, Delta, Event, Finished, GenerateRequest, TokenLogprobs
 from frontend.rest.hangup import run_unless_hung_up
-from frontend.rest.middleware import CALLER
+from frontend.rest.middleware import CALLER, REQUEST_ID
 
 Generate = Callable[[Inference, GenerateRequest], AsyncGenerator[Event, None]]
 
@@ -64,7 +64,10 @@ async def answer(
             error.field = names.get(error.field or "", error.field)
             raise
 
-    works = [run(index, asked_by(scope, request)) for index, request in enumerate(generations)]
+    works = [
+        run(index, replace(asked_by(scope, request), request_id=_numbered(scope[REQUEST_ID], index)))
+        for index, request in enumerate(generations)
+    ]
     if await run_unless_hung_up(receive, works):
         await answers.finish(scope, receive)
 
@@ -98,6 +101,11 @@ async def generate_what_fits(
             async for event in events:
                 yield event
             return
+
+
+def _numbered(request_id: str, index: int) -> str:
+    """Of one choice; the first has the id that the response has."""
+    return f"{request_id}-{index}" if index else request_id
 
 
 async def start_stream(

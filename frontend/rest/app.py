@@ -21,6 +21,7 @@ from frontend.callers import KeyRing
 from frontend.metrics import CONTENT_TYPE
 from frontend.rest.anthropic.dialect import anthropic_dialect
 from frontend.rest.compression import Compression
+from frontend.rest.debug import DebugPages
 from frontend.rest.dialect import ERRORS, Dialect, Errors, HeaderRoute, Json
 from frontend.rest.docs import HOME, docs_page
 from frontend.rest.llamacpp.dialect import llamacpp_dialect
@@ -78,7 +79,7 @@ def build_app(
             Route("/health", pages.health),
             Route("/ready", pages.ready),
             Route("/metrics", pages.metrics),
-            Route("/debug/custody", pages.custody),
+            *DebugPages(inference).routes,
             Route("/openapi.json", pages.openapi),
             Route("/docs", pages.docs),
             Route("/", pages.home),
@@ -148,9 +149,6 @@ class Pages:
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._metrics(), headers={"Content-Type": CONTENT_TYPE})
-
-    async def custody(self, request: Request) -> Response:
-        return _json(await self._inference.custody())
 
     async def openapi(self, request: Request) -> Response:
         return Response(self._openapi, media_type="application/json")

@@ -17,11 +17,14 @@ PUBLIC: Json = {"security": []}
 """Needs no key."""
 
 
-def operation(summary: str, answer: Json, *statuses: int, error: str) -> Json:
-    """`answer` is the content of status 200; `error` names the schema of the others."""
+def operation(summary: str, answer: Json, *statuses: int, error: str, missing: str = "") -> Json:
+    """`answer` is the content of status 200; `error` names the schema of the others. `missing` is what 404 means where
+    it is not about a model."""
     responses: Json = {"200": {"description": "OK", "content": answer}}
     for status in statuses:
         responses[str(status)] = {"description": FAILURES[status], "content": json(error)}
+    if missing:
+        responses["404"] = {"description": missing, "content": json(error)}
     return {"summary": summary, "responses": responses}
 
 

@@ -5,7 +5,6 @@ Plain ASGI, so that a streamed chunk costs one call more and nothing is buffered
 
 import logging
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Container
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import TandemError, Unauthenticated, Unsupported
 from frontend.callers import KeyRing, bearer_key
+from frontend.request import new_request_id
 from frontend.rest.dialect import Errors
 from frontend.rest.errors import status_of
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 CALLER = "tandem.caller"
 """Where a request's scope says who asks."""
 REQUEST_ID = "tandem.request_id"
-"""Where it has the id by which the log knows it."""
+"""Where it has the id by which everybody else knows it: the log, the recorder."""
 SSE = "text/event-stream; charset=utf-8"
 NDJSON = "application/x-ndjson"
 
@@ -46,16 +46,16 @@ class Outermost:
             await self._app(scope, receive, send)
             return
         given = given_id(Headers(scope=scope))
-        request_id = scope[REQUEST_ID] = given or f"req-{secrets.token_hex(12)}"
+        request_id = scope[REQUEST_ID] = new_request_id()
         sent: list[MutableHeaders] = []
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
                 sent.append(headers := MutableHeaders(scope=message))
-                if given is not None and "x-request-id" in headers:
+                headers.setdefault("x-request-id", request_id)
+                if given is not None:
                     headers[OWN_ID] = headers["x-request-id"]
                     headers["x-request-id"] = given
-                headers.setdefault("x-request-id", request_id)
                 headers.setdefault("request-id", headers["x-request-id"])  # where Anthropic's clients look for it
             await send(message)
 

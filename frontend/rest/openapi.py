@@ -5,6 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
+from frontend.rest import debug
 from frontend.rest.describe import ANY_OBJECT, PUBLIC, content, operation
 from frontend.rest.dialect import Dialect, Json
 
@@ -13,6 +14,8 @@ KEYS: Json = {
     "key_header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
 }
 """How a key may be sent: one of these."""
+ERROR = "ErrorBody"
+"""The schema of errors on paths that are nobody's: the first dialect's."""
 
 
 def openapi_document(dialects: Sequence[Dialect], *, guarded: bool = True) -> Json:
@@ -41,19 +44,18 @@ def tandem_version() -> str:
 
 
 def _own_paths() -> Json:
-    custody = content("application/json", {"type": "array", "items": {"type": "object"}})
     return {
         "/health": {"get": _get("The process is alive", ANY_OBJECT) | PUBLIC},
         "/ready": {"get": _ready() | PUBLIC},
         "/metrics": {"get": _get("Prometheus metrics", content("text/plain", {"type": "string"})) | PUBLIC},
-        "/debug/custody": {"get": _get("Who holds which KV blocks, on every worker", custody, 401)},
+        **debug.operations(ERROR),
         "/openapi.json": {"get": _get("This document", ANY_OBJECT) | PUBLIC},
         "/docs": {"get": _get("This document, to read", content("text/html", {"type": "string"})) | PUBLIC},
     }
 
 
-def _get(summary: str, answer: Json, *statuses: int) -> Json:
-    return operation(summary, answer, *statuses, error="ErrorBody")
+def _get(summary: str, answer: Json) -> Json:
+    return operation(summary, answer, error=ERROR)
 
 
 def _ready() -> Json:
@@ -63,7 +65,7 @@ def _ready() -> Json:
 
 
 def _schemas(dialects: Sequence[Dialect]) -> Json:
-    taken = {kind for dialect in dialects for kind in dialect.schemas}
+    taken = {kind for dialect in dialects for kind in dialect.schemas}.union(debug.SCHEMAS)
     _, components = msgspec.json.schema_components(
         sorted(taken, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
     )

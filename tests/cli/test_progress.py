@@ -1,4 +1,5 @@
 import io
+import json
 import time
 
 from rich.console import Console
@@ -43,3 +44,18 @@ def test_on_a_terminal_the_processes_share_a_table_until_it_is_settled() -> None
     assert "✓" in table
     assert "decode-0" in table
     assert "decode-0: was ended by SIGKILL" in written.getvalue().removeprefix(table)
+
+
+def test_as_json_every_line_is_an_object_that_names_its_process() -> None:
+    written = io.StringIO()
+    with Progress(Console(file=written, width=40, force_terminal=True), as_json=True) as progress:
+        progress.status(Status("decode-0", Phase.READY, time.monotonic(), "after 3.1 s"))
+        progress.output("decode-0", '{"level": "INFO", "message": "[x] ' + "long " * 20 + '"}')
+        progress.output("decode-1", "a library's own words")
+        progress.output("decode-1", "[1]")
+    assert [json.loads(line) for line in written.getvalue().splitlines()] == [
+        {"process": "decode-0", "message": "ready after 3.1 s"},
+        {"process": "decode-0", "level": "INFO", "message": "[x] " + "long " * 20},
+        {"process": "decode-1", "message": "a library's own words"},
+        {"process": "decode-1", "message": "[1]"},
+    ]

@@ -1,4 +1,5 @@
 import asyncio
+import json
 import logging
 import re
 import socket
@@ -16,7 +17,19 @@ from opentelemetry.trace import SpanKind, get_current_span
 
 from engine import telemetry
 from engine.errors import ConfigError
-from engine.telemetry import SpanEvent, Telemetry, context_from, extract, finish, inject, setup_logging, setup_tracing
+from engine.telemetry import (
+    LOG_FIELDS,
+    SpanEvent,
+    Telemetry,
+    about,
+    context_from,
+    extract,
+    finish,
+    inject,
+    set_log_context,
+    setup_logging,
+    setup_tracing,
+)
 from tests.otlp_receiver import Spans, otlp_receiver, values
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -239,3 +252,60 @@ def test_a_log_line_has_utc_time_level_service_and_module(capsys: pytest.Capture
     time, rest = line.split(" ", 1)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time)
     assert rest == r"INFO decode 100% engine.example: model m\nINFO forged"
+
+
+@pytest.mark.usefixtures("logs")
+async def test_lines_about_a_request_say_which(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging("info", "frontend")
+    logger = logging.getLogger("frontend.example")
+
+    async def of_request(name: str, trace_id: str) -> None:
+        set_log_context(name, trace_id)
+        await asyncio.sleep(0)
+        logger.info("one")
+        await asyncio.to_thread(logger.info, "two")
+
+    await asyncio.gather(of_request("req-1", "ab" * 16), of_request("req-2", ""))
+    logger.info("of none")
+
+    told = [line.partition("example: ")[2] for line in capsys.readouterr().err.splitlines()]
+    traced = f"request_id=req-1 trace_id={'ab' * 16}"
+    assert sorted(told) == sorted(
+        [f"one {traced}", f"two {traced}", "one request_id=req-2", "two request_id=req-2", "of none"]
+    )
+
+
+@pytest.mark.usefixtures("logs")
+def test_fields_stand_behind_the_message(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging("info", "frontend")
+    fields = {"outcome": "stop", "ttft_ms": 3.5, "ttft_segments": {"admit": 1.5, "grant": 2.0}, "error": "no\nroom now"}
+    logging.getLogger("x").info("request ended", extra={LOG_FIELDS: fields})
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(r'x: request ended outcome=stop ttft_ms=3.5 admit=1.5 grant=2.0 error="no\nroom now"')
+
+
+@pytest.mark.usefixtures("logs")
+def test_json_lines_are_objects_whatever_is_in_them(capsys: pytest.CaptureFixture[str]) -> None:
+    setup_logging("info", "decode", "json")
+    logger = logging.getLogger("engine.example")
+    parent = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    logger.warning('the "lease"\nof %s', "leg 3", extra=about("req-1", parent))
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        logger.exception("failed")
+
+    warned, failed = map(json.loads, capsys.readouterr().err.splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", warned.pop("time"))
+    assert warned == {
+        "level": "WARNING",
+        "service": "decode",
+        "logger": "engine.example",
+        "message": 'the "lease"\nof leg 3',
+        "request_id": "req-1",
+        "trace_id": "ab" * 16,
+    }
+    assert "request_id" not in failed
+    assert "Traceback" in failed["exception"]
+    assert "ValueError: bad" in failed["exception"]

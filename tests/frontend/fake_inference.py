@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from engine.errors import UnknownModel
 from frontend.api import Readiness, ServedModel, WorkerStatus
+from frontend.recorder import Recorder
 from frontend.request import (
     Chat,
     Delta,
@@ -94,6 +95,7 @@ class FakeInference:
         self.state = Readiness(True, "")
         self.queued_requests = 0
         self.max_queued_requests = 8
+        self.recorder = Recorder()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         self.requests.append(request)

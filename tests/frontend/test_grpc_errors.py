@@ -189,3 +189,10 @@ async def test_with_the_key_everything_is(scheme: str) -> None:
     async with served(FakeInference(), api_key="secret") as server:
         assert len([r async for r in server.stub.Generate(pb.GenerateRequest(text="hi"), metadata=metadata)]) == 4
         assert len((await server.stub.ListModels(pb.ListModelsRequest(), metadata=metadata)).models) == 1
+
+
+async def test_a_call_that_fails_says_by_which_id_it_is_known() -> None:
+    inference = FakeInference([errors.Overloaded("full", retry_after_s=1.5)])
+    async with served(inference) as server:
+        failure = await failure_of(server)
+    assert trailers(failure)["x-request-id"] == inference.requests[-1].request_id

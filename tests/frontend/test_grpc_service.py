@@ -15,6 +15,7 @@ from engine.errors import UnknownModel
 from frontend import request as values
 from frontend.api import Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.callers import KeyRing
+from frontend.recorder import Recorder
 from frontend.request import Chat, Delta, Event, Finish, Finished, GenerateRequest, Started, Timing, TokenPrompt, Usage
 from frontend.service import Health, build_server
 from frontend.tally import Counts
@@ -107,6 +108,10 @@ class FakeInference:
     @property
     def counts(self) -> Counts:
         return WORKER.counts
+
+    @property
+    def recorder(self) -> Recorder:
+        return Recorder()
 
     def readiness(self) -> Readiness:
         return Readiness(True, "")

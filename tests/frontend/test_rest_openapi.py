@@ -16,10 +16,19 @@ from frontend.rest.openai.responses.store import Store
 from frontend.rest.openapi import openapi_document
 from tests.frontend.fake_inference import MODEL, FakeInference
 from tests.frontend.test_rest_app import rest_client
+from tests.statuses import record
 
 DIALECTS = dialects_of(FakeInference())
 DOCUMENT: Any = openapi_document(DIALECTS)
 SCHEMAS = DOCUMENT["components"]["schemas"]
+
+
+KEPT = record(1)
+
+
+def filled(path: str) -> str:
+    """With values for its parameters that lead somewhere."""
+    return path.replace("{id}", MODEL).replace("{request_id}", KEPT.request_id)
 
 
 def refs(value: Any) -> set[str]:
@@ -59,11 +68,13 @@ def test_documented_parameters_are_those_that_are_taken(name: str, kind: Any, of
 
 
 async def test_every_documented_path_exists_and_every_field_of_answers_is_documented() -> None:
-    async with rest_client(FakeInference()) as client:
+    inference = FakeInference()
+    inference.recorder.add(KEPT)
+    async with rest_client(inference) as client:
         for path, verbs in DOCUMENT["paths"].items():
             for verb, operation in verbs.items():
                 is_of_kept = path.startswith("/v1/responses/{id}")  # and nothing is kept
-                response = await client.request(verb, path.replace("{id}", "resp_1" if is_of_kept else MODEL))
+                response = await client.request(verb, path.replace("{id}", "resp_1") if is_of_kept else filled(path))
                 expected = {400, 422} if "requestBody" in operation else {404} if is_of_kept else {200}
                 assert response.status_code in expected, path
                 assert str(response.status_code) in operation["responses"], path
@@ -86,7 +97,7 @@ async def test_a_key_is_asked_for_where_the_document_says_so() -> None:
         for path, verbs in document["paths"].items():
             for verb, operation in verbs.items():
                 needs_key = operation.get("security", document["security"]) != []
-                response = await client.request(verb, path.replace("{id}", MODEL))
+                response = await client.request(verb, filled(path))
                 assert (response.status_code == 401) == needs_key, path
                 assert ("401" in operation["responses"]) == needs_key, path
     assert "security" not in openapi_document(DIALECTS, guarded=False)

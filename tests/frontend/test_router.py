@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 
 from engine.cost import Costs
 from engine.sequence import BlockHash
-from frontend.router import STALL_WEIGHT, Need, Placement, Policy, can_ever_serve, first_token_s, num_places, place
+from frontend.router import (
+    STALL_WEIGHT,
+    Need,
+    Placement,
+    Policy,
+    Why,
+    can_ever_serve,
+    first_token_s,
+    num_places,
+    place,
+)
 from frontend.worker_view import WorkerView
 
 ROOM = Policy()
@@ -104,7 +114,7 @@ def test_prompts_that_nobody_has_yet_are_shared_and_go_first() -> None:
 def test_a_worker_without_room_is_not_asked(fields: dict[str, object]) -> None:
     assert placed([worker(**fields)]) is None
     other = worker("other")
-    assert placed([worker(**fields), other]) == Placement(other, None, 0)
+    assert placed([worker(**fields), other]) == Placement(other, None, 0, Why.NO_PREFILL)
 
 
 def test_room_is_exactly_enough() -> None:

@@ -18,6 +18,7 @@ SETUP = Setup(
     size=2,
     service="decode/1",
     log_level="info",
+    log_format="text",
     num_threads=3,
     folder="/models/Überraschung",
     dtype="auto",

@@ -1,0 +1,38 @@
+"""What is told of the server now, and lists of requests that have ended, as JSON has them. Shapes alone."""
+
+import msgspec
+
+from frontend.api import WorkerStatus
+from frontend.minute import LastMinute
+from frontend.recorder import LatestDecision
+from frontend.records import RequestRecord
+
+
+class RequestList(msgspec.Struct, frozen=True):
+    """Requests that have ended: the latest first, or the slowest to their first token."""
+
+    which: str = msgspec.field(name="list")
+    requests: list[RequestRecord]
+
+
+class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The server now. Requests and decisions are those that this key may see."""
+
+    version: str
+    models: list[str]
+    at_s: float
+    """Unix."""
+    up_s: float
+    ready: bool
+    reason: str
+    """Why it is not."""
+    in_flight: int
+    """Requests that have come and not ended."""
+    queued_requests: int
+    """Those of them that wait for a worker."""
+    max_queued_requests: int
+    last_minute: LastMinute
+    workers: list[WorkerStatus]
+    slowest: list[RequestRecord]
+    decisions: list[LatestDecision]
+    """The router's, latest first."""
