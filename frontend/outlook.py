@@ -102,11 +102,11 @@ class Outlook:
             return  # workers' own queues are bounded
         check_servable(job, self.places.views()[0])
         forecast = job.forecast = self.forecast(job)
+        if full:
+            raise _overloaded(full, forecast, self._next_place_s(forecast))
         idle = not self._served and not self.admission.queued_requests
         if idle and time.monotonic() - self._proved_s > PROOF_S:
             return
-        if full:
-            raise _overloaded(full, forecast, self._next_place_s(forecast))
         if forecast.promised_wait_s > self.queue_timeout_s:
             why = f"requests wait for {self.queue_timeout_s:g} s at most"
             retry_after_s = forecast.likely * forecast.wait_s - self.queue_timeout_s / forecast.promise
