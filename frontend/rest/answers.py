@@ -15,7 +15,7 @@ from typing import Protocol
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from engine.errors import TandemError
+from engine.errors import ContextOverflow, TandemError
 from frontend.api import Inference
 from frontend.request import CallDelta, Delta, Event, Finished, GenerateRequest, TokenLogprobs
 from frontend.rest.hangup import run_unless_hung_up
@@ -68,6 +68,28 @@ async def answer(
     ]
     if await run_unless_hung_up(receive, works):
         await answers.finish(scope, receive)
+
+
+async def generate_what_fits(
+    inference: Inference, request: GenerateRequest, lengths: Sequence[int | None]
+) -> AsyncGenerator[Event, None]:
+    """As `Inference.generate`, with the first of these max_tokens that the context has room for.
+
+    How long a prompt is shows when it is tokenized. ContextOverflow of `max_tokens` says that there is room, but not
+    for so many; that prompt is tokenized again.
+    """
+    for max_tokens in lengths:
+        async with aclosing(inference.generate(replace(request, max_tokens=max_tokens))) as events:
+            try:
+                first = await anext(events)
+            except ContextOverflow as error:
+                if error.field == "max_tokens" and max_tokens != lengths[-1]:
+                    continue
+                raise
+            yield first
+            async for event in events:
+                yield event
+            return
 
 
 async def start_stream(send: Send, content_type: str, request_id: str) -> None:

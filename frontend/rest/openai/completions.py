@@ -1,13 +1,10 @@
 """POST /v1/completions: its JSON, whole and in chunks, and the length that it has by default."""
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import replace
 
-from engine.errors import ContextOverflow
 from frontend.api import Inference
 from frontend.request import Event, Finish, GenerateRequest
-from frontend.rest.answers import Choice
+from frontend.rest.answers import Choice, generate_what_fits
 from frontend.rest.openai.answer_types import Completion, CompletionChoice, CompletionUsage
 from frontend.rest.openai.format import Format, Head
 from frontend.rest.openai.logprobs import Offsets, completion_logprobs
@@ -16,25 +13,10 @@ from frontend.rest.openai.parse import parse_completion
 DEFAULT_MAX_TOKENS = 16
 
 
-async def _generate(inference: Inference, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-    """As `Inference.generate`; without max_tokens, 16 tokens or the fewer that the context still has room for.
-
-    How long a prompt is shows when it is tokenized. ContextOverflow of `max_tokens` says that there is room, but not
-    for 16; that prompt is tokenized again.
-    """
+def _generate(inference: Inference, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+    """Without max_tokens, 16 tokens or the fewer that the context still has room for."""
     lengths = (DEFAULT_MAX_TOKENS, None) if request.max_tokens is None else (request.max_tokens,)
-    for max_tokens in lengths:
-        async with aclosing(inference.generate(replace(request, max_tokens=max_tokens))) as events:
-            try:
-                first = await anext(events)
-            except ContextOverflow as error:
-                if error.field == "max_tokens" and max_tokens != lengths[-1]:
-                    continue
-                raise
-            yield first
-            async for event in events:
-                yield event
-            return
+    return generate_what_fits(inference, request, lengths)
 
 
 def _whole(head: Head, choices: Sequence[Choice], usage: CompletionUsage) -> Completion:
