@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import TandemError, Unauthenticated
-from frontend.callers import KeyRing
+from frontend.callers import KeyRing, bearer_key
 from frontend.rest.dialect import Errors
 from frontend.rest.errors import status_of
 
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 CALLER = "tandem.caller"
 """Where a request's scope says who asks."""
+REQUEST_ID = "tandem.request_id"
+"""Where it has the id by which the log knows it."""
 SSE = "text/event-stream; charset=utf-8"
 NDJSON = "application/x-ndjson"
 
@@ -36,13 +38,14 @@ class Outermost:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = f"req-{secrets.token_hex(12)}"
+        request_id = scope[REQUEST_ID] = f"req-{secrets.token_hex(12)}"
         sent: list[MutableHeaders] = []
 
         async def send_on(message: Message) -> None:
             if message["type"] == "http.response.start":
                 sent.append(headers := MutableHeaders(scope=message))
                 headers.setdefault("x-request-id", request_id)
+                headers.setdefault("request-id", headers["x-request-id"])  # where Anthropic's clients look for it
             await send(message)
 
         try:
@@ -70,7 +73,7 @@ def _note(error: Exception, request_id: str, path: str) -> None:
 class Authentication:
     """Lets through who carries a key, and notes whose it is. Raises Unauthenticated.
 
-    Anybody may read what is `public`.
+    It is in Authorization, or else in x-api-key. Anybody may read what is `public`.
     """
 
     def __init__(self, app: ASGIApp, keys: KeyRing, public: Container[str]) -> None:
@@ -80,16 +83,19 @@ class Authentication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not (scope["method"] in ("GET", "HEAD") and scope["path"] in self._public):
-            header = Headers(scope=scope).get("authorization", "")
-            caller = self._keys.identify(header, "latin-1")
+            authorization = _authorization(Headers(scope=scope))
+            caller = self._keys.identify(authorization, "latin-1")
             if caller is None:
-                raise Unauthenticated(
-                    "the API key is wrong; send the header Authorization: Bearer KEY"
-                    if header.partition(" ")[2]
-                    else "this server needs an API key: send the header Authorization: Bearer KEY"
-                )
+                wrong = "the API key is wrong" if authorization.partition(" ")[2] else "this server needs an API key"
+                raise Unauthenticated(f"{wrong}: send the header Authorization: Bearer KEY, or x-api-key: KEY")
             scope[CALLER] = caller
         await self._app(scope, receive, send)
+
+
+def _authorization(headers: Headers) -> str:
+    """The header of that name; where it has no key (it may be a proxy's), what x-api-key comes to."""
+    authorization, key = headers.get("authorization", ""), headers.get("x-api-key")
+    return f"Bearer {key}" if key and not bearer_key(authorization) else authorization
 
 
 class BodyLimit:

@@ -8,10 +8,16 @@ import msgspec
 from frontend.rest.describe import ANY_OBJECT, PUBLIC, content, operation
 from frontend.rest.dialect import Dialect, Json
 
+KEYS: Json = {
+    "key": {"type": "http", "scheme": "bearer"},
+    "key_header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+"""How a key may be sent: one of these."""
+
 
 def openapi_document(dialects: Sequence[Dialect], *, guarded: bool = True) -> Json:
     """Of a server that asks for keys, or of one that is open."""
-    security: Json = {"security": [{"key": []}]} if guarded else {}
+    security: Json = {"security": [{key: []} for key in KEYS]} if guarded else {}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -23,7 +29,7 @@ def openapi_document(dialects: Sequence[Dialect], *, guarded: bool = True) -> Js
         },
         **security,
         "paths": _own_paths() | {path: each for dialect in dialects for path, each in dialect.operations.items()},
-        "components": {"schemas": _schemas(dialects), "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "components": {"schemas": _schemas(dialects), "securitySchemes": KEYS},
     }
 
 

@@ -158,6 +158,31 @@ async def test_the_key_opens_everything(key: str, scheme: str) -> None:
         assert (await client.get("/debug/custody", headers=headers)).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"x-api-key": "key"}, 200),
+        ({"x-api-key": "wrong"}, 401),
+        ({"x-api-key": "Bearer key"}, 401),
+        ({"x-api-key": ""}, 401),
+        ({"authorization": "Bearer key", "x-api-key": "wrong"}, 200),
+        ({"authorization": "Bearer wrong", "x-api-key": "key"}, 401),
+        ({"authorization": "Basic bmFtZTpwYXNz", "x-api-key": "key"}, 200),
+        ({"authorization": "Bearer ", "x-api-key": "key"}, 200),
+    ],
+)
+async def test_the_key_may_be_in_x_api_key_unless_authorization_has_one(headers: dict[str, str], status: int) -> None:
+    async with rest_client(FakeInference(), api_key="key") as client:
+        for path in ("/v1/models", "/debug/custody"):
+            assert (await client.get(path, headers=headers)).status_code == status
+        assert (await client.post(CHAT, json=QUESTION, headers=headers)).status_code == status
+
+
+async def test_a_key_in_x_api_key_may_have_any_characters() -> None:
+    async with rest_client(FakeInference(), api_key="ключ") as client:
+        assert (await client.get("/v1/models", headers={b"x-api-key": "ключ".encode()})).status_code == 200
+
+
 # -- bodies that are too large -----------------------------------------------------------------------------------------
 
 
