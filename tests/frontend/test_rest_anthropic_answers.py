@@ -124,8 +124,8 @@ async def test_a_whole_answer(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_whole_answer_with_thinking_and_tools() -> None:
-    script = parsed(*split(f"Hm.</think>Let me see.\n{CALL}\n{CALL}"), reasoning="think", prompt_end="<think>")
-    answer = await ask(script, tools=TOOLS)
+    pieces = "Hm.</think>", *split(f"Let me see.\n{CALL}\n{CALL}")
+    answer = await ask(parsed(*pieces, reasoning="think", prompt_end="<think>"), tools=TOOLS)
     thinking, text, first, second = answer["content"]
     assert (thinking["type"], thinking["thinking"]) == ("thinking", "Hm.")
     assert thinking["signature"]
@@ -466,6 +466,14 @@ async def test_the_parameter_at_fault_is_in_the_message(field: str) -> None:
     async with rest_client(FakeInference([InvalidRequest("no", field=field)])) as client:
         response = await client.post(MESSAGES, json=QUESTION)
     assert anthropic_error_of(response) == ("invalid_request_error", f"{names[field]}: no")
+
+
+async def test_who_holds_a_thread_is_told_to_send_everything(client: httpx.AsyncClient) -> None:
+    refused = await client.post(MESSAGES, json={**QUESTION, "thread": {"type": "create"}})
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert error["details"] == {"error_code": "thread_unsupported_request"}
+    assert "thread" in error["message"]
 
 
 async def test_errors_before_routing_are_anthropics_on_its_paths() -> None:

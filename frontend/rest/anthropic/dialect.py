@@ -76,7 +76,7 @@ class NoBatches:
 
 
 def _operations() -> dict[str, Json]:
-    events = {"anyOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in EVENTS]}
+    events: Json = {"anyOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in EVENTS]}
     message = post(
         "Answer a conversation, as Anthropic does",
         json("MessagesRequest"),

@@ -8,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import TandemError
 from frontend.rest.errors import headers_of, message_of, status_of
+from frontend.rest.fields import UnsupportedParameter
 from frontend.rest.middleware import REQUEST_ID
 
 ErrorType = Literal[
@@ -32,9 +33,16 @@ TYPES: dict[int, ErrorType] = {
 }
 
 
+class ErrorCode(msgspec.Struct, frozen=True, kw_only=True):
+    """Tells a client that holds a conversation as a thread to send all of it instead."""
+
+    error_code: Literal["thread_unsupported_request"] = "thread_unsupported_request"
+
+
 class AnthropicErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     type: ErrorType
     message: str
+    details: ErrorCode | msgspec.UnsetType = msgspec.UNSET
 
 
 class AnthropicErrorBody(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error"):
@@ -72,4 +80,5 @@ def _detail(error: Exception) -> AnthropicErrorDetail:
     if isinstance(error, TandemError) and error.field and error.field not in message:
         message = f"{error.field[:200]}: {message}"  # the caller may have made it up
     kind = TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
-    return AnthropicErrorDetail(type=kind, message=message)
+    is_thread = isinstance(error, UnsupportedParameter) and error.field == "thread"
+    return AnthropicErrorDetail(type=kind, message=message, details=ErrorCode() if is_thread else msgspec.UNSET)

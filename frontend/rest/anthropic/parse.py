@@ -166,17 +166,20 @@ def _content(given: object, path: str, kinds: Kinds) -> object:
 
 
 def _block(given: object, path: str, kinds: Kinds) -> object:
-    match given:
-        case {"type": str(kind), **fields} if kind in kinds:
-            kept = supported(fields, *kinds[kind], f"{path}.")
-            if kind == "tool_result" and "content" in kept:
-                kept["content"] = _content(kept["content"], f"{path}.content", TEXTS)
-            return {"type": kind, **kept}
-        case {"type": str(kind)} if kind in UNREAD_BLOCKS:
-            message = f"this server reads text; content blocks of type {kind} are not supported"
-            raise UnsupportedParameter(message, field=f"{path}.type")
-        case _:
-            return given
+    if not isinstance(given, dict):
+        return given
+    kind = given.get("type")
+    if not isinstance(kind, str):
+        return given
+    if kind in UNREAD_BLOCKS:
+        message = f"this server reads text; content blocks of type {kind} are not supported"
+        raise UnsupportedParameter(message, field=f"{path}.type")
+    if kind not in kinds:
+        return given
+    kept = supported({name: given[name] for name in given if name != "type"}, *kinds[kind], f"{path}.")
+    if kind == "tool_result" and "content" in kept:
+        kept["content"] = _content(kept["content"], f"{path}.content", TEXTS)
+    return {"type": kind, **kept}
 
 
 def _tool(given: object, path: str) -> object:
