@@ -225,8 +225,21 @@ def _json(value: object) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
 
 
-REQUESTS = (TokenizeText, TokenizeMessages, TokenizeContent, TokenizeInputs, DetokenizeRequest)
-SCHEMAS = (*REQUESTS, TokenizedText, TokenPiece, TokenizedContent, TokenPlace, DetokenizedText)
+REQUESTS: tuple[type[Struct], ...] = (
+    TokenizeText,
+    TokenizeMessages,
+    TokenizeContent,
+    TokenizeInputs,
+    DetokenizeRequest,
+)
+SCHEMAS: tuple[type[Struct], ...] = (
+    *REQUESTS,
+    TokenizedText,
+    TokenPiece,
+    TokenizedContent,
+    TokenPlace,
+    DetokenizedText,
+)
 
 
 def operations() -> dict[str, Json]:
