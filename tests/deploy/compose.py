@@ -33,4 +33,5 @@ def _value(found: "re.Match[str]", variables: dict[str, str]) -> str:
 
 
 def environment(service: dict[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in service["environment"].items()}
+    """What is told whatever the machine's own environment has: null stands for that."""
+    return {name: str(value) for name, value in service["environment"].items() if value is not None}

@@ -101,6 +101,7 @@ def test_on_a_gpu(role: str, clean: pytest.MonkeyPatch) -> None:
     check_exposure(config)
     assert config.device == "cuda"
     assert config.device_memory_share * 2 <= 1
+    assert "kv_memory_mb" not in config.model_fields_set, "it would not take what is left of the GPU"
     gpu = services(COMPOSE_GPU)[role]
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert device["device_ids"] == ["0"]
