@@ -3,6 +3,7 @@
 #   make up       serve the demo model, or ARGS="--model DIR --http-port 9000"
 #   make demo     one question, its streamed answer and where the time went
 #   make test     the quick tests         make test-all   the slow ones too
+#   make test-observability   deploy/ for real: Prometheus and promtool, and the roles as compose.yaml starts them
 #   make fuzz     requests, frames and files that are broken on purpose, FUZZ_MINUTES of each kind (30)
 #   make check    lint, types, imports, generated code, known vulnerabilities
 #   make chaos    kills, stops and cuts off workers under load for MINUTES=10, at most 30, and checks that nobody notices
@@ -30,7 +31,7 @@ BUF_VERSION := 1.75.0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: up demo test test-all fuzz chaos soak bench bench-gpu bench-rivals check check-style check-types check-imports check-protos check-audit protos install install-dev clean
+.PHONY: up demo test test-all test-observability dashboards fuzz chaos soak bench bench-gpu bench-rivals check check-style check-types check-imports check-protos check-audit protos install install-dev clean
 
 up: install
 	@$(BIN)/tandem up $(ARGS)
@@ -44,6 +45,14 @@ test: install-dev
 
 test-all: install-dev
 	$(PYTEST) -m "not gpu" $(ARGS)
+
+# On Debian: apt-get install prometheus
+test-observability: install-dev
+	$(PYTEST) tests/deploy -m "not gpu" $(ARGS)
+
+# What stands in deploy/grafana/dashboards and deploy/prometheus/rules.yaml.
+dashboards: install-dev
+	$(BIN)/python -m deploy.observability
 
 MINUTES ?= 10
 SOAK_MINUTES ?= 60

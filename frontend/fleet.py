@@ -14,6 +14,7 @@ from protos import worker_pb2 as pb
 log = logging.getLogger(__name__)
 
 RESOLVE_INTERVAL_S = 5.0
+NAME = "dns:///"
 
 
 class Fleet:
@@ -30,6 +31,8 @@ class Fleet:
         self._roles: dict[str, pb.Role] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._resolved: dict[str, list[str]] = {}
+        self._hosts: dict[str, str] = {}
+        """By address, the host in the name behind which it was found."""
 
     async def run(self) -> None:
         """Keep all streams open, and names resolved, until cancelled."""
@@ -43,12 +46,14 @@ class Fleet:
         for name in (name for names in self._addresses.values() for name in names):
             if (found := await _resolve(name)) is not None:
                 self._resolved[name] = found
+                self._hosts |= dict.fromkeys(found, _host(name))
         return {a: role for role, names in self._addresses.items() for n in names for a in self._resolved.get(n, ())}
 
     def _update(self, wanted: dict[str, "pb.Role"], streams: asyncio.TaskGroup) -> None:
         for address in wanted.keys() - self._links.keys():
             tally = self._tallies.setdefault(address, Tally())
-            self._links[address] = Link(address, self.pulse, self._tls, tally=tally)
+            host = self._hosts.get(address, "")
+            self._links[address] = Link(address, self.pulse, self._tls, host, tally=tally)
             self._roles[address] = wanted[address]
             self._tasks[address] = streams.create_task(self._links[address].run())
         for address in self._links.keys() - wanted.keys():
@@ -86,9 +91,9 @@ class Fleet:
 
 async def _resolve(name: str) -> list[str] | None:
     """The address itself, or every address of a `dns:///name:port`; None if that does not resolve."""
-    if not name.startswith("dns:///"):
+    if not name.startswith(NAME):
         return [name]
-    parts = urlsplit("//" + name.removeprefix("dns:///"))
+    parts = urlsplit("//" + name.removeprefix(NAME))
     try:
         infos = await asyncio.get_running_loop().getaddrinfo(parts.hostname, parts.port, type=1)
     except OSError as error:
@@ -96,3 +101,8 @@ async def _resolve(name: str) -> list[str] | None:
         return None
     hosts = ((str(sockaddr[0]), int(sockaddr[1])) for *_, sockaddr in infos)
     return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts]
+
+
+def _host(name: str) -> str:
+    """Of a `dns:///name:port`; empty of an address."""
+    return urlsplit("//" + name.removeprefix(NAME)).hostname or "" if name.startswith(NAME) else ""

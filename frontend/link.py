@@ -93,6 +93,8 @@ class Link:
     pulse: Pulse
     tls: Tls | None = None
     """None: the worker is reached without TLS."""
+    host: str = ""
+    """Whose certificate the worker must show; empty: that of the address."""
     view: WorkerView | None = None
     hello: pb.Hello | None = None
     incarnation: str = ""
@@ -174,7 +176,8 @@ class Link:
     def _channel(self) -> grpc.aio.Channel:
         if self.tls is None or self.address.startswith("unix:"):
             return grpc.aio.insecure_channel(self.address, OPTIONS)
-        return grpc.aio.secure_channel(self.address, self.tls.connects(), OPTIONS)
+        named = (("grpc.ssl_target_name_override", self.host),) if self.host else ()
+        return grpc.aio.secure_channel(self.address, self.tls.connects(), (*OPTIONS, *named))
 
     async def _session(self, stub: worker_pb2_grpc.WorkerStub) -> None:
         """Returns when the worker ends the stream. Raises TimeoutError when it is silent for `_silence_s`.

@@ -21,11 +21,11 @@ class Authority:
         self.cert, self._key = str(folder / f"{name}.pem"), str(folder / f"{name}.key")
         _openssl("req", "-x509", *KEY, "-days", "2", "-subj", f"/CN={name}", "-keyout", self._key, "-out", self.cert)
 
-    def issue(self, name: str) -> Certificate:
+    def issue(self, name: str, names: str = "DNS:localhost,IP:127.0.0.1") -> Certificate:
         base = self._folder / f"{self._name}-{name}"
         made, request = Certificate(f"{base}.pem", f"{base}.key"), f"{base}.csr"
-        names = "subjectAltName=DNS:localhost,IP:127.0.0.1"
-        _openssl("req", *KEY, "-subj", f"/CN={name}", "-addext", names, "-keyout", made.key, "-out", request)
+        told = f"subjectAltName={names}"
+        _openssl("req", *KEY, "-subj", f"/CN={name}", "-addext", told, "-keyout", made.key, "-out", request)
         signer = ("-CA", self.cert, "-CAkey", self._key, "-CAcreateserial", "-copy_extensions", "copy")
         _openssl("x509", "-req", "-in", request, *signer, "-days", "2", "-out", made.cert)
         return made

@@ -4,11 +4,13 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import grpc.aio
 import pytest
 
 from engine.errors import ProtocolError
+from engine.tls import Tls, listen
 from frontend import fleet as fleets
 from frontend import link as link_module
 from frontend.fleet import Fleet
@@ -18,6 +20,7 @@ from frontend.pulse import Pulse
 from frontend.tally import Counts
 from protos import worker_pb2 as pb
 from protos import worker_pb2_grpc
+from tests.certificates import Authority
 from tests.frontend.fake_worker import FakeWorker
 
 Inbox = asyncio.Queue[tuple[Leg, LegEvent]]
@@ -284,8 +287,8 @@ async def scripted() -> AsyncIterator[tuple[Scripted, str]]:
 
 
 @asynccontextmanager
-async def running(*addresses: str) -> AsyncIterator[Fleet]:
-    fleet = Fleet((), addresses)
+async def running(*addresses: str, tls: Tls | None = None) -> AsyncIterator[Fleet]:
+    fleet = Fleet((), addresses, tls)
     task = asyncio.create_task(fleet.run())
     try:
         yield fleet
@@ -394,3 +397,21 @@ async def test_a_name_that_does_not_resolve_for_a_while_keeps_its_workers(monkey
 async def test_names_resolve_to_every_address_and_addresses_to_themselves() -> None:
     assert await fleets._resolve("unix:/w") == ["unix:/w"]
     assert "127.0.0.1:7" in (await fleets._resolve("dns:///localhost:7") or [])
+
+
+@pytest.mark.parametrize(("names", "address"), [("DNS:localhost", "dns:///localhost:"), ("IP:127.0.0.1", "127.0.0.1:")])
+async def test_a_worker_shows_the_certificate_of_the_name_behind_which_it_was_found(
+    names: str, address: str, tmp_path: Path
+) -> None:
+    authority = Authority(tmp_path, "ours")
+    own, frontends = authority.issue("worker", names), authority.issue("frontend")
+    server = grpc.aio.server()
+    worker_pb2_grpc.add_WorkerServicer_to_server(servicer := Scripted(), server)
+    port = listen(server, "127.0.0.1:0", Tls(own.cert, own.key, authority.cert), field="listen")
+    await server.start()
+    try:
+        async with running(f"{address}{port}", tls=Tls(frontends.cert, frontends.key, authority.cert)) as fleet:
+            assert (await up(fleet)).hello is not None
+    finally:
+        servicer.events.put_nowait(None)
+        await server.stop(grace=None)
