@@ -11,13 +11,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from frontend.api import Inference
 from frontend.callers import KeyRing
 from frontend.metrics import CONTENT_TYPE
-from frontend.rest.dialect import Dialect, Errors, Json
+from frontend.rest.anthropic.dialect import anthropic_dialect
+from frontend.rest.dialect import Dialect, Errors, HeaderRoute, Json
 from frontend.rest.docs import HOME, docs_page
 from frontend.rest.middleware import Authentication, BodyLimit, Outermost
 from frontend.rest.openai.dialect import openai_dialect
@@ -29,7 +30,7 @@ PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metric
 
 def dialects_of(inference: Inference) -> tuple[Dialect, ...]:
     """Where two have the same path, the first one's counts; the first also has the paths that are nobody's."""
-    return (openai_dialect(inference),)
+    return (openai_dialect(inference), anthropic_dialect(inference))
 
 
 def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metrics: Callable[[], bytes]) -> Starlette:
@@ -45,7 +46,7 @@ def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metri
 
     app = Starlette(
         routes=[
-            *(route for dialect in dialects for route in dialect.routes),
+            *(route for route, _ in routes_of(dialects)),
             Route("/health", pages.health),
             Route("/ready", pages.ready),
             Route("/metrics", pages.metrics),
@@ -65,15 +66,22 @@ def build_app(inference: Inference, *, keys: KeyRing, max_body_bytes: int, metri
     return app
 
 
+def routes_of(dialects: Sequence[Dialect]) -> list[tuple[Route, Errors]]:
+    """Every dialect's routes, in the order in which they are tried, and how errors of theirs are told."""
+    routes = [(route, dialect.errors) for dialect in dialects for route in dialect.routes]
+    return sorted(routes, key=lambda each: not isinstance(each[0], HeaderRoute))
+
+
 class ErrorsByPath:
     """Whose words an error is told in, before and after routing alike."""
 
     def __init__(self, dialects: Sequence[Dialect]) -> None:
         self._default = dialects[0].errors
-        self._by_path = {route.path: dialect.errors for dialect in reversed(dialects) for route in dialect.routes}
+        self._routes = routes_of(dialects)
 
     def of(self, scope: Scope) -> Errors:
-        return self._by_path.get(scope["path"], self._default)
+        matching = (errors for route, errors in self._routes if route.matches(scope)[0] is not Match.NONE)
+        return next(matching, self._default)
 
 
 class Pages:

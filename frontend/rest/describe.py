@@ -3,7 +3,7 @@
 from frontend.rest.dialect import Json
 
 FAILURES = {
-    400: "The request is malformed, or names what is unknown or unsupported; `error.param` says which.",
+    400: "The request is malformed, or names what is unknown or unsupported; the error says which.",
     401: "The API key is missing or wrong.",
     404: "No worker serves the model.",
     413: "The body is larger than this server takes.",

@@ -1,13 +1,33 @@
 """What one dialect of HTTP brings to the app: paths, their description, and how it says that something failed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 Json = dict[str, object]
+
+
+class HeaderRoute(Route):
+    """A path that another dialect has, too: for requests with a header that only this one's clients send.
+
+    It comes before the routes of everybody.
+    """
+
+    def __init__(self, header: str, path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
+        super().__init__(path, endpoint)
+        self._header = header
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child_scope = super().matches(scope)
+        if match is not Match.NONE and self._header not in Headers(scope=scope):
+            return Match.NONE, {}
+        return match, child_scope
 
 
 class Errors(Protocol):

@@ -93,7 +93,8 @@ def _of(schema: Json, schemas: Json) -> SearchStrategy[Any]:
             least, most = schema.get("minItems", 0), min(schema.get("maxItems", 3), 3)
             return st.lists(beside(schema.get("items", {}), schemas), min_size=least, max_size=most)
         case "integer":
-            return st.integers(schema.get("minimum", 0), schema.get("maximum", 40))
+            least = schema.get("minimum", 0)
+            return st.integers(least, schema.get("maximum", least + 40))
         case "number":
             return st.floats(schema.get("minimum", 0.125), schema.get("maximum", 100))
         case "string":
