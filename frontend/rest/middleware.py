@@ -56,7 +56,7 @@ class Outermost:
                 if given is not None:
                     headers[OWN_ID] = headers["x-request-id"]
                     headers["x-request-id"] = given
-                headers.setdefault("request-id", headers["x-request-id"])  # where Anthropic's clients look for it
+                headers.setdefault("request-id", request_id)  # where Anthropic's clients look for it
             await send(message)
 
         try:
