@@ -34,23 +34,6 @@ class HeaderRoute(Route):
         return match, child_scope
 
 
-class HeaderRoute(Route):
-    """A path that another dialect has, too: for requests with a header that only this one's clients send.
-
-    It comes before the routes of everybody.
-    """
-
-    def __init__(self, header: str, path: str, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
-        super().__init__(path, endpoint)
-        self._header = header
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child_scope = super().matches(scope)
-        if match is not Match.NONE and self._header not in Headers(scope=scope):
-            return Match.NONE, {}
-        return match, child_scope
-
-
 class Errors(Protocol):
     """How a dialect's clients read errors: a TandemError, a starlette HTTPException, or one that is not ours, of which
     nothing is said but that there was one."""

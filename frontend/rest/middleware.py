@@ -53,10 +53,10 @@ class Outermost:
             if message["type"] == "http.response.start":
                 sent.append(headers := MutableHeaders(scope=message))
                 headers.setdefault("x-request-id", request_id)
+                headers.setdefault("request-id", headers["x-request-id"])  # where Anthropic's clients look for it
                 if given is not None:
                     headers[OWN_ID] = headers["x-request-id"]
                     headers["x-request-id"] = given
-                headers.setdefault("request-id", request_id)  # where Anthropic's clients look for it
             await send(message)
 
         try:
@@ -64,7 +64,7 @@ class Outermost:
         except ClientDisconnect:
             pass  # nobody is left to tell
         except Exception as error:
-            _note(error, request_id, scope["path"])
+            _note(error, request_id if given is None else f"{request_id} ({given})", scope["path"])
             if not sent:
                 await self._errors_of(scope).response_of(error)(scope, receive, send_on)
             elif sent[0].get("content-type") in (SSE, NDJSON):
@@ -80,11 +80,11 @@ def given_id(headers: Headers) -> str | None:
     return name if GIVEN_ID.fullmatch(name) else None
 
 
-def _note(error: Exception, request_id: str, path: str) -> None:
+def _note(error: Exception, ids: str, path: str) -> None:
     if not isinstance(error, TandemError | HTTPException):
-        log.error("%s of %s failed", request_id, path, exc_info=error)
+        log.error("%s of %s failed", ids, path, exc_info=error)
     elif status_of(error) >= 500 and not isinstance(error, Unsupported):
-        log.warning("%s of %s failed: %s", request_id, path, error)
+        log.warning("%s of %s failed: %s", ids, path, error)
 
 
 class Authentication:

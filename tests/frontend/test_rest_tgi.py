@@ -81,7 +81,7 @@ async def test_the_root_answers_with_a_list_or_a_stream(client: httpx.AsyncClien
     assert (await client.post("/", json={"inputs": "hi"})).json() == [{"generated_text": "Hello"}]
     streamed = await client.post("/", json={"inputs": "hi", "stream": True})
     assert events_of(streamed)[-1]["generated_text"] == "Hello"
-    assert "text/html" in (await client.get("/")).headers["content-type"]
+    assert "text/html" in (await client.get("/", headers={"accept": "text/html"})).headers["content-type"]
 
 
 async def test_details(client: httpx.AsyncClient, inference: FakeInference) -> None:
