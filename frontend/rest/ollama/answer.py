@@ -81,8 +81,9 @@ class Endpoint:
         """Tokenized by itself: an answer does not tell what its prompt was made into."""
         if isinstance(generation.prompt, TokenPrompt):
             return list(generation.prompt.ids)
+        special = None if begins else False  # None: what a prompt of this kind has
         return await asyncio.to_thread(
-            self._inference.tokenize, generation.model, generation.prompt, add_special_tokens=begins
+            self._inference.tokenize, generation.model, generation.prompt, add_special_tokens=special
         )
 
 
