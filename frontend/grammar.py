@@ -28,6 +28,8 @@ MAX_CHOICES = 4_096
 MAX_TAGS = 256
 WHITE_SPACE = r"[ \n\r\t]{1,20}"
 """Between two tokens of JSON."""
+CALL_SPACE = r"[ \n]"
+"""The same in the arguments of calls, which nobody reads but programs: at most one character."""
 MAX_GBNF_CHARS = 32_768
 """It is converted in Python, one character after the other."""
 
@@ -206,11 +208,11 @@ def _json_grammar(schema: object) -> str:
     return json.dumps({"grammars": [{"json_schema": _spaced(schema)}]}, ensure_ascii=False)
 
 
-def _spaced(schema: object) -> object:
+def _spaced(schema: object, white_space: str = WHITE_SPACE) -> object:
     """Bounds the white space that llguidance would let a model write for ever."""
     if schema is False:
         return False
-    return {**(schema if isinstance(schema, dict) else {}), "x-guidance": {"whitespace_pattern": WHITE_SPACE}}
+    return {**(schema if isinstance(schema, dict) else {}), "x-guidance": {"whitespace_pattern": white_space}}
 
 
 def _choice(text: str) -> str:
@@ -279,7 +281,7 @@ def _calls(text: str, special_tokens: Mapping[str, int]) -> str:
     rules = ["call: " + " | ".join(f"call_{number}" for number in range(len(tags)))]
     for number, tag in enumerate(tags):
         begin = _literal(tag.begin.removeprefix(marker) if is_of_each else tag.begin, special_tokens)
-        rules.append(f"call_{number}: {begin} {_body(tag)} {_literal(tag.end, special_tokens)}")
+        rules.append(f"call_{number}: {begin} {_body(tag, CALL_SPACE)} {_literal(tag.end, special_tokens)}")
     start = wrapped
     if marker:
         start = f"(marked {wrapped})* end"
@@ -329,8 +331,8 @@ def _tags(given: object) -> Sequence[Call]:
     return tags
 
 
-def _body(tag: Call) -> str:
-    return f"%json {json.dumps(_spaced(tag.schema), ensure_ascii=False)}"
+def _body(tag: Call, white_space: str = WHITE_SPACE) -> str:
+    return f"%json {json.dumps(_spaced(tag.schema, white_space), ensure_ascii=False)}"
 
 
 def _literal(text: str, special_tokens: Mapping[str, int]) -> str:

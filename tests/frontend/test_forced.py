@@ -134,6 +134,9 @@ async def test_what_the_grammar_lets_through_is_what_the_parser_reads(how: str) 
         assert calls_of(events) == calls
         assert not said(events)
     wrong = [wrapped(how, add).replace(*change) for change in (("5", "100"), ('"C"', '"K"'), ("add", "sub"))]
+    for spaced in (ARGS.replace(" ", ""), ARGS.replace(" ", "\n"), '{ "n" : 5 , "unit" : "C" }'):
+        assert accepts(made, wrapped(how, add.replace(ARGS, spaced)))
+    wrong.append(wrapped(how, add.replace(ARGS, ARGS.replace(" ", "  "))))
     for answer in (*wrong, wrapped(how, now).replace("{}", ARGS), "hello", "", wrapped(how), wrapped(how, add) + " so"):
         assert not accepts(made, answer), answer
 
@@ -230,6 +233,46 @@ async def test_what_a_schema_asks_for_and_cannot_be_is_named() -> None:
     made = await compiler().compile(grammar("json", offered=(anything,)))
     assert accepts(made, '{"name": "f", "arguments": {"a": [1]}}')
     assert not accepts(made, '{"name": "f", "arguments": 5}')
+
+
+def point(**more: object) -> dict[str, object]:
+    return {"type": "object", "properties": {"x": {"type": "integer"}}, **more}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "good", "bad"),
+    [
+        (point(), ["{}", '{"x": 1}'], ['{"x": 1, "y": 2}', '{"y": 2}']),
+        (point(additionalProperties=True), ['{"x": 1, "y": 2}'], ['{"x": "a"}']),
+        (point(required=["x", "y"]), ['{"x": 1, "y": 2}'], ['{"x": 1}']),
+        (point(patternProperties={"^z": {"type": "null"}}), ['{"zz": null}'], ['{"zz": 1}']),
+        ({"properties": {"p": point()}}, ['{"p": {"x": 1}}'], ['{"p": {"y": 1}}', '{"q": 1}']),
+        ({"properties": {"p": {"type": "array", "items": point()}}}, ['{"p": [{"x": 1}]}'], ['{"p": [{"y": 1}]}']),
+        (
+            {"$defs": {"P": point()}, "properties": {"p": {"$ref": "#/$defs/P"}}},
+            ['{"p": {"x": 1}}'],
+            ['{"p": {"y": 1}}'],
+        ),
+        (
+            {
+                "$defs": {"P": point()},
+                "properties": {"p": {"allOf": [{"$ref": "#/$defs/P"}, {"properties": {"y": {"type": "null"}}}]}},
+            },
+            ['{"p": {"x": 1, "y": null}}'],
+            ['{"p": {"x": 1, "y": 2}}'],
+        ),
+        ({"anyOf": [point(required=["x"]), {"required": ["y"]}]}, ['{"x": 1}', '{"y": 1}'], []),
+    ],
+)
+async def test_arguments_that_nobody_has_named_are_not_made_up(
+    parameters: dict[str, object], good: list[str], bad: list[str]
+) -> None:
+    tool: Tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    made = await compiler().compile(grammar("json", offered=(tool,)))
+    for arguments in good:
+        jsonschema.validate(json.loads(arguments), parameters)
+    assert [each for each in good if not accepts(made, f'{{"name": "f", "arguments": {each}}}')] == []
+    assert [each for each in bad if accepts(made, f'{{"name": "f", "arguments": {each}}}')] == []
 
 
 def test_what_goes_with_no_calls_is_refused_by_name() -> None:
