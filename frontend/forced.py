@@ -1,5 +1,5 @@
-"""The grammar of an answer that must call tools, or may, and then by their schemas: calls as its model writes them,
-behind what the model may think.
+"""The grammar of an answer that must call tools, or may, and then by their schemas, or instead of JSON: calls as its
+model writes them, behind what the model may think.
 
 What the grammar makes is read by the parser of the same family (`frontend.parsed`), so that calls that had to be made
 come out as those that the model chose to make. Does not know how grammars are compiled, or dialects.
@@ -14,14 +14,14 @@ from engine.errors import InvalidRequest
 from frontend.grammar import Call, Thought, calls
 from frontend.model import LoadedModel
 from frontend.parsed import end_of_prompt
-from frontend.request import Chat, GenerateRequest, Grammar
+from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind
 from frontend.text.parsers import deepseek, hermes, mistral
 from frontend.text.parsers.families import ToolFamily
 from frontend.tools import Tool, name_of
 
 
 def calls_grammar(model: LoadedModel, request: GenerateRequest, prompt: Sequence[int]) -> Grammar | None:
-    """None: nothing must be called, and no arguments must match. `prompt` is the request's in tokens.
+    """None: the request's own grammar, if it has one, says all. `prompt` is the request's in tokens.
 
     Raises InvalidRequest for what goes with no calls that must be made.
     """
@@ -30,8 +30,29 @@ def calls_grammar(model: LoadedModel, request: GenerateRequest, prompt: Sequence
         return None
     if chat.demanded:
         return _forced(model, request, chat, prompt)
+    if request.grammar is not None:
+        return _formatted(model, request, request.grammar, chat, prompt) if request.format_only else None
     is_strict = not chat.strict_tools.isdisjoint(map(name_of, chat.offered))
-    return _strict(model, chat, prompt) if is_strict and request.grammar is None else None
+    return _strict(model, chat, prompt) if is_strict else None
+
+
+def _formatted(
+    model: LoadedModel, request: GenerateRequest, grammar: Grammar, chat: Chat, prompt: Sequence[int]
+) -> Grammar | None:
+    """Of JSON, or calls instead, behind thoughts. None where it can only be the former."""
+    tools = chat.offered if model.families.marks_calls else ()
+    thought = _thought(model, chat, prompt) if request.separate_reasoning else None
+    if not tools and thought is None:
+        return None
+    spelling = _spelling(model.families.forced, _source(model))
+    return calls(
+        [_call(spelling, tool, is_strict=name_of(tool) in chat.strict_tools) for tool in tools],
+        prefix=spelling.prefix,
+        separator=spelling.separator if chat.parallel_tool_calls else None,
+        suffix=spelling.suffix,
+        thought=thought,
+        content='{"type": "object"}' if grammar.kind is GrammarKind.JSON_OBJECT else grammar.text,
+    )
 
 
 def _strict(model: LoadedModel, chat: Chat, prompt: Sequence[int]) -> Grammar | None:
@@ -52,7 +73,7 @@ def _strict(model: LoadedModel, chat: Chat, prompt: Sequence[int]) -> Grammar | 
 
 
 def _forced(model: LoadedModel, request: GenerateRequest, chat: Chat, prompt: Sequence[int]) -> Grammar:
-    if request.grammar is not None:
+    if request.grammar is not None and not request.format_only:
         raise InvalidRequest("an answer that must call a tool cannot match a grammar, too", field="grammar")
     if model.families.reasoning is not None and not request.separate_reasoning:
         message = "where a tool must be called, reasoning cannot be left in the content"
