@@ -1,10 +1,11 @@
-"""The grammar of an answer that must call tools, or may, and then by their schemas: calls as its model writes them,
-behind what the model may think.
+"""The grammar of an answer that must call tools, or may, and then by their schemas, or instead of JSON: calls as its
+model writes them, behind what the model may think.
 
 What the grammar makes is read by the parser of the same family (`frontend.parsed`), so that calls that had to be made
 come out as those that the model chose to make. Does not know how grammars are compiled, or dialects.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -13,14 +14,14 @@ from engine.errors import InvalidRequest
 from frontend.grammar import Call, Thought, calls
 from frontend.model import LoadedModel
 from frontend.parsed import end_of_prompt
-from frontend.request import Chat, GenerateRequest, Grammar
+from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind
 from frontend.text.parsers import deepseek, hermes, mistral
 from frontend.text.parsers.families import ToolFamily
 from frontend.tools import Tool, name_of
 
 
 def calls_grammar(model: LoadedModel, request: GenerateRequest, prompt: Sequence[int]) -> Grammar | None:
-    """None: nothing must be called, and no arguments must match. `prompt` is the request's in tokens.
+    """None: the request's own grammar, if it has one, says all. `prompt` is the request's in tokens.
 
     Raises InvalidRequest for what goes with no calls that must be made.
     """
@@ -29,8 +30,29 @@ def calls_grammar(model: LoadedModel, request: GenerateRequest, prompt: Sequence
         return None
     if chat.demanded:
         return _forced(model, request, chat, prompt)
+    if request.grammar is not None:
+        return _formatted(model, request, request.grammar, chat, prompt) if request.format_only else None
     is_strict = not chat.strict_tools.isdisjoint(map(name_of, chat.offered))
-    return _strict(model, chat, prompt) if is_strict and request.grammar is None else None
+    return _strict(model, chat, prompt) if is_strict else None
+
+
+def _formatted(
+    model: LoadedModel, request: GenerateRequest, grammar: Grammar, chat: Chat, prompt: Sequence[int]
+) -> Grammar | None:
+    """Of JSON, or calls instead, behind thoughts. None where it can only be the former."""
+    tools = chat.offered if model.families.marks_calls else ()
+    thought = _thought(model, chat, prompt) if request.separate_reasoning else None
+    if not tools and thought is None:
+        return None
+    spelling = _spelling(model.families.forced, _source(model))
+    return calls(
+        [_call(spelling, tool, is_strict=name_of(tool) in chat.strict_tools) for tool in tools],
+        prefix=spelling.prefix,
+        separator=spelling.separator if chat.parallel_tool_calls else None,
+        suffix=spelling.suffix,
+        thought=thought,
+        content='{"type": "object"}' if grammar.kind is GrammarKind.JSON_OBJECT else grammar.text,
+    )
 
 
 def _strict(model: LoadedModel, chat: Chat, prompt: Sequence[int]) -> Grammar | None:
@@ -51,7 +73,7 @@ def _strict(model: LoadedModel, chat: Chat, prompt: Sequence[int]) -> Grammar | 
 
 
 def _forced(model: LoadedModel, request: GenerateRequest, chat: Chat, prompt: Sequence[int]) -> Grammar:
-    if request.grammar is not None:
+    if request.grammar is not None and not request.format_only:
         raise InvalidRequest("an answer that must call a tool cannot match a grammar, too", field="grammar")
     if model.families.reasoning is not None and not request.separate_reasoning:
         message = "where a tool must be called, reasoning cannot be left in the content"
@@ -122,7 +144,10 @@ _MARKERS = MappingProxyType(
 
 def _call(spelling: _Spelling, tool: Tool, *, is_strict: bool = True) -> Call:
     name = name_of(tool)
-    schema = _arguments(tool) if is_strict else {"type": "object"}
+    try:
+        schema = _arguments(tool) if is_strict else {"type": "object"}
+    except RecursionError:
+        raise InvalidRequest(f"the schema of {name}'s arguments is nested too deeply", field="tools") from None
     return Call(f"{spelling.before_name}{name}{spelling.after_name}", schema, spelling.end, name)
 
 
@@ -134,6 +159,46 @@ def _arguments(tool: Tool) -> object:
             if kinds != "object" and not (isinstance(kinds, list) and "object" in kinds):
                 message = f"the arguments of {name_of(tool)} are an object; their schema asks for {kinds!r}"
                 raise InvalidRequest(message[:1000], field="tools")
-            return {**parameters, "type": "object"}
+            return _closed({**parameters, "type": "object"}, with_definitions="allOf" not in json.dumps(parameters))
         case _:
             return {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+_OPENING = frozenset(
+    {
+        "$dynamicRef",
+        "$ref",
+        "additionalProperties",
+        "allOf",
+        "anyOf",
+        "dependentSchemas",
+        "if",
+        "minProperties",
+        "oneOf",
+        "patternProperties",
+        "unevaluatedProperties",
+    }
+)
+"""Keywords beside which an object may have, or must have, properties that `properties` does not name."""
+
+
+def _closed(schema: object, *, with_definitions: bool) -> object:
+    """Without properties that nobody has named: functions take none, and models that may make them up do.
+
+    What matches it matches `schema`. `with_definitions`: nothing combines them with properties of others.
+    """
+    if not isinstance(schema, dict):
+        return schema
+    made = dict(schema)
+    within = ["properties", "$defs", "definitions"] if with_definitions else ["properties"]
+    for key in within:
+        if isinstance(named := made.get(key), dict):
+            made[key] = {name: _closed(each, with_definitions=with_definitions) for name, each in named.items()}
+    if isinstance(made.get("items"), dict):
+        made["items"] = _closed(made["items"], with_definitions=with_definitions)
+    named, required = made.get("properties"), made.get("required", [])
+    if not isinstance(named, dict) or not isinstance(required, list) or not _OPENING.isdisjoint(made):
+        return made
+    if all(isinstance(name, str) and name in named for name in required):
+        made["additionalProperties"] = False
+    return made

@@ -28,6 +28,8 @@ MAX_CHOICES = 4_096
 MAX_TAGS = 256
 WHITE_SPACE = r"[ \n\r\t]{1,20}"
 """Between two tokens of JSON."""
+CALL_SPACE = r"[ \n]"
+"""The same in the arguments of calls, which nobody reads but programs: at most one character."""
 MAX_GBNF_CHARS = 32_768
 """It is converted in Python, one character after the other."""
 
@@ -67,18 +69,20 @@ def calls(
     suffix: str = "",
     thought: Thought | None = None,
     marker: str | None = None,
+    content: str | None = None,
 ) -> Grammar:
     """The grammar of an answer that is one call of any of these kinds, between `prefix` and `suffix`; of one or more if
     there is a text that separates them. Raises InvalidRequest for a schema that is too deep.
 
-    With a `marker`, which `prefix` begins with, or each call if there is none, it is any text in which that is what the
-    marker begins.
+    With `content`, a JSON schema as text, it may be that instead, and is if there are no kinds of calls; calls must not
+    begin as JSON does. With a `marker`, which `prefix` begins with, or each call if there is none, it is any text in
+    which that is what the marker begins.
     """
     tags = [{"begin": kind.begin, "schema": kind.schema, "end": kind.end} for kind in kinds]
     wrapping = {"prefix": prefix, "separator": separator, "suffix": suffix}
     names = [kind.name for kind in kinds]
     before = None if thought is None else {"open": thought.open, "close": thought.close, "begun": thought.begun}
-    given = {"calls": tags, "names": names, "thought": before, "marker": marker, **wrapping}
+    given = {"calls": tags, "names": names, "thought": before, "marker": marker, "content": content, **wrapping}
     try:
         return Grammar(GrammarKind.CALLS, json.dumps(given))
     except RecursionError:
@@ -198,19 +202,21 @@ def _unsupported(grammar: Grammar) -> Iterator[str]:
             yield from unsupported(read_schema(grammar.text))
         case GrammarKind.CALLS:
             given = _object(grammar.text)
-            for name, tag in zip(given["names"], _tags(given["calls"]), strict=True):
+            for name, tag in zip(given["names"], _call_tags(given), strict=True):
                 yield from (f"{place} of {name}" for place in unsupported(tag.schema))
+            if given["content"] is not None:
+                yield from unsupported(read_schema(given["content"]))
 
 
 def _json_grammar(schema: object) -> str:
     return json.dumps({"grammars": [{"json_schema": _spaced(schema)}]}, ensure_ascii=False)
 
 
-def _spaced(schema: object) -> object:
+def _spaced(schema: object, white_space: str = WHITE_SPACE) -> object:
     """Bounds the white space that llguidance would let a model write for ever."""
     if schema is False:
         return False
-    return {**(schema if isinstance(schema, dict) else {}), "x-guidance": {"whitespace_pattern": WHITE_SPACE}}
+    return {**(schema if isinstance(schema, dict) else {}), "x-guidance": {"whitespace_pattern": white_space}}
 
 
 def _choice(text: str) -> str:
@@ -270,26 +276,33 @@ def _structural_tag(text: str, special_tokens: Mapping[str, int]) -> str:
 
 def _calls(text: str, special_tokens: Mapping[str, int]) -> str:
     given = _object(text)
-    tags = _tags(given["calls"])
+    tags = _call_tags(given)
     marker, prefix, separator = given["marker"] or "", given["prefix"], given["separator"]
     is_of_each = bool(marker) and not prefix
     many = "" if separator is None or is_of_each else f"({_literal(separator, special_tokens)} call)*"
     wrapped = f"{_literal(prefix.removeprefix(marker), special_tokens)} call {many} "
     wrapped += _literal(given["suffix"], special_tokens)
-    rules = ["call: " + " | ".join(f"call_{number}" for number in range(len(tags)))]
+    rules = ["call: " + " | ".join(f"call_{number}" for number in range(len(tags)))] if tags else []
     for number, tag in enumerate(tags):
         begin = _literal(tag.begin.removeprefix(marker) if is_of_each else tag.begin, special_tokens)
-        rules.append(f"call_{number}: {begin} {_body(tag)} {_literal(tag.end, special_tokens)}")
+        rules.append(f"call_{number}: {begin} {_body(tag, CALL_SPACE)} {_literal(tag.end, special_tokens)}")
     start = wrapped
     if marker:
         start = f"(marked {wrapped})* end"
         rules += [f"marked{_up_to(marker, special_tokens)}", "end: TEXT"]
+    if given["content"] is not None:
+        start = f"({start} | content)" if tags else "content"
+        rules.append(f"content: %json {json.dumps(_spaced(read_schema(given['content'])), ensure_ascii=False)}")
     if given["thought"] is not None:
         start = f"thought {start}"
         rules += _thought(given["thought"], special_tokens)
     if marker or given["thought"] is not None:
         rules.append(r"TEXT: /(.|\n)*/")
     return "\n".join((f"start: {start}", *rules))
+
+
+def _call_tags(given: Mapping[str, Any]) -> Sequence[Call]:
+    return _tags(given["calls"]) if given["calls"] else ()
 
 
 def _up_to(mark: str, special_tokens: Mapping[str, int]) -> str:
@@ -329,8 +342,8 @@ def _tags(given: object) -> Sequence[Call]:
     return tags
 
 
-def _body(tag: Call) -> str:
-    return f"%json {json.dumps(_spaced(tag.schema), ensure_ascii=False)}"
+def _body(tag: Call, white_space: str = WHITE_SPACE) -> str:
+    return f"%json {json.dumps(_spaced(tag.schema, white_space), ensure_ascii=False)}"
 
 
 def _literal(text: str, special_tokens: Mapping[str, int]) -> str:

@@ -297,18 +297,17 @@ class FleetInference:
 
 async def _grammar(model: LoadedModel, request: GenerateRequest, prompt: Sequence[int]) -> str:
     """What workers are told of the request's grammar; empty where it has none."""
-    calls = calls_grammar(model, request, prompt)
-    grammar = calls or request.grammar
+    grammar = calls_grammar(model, request, prompt) or request.grammar
     if grammar is None:
         return ""
+    is_demanded = isinstance(request.prompt, Chat) and bool(request.prompt.demanded)
+    field = "tools" if is_demanded or request.grammar is None else "grammar"
     if model.grammars is None:
-        field = "tools" if calls else "grammar"
         raise Unsupported("this model's answers cannot be held to a grammar", field=field)
     try:
         return await model.grammars.compile(grammar)
     except InvalidRequest as error:
-        if calls:
-            error.field = "tools"  # the client has said nothing of a grammar
+        error.field = field
         raise
 
 

@@ -17,17 +17,18 @@ MAX_END_TOKENS = 16
 
 def answer_of(model: LoadedModel, request: GenerateRequest, job: Job) -> "Answer | ParsedAnswer":
     """To a conversation with a model that calls tools or reasons it is a parsed one, but for an answer that a client's
-    grammar makes: JSON that was asked for is no call."""
+    grammar makes from its beginning to its end."""
     chat = request.prompt
-    if not isinstance(chat, Chat) or request.grammar is not None:
+    if not isinstance(chat, Chat) or (request.grammar is not None and not request.format_only):
         return Answer(model, request, job)
+    is_made = bool(chat.demanded) or request.grammar is not None
     end, continues = end_of_prompt(model, chat, job.tokens[: job.num_prompt])
     parser = model.families.parser(
-        chat.offered,
+        chat.offered if chat.demanded or request.grammar is None or model.families.marks_calls else (),
         end,
         continues=continues,
         separate_reasoning=request.separate_reasoning,
-        forced=bool(chat.demanded),
+        forced=is_made,
     )
     if parser is None:
         return Answer(model, request, job)

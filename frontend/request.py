@@ -149,6 +149,9 @@ class GenerateRequest:
     """None: any text will do."""
     pooling: Pooling | None = None
     """The prompt is also wanted as a vector (`frontend.embedding`)."""
+    format_only: bool = False
+    """The grammar is JSON's, and of what is said to be read alone: an answer to a conversation may think before it, and
+    call tools instead."""
     separate_reasoning: bool = True
     """Tell reasoning from the answer to a conversation, where the model marks it."""
     tell_prompt: bool = False

@@ -134,6 +134,9 @@ async def test_what_the_grammar_lets_through_is_what_the_parser_reads(how: str) 
         assert calls_of(events) == calls
         assert not said(events)
     wrong = [wrapped(how, add).replace(*change) for change in (("5", "100"), ('"C"', '"K"'), ("add", "sub"))]
+    for spaced in (ARGS.replace(" ", ""), ARGS.replace(" ", "\n"), '{ "n" : 5 , "unit" : "C" }'):
+        assert accepts(made, wrapped(how, add.replace(ARGS, spaced)))
+    wrong.append(wrapped(how, add.replace(ARGS, ARGS.replace(" ", "  "))))
     for answer in (*wrong, wrapped(how, now).replace("{}", ARGS), "hello", "", wrapped(how), wrapped(how, add) + " so"):
         assert not accepts(made, answer), answer
 
@@ -232,6 +235,46 @@ async def test_what_a_schema_asks_for_and_cannot_be_is_named() -> None:
     assert not accepts(made, '{"name": "f", "arguments": 5}')
 
 
+def point(**more: object) -> dict[str, object]:
+    return {"type": "object", "properties": {"x": {"type": "integer"}}, **more}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "good", "bad"),
+    [
+        (point(), ["{}", '{"x": 1}'], ['{"x": 1, "y": 2}', '{"y": 2}']),
+        (point(additionalProperties=True), ['{"x": 1, "y": 2}'], ['{"x": "a"}']),
+        (point(required=["x", "y"]), ['{"x": 1, "y": 2}'], ['{"x": 1}']),
+        (point(patternProperties={"^z": {"type": "null"}}), ['{"zz": null}'], ['{"zz": 1}']),
+        ({"properties": {"p": point()}}, ['{"p": {"x": 1}}'], ['{"p": {"y": 1}}', '{"q": 1}']),
+        ({"properties": {"p": {"type": "array", "items": point()}}}, ['{"p": [{"x": 1}]}'], ['{"p": [{"y": 1}]}']),
+        (
+            {"$defs": {"P": point()}, "properties": {"p": {"$ref": "#/$defs/P"}}},
+            ['{"p": {"x": 1}}'],
+            ['{"p": {"y": 1}}'],
+        ),
+        (
+            {
+                "$defs": {"P": point()},
+                "properties": {"p": {"allOf": [{"$ref": "#/$defs/P"}, {"properties": {"y": {"type": "null"}}}]}},
+            },
+            ['{"p": {"x": 1, "y": null}}'],
+            ['{"p": {"x": 1, "y": 2}}'],
+        ),
+        ({"anyOf": [point(required=["x"]), {"required": ["y"]}]}, ['{"x": 1}', '{"y": 1}'], []),
+    ],
+)
+async def test_arguments_that_nobody_has_named_are_not_made_up(
+    parameters: dict[str, object], good: list[str], bad: list[str]
+) -> None:
+    tool: Tool = {"type": "function", "function": {"name": "f", "parameters": parameters}}
+    made = await compiler().compile(grammar("json", offered=(tool,)))
+    for arguments in good:
+        jsonschema.validate(json.loads(arguments), parameters)
+    assert [each for each in good if not accepts(made, f'{{"name": "f", "arguments": {each}}}')] == []
+    assert [each for each in bad if accepts(made, f'{{"name": "f", "arguments": {each}}}')] == []
+
+
 def test_what_goes_with_no_calls_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest) as raised:
         grammar(grammar=Grammar(GrammarKind.JSON_OBJECT))
@@ -310,6 +353,63 @@ async def test_what_a_strict_schema_asks_for_and_cannot_be_is_named() -> None:
     with pytest.raises(InvalidRequest, match="uniqueItems of sort"):
         await compiler().compile(strict("hermes", "", "sort", offered=(ADD, tool)))
     assert await compiler().compile(strict("hermes", "", "add", offered=(ADD, tool)))
+
+
+# -- JSON, or calls instead --------------------------------------------------------------------------------------------
+
+
+def formatted(how: str, **fields: Any) -> Grammar:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    json_schema = Grammar(GrammarKind.JSON_SCHEMA, json.dumps({**schema, "additionalProperties": False}))
+    options = {"choice": AUTO, "grammar": json_schema, "format_only": True, **fields}
+    tools, template, _, _ = SPELLED[how]
+    return grammar(tools, template, **options)
+
+
+@pytest.mark.parametrize("how", ["hermes", "qwen3-coder", "mistral", "newer mistral", "deepseek"])
+async def test_an_answer_has_the_format_or_calls(how: str) -> None:
+    tools, _, add, now = SPELLED[how]
+    made = await compiler().compile(formatted(how))
+    assert accepts(made, '{"a": 1}')
+    assert said(read('{"a": 1}', tools)) == '{"a": 1}'
+    for answer, names in ((wrapped(how, add), ["add"]), (wrapped(how, now, add), ["now", "add"])):
+        assert accepts(made, answer)
+        assert [name for name, _ in calls_of(read(answer, tools))] == names
+    for answer in ('{"b": 1}', "hello", '{"a": 1}' + wrapped(how, add), wrapped(how, add) + '{"a": 1}'):
+        assert not accepts(made, answer), answer
+    one = await compiler().compile(formatted(how, parallel_tool_calls=False))
+    assert accepts(one, wrapped(how, add))
+    assert not accepts(one, wrapped(how, add, add))
+
+
+async def test_who_reasons_may_do_so_before_the_format() -> None:
+    made = await compiler().compile(formatted("hermes", reasoning="think", prompt="<think>", choice=NO_TOOLS))
+    assert accepts(made, 'Hm.</think>\n\n{"a": 1}')
+    assert not accepts(made, '{"a": 1}')
+    assert not accepts(made, "Hm.</think>" + SPELLED["hermes"][2])
+    any_object = Grammar(GrammarKind.JSON_OBJECT)
+    free = await compiler().compile(formatted("hermes", reasoning="think", grammar=any_object))
+    for answer in ('{"b": [1]}', '<think>Hm.</think>{"b": 1}', SPELLED["hermes"][2]):
+        assert accepts(free, answer)
+    demanded = await compiler().compile(formatted("hermes", choice=REQUIRED))
+    assert accepts(demanded, SPELLED["hermes"][2])
+    assert not accepts(demanded, '{"a": 1}')
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"choice": NO_TOOLS},
+        {"how": "none"},
+        {"how": "json"},
+        {"how": "llama3"},
+        {"choice": NO_TOOLS, "reasoning": "think", "separate_reasoning": False},
+        {"format_only": False},
+    ],
+)
+def test_where_there_are_no_calls_the_format_is_all(fields: dict[str, Any]) -> None:
+    with pytest.raises(AssertionError):
+        formatted(**{"how": "hermes", **fields})
 
 
 # -- over real workers -------------------------------------------------------------------------------------------------
@@ -403,7 +503,13 @@ async def test_a_model_that_need_not_call_says_what_it_likes(tmp_path: Path) -> 
         free = await running.complete(request)
         strict_tools = replace(request.prompt, strict_tools=frozenset({"add"}))
         held = await running.complete(replace(request, prompt=strict_tools))
+        form = Grammar(GrammarKind.JSON_SCHEMA, json.dumps(ADD_ARGUMENTS))
+        formatted = await running.complete(replace(request, grammar=form, format_only=True, max_tokens=100))
     assert held.token_ids == free.token_ids
+    if made_calls(formatted):
+        check(formatted)
+    else:
+        jsonschema.validate(json.loads(formatted.text), ADD_ARGUMENTS)
 
 
 async def test_a_request_that_cannot_be_kept_costs_no_worker_anything(tmp_path: Path) -> None:

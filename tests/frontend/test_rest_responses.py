@@ -128,7 +128,7 @@ def test_formats() -> None:
     assert generation(text={"format": form}).grammar == Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema))
     any_object = {"format": {"type": "json_object"}}
     assert generation(text=any_object).grammar == Grammar(GrammarKind.JSON_OBJECT)
-    assert generation(text=any_object, tools=[TOOL], tool_choice="required").grammar is None
+    assert generation(text=any_object, tools=[TOOL], tool_choice="required").format_only
 
 
 def test_items_become_a_conversation() -> None:

@@ -195,11 +195,17 @@ def test_who_chooses() -> None:
 
 
 def test_the_format_of_content_binds_no_calls() -> None:
-    """Which are all there is, if they must be made. A grammar is of the whole answer, and excludes them."""
-    form = {"type": "json_object"}
-    assert chat(tools=[WEATHER], tool_choice="required", response_format=form).generations[0].grammar is None
-    assert chat(tools=[WEATHER], response_format=form).generations[0].grammar is not None
-    assert chat(tools=[WEATHER], tool_choice="required", guided_regex="a").generations[0].grammar is not None
+    """A grammar is of the whole answer."""
+    tags = {"type": "structural_tag", "structures": [], "triggers": []}
+    for fields, is_format in (
+        ({"response_format": {"type": "json_object"}}, True),
+        ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}}, True),
+        ({"response_format": tags}, False),
+        ({"guided_json": {}}, False),
+        ({"structured_outputs": {"regex": "a"}}, False),
+        ({"response_format": {"type": "text"}}, False),
+    ):
+        assert chat(tools=[WEATHER], **fields).generations[0].format_only == is_format
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-import msgspec
-
 from engine.errors import InvalidRequest
 from frontend.request import (
     MAX_DOCUMENTS,
@@ -19,6 +17,7 @@ from frontend.request import (
     MAX_STOP_TOKEN_IDS,
     Chat,
     GenerateRequest,
+    GrammarKind,
     TokenPrompt,
     check_count,
 )
@@ -111,9 +110,6 @@ def parse_chat(body: bytes, *, lenient: bool = False) -> Ask:
             raise InvalidRequest("max_tokens and max_completion_tokens differ; give one", field="max_tokens")
         max_tokens, names["max_tokens"] = given.max_completion_tokens, "max_completion_tokens"
     chat = _conversation(given, fields, names)
-    if chat.demanded and given.response_format is not None:
-        # it is the format of the content, and beside calls that must be made there is none
-        given = msgspec.structs.replace(given, response_format=None)
     generation = replace(
         _generation(given),
         prompt=chat,
@@ -257,7 +253,11 @@ def _ask(
 ) -> Ask:
     if found := find_grammar(given):
         names = {**names, "grammar": found[0]}
-        generations = [replace(generation, grammar=found[1]) for generation in generations]
+        format_only = found[0] == "response_format" and found[1].kind in (
+            GrammarKind.JSON_SCHEMA,
+            GrammarKind.JSON_OBJECT,
+        )
+        generations = [replace(generation, grammar=found[1], format_only=format_only) for generation in generations]
     n = 1 if given.n is None else given.n
     if not 1 <= n <= MAX_N:
         raise InvalidRequest(f"n must be between 1 and {MAX_N}, not {n}", field="n")

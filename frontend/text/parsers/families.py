@@ -104,6 +104,11 @@ class Families:
         """How calls are spelled that a grammar makes."""
         return _FORCED.get(self.tools) or self.tools or ToolFamily.JSON
 
+    @property
+    def marks_calls(self) -> bool:
+        """Whether calls that a grammar makes can be told from other JSON by how they begin."""
+        return self.forced not in (ToolFamily.LLAMA3, ToolFamily.JSON)
+
     def thoughts(self, prompt_end: str, *, continues: bool = False) -> Thoughts | None:
         """How one answer to a prompt that ends so marks its reasoning; None: not at all.
 

@@ -77,6 +77,7 @@ def parse_response(body: bytes, store: CallersStore, *, lenient: bool = False) -
     if given.background and (given.stream or given.store is False):
         field = "stream" if given.stream else "store"
         raise UnsupportedParameter(f"{field} does not go with background, whose responses are retrieved", field=field)
+    grammar = _grammar(given)
     generation = GenerateRequest(
         prompt=chat,
         model=given.model,
@@ -91,8 +92,8 @@ def parse_response(body: bytes, store: CallersStore, *, lenient: bool = False) -
         seed=given.seed,
         stop=(given.stop,) if isinstance(given.stop, str) else tuple(given.stop or ()),
         logprobs=(given.top_logprobs or 0) if wants_logprobs else None,
-        # the format is that of the text, of which there is none beside calls that must be made
-        grammar=None if chat.demanded else _grammar(given),
+        grammar=grammar,
+        format_only=grammar is not None,
     )
     return ResponseAsk(given=given, generation=generation, input=items, before=before)
 
