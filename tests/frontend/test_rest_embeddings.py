@@ -14,7 +14,7 @@ from engine.pooling import Pooling
 from frontend.callers import KeyRing
 from frontend.request import TokenPrompt
 from frontend.rest.app import build_app
-from frontend.rest.openai.embeddings import AT_ONCE, MAX_INPUTS
+from frontend.rest.vectors import AT_ONCE, MAX_INPUTS
 from tests.frontend.fake_inference import MAX_CONTEXT, MODEL, FakeInference, say
 from tests.frontend.test_rest_app import rest_client
 

@@ -83,10 +83,30 @@ async def test_slots_are_room_on_decode_workers(client: httpx.AsyncClient, infer
     assert len((await client.get("/slots")).json()) == 2
 
 
-@pytest.mark.parametrize("path", ["/embedding", "/embeddings", "/slots/0?action=save"])
-async def test_what_this_server_does_not_do(client: httpx.AsyncClient, path: str) -> None:
-    response = await client.post(path, json={"content": "hi"})
+async def test_slots_are_not_saved(client: httpx.AsyncClient) -> None:
+    response = await client.post("/slots/0?action=save", json={})
     assert (response.status_code, error_of(response)["type"]) == (501, "not_supported_error")
+
+
+@pytest.mark.parametrize("path", ["/embedding", "/embeddings"])
+@pytest.mark.parametrize("name", ["content", "input"])
+async def test_texts_become_vectors(client: httpx.AsyncClient, path: str, name: str) -> None:
+    one = (await client.post(path, json={name: "hi"})).json()
+    assert one == [{"index": 0, "embedding": [pytest.approx([0.6, -0.8])]}]
+    body = {name: ["hi", "there"], "embd_normalize": -1, "model": "any"}
+    many = (await client.post(path, json=body)).json()
+    assert many == [{"index": i, "embedding": [[3.0, -4.0]]} for i in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"content": "a", "input": "a"}, {"content": ""}, {"content": [1, "a"]}, {"content": "a", "embd_normalize": 1}],
+)
+async def test_what_is_wrong_with_a_request_for_vectors_is_said(
+    client: httpx.AsyncClient, body: dict[str, object]
+) -> None:
+    response = await client.post("/embedding", json=body)
+    assert (response.status_code, error_of(response)["type"]) == (400, "invalid_request_error")
 
 
 async def test_there_are_no_adapters(client: httpx.AsyncClient) -> None:

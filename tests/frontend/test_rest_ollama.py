@@ -11,9 +11,9 @@ from ollama import AsyncClient
 
 from engine.errors import Overloaded, Unavailable
 from frontend.callers import KeyRing
-from frontend.request import Chat, Delta, Grammar, GrammarKind
+from frontend.request import Chat, Delta, Grammar, GrammarKind, TokenPrompt
 from frontend.rest.app import build_app
-from tests.frontend.fake_inference import MODEL
+from tests.frontend.fake_inference import MAX_CONTEXT, MODEL
 from tests.frontend.fake_ollama import OllamaInference
 from tests.frontend.parsed_script import parsed, split
 from tests.frontend.test_rest_server import served
@@ -158,8 +158,10 @@ async def test_errors_become_the_exception_of_the_client(client: AsyncClient, in
     await refused(client.chat(MODEL, [USER], options={"mirostat": 2}), 400, "^options.mirostat is not supported")
     await refused(client.chat(MODEL, [{**USER, "images": [b"hi"]}]), 400, r"^messages\[0\].images is not supported")
     await refused(client.generate(MODEL, "a", suffix="b"), 400, "^suffix is not supported")
-    await refused(client.embed(MODEL, "hi"), 501, "embeddings")
-    await refused(client.embeddings(MODEL, "hi"), 501, "embeddings")
+    await refused(client.embed("other", "hi"), 404, "^model 'other' not found")
+    await refused(client.embed(MODEL, ["hi", ""]), 400, "^input: there is no text")
+    await refused(client.embed(MODEL, "hi", dimensions=8), 400, "^dimensions is not supported")
+    await refused(client.embed(MODEL, "a" * MAX_CONTEXT, truncate=False), 400, "context")
     await refused(client.pull(MODEL), 501, "^/api/pull is not supported")
     await refused(client.push(MODEL), 501, "^/api/push")
     await refused(client.create("mine", from_=MODEL), 501, "^/api/create")
@@ -194,3 +196,15 @@ async def test_over_a_socket(inference: OllamaInference) -> None:
         parts = [part async for part in await client.chat(MODEL, [USER], stream=True)]
         assert "".join(part.message.content or "" for part in parts) == "Hello!"
         assert (await client.chat(MODEL, [USER])).message.content == "Hello!"
+
+
+async def test_texts_become_vectors(client: AsyncClient, inference: OllamaInference) -> None:
+    answer = await client.embed(MODEL, ["hi", "there"])
+    assert answer.embeddings == [pytest.approx([0.6, -0.8])] * 2
+    assert (answer.model, answer.prompt_eval_count) == (MODEL, 7)
+    assert answer.total_duration is not None
+    assert answer.total_duration > 0
+    await client.embed(MODEL, "a" * (2 * MAX_CONTEXT))
+    assert inference.requests[-1].prompt == TokenPrompt((ord("a"),) * (MAX_CONTEXT - 1)), "cut"
+    one = await client.embeddings(MODEL, "hi")
+    assert one.embedding == [3.0, -4.0], "as it is"

@@ -95,8 +95,6 @@ async def test_what_cannot_be_shown(client: httpx.AsyncClient, body: dict[str, A
         ("POST", "/api/copy"),
         ("DELETE", "/api/delete"),
         ("POST", "/api/blobs/sha256:00"),
-        ("POST", "/api/embed"),
-        ("POST", "/api/embeddings"),
     ],
 )
 async def test_what_is_not_done_here_says_so(client: httpx.AsyncClient, method: str, path: str) -> None:

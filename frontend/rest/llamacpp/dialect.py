@@ -19,6 +19,7 @@ from frontend.rest.llamacpp.answer_types import (
     LlamaSlot,
     LlamaSuccess,
 )
+from frontend.rest.llamacpp.embeddings import EmbeddingEndpoint, LlamaEmbedding, LlamaEmbeddingRequest
 from frontend.rest.llamacpp.errors import LlamaErrorBody, LlamaErrors
 from frontend.rest.llamacpp.pages import Pages, refusing, with_model
 from frontend.rest.llamacpp.parse import parse_completion, parse_infill
@@ -28,7 +29,6 @@ from frontend.rest.openai.answer import Endpoint
 from frontend.rest.openai.models import models_endpoint
 from frontend.rest.openai.parse import Ask, parse_chat
 
-NO_EMBEDDINGS = "this server has no embeddings"
 NO_SLOT_ACTIONS = "slots cannot be saved, restored or erased"
 NO_CHANGES = "this server's properties cannot be changed"
 ERROR = "LlamaErrorBody"
@@ -52,8 +52,8 @@ def llamacpp_dialect(inference: Inference, *, lenient: bool = False) -> Dialect:
             Route("/infill", LlamaEndpoint(inference, parse_infill), methods=["POST"]),
             Route("/chat/completions", Endpoint(inference, CHAT, lenient=lenient), methods=["POST"]),
             Route("/apply-template", pages.apply_template, methods=["POST"]),
-            Route("/embedding", refusing(NO_EMBEDDINGS), methods=["POST"]),
-            Route("/embeddings", refusing(NO_EMBEDDINGS), methods=["POST"]),
+            Route("/embedding", EmbeddingEndpoint(inference), methods=["POST"]),
+            Route("/embeddings", EmbeddingEndpoint(inference), methods=["POST"]),
             Route("/models", models_endpoint(inference)),
             Route("/props", pages.props),
             Route("/props", refusing(NO_CHANGES), methods=["POST"]),
@@ -68,6 +68,8 @@ def llamacpp_dialect(inference: Inference, *, lenient: bool = False) -> Dialect:
         schemas=(
             LlamaCompletionRequest,
             LlamaInfillRequest,
+            LlamaEmbeddingRequest,
+            LlamaEmbedding,
             LlamaCompletion,
             LlamaChunk,
             LlamaProps,
@@ -76,7 +78,7 @@ def llamacpp_dialect(inference: Inference, *, lenient: bool = False) -> Dialect:
             LlamaSuccess,
             LlamaErrorBody,
         ),
-        closed=frozenset({"LlamaCompletionRequest", "LlamaInfillRequest"}),
+        closed=frozenset({"LlamaCompletionRequest", "LlamaInfillRequest", "LlamaEmbeddingRequest"}),
         public=frozenset({"/v1/health"}),
     )
 
@@ -88,7 +90,11 @@ def _operations() -> dict[str, Json]:
     template = post("Render a conversation", json("ChatCompletionRequest"), json("LlamaRendered"), error=ERROR)
     adapters = content("application/json", {"type": "array", "maxItems": 0, "items": {"type": "object"}})
     slots = content("application/json", {"type": "array", "items": {"$ref": "#/components/schemas/LlamaSlot"}})
+    vectors = content("application/json", {"type": "array", "items": {"$ref": "#/components/schemas/LlamaEmbedding"}})
+    embedding: Json = {"post": post("Texts as vectors", json("LlamaEmbeddingRequest"), vectors, error=ERROR)}
     return {
+        "/embedding": embedding,
+        "/embeddings": embedding,
         "/completion": completion,
         "/completions": completion,
         "/infill": {"post": _generation("Write what stands between two texts", "LlamaInfillRequest")},

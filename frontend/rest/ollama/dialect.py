@@ -7,10 +7,11 @@ from frontend.rest.describe import json, operation, parts, post
 from frontend.rest.dialect import Dialect, Json
 from frontend.rest.middleware import NDJSON
 from frontend.rest.ollama import answer_types as answers
+from frontend.rest.ollama import embeddings
 from frontend.rest.ollama import request_types as requests
 from frontend.rest.ollama.answer import CHAT, GENERATE, Endpoint
 from frontend.rest.ollama.errors import OllamaError, OllamaErrors
-from frontend.rest.ollama.models import blob, embeddings, ps_page, refused, show_page, tags_page, version
+from frontend.rest.ollama.models import blob, ps_page, refused, show_page, tags_page, version
 
 
 def ollama_dialect(inference: Inference) -> Dialect:
@@ -23,8 +24,8 @@ def ollama_dialect(inference: Inference) -> Dialect:
             Route("/api/ps", ps_page(inference)),
             Route("/api/show", show_page(inference), methods=["POST"]),
             Route("/api/version", version),
-            Route("/api/embed", embeddings, methods=["POST"]),
-            Route("/api/embeddings", embeddings, methods=["POST"]),
+            Route("/api/embed", embeddings.EmbedEndpoint(inference), methods=["POST"]),
+            Route("/api/embeddings", embeddings.EmbeddingsEndpoint(inference), methods=["POST"]),
             *(Route(f"/api/{name}", refused, methods=["POST"]) for name in ("pull", "push", "create", "copy")),
             Route("/api/delete", refused, methods=["DELETE"]),
             Route("/api/blobs/{digest}", blob, methods=["HEAD", "POST"]),
@@ -35,6 +36,10 @@ def ollama_dialect(inference: Inference) -> Dialect:
             requests.OllamaGenerateRequest,
             requests.OllamaChatRequest,
             requests.OllamaShowRequest,
+            embeddings.OllamaEmbedRequest,
+            embeddings.OllamaEmbedResponse,
+            embeddings.OllamaEmbeddingsRequest,
+            embeddings.OllamaEmbeddingsResponse,
             answers.OllamaGenerateResponse,
             answers.OllamaChatResponse,
             answers.OllamaModels,
@@ -48,6 +53,8 @@ def ollama_dialect(inference: Inference) -> Dialect:
                 "OllamaGenerateRequest",
                 "OllamaChatRequest",
                 "OllamaShowRequest",
+                "OllamaEmbedRequest",
+                "OllamaEmbeddingsRequest",
                 "OllamaOptions",
                 "OllamaMessage",
             }
@@ -62,10 +69,16 @@ def _operations() -> dict[str, Json]:
         "/api/tags": {"get": _page("Models that requests can name", "OllamaModels")},
         "/api/ps": {"get": _page("Models that are loaded", "OllamaLoadedModels")},
         "/api/version": {"get": _page("Version of the API", "OllamaVersion")},
+        "/api/embed": {"post": _vectors("Texts as vectors", "OllamaEmbed")},
+        "/api/embeddings": {"post": _vectors("One text as a vector, as it is", "OllamaEmbeddings")},
         "/api/show": {
             "post": post("One model", json("OllamaShowRequest"), json("OllamaShowResponse"), error="OllamaError")
         },
     }
+
+
+def _vectors(summary: str, name: str) -> Json:
+    return post(summary, json(f"{name}Request"), json(f"{name}Response"), error="OllamaError")
 
 
 def _page(summary: str, answer: str) -> Json:

@@ -76,11 +76,6 @@ async def version(request: Request) -> Response:
     return _json(OllamaVersion(version=VERSION))
 
 
-async def embeddings(request: Request) -> Response:
-    """Of /api/embed and /api/embeddings."""
-    raise Unsupported("this server has no embeddings")
-
-
 async def refused(request: Request) -> Response:
     """Of whatever would change which models there are."""
     raise Unsupported(f"{request.url.path} is not supported: this server serves the models that it was started with")
