@@ -181,6 +181,14 @@ class Allowance:
 UNLIMITED = Allowance()
 
 
+class UsedUp(Overloaded):
+    """A caller has not enough left of its own limits."""
+
+    def __init__(self, message: str, *, retry_after_s: float, allowance: Allowance) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.allowance = allowance
+
+
 class Allowances:
     """How much each caller has left of its limits."""
 
@@ -195,15 +203,20 @@ class Allowances:
         """Take a request's share of `caller`'s limits: its prompt, and as much as its answer may have; of that, what
         `num_output` says at the end was not used is given back.
 
-        Raises Overloaded, with the time until there is enough. A request larger than a whole minute's tokens waits
+        Raises UsedUp, with the time until there is enough. A request larger than a whole minute's tokens waits
         until all of these are there, and leaves a debt.
         """
         if math.isinf(caller.requests_per_minute) and math.isinf(caller.tokens_per_minute):
             yield UNLIMITED
             return
         requests, tokens = self._of(caller)
-        self._check(caller, requests, 1, f"{caller.requests_per_minute:g} requests")
-        self._check(caller, tokens, prompt_tokens + max_tokens, f"{caller.tokens_per_minute:g} tokens")
+        for bucket, amount, limit in (
+            (requests, 1, f"{caller.requests_per_minute:g} requests"),
+            (tokens, prompt_tokens + max_tokens, f"{caller.tokens_per_minute:g} tokens"),
+        ):
+            if (wait_s := bucket.wait_s(amount)) > 0:
+                message = f"the key {caller.name!r} has used up its {limit} per minute"
+                raise UsedUp(message, retry_after_s=wait_s, allowance=Allowance(requests.left(), tokens.left()))
         requests.take(1)
         tokens.take(prompt_tokens + max_tokens)
         try:
@@ -219,10 +232,6 @@ class Allowances:
             limits = caller.requests_per_minute, caller.tokens_per_minute
             self._buckets[caller] = Bucket(limits[0], self._now), Bucket(limits[1], self._now)
         return self._buckets[caller]
-
-    def _check(self, caller: Caller, bucket: Bucket, amount: float, limit: str) -> None:
-        if (wait_s := bucket.wait_s(amount)) > 0:
-            raise Overloaded(f"the key {caller.name!r} has used up its {limit} per minute", retry_after_s=wait_s)
 
 
 class KeyRing:

@@ -17,6 +17,7 @@ from frontend.callers import (
     Caller,
     KeyRing,
     Left,
+    UsedUp,
     bearer_key,
     hash_of,
     read_keys,
@@ -154,6 +155,8 @@ def test_requests_per_minute() -> None:
     with pytest.raises(Overloaded, match="3 requests per minute") as refused:
         ask(allowances, caller)
     assert refused.value.retry_after_s == pytest.approx(20)
+    assert isinstance(refused.value, UsedUp)
+    assert refused.value.allowance == Allowance(Left(3, 0, pytest.approx(60)))
     clock.now_s += refused.value.retry_after_s + 1e-6
     ask(allowances, caller)
     ask(allowances, Caller("b", requests_per_minute=3))

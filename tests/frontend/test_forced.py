@@ -14,8 +14,10 @@ import jsonschema
 import pytest
 
 from engine.errors import InvalidRequest, Unsupported
+from engine.grammar import Grammars
 from engine.hub import DEMO_MODEL
 from frontend.forced import calls_grammar
+from frontend.grammar import GrammarCompiler
 from frontend.request import Chat, Finish, GenerateRequest, Grammar, GrammarKind
 from frontend.text.parsers.events import CallArguments, CallBegun, Content, Event, Reasoning
 from frontend.text.parsers.families import Families
@@ -23,8 +25,9 @@ from frontend.text.template import ChatTemplate
 from frontend.tools import AUTO, NO_TOOLS, Tool, ToolChoice, ToolMode
 from tests.cluster import Completion, cluster
 from tests.frontend.test_answer import ids, model
-from tests.frontend.test_grammar import accepts, compiler
+from tests.frontend.test_grammar import EOS, accepts, compiler
 from tests.shared_data import shared_data
+from tests.spelling import Speller
 
 ADD_ARGUMENTS = {
     "type": "object",
@@ -283,6 +286,46 @@ def test_what_goes_with_no_calls_is_refused_by_name() -> None:
         grammar(reasoning="think", separate_reasoning=False)
     assert raised.value.field == "separate_reasoning"
     assert grammar(separate_reasoning=False)
+
+
+MARKS = ["[TOOL_CALLS]", "[ARGS]", "[THINK]", "[/THINK]", "<think>", "</think>", "<tool_call>", "</tool_call>"]
+MARKS += [f"<｜tool▁{name}｜>" for name in ("calls▁begin", "calls▁end", "call▁begin", "call▁end", "sep")]
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory: pytest.TempPathFactory) -> Grammars:
+    """Of a model to which all marks are special tokens, as they are to those that write them."""
+    folder = tmp_path_factory.mktemp("marked")
+    spec = json.loads((DEMO_MODEL / "tokenizer.json").read_text())
+    options = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    spec["added_tokens"] += [{"id": 4096 + i, "content": mark, **options} for i, mark in enumerate(MARKS)]
+    (folder / "tokenizer.json").write_text(json.dumps(spec))
+    return Grammars(folder, 4096 + len(MARKS), EOS)
+
+
+@pytest.mark.parametrize(
+    ("how", "reasoning", "before"),
+    [
+        ("hermes", "think", "<think>\nHm.</think>\n\n"),
+        ("newer mistral", "mistral", "[THINK]Hm.[/THINK]"),
+        ("mistral", "none", ""),
+        ("deepseek", "think", ""),
+        ("newer deepseek", "think", "<think>Hm.</think>"),
+    ],
+)
+async def test_marks_may_be_special_tokens(marked: Grammars, how: str, reasoning: str, before: str) -> None:
+    def lets_through(text: str, answer: str) -> bool:
+        return Speller(marked).accepts(text, answer, marked.special_tokens)
+
+    tools, template, add, now = SPELLED[how]
+    for is_strict in (False, True):
+        made = strict(tools, template, reasoning=reasoning) if is_strict else grammar(tools, template, reasoning)
+        text = await GrammarCompiler(marked, ()).compile(made)
+        assert "<[40" in text or "<[41" in text
+        assert lets_through(text, before + wrapped(how, add))
+        assert not lets_through(text, before + wrapped(how, add).replace("5", "100"))
+        assert lets_through(text, before + "hello") == is_strict
+    assert calls_of(read(before + wrapped(how, add, now), tools, reasoning)) == [("add", json.loads(ARGS)), ("now", {})]
 
 
 # -- tools that may be called, strictly --------------------------------------------------------------------------------

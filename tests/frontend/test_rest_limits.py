@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from frontend.callers import Allowance, Left
+from frontend.callers import Allowance, Left, UsedUp
 from frontend.request import Event, GenerateRequest, Started
 from frontend.rest.openai.limits import limit_headers
 from tests.frontend.fake_inference import MODEL, FakeInference
@@ -60,3 +60,12 @@ async def test_every_answer_tells(path: str, body: dict[str, Any], stream: bool)
     async with rest_client(FakeInference()) as client:
         response = await client.post(path, json=asked)
         assert not [name for name in response.headers if name.startswith("x-ratelimit")]
+
+
+async def test_a_refusal_tells_too() -> None:
+    used_up = UsedUp("no more", retry_after_s=3, allowance=Allowance(Left(10, 0, 6)))
+    async with rest_client(FakeInference([used_up])) as client:
+        response = await client.post("/v1/completions", json={"model": MODEL, "prompt": "hi"})
+    assert (response.status_code, response.headers["retry-after"]) == (429, "3")
+    assert response.headers["x-ratelimit-remaining-requests"] == "0"
+    assert response.json()["error"]["code"] == "rate_limit_exceeded"

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import jsonschema
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -472,6 +473,10 @@ async def test_events_are_as_they_are_documented() -> None:
             if event["type"] in schema.get("properties", {}).get("type", {}).get("enum", ())
         ]
         assert set(event) == set(schema["properties"])
+        jsonschema.validate(event, {**schema, "components": schemas})
+    documents = [event["response"] for event in made if "response" in event]
+    for document in documents:
+        jsonschema.validate(document, {**schemas["schemas"]["ResponseDocument"], "components": schemas})
 
 
 # -- what is kept ------------------------------------------------------------------------------------------------------

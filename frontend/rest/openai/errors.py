@@ -14,8 +14,10 @@ from engine.errors import (
     Unauthenticated,
     UnknownModel,
 )
+from frontend.callers import UsedUp
 from frontend.rest.errors import headers_of, message_of, status_of
 from frontend.rest.fields import UnknownParameter, UnsupportedParameter
+from frontend.rest.openai.limits import limit_headers
 from frontend.rest.openai.responses.store import UnknownPrevious
 
 
@@ -70,6 +72,8 @@ class OpenAIErrors:
 
     def response_of(self, error: Exception) -> Response:
         headers = headers_of(error)
+        if isinstance(error, UsedUp):
+            headers |= limit_headers(error.allowance)
         return Response(body_of(error), status_of(error), headers, media_type="application/json")
 
     def part_of(self, error: Exception) -> bytes:
