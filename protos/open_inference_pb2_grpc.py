@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class GRPCInferenceServiceStub:
-    """Text generation as tensors: what is there, and what it takes, GetModelMetadata tells.
+    """Text generation as tensors: what a model takes and answers, ModelMetadata tells.
     """
 
     def __init__(self, channel):
@@ -73,7 +73,7 @@ class GRPCInferenceServiceStub:
 
 
 class GRPCInferenceServiceServicer:
-    """Text generation as tensors: what is there, and what it takes, GetModelMetadata tells.
+    """Text generation as tensors: what a model takes and answers, ModelMetadata tells.
     """
 
     def ServerLive(self, request, context):
@@ -173,7 +173,7 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService:
-    """Text generation as tensors: what is there, and what it takes, GetModelMetadata tells.
+    """Text generation as tensors: what a model takes and answers, ModelMetadata tells.
     """
 
     @staticmethod
