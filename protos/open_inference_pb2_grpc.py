@@ -113,6 +113,7 @@ class GRPCInferenceServiceServicer:
 
     def ModelInfer(self, request, context):
         """Answers whole.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -121,6 +122,8 @@ class GRPCInferenceServiceServicer:
     def ModelStreamInfer(self, request_iterator, context):
         """Answers any number of requests, each whole or, with the input `stream`, in parts. Those of several are interleaved; each
         names its request. The last one of a request has the parameter triton_final_response.
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        buf:lint:ignore RPC_REQUEST_STANDARD_NAME
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
