@@ -47,6 +47,15 @@ def has_byte_products() -> bool:
     return bool(features.get("avx512vnni") or features.get("avxvnni"))
 
 
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has products of this type on this processor."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if dtype is torch.float16:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    return dtype is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class Linear:
     """One weight `[N, K]` of the type to compute in, and its bias."""
 
@@ -56,8 +65,7 @@ class Linear:
         self._dtype = weight.dtype
         self._cast = weight.dtype is not torch.float32
         self._bias = bias
-        has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        self._is_packed = has_onednn and weight.numel() >= _WORTH_PACKING
+        self._is_packed = weight.numel() >= _WORTH_PACKING and _packs(weight.dtype)
         if self._is_packed:
             # The batch is only a hint: the packed weight serves any number of rows.
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 16)
