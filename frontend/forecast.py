@@ -30,6 +30,8 @@ PROMISE = 0.95
 BIAS_STEP = 0.2
 BIAS_HALF_LIFE_S = 20.0
 MOST_TIMES = 8.0
+MOST_MARGIN = 1.5
+"""Those who come at one moment are late together: a margin cannot mend that, and a large one lets nobody in."""
 NEAR = 0.25
 """Of its limit: who is likely to take a smaller share of it does not miss it for what the margin is for."""
 
@@ -101,6 +103,7 @@ class Quantile:
 
     share: float
     least: float = 1 / MOST_TIMES
+    most: float = MOST_TIMES
     _log: float = 0.0
     _noted_at_s: float = 0.0
 
@@ -111,7 +114,7 @@ class Quantile:
         """Whether one has taken longer than that."""
         step = BIAS_STEP * (self.share if longer else self.share - 1)
         after = math.log(self.times(now_s)) + step
-        self._log = min(max(after, math.log(self.least)), math.log(MOST_TIMES))
+        self._log = min(max(after, math.log(self.least)), math.log(self.most))
         self._noted_at_s = now_s
 
 
@@ -133,7 +136,7 @@ class Bias:
 class Margin:
     """What is added to what is likely for a promise."""
 
-    promise: Quantile = field(default_factory=lambda: Quantile(PROMISE, least=1.0))
+    promise: Quantile = field(default_factory=lambda: Quantile(PROMISE, least=1.0, most=MOST_MARGIN))
 
     def came_true(self, likely_s: float, actual_s: float, limit_s: float, now_s: float) -> None:
         """Note a first token that had a limit. One that could not miss it says nothing."""

@@ -186,11 +186,14 @@ class Terminal:
 
     def rest(self) -> None:
         """Take in what is still written, so that nobody waits for us."""
+        ends_at = time.monotonic() + 60
         try:
-            while os.read(self._descriptor, 1 << 16):
-                pass
+            while time.monotonic() < ends_at:
+                if select.select([self._descriptor], [], [], 1.0)[0] and not os.read(self._descriptor, 1 << 16):
+                    return
         except OSError:  # so a terminal says that the other side has gone
             return
+        raise AssertionError("it does not end")
 
 
 @contextmanager
@@ -198,7 +201,11 @@ def live(*arguments: str) -> Iterator[Terminal]:
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "cli", "top", *arguments]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24", "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # who tests in the background has it ignored
+    try:
+        process = subprocess.Popen(command, cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    finally:
+        signal.signal(signal.SIGINT, before)
     os.close(theirs)
     try:
         yield Terminal(process, ours)

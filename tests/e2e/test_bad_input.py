@@ -53,7 +53,7 @@ BAD_COMPLETIONS = {
     "negative top_p": (completion(top_p=-1), 400, "top_p", None),
     "negative max_tokens": (completion(max_tokens=-4), 400, "max_tokens", None),
     "unknown parameter": (completion(temprature=1), 400, "temprature", "unknown_parameter"),
-    "unsupported parameter": (completion(best_of=3), 400, "best_of", "unsupported_parameter"),
+    "unsupported parameter": (completion(suffix="x"), 400, "suffix", "unsupported_parameter"),
 }
 
 

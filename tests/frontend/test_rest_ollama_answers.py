@@ -290,7 +290,7 @@ async def test_loading_is_answered_as_long_as_the_model_is_there(
     chat = timeless((await client.post(CHAT, json={"model": MODEL, "messages": []})).json())
     assert chat["message"] == {"role": "assistant", "content": ""}
     assert not inference.requests
-    assert (await client.post(GENERATE, json={"model": MODEL, "keep_alive": 0})).status_code == 501
+    assert (await client.post(GENERATE, json={"model": MODEL, "keep_alive": 0})).status_code == 400
     inference.state = Readiness(False, "no decode worker is ready")
     response = await client.post(GENERATE, json={"model": MODEL})
     assert response.status_code == 503

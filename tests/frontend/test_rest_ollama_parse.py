@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import InvalidRequest, TandemError, UnknownModel, Unsupported
+from engine.errors import InvalidRequest, TandemError, UnknownModel
 from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind, reasoning_fields
 from frontend.rest.ollama import request_types as types
 from frontend.rest.ollama.models import served
@@ -174,7 +174,7 @@ def test_nothing_to_answer_asks_to_load(parse: Any) -> None:
     assert _parse(parse, ABLE, {"model": MODEL, what: None}).generation is None
     assert _parse(parse, ABLE, {"model": MODEL, "keep_alive": "10m"}).generation is None
     for keep_alive in (0, 0.0, "0", "0s"):
-        with pytest.raises(Unsupported, match="keep_alive"):
+        with pytest.raises(UnsupportedParameter, match="keep_alive"):
             _parse(parse, ABLE, {"model": MODEL, "keep_alive": keep_alive})
 
 

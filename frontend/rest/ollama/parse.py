@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import msgspec
 
-from engine.errors import InvalidRequest, Unsupported
+from engine.errors import InvalidRequest
 from frontend.api import ServedModel
 from frontend.request import (
     MAX_MESSAGES,
@@ -154,7 +154,8 @@ def _one_turn(given: OllamaGenerateRequest, thinking: Thinking) -> Chat:
 def _only_load(ask: Ask, keep_alive: KeepAlive) -> Ask:
     """Of who sends no prompt: the model is loaded as long as it is served."""
     if keep_alive is not None and not any(digit in "123456789" for digit in str(keep_alive)):
-        raise Unsupported("keep_alive 0 without a prompt unloads a model; they stay loaded here", field="keep_alive")
+        message = "keep_alive 0 without a prompt unloads a model; they stay loaded here"
+        raise UnsupportedParameter(message, field="keep_alive")
     return ask
 
 
