@@ -61,6 +61,11 @@ def test_a_role_is_told_only_what_it_takes(role: str) -> None:
         assert {name for name in told if name.startswith("TANDEM_")} <= known
 
 
+@pytest.mark.parametrize("role", ROLES)
+def test_a_container_is_its_role(role: str) -> None:
+    assert services(COMPOSE)[role]["command"] == ["tandem", role]
+
+
 @pytest.mark.parametrize("role", WORKERS)
 def test_workers_are_guarded(role: str, clean: pytest.MonkeyPatch) -> None:
     config = configured(role, clean)
@@ -126,6 +131,7 @@ def test_containers_of_tandem_have_no_more_rights_than_they_need(role: str) -> N
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
     assert not {"privileged", "cap_add", "user", "pid", "ipc"} & set(service)
+    assert "cache:/var/cache/tandem" in service["volumes"], "kernels can be kept nowhere else"
 
 
 def test_ports_are_published_on_loopback_alone() -> None:
