@@ -37,8 +37,10 @@ def goldens() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("transport", ["inproc", pytest.param("zeromq-ipc", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("decode", SIZES)
-@pytest.mark.parametrize("prefill", SIZES)
+@pytest.mark.parametrize(
+    ("prefill", "decode"),
+    [pytest.param(p, d, marks=pytest.mark.slow if p == d else ()) for p in SIZES for d in SIZES],
+)
 async def test_answers_are_the_goldens_whoever_computed_the_prompt(
     prefill: int, decode: int, transport: Any, roles: tuple[Team, Team], goldens: list[dict[str, Any]]
 ) -> None:

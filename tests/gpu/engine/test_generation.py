@@ -58,6 +58,7 @@ def agree(engines: Engines) -> None:
     assert len(set(found[0])) > 1
 
 
+@pytest.mark.slow
 def test_answers_of_a_random_model_are_those_of_the_cpu() -> None:
     agree(Engines.of(spec_of(qk_norm=True, sliding_window=9, sliding_layers=frozenset({0}))))
 
