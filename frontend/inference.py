@@ -19,7 +19,6 @@ import grpc.aio
 
 from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, UnknownModel, Unsupported
 from engine.hashes import block_hashes
-from engine.pooling import Pooling
 from frontend.api import Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.attempt import Attempts
 from frontend.callers import Allowances
@@ -155,7 +154,7 @@ class FleetInference:
             cache_salt=request.cache_salt,
             pooling=request.pooling,
         )
-        if request.pooling is not Pooling.MEAN:  # of a block that is cached nobody computes hidden states
+        if job.hash_root:
             job.hashes = block_hashes(tokens, self._block_tokens(), job.hash_root)
         return job
 

@@ -53,7 +53,7 @@ class Job:
     @property
     def hash_root(self) -> BlockHash:
         """Parent of the first of `hashes`; empty keeps it out of the prefix cache."""
-        if self.pooling is Pooling.MEAN:
+        if self.pooling is Pooling.MEAN:  # of a block that is cached nobody computes hidden states
             return BlockHash(b"")
         root = self.caller.hash_root
         return root if self.cache_salt is None else salted(root, self.cache_salt)

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc.aio
-import msgspec
 
 from engine.cost import Costs
 from engine.errors import ProtocolError
@@ -258,10 +257,8 @@ class Link:
             leg = legs.get(number)
             if leg is None:
                 continue
-            row = Row(index, token, finish, logprobs.get(position), start_ns, end_ns)
-            if vectors:
-                row = msgspec.structs.replace(row, vector=vectors.get(position, b""))
-            leg.inbox.put_nowait((leg, row))
+            said = logprobs.get(position), start_ns, end_ns, vectors.get(position, b"")
+            leg.inbox.put_nowait((leg, Row(index, token, finish, *said)))
             if finish and ends_leg:
                 self._strike(leg)  # nothing is held any more
 

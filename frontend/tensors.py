@@ -9,13 +9,14 @@ Names are those that Triton's and Dynamo's clients of language models send. Samp
 in the JSON object numbers may be texts, as Triton's clients write them. What is unknown is refused by name.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import msgspec
 
 from engine.errors import InvalidRequest
 from frontend.request import MAX_LOGIT_BIAS, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS, GenerateRequest, check_count
+from frontend.rest.fields import convert, supported
 from protos import open_inference_pb2 as pb
 
 TEXT, STREAM, SAMPLING, EXCLUDE = "text_input", "stream", "sampling_parameters", "exclude_input_in_output"
@@ -29,7 +30,7 @@ MOST = {"stop": MAX_STOP_STRINGS, "stop_token_ids": MAX_STOP_TOKEN_IDS, "logit_b
 Value = bool | bytes
 
 
-class Sampling(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     """What may be said of an answer besides its prompt."""
 
     max_tokens: int | None = None
@@ -179,19 +180,12 @@ def _sampling(message: pb.ModelInferRequest, told: Value | None) -> Sampling:
             raise InvalidRequest(f"{name} is both a parameter and in {SAMPLING}", field=name)
         kind = parameter.WhichOneof("parameter_choice")
         fields[name] = None if kind is None else getattr(parameter, kind)
-    _check_names(fields)
+    fields = supported(fields, Sampling, {})
     for name, most in MOST.items():
         if isinstance(listed := fields.get(name), list | dict):
             check_count(listed, most, name)
     try:
-        return msgspec.convert(fields, Sampling, strict=False)  # Triton's clients write numbers as texts
-    except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at `$.")
-        name = path.rstrip("`").partition("[")[0] or SAMPLING
-        raise InvalidRequest(f"{name}: {what[:1].lower()}{what[1:].replace('`', '')}", field=name) from error
-
-
-def _check_names(names: Iterable[str]) -> None:
-    for name in names:
-        if name not in Sampling.__struct_fields__:
-            raise InvalidRequest(f"unknown parameter: {name[:80]}", field=name[:80])
+        return convert(fields, Sampling, strict=False)  # Triton's clients write numbers as texts
+    except InvalidRequest as error:
+        error.field = (error.field or SAMPLING).partition("[")[0]
+        raise

@@ -106,8 +106,8 @@ class Int8Linear:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, panels: gemm.Panels | None) -> None:
         values, self._scales = quantize_outputs(weight, torch.int8)
-        self._values = None if has_byte_products() else values
         self._weight = torch.ops.onednn.qlinear_prepack(values, None) if has_byte_products() else None
+        self._values = values if self._weight is None else None
         self._zeros = torch.zeros(len(weight), dtype=torch.int32)
         self._bias = np.zeros(0, np.float32) if bias is None else bias.float().numpy()
         self._panels = panels

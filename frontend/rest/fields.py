@@ -75,10 +75,10 @@ def number(given: float) -> float:
     return int(given) if given.is_integer() and abs(given) <= 2**53 else given
 
 
-def convert(fields: Body, kind: type[T]) -> T:
-    """Raises InvalidRequest for what is missing or of the wrong type."""
+def convert(fields: Body, kind: type[T], *, strict: bool = True) -> T:
+    """Raises InvalidRequest for what is missing or of the wrong type; numbers may be texts unless one is `strict`."""
     try:
-        return msgspec.convert(fields, kind)
+        return msgspec.convert(fields, kind, strict=strict)
     except RecursionError:
         raise InvalidRequest("the request body is nested too deeply") from None
     except msgspec.ValidationError as error:
