@@ -55,6 +55,6 @@ class Dialect:
     schemas: Sequence[type] = ()
     """Structs that `operations` refer to."""
     closed: frozenset[str] = frozenset()
-    """Names of those, or of Structs in them, whose unknown fields are refused by `frontend.rest.fields`."""
+    """Names of those, or of Structs in them, whose unknown fields are refused by `frontend.fields`."""
     public: frozenset[str] = frozenset()
     """Paths that anybody may GET, without a key."""

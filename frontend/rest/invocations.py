@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from frontend.api import Inference
+from frontend.fields import decode_body, one_of
 from frontend.rest.describe import also, any_of, content, post, ref
 from frontend.rest.dialect import ERRORS, Errors, Json
-from frontend.rest.fields import decode_body, one_of
 from frontend.rest.openai import chat, completions
 from frontend.rest.openai.answer import Endpoint as OpenAIEndpoint
 from frontend.rest.openai.answer_types import ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk

@@ -22,10 +22,10 @@ from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from frontend.api import Inference
+from frontend.fields import Body, Off, convert, decode_body, one_of, supported
 from frontend.request import MAX_PROMPT_IDS, Chat, check_count, check_token_ids
 from frontend.rest.describe import also, any_of, content, post, ref
 from frontend.rest.dialect import ERRORS, Errors, Json
-from frontend.rest.fields import Body, Off, convert, decode_body, one_of, supported
 from frontend.rest.openai.errors import OpenAIErrors
 from frontend.rest.openai.parse import parse_chat
 from frontend.rest.tgi.errors import TgiErrors

@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from engine.errors import InvalidRequest
+from frontend.fields import UnknownParameter, UnsupportedParameter
 from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind
 from frontend.rest.anthropic import request_types as types
 from frontend.rest.anthropic.parse import Ask, parse_count, parse_messages
-from frontend.rest.fields import UnknownParameter, UnsupportedParameter
 from frontend.tools import NO_TOOLS, ToolChoice, ToolMode
 from tests.frontend.fake_inference import MODEL
 from tests.frontend.parsed_script import WEATHER

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest
+from frontend.fields import UnsupportedParameter
 from frontend.grpc_convert import generate_request
 from frontend.request import Grammar, GrammarKind
-from frontend.rest.fields import UnsupportedParameter
 from protos import generate_pb2 as pb
 from tests.frontend.fake_inference import FakeInference
 from tests.frontend.test_rest_app import rest_client

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from engine.errors import InvalidRequest, Unsupported
+from frontend.fields import UnknownParameter, UnsupportedParameter
 from frontend.request import GenerateRequest, Grammar, GrammarKind, TokenPrompt
-from frontend.rest.fields import UnknownParameter, UnsupportedParameter
 from frontend.rest.llamacpp import samplers
 from frontend.rest.llamacpp.infill import MAX_CHARS
 from frontend.rest.llamacpp.parse import Ask, parse_completion, parse_infill

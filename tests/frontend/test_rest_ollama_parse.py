@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest, TandemError, UnknownModel
+from frontend.fields import UnsupportedParameter
 from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind, reasoning_fields
-from frontend.rest.fields import UnsupportedParameter
 from frontend.rest.ollama import request_types as types
 from frontend.rest.ollama.models import served
 from frontend.rest.ollama.parse import Ask, parse_chat, parse_generate

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from engine.errors import InvalidRequest
+from frontend.fields import UnknownParameter, UnsupportedParameter
 from frontend.request import Chat, GenerateRequest, TokenPrompt
-from frontend.rest.fields import UnknownParameter, UnsupportedParameter
 from frontend.rest.openai import request_types as types
 from frontend.rest.openai.parse import Ask, parse_chat, parse_completion
 from tests.frontend.fake_inference import MODEL

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from engine.errors import InvalidRequest
+from frontend.fields import UnknownParameter
 from frontend.request import Chat, Finish
-from frontend.rest.fields import UnknownParameter
 from frontend.rest.openai.parse import Ask, parse_chat
 from frontend.tools import NO_TOOLS, ToolChoice, ToolMode
 from tests.frontend.fake_inference import MODEL, FakeInference, say

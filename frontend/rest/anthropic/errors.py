@@ -7,8 +7,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import TandemError
+from frontend.fields import UnsupportedParameter
 from frontend.rest.errors import headers_of, message_of, status_of
-from frontend.rest.fields import UnsupportedParameter
 from frontend.rest.middleware import REQUEST_ID
 
 ErrorType = Literal[

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from msgspec import Struct
 
 from engine.errors import InvalidRequest
+from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
 from frontend.request import MAX_MESSAGES, MAX_STOP_STRINGS, Chat, GenerateRequest, Grammar, GrammarKind, check_count
 from frontend.rest.anthropic.conversation import conversation
 from frontend.rest.anthropic.request_types import (
@@ -27,7 +28,6 @@ from frontend.rest.anthropic.request_types import (
     ThinkingEnabled,
     Turn,
 )
-from frontend.rest.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
 from frontend.tools import MAX_TOOLS
 
 MAX_BLOCKS = 1_024

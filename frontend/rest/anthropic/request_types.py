@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from frontend.rest.fields import Off
+from frontend.fields import Off
 
 JsonObject = dict[str, Any]
 Id = Annotated[str, Meta(max_length=256)]

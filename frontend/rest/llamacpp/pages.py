@@ -12,8 +12,8 @@ from starlette.responses import Response
 
 from engine.errors import InvalidRequest, Unavailable, Unsupported
 from frontend.api import Inference
+from frontend.fields import decode_body
 from frontend.request import Chat
-from frontend.rest.fields import decode_body
 from frontend.rest.llamacpp.answer_types import (
     LlamaDefaults,
     LlamaModalities,

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from engine.errors import InvalidRequest
 from frontend.api import Inference
+from frontend.fields import Body, UnsupportedParameter, convert, decode_body, supported
 from frontend.request import (
     MAX_LOGIT_BIAS,
     MAX_PROMPT_IDS,
@@ -24,7 +25,6 @@ from frontend.request import (
     TokenPrompt,
     check_count,
 )
-from frontend.rest.fields import Body, UnsupportedParameter, convert, decode_body, supported
 from frontend.rest.llamacpp.infill import check_chars, infill_prompt
 from frontend.rest.llamacpp.request_types import (
     DETAILS,

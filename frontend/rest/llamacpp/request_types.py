@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from frontend.rest.fields import Off
+from frontend.fields import Off
 
 
 def limits(**keywords: float) -> dict[str, float]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from engine.errors import InvalidRequest
-from frontend.rest.fields import UnsupportedParameter
+from frontend.fields import UnsupportedParameter
 
 DEFAULT = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
 ORDER = ("penalties", "top_k", "top_p", "min_p")

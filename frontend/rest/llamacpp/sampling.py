@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
+from frontend.fields import UnsupportedParameter
 from frontend.request import GenerateRequest
-from frontend.rest.fields import UnsupportedParameter
 from frontend.rest.llamacpp.request_types import LlamaSampling
 from frontend.rest.llamacpp.samplers import Chain
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from engine.errors import InvalidRequest, UnknownModel, Unsupported
 from engine.models.spec import EightBitSpec, FourBitSpec, ModelSpec
 from frontend.api import Inference, ServedModel
-from frontend.rest.fields import convert, decode_body, supported
+from frontend.fields import convert, decode_body, supported
 from frontend.rest.ollama.answer_types import (
     OllamaDetails,
     OllamaLoadedModel,

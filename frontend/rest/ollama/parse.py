@@ -12,6 +12,7 @@ import msgspec
 
 from engine.errors import InvalidRequest
 from frontend.api import ServedModel
+from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
 from frontend.request import (
     MAX_MESSAGES,
     MAX_PROMPT_IDS,
@@ -22,7 +23,6 @@ from frontend.request import (
     GrammarKind,
     check_count,
 )
-from frontend.rest.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
 from frontend.rest.ollama.conversation import conversation
 from frontend.rest.ollama.request_types import (
     CHAT_OFF,

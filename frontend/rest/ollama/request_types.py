@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
-from frontend.rest.fields import Off
+from frontend.fields import Off
 
 Name = Annotated[str, Meta(max_length=256)]
 JsonObject = dict[str, Any]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import InvalidRequest
 from frontend.api import ServedModel
-from frontend.rest.fields import UnsupportedParameter
+from frontend.fields import UnsupportedParameter
 from frontend.rest.ollama.request_types import OllamaAsk
 
 SWITCHES = frozenset({"enable_thinking", "thinking"})

@@ -15,8 +15,8 @@ from engine.errors import (
     UnknownModel,
 )
 from frontend.callers import UsedUp
+from frontend.fields import UnknownParameter, UnsupportedParameter
 from frontend.rest.errors import headers_of, message_of, status_of
-from frontend.rest.fields import UnknownParameter, UnsupportedParameter
 from frontend.rest.openai.limits import limit_headers
 from frontend.rest.openai.responses.store import UnknownPrevious
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from engine.errors import InvalidRequest
+from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
 from frontend.request import (
     MAX_DOCUMENTS,
     MAX_LOGIT_BIAS,
@@ -21,7 +22,6 @@ from frontend.request import (
     TokenPrompt,
     check_count,
 )
-from frontend.rest.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
 from frontend.rest.openai.conversation import conversation
 from frontend.rest.openai.grammar import StructuredOutputs, find_grammar
 from frontend.rest.openai.request_types import (

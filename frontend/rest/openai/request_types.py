@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from frontend.rest.fields import Off
+from frontend.fields import Off
 from frontend.rest.openai.grammar import Guided
 from frontend.rest.openai.tool_types import (
     AllowedChoice,

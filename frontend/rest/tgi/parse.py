@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from engine.errors import InvalidRequest
+from frontend.fields import Off, convert, decode_body, supported
 from frontend.request import MAX_STOP_STRINGS, GenerateRequest, Grammar, GrammarKind, check_count
-from frontend.rest.fields import Off, convert, decode_body, supported
 from frontend.rest.tgi.request_types import (
     MAX_BEST_OF,
     PARAMETERS_OFF,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from frontend.rest.fields import Off
+from frontend.fields import Off
 
 
 def limits(**keywords: float) -> dict[str, float]:

@@ -15,8 +15,8 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import InvalidRequest, TandemError
 from frontend.api import Inference
+from frontend.fields import UnknownParameter, UnsupportedParameter
 from frontend.rest.answers import answer, asked_by
-from frontend.rest.fields import UnknownParameter, UnsupportedParameter
 from frontend.rest.middleware import CALLER
 from frontend.rest.openai.responses.answer import Keep, StreamedResponse, WholeResponse
 from frontend.rest.openai.responses.answer_types import (

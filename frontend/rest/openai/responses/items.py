@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from frontend.rest.fields import Off
+from frontend.fields import Off
 from frontend.rest.openai.answer_types import ChatTokenLogprob
 from frontend.rest.openai.tool_types import FunctionName, Id
 
