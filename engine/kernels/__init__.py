@@ -1,6 +1,7 @@
 """The operations of a forward pass, one a file: formula, torch twin, kernel, thin wrapper."""
 
-from engine.kernels.cache import find_kernels_of_kernels, forgive_unwritable_cache
+from engine.kernels.cache import find_kernels_of_kernels, forgive_unwritable_cache, number_functions_apart
 
 forgive_unwritable_cache()  # here, for some kernels are compiled as their modules are imported
 find_kernels_of_kernels()
+number_functions_apart()

@@ -181,12 +181,18 @@ class _Sums:
             after_each()
 
 
+def nearest_pairs(builder: Any, bits: list[Any]) -> Any:
+    """Two vectors of float32, as their bits, to words of two bfloat16: the lower halves and the upper ones."""
+    low, high = (builder.add(of, splat(_INTS, 1 << 15)) for of in bits)
+    return builder.or_(builder.lshr(low, splat(_INTS, 16)), builder.and_(high, splat(_INTS, _TOP_BITS)))
+
+
 def split(builder: Any, numbers: list[Any], to: list[Any]) -> None:
     """The parts of two vectors, one for each of `to`; those of a lane share a word, its lower half and its upper."""
     if len(to) == 1:  # a part without the others is the nearest
-        numbers = [
-            builder.bitcast(builder.add(builder.bitcast(n, _INTS), splat(_INTS, 1 << 15)), _FLOATS) for n in numbers
-        ]
+        words = nearest_pairs(builder, [builder.bitcast(number, _INTS) for number in numbers])
+        builder.store(words, builder.bitcast(to[0], _INTS.as_pointer()), align=64)
+        return
     for part, address in enumerate(to):
         bits = [builder.bitcast(number, _INTS) for number in numbers]
         # Cut off, not rounded: so the rest is exact, and has eight bits less.

@@ -4,14 +4,20 @@
   kernels are compiled anew at the next start, instead of ending this one.
 - It finds a kernel by what its closure holds, pickled; of another kernel that is an id made anew in each process, so
   that every start would compile it, and keep one more copy. Here such a kernel counts by its code and its own closure.
+- It numbers functions from 1 in every process, and these numbers are all that tells the symbols of two functions of one
+  name apart, as those of a kernel for two head sizes are. Of two that were compiled by two processes and are found by a
+  third, one is then called for the other.
 """
 
 import hashlib
+import itertools
 import logging
+import secrets
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+from numba.core.bytecode import FunctionIdentity
 from numba.core.caching import Cache
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
@@ -50,6 +56,11 @@ def find_kernels_of_kernels() -> None:
         return signature, codegen.magic_tuple(), (hashlib.sha256(code).hexdigest(), hashlib.sha256(closure).hexdigest())
 
     setattr(Cache, "_index_key", key_by_content)  # noqa: B010 - a method, which mypy lets nobody assign
+
+
+def number_functions_apart() -> None:
+    """From now on, in this process: from a number that no other process begins with."""
+    setattr(FunctionIdentity, "_unique_ids", itertools.count(secrets.randbits(62)))  # noqa: B010 - as above
 
 
 def _held(function: Callable[..., object]) -> tuple[object, ...]:

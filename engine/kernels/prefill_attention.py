@@ -2,8 +2,8 @@
 
     a_tp = (q_t . k_p) / sqrt(D) for positions t - window < p <= t,   out_t = sum_p softmax(a_t)_p * v_p
 
-On AMX that is `amx_attention.py`. Elsewhere keys and values of the sequence are gathered from the paged pool into one
-run, a memory copy; the rest is torch's blocked attention.
+On AMX that is `amx_attention.py`, on AVX-512 `vector_attention.py`. Elsewhere keys and values of the sequence are
+gathered from the paged pool into one run, a memory copy; the rest is torch's blocked attention.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from numba import njit, prange
 
-from engine.kernels import amx, amx_attention
+from engine.kernels import amx, amx_attention, vector_attention
 from engine.kernels.decode_attention import NO_WINDOW
 from engine.kernels.kv_row import head_dim_of, load_row
 from engine.kernels.pool_strides import pool_strides
@@ -99,9 +99,18 @@ def _gather(size: int) -> Callable[..., None]:
 
 
 def rounded_dtype() -> torch.dtype:
-    """The type for products that need not be exact: bfloat16 where the CPU has tiles for it, twice as fast."""
-    has_tiles: bool = torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has_tiles else torch.float32
+    """The type for products that need not be exact: bfloat16 where the CPU multiplies it twice as fast or more."""
+    is_fast = torch.cpu._is_amx_tile_supported() or vector_attention.has_pairs()
+    return torch.bfloat16 if is_fast else torch.float32
+
+
+def _kernel(head_dim: int, *, is_exact: bool) -> Callable[..., None] | None:
+    """Our own, for this processor and heads of this size; None where torch's is the better one."""
+    if amx.runs_here() and amx_attention.takes(head_dim):
+        return amx_attention.kernel(head_dim, is_exact=is_exact)
+    if vector_attention.runs_here() and vector_attention.takes(head_dim):
+        return vector_attention.kernel(head_dim, is_exact=is_exact)
+    return None
 
 
 def prefill_attention(
@@ -115,8 +124,7 @@ def prefill_attention(
     """Attend with the chunk's rows of `qkv` `[T, (H + 2K) * D]` and write the same rows of `out` `[T, H * D]`."""
     num_kv_heads, head_dim = pool.shape[3], head_dim_of(pool)
     window = chunk.window if slides else None
-    if amx.runs_here() and amx_attention.takes(head_dim):
-        kernel = amx_attention.kernel(head_dim, is_exact=chunk.dtype is torch.float32)
+    if (kernel := _kernel(head_dim, is_exact=chunk.dtype is torch.float32)) is not None:
         span, table = (chunk.first_row, chunk.end_row), chunk.block_table
         kernel(qkv.numpy(), *span, pool, layer, table, chunk.end, window or NO_WINDOW, out.numpy())
         return

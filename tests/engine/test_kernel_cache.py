@@ -2,6 +2,8 @@
 
 import inspect
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +61,13 @@ def test_a_kernel_that_holds_another_is_found_again(monkeypatch: pytest.MonkeyPa
 
 def _twice(number: float) -> float:
     return 2 * number
+
+
+def test_two_processes_number_their_functions_apart() -> None:
+    def first_number() -> int:
+        code = (
+            "import engine.kernels; from numba.core.bytecode import FunctionIdentity as F; print(next(F._unique_ids))"
+        )
+        return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+    assert abs(first_number() - first_number()) > 1_000_000

@@ -1,6 +1,8 @@
 """Every kernel against its twin, on shapes that models have and on awkward ones."""
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from unittest.mock import patch
 
 import numba
@@ -10,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.kernels import amx
+from engine.kernels import amx, vector_attention
 from engine.kernels.decode_attention import SPLIT, decode_attention, decode_attention_twin
 from engine.kernels.linear import Linear, linear_twin
 from engine.kernels.logprobs import logprobs, logprobs_twin
@@ -28,8 +30,20 @@ def _threads() -> None:
 
 
 quick = settings(max_examples=40, deadline=None)
-_HAS_TILES = amx.runs_here()
+_HAS_TILES, _HAS_PAIRS = amx.runs_here(), vector_attention.has_pairs()
+_ATTENTIONS = ["torch", *(["vectors"] if vector_attention.runs_here() else []), *(["tiles"] if _HAS_TILES else [])]
 seeds = st.integers(0, 1 << 30)
+
+
+@contextmanager
+def attending(by: str) -> Iterator[None]:
+    """With one of the kernels that this processor has for prefill attention."""
+    with (
+        patch.object(amx, "runs_here", lambda: by == "tiles"),
+        patch.object(vector_attention, "runs_here", lambda: by == "vectors"),
+        patch.object(vector_attention, "has_pairs", lambda: by == "vectors" and _HAS_PAIRS),
+    ):
+        yield
 
 
 def test_sharing_cores_leaves_torch_its_threads_on_any_thread() -> None:
@@ -199,10 +213,10 @@ def test_decode_attention_does_not_depend_on_the_rest_of_the_batch() -> None:
     start=st.one_of(st.integers(0, 40), st.integers(60, 200)),
     num_rows=st.one_of(st.integers(2, 30), st.integers(60, 140)),
     heads=st.sampled_from([(1, 1), (4, 4), (6, 2), (5, 1)]),
-    head_dim=st.sampled_from([8, 20, 64, 96]),
+    head_dim=st.sampled_from([8, 20, 64, 80]),
     block_tokens=st.sampled_from([1, 4, 16]),
     window=st.sampled_from([None, 1, 5, 32, 100, 1000]),
-    tiles=st.booleans(),
+    by=st.sampled_from(_ATTENTIONS),
 )
 def test_prefill_attention(
     seed: int,
@@ -212,7 +226,7 @@ def test_prefill_attention(
     head_dim: int,
     block_tokens: int,
     window: int | None,
-    tiles: bool,
+    by: str,
 ) -> None:
     torch.manual_seed(seed)
     num_heads, num_kv_heads = heads
@@ -225,7 +239,7 @@ def test_prefill_attention(
     out = torch.zeros(num_rows + 1, num_heads * head_dim)
     chunk = PrefillChunk(1, num_rows + 1, end, tables[0].numpy(), window)
 
-    with patch.object(amx, "runs_here", lambda: tiles and _HAS_TILES):
+    with attending(by):
         prefill_attention(heads_of_rows.flatten(1), pool.numpy(), 1, chunk, out, slides=window is not None)
 
     expected = prefill_attention_twin(heads_of_rows[1:, :num_heads], pool, 1, tables[0], start, window)
@@ -233,9 +247,10 @@ def test_prefill_attention(
     assert not out[0].any()
 
 
-@pytest.mark.skipif(not _HAS_TILES, reason="needs AMX")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("by", [by for by in _ATTENTIONS if by != "torch"])
 @pytest.mark.parametrize("cut", [1, 32, 45, 64, 99])
-def test_how_a_prompt_is_cut_does_not_change_its_attention(cut: int) -> None:
+def test_how_a_prompt_is_cut_does_not_change_its_attention(cut: int, by: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     pool, tables = paged(1, 7, (2, 2, 16, 64))
     qkv = torch.randn(100, (4 + 2 * 2) * 64)
@@ -243,17 +258,19 @@ def test_how_a_prompt_is_cut_does_not_change_its_attention(cut: int) -> None:
         pool[tables[0, position // 16], 1, :, :, position % 16] = qkv[position, 4 * 64 :].view(2, 2, 64)
     whole, cut_up = torch.empty(100, 4 * 64), torch.empty(100, 4 * 64)
 
-    prefill_attention(qkv, pool.numpy(), 1, PrefillChunk(0, 100, 100, tables[0].numpy()), whole)
-    for first, end in ((0, cut), (cut, 100)):
-        prefill_attention(qkv, pool.numpy(), 1, PrefillChunk(first, end, end, tables[0].numpy()), cut_up)
+    with attending(by):
+        table = tables[0].numpy()
+        prefill_attention(qkv, pool.numpy(), 1, PrefillChunk(0, 100, 100, table, dtype=dtype), whole)
+        for first, end in ((0, cut), (cut, 100)):
+            prefill_attention(qkv, pool.numpy(), 1, PrefillChunk(first, end, end, table, dtype=dtype), cut_up)
 
     assert torch.equal(whole, cut_up)
 
 
-@pytest.mark.parametrize("tiles", [False, True])
-def test_rounded_prefill_attention_is_near(tiles: bool) -> None:
-    if tiles and not _HAS_TILES:
-        pytest.skip("needs AMX")
+@pytest.mark.parametrize("by", _ATTENTIONS)
+def test_rounded_prefill_attention_is_near(by: str) -> None:
+    if by == "vectors" and not vector_attention.has_pairs():
+        pytest.skip("needs AVX512-BF16")
     torch.manual_seed(0)
     pool, tables = paged(1, 10, (2, 2, 16, 64))
     qkv = torch.randn(100, (4 + 2 * 2) * 64)
@@ -261,7 +278,7 @@ def test_rounded_prefill_attention_is_near(tiles: bool) -> None:
         pool[tables[0, position // 16], 1, :, :, position % 16] = qkv[row, 4 * 64 :].view(2, 2, 64)
     out = torch.empty(100, 4 * 64)
 
-    with patch.object(amx, "runs_here", lambda: tiles):
+    with attending(by):
         chunk = PrefillChunk(0, 100, 160, tables[0].numpy(), dtype=torch.bfloat16)
         prefill_attention(qkv, pool.numpy(), 1, chunk, out)
 
