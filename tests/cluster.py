@@ -18,6 +18,7 @@ from engine.device import OpenModel, open_model
 from engine.telemetry import Telemetry
 from frontend.admission import Admission
 from frontend.attempt import Attempts
+from frontend.catalogue import Catalogue
 from frontend.fleet import Fleet
 from frontend.inference import FleetInference
 from frontend.metrics import FrontendMetrics
@@ -25,6 +26,7 @@ from frontend.model import LoadedModel
 from frontend.observer import Observer
 from frontend.request import Delta, Finished, GenerateRequest, Started
 from frontend.router import Policy
+from frontend.served import Served
 from prefill.__main__ import run as run_prefill
 from protos import worker_pb2 as pb
 from tests.proxy import Proxy, proxy
@@ -133,9 +135,8 @@ async def cluster(
             await fleet.pulse.wait()
         attempts = Attempts(fleet, Admission(1000, 1_000_000), policy or Policy(always_remote=True), 30.0)
         metrics = FrontendMetrics(CollectorRegistry())
-        inference = FleetInference(
-            LoadedModel.load(model, model.name, chat_template), attempts, Observer(tracing, metrics), max_attempts=5
-        )
+        served = Served(LoadedModel.load(model, model.name, chat_template), attempts, max_attempts=5)
+        inference = FleetInference(Catalogue([served]), fleet, Observer(tracing, metrics))
         try:
             made = Cluster(inference, fleet, metrics, stops, tasks, proxies)
             yield made

@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
-from frontend.rest import debug
+from frontend.rest import debug, usage
 from frontend.rest.describe import ANY_OBJECT, PUBLIC, content, operation
 from frontend.rest.dialect import Dialect, Json
 
@@ -49,6 +49,7 @@ def _own_paths() -> Json:
         "/ready": {"get": _ready() | PUBLIC},
         "/metrics": {"get": _get("Prometheus metrics", content("text/plain", {"type": "string"})) | PUBLIC},
         **debug.operations(ERROR),
+        **usage.operations(ERROR),
         "/openapi.json": {"get": _get("This document", ANY_OBJECT) | PUBLIC},
         "/docs": {"get": _get("This document, to read", content("text/html", {"type": "string"})) | PUBLIC},
     }
@@ -65,7 +66,7 @@ def _ready() -> Json:
 
 
 def _schemas(dialects: Sequence[Dialect]) -> Json:
-    taken = {kind for dialect in dialects for kind in dialect.schemas}.union(debug.SCHEMAS)
+    taken = {kind for dialect in dialects for kind in dialect.schemas}.union(debug.SCHEMAS, usage.SCHEMAS)
     _, components = msgspec.json.schema_components(
         sorted(taken, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
     )

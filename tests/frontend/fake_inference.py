@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from dataclasses import replace
 
 from engine.errors import UnknownModel
-from frontend.api import Readiness, ServedModel, WorkerStatus
+from frontend.accounts import Accounts
+from frontend.api import ModelStatus, Readiness, ServedModel, WorkerStatus
 from frontend.recorder import Recorder
 from frontend.request import (
     Chat,
@@ -96,6 +97,7 @@ class FakeInference:
         self.queued_requests = 0
         self.max_queued_requests = 8
         self.recorder = Recorder()
+        self.accounts = Accounts()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         self.requests.append(request)
@@ -191,6 +193,19 @@ class FakeInference:
             name=MODEL, created=1_700_000_000, max_context=MAX_CONTEXT, vocab_size=VOCAB_SIZE, has_chat_template=True
         )
 
+    def statuses(self) -> list[ModelStatus]:
+        return [
+            ModelStatus(
+                name=MODEL,
+                aliases=(),
+                fallback=(),
+                ready=self.state.ready,
+                reason=self.state.reason,
+                queued_requests=self.queued_requests,
+                max_queued_requests=self.max_queued_requests,
+            )
+        ]
+
     def workers(self) -> list[WorkerStatus]:
         return []
 
@@ -198,7 +213,8 @@ class FakeInference:
     def counts(self) -> Counts:
         return Counts()
 
-    def readiness(self) -> Readiness:
+    def readiness(self, model: str | None = None) -> Readiness:
+        self.model(model)
         return self.state
 
     @property

@@ -113,7 +113,14 @@ class FakeInference:
     def recorder(self) -> Recorder:
         return Recorder()
 
-    def readiness(self) -> Readiness:
+    @property
+    def accounts(self) -> Accounts:
+        return Accounts()
+
+    def statuses(self) -> list[ModelStatus]:
+        return []
+
+    def readiness(self, model: str | None = None) -> Readiness:
         return Readiness(True, "")
 
     async def custody(self) -> list[dict[str, object]]:

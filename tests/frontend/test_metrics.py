@@ -79,7 +79,25 @@ class FakeInference:
     def model(self, name: str | None) -> ServedModel:
         raise NotImplementedError
 
-    def readiness(self) -> Readiness:
+    def statuses(self) -> list[ModelStatus]:
+        (model,) = self.models()
+        return [
+            ModelStatus(
+                name=model.name,
+                aliases=(),
+                fallback=(),
+                ready=True,
+                reason="",
+                queued_requests=self.queued_requests,
+                max_queued_requests=self.max_queued_requests,
+            )
+        ]
+
+    @property
+    def accounts(self) -> Accounts:
+        raise NotImplementedError
+
+    def readiness(self, model: str | None = None) -> Readiness:
         raise NotImplementedError
 
     async def custody(self) -> list[dict[str, object]]:

@@ -146,7 +146,7 @@ async def test_over_rest(
     """As many characters as a body holds."""
     attempts = Attempts(Fleet((), ()), Admission(10, 10_000), Policy(), 0.1)
     observer = Observer(Telemetry(), FrontendMetrics(CollectorRegistry()))
-    inference = FleetInference(model, attempts, observer, max_attempts=1)
+    inference = FleetInference(Catalogue([Served(model, attempts, max_attempts=1)]), attempts.fleet, observer)
     text = "All work and no play. " * ((15 << 20) // 22)
     async with rest_client(inference, max_body_bytes=20 << 20) as client:
         response = await client.post(path, json={"model": "m", "max_tokens": 1, **fields(text)})
