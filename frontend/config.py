@@ -128,7 +128,7 @@ class FrontendConfig(BaseSettings):
 def by_model(values: Sequence[str], names: Sequence[str], field: str) -> dict[str, tuple[str, ...]]:
     """Whose each of `values` is: of the model whose NAME= stands before it, or before one to its left; else the first
     one's. Raises ConfigError for a name that is none of `names`."""
-    found: dict[str, tuple[str, ...]] = {name: () for name in names}
+    found: dict[str, tuple[str, ...]] = dict.fromkeys(names, ())
     name = names[0]
     for value in values:
         before, is_named, after = value.partition("=")

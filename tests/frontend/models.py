@@ -1,6 +1,7 @@
 """A frontend with several models over workers that are the test itself."""
 
 import asyncio
+import math
 from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -15,6 +16,8 @@ from frontend.attempt import Attempts
 from frontend.catalogue import Catalogue
 from frontend.fleet import Fleet
 from frontend.inference import FleetInference
+from frontend.job import Job
+from frontend.ledger import Ledger
 from frontend.metrics import FrontendMetrics
 from frontend.model import LoadedModel
 from frontend.observer import Observer
@@ -36,7 +39,11 @@ class Several:
     """The demonstration model under several names, each with workers of its own: `decode["big"]`, `prefill["big"]`."""
 
     def __init__(
-        self, *names: str, prefill: bool = False, max_queued: int = 100, changes: Mapping[str, LoadedModel] = {}  # noqa: B006
+        self,
+        *names: str,
+        prefill: bool = False,
+        max_queued: int = 100,
+        changes: Mapping[str, LoadedModel] = {},  # noqa: B006
     ) -> None:
         """`changes` replaces models by name."""
         self.fleet = Fleet(tuple(f"prefill-{name}" for name in names if prefill), tuple(f"decode-{n}" for n in names))
@@ -45,11 +52,14 @@ class Several:
         self.served = {name: self._served(changes.get(name, demo()), name, max_queued) for name in names}
         self.catalogue = Catalogue(list(self.served.values()))
         self.metrics = FrontendMetrics(CollectorRegistry())
-        self.inference = FleetInference(self.catalogue, self.fleet, Observer(Telemetry(), self.metrics))
+        self.observer = Observer(Telemetry(), self.metrics)
+        self.inference = FleetInference(self.catalogue, self.fleet, self.observer)
         self.metrics.watch(self.inference)
 
     def _add(self, role: "pb.Role", model: str) -> FakeWorker:
-        worker = FakeWorker(role, self.fleet.pulse, f"{'prefill' if role == pb.ROLE_PREFILL else 'decode'}-{model}", model=model)
+        worker = FakeWorker(
+            role, self.fleet.pulse, f"{'prefill' if role == pb.ROLE_PREFILL else 'decode'}-{model}", model=model
+        )
         self.fleet._links[worker.name] = worker.link
         self.fleet._roles[worker.name] = role
         return worker
@@ -60,7 +70,7 @@ class Several:
 
     async def ask(self, request: GenerateRequest, answers: str) -> list[Event]:
         """The answer of one token, which the decode worker of the model `answers` is to be asked for."""
-        asked = asyncio.create_task(self._events(request))
+        asked = asyncio.create_task(self.events(request))
         worker = self.decode[answers]
         for _ in range(50):
             if asked.done() or (admits := worker.admits()):
@@ -72,7 +82,13 @@ class Several:
             worker.tokens(admits[0].leg, 0, 70, finish=LENGTH)
         return await asyncio.wait_for(asked, 5)
 
-    async def _events(self, request: GenerateRequest) -> list[Event]:
+    async def job(self, request: GenerateRequest) -> Job:
+        """What comes of the request before any worker hears of it."""
+        served, ledger = self.catalogue.named(request.model), Ledger()
+        with self.observer.watch(request, served.name, ledger) as watched:
+            return await served.job(request, math.inf, ledger, watched)
+
+    async def events(self, request: GenerateRequest) -> list[Event]:
         async with aclosing(self.inference.generate(request)) as events:
             return [event async for event in events]
 

@@ -10,7 +10,6 @@ from engine.errors import ConfigError, Overloaded, PermissionDenied, Poisoned, U
 from engine.hashes import block_hashes
 from engine.pooling import Pooling
 from frontend.callers import SHARED, Caller
-from frontend.catalogue import Catalogue
 from frontend.model import LoadedModel
 from frontend.quarantine import _fingerprint
 from frontend.request import Chat, Event, Finished, GenerateRequest, Started, TokenPrompt
@@ -123,13 +122,13 @@ async def test_a_key_gets_no_answer_of_a_model_it_may_not_ask() -> None:
         await several.ask(request("big", caller=Caller("other", models=frozenset({"small"}))), "small")
 
 
-# -- nothing of one is the other's ---------------------------------------------------------------------------------------
+# -- nothing of one is the other's -------------------------------------------------------------------------------------
 
 
 async def test_one_models_full_queue_refuses_nobody_of_the_other() -> None:
     several = Several("big", "small", max_queued=1)
     several.decode["big"].load(free_blocks=0)
-    waiting = asyncio.create_task(several.ask(request("big"), "big"))
+    waiting = asyncio.create_task(several.events(request("big")))
     for _ in range(20):
         await asyncio.sleep(0)
     assert (several.inference.queued_requests, several.inference.max_queued_requests) == (1, 2)
@@ -154,7 +153,7 @@ async def test_a_keys_limits_hold_for_each_model_by_itself() -> None:
 
 async def test_what_the_workers_of_one_model_die_of_the_other_answers() -> None:
     several = Several("big", "small")
-    job = await several.served["big"].job(request("big"), 1e18, *_watched(several))
+    job = await several.job(request("big"))
     several.served["big"]._quarantine._convicted[_fingerprint(job)] = asyncio.get_running_loop().time()
     with pytest.raises(Poisoned):
         await several.ask(request("big"), "big")
@@ -168,20 +167,11 @@ async def test_blocks_of_one_model_are_no_prefix_of_the_others() -> None:
     ids = several.inference.tokenize("big", prompt)
     several.decode["big"].say(blocks_stored=pb.BlocksStored(hashes=b"".join(block_hashes(ids, 4, SHARED))))
     for name, cached in (("big", True), ("small", False)):
-        (job,) = [await several.served[name].job(replace(request(name), prompt=prompt), 1e18, *_watched(several))]
+        job = await several.job(replace(request(name), prompt=prompt))
         placement = several.served[name].attempts.places.find(job)
         assert placement is not None
         assert placement.decode.worker_id == f"decode-{name}"
         assert bool(placement.cached_tokens) is cached
-
-
-def _watched(several: Several) -> tuple[object, object]:
-    """A ledger, and who watches."""
-    from types import SimpleNamespace
-
-    from frontend.ledger import Ledger
-
-    return Ledger(), SimpleNamespace(request_id="r", traceparent="")
 
 
 # -- how they are ------------------------------------------------------------------------------------------------------
@@ -231,4 +221,3 @@ async def test_answers_end_with_what_was_used_of_the_model_that_answered() -> No
     (used,) = several.inference.accounts.all()
     assert (used.key, used.model, used.requests) == ("alice", "small", 1)
     assert (used.prompt_tokens, used.completion_tokens) == (finished.usage.prompt_tokens, 1)
-    assert [(await_.name) for await_ in several.catalogue] == ["big", "small"]

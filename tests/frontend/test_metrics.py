@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine import errors
-from frontend.api import Readiness, ServedModel, Vocabulary, WorkerStatus
+from frontend.accounts import Accounts
+from frontend.api import ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.ledger import SECOND_TOKEN_SEGMENTS, TTFT_SEGMENTS
 from frontend.metrics import E2E_BUCKETS, TTFT_BUCKETS, FrontendMetrics
 from frontend.request import Chat, Event, Finish, GenerateRequest, Timing, Usage

@@ -11,6 +11,7 @@ from engine.hub import DEMO_MODEL
 from engine.telemetry import Telemetry
 from frontend.admission import Admission
 from frontend.attempt import Attempts
+from frontend.catalogue import Catalogue
 from frontend.fleet import Fleet
 from frontend.inference import FleetInference
 from frontend.metrics import FrontendMetrics
@@ -19,6 +20,7 @@ from frontend.observer import Observer
 from frontend.prompt import encode, tokens_of
 from frontend.request import Chat, TokenPrompt
 from frontend.router import Policy
+from frontend.served import Served
 from frontend.text.parsers.families import Families, ToolFamily
 from frontend.text.template import ChatTemplate
 from frontend.text.tokenizer import Tokenizer
