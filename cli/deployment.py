@@ -137,10 +137,11 @@ class Deployment:
             told = {"model": [f"{source.name}={source.place}" for source in self.models]}
         # The key goes through the environment: a command line can be read by every user of the machine.
         key = {} if self.api_key is None else {"TANDEM_API_KEY": self.api_key}
-        until_ready = frontend_ready(reachable(self.host), self.http_port)
+        names = [source.name for source in others]
+        until_ready = frontend_ready(reachable(self.host), self.http_port, names)
         if self.has_tls:  # it may want certificates that nobody here has: it is asked over a socket in its folder
             own["local_listen"] = local = _listen(folder, "frontend")
-            until_ready = frontend_serving(local)
+            until_ready = frontend_serving(local, names)
         return ProcessSpec(
             name="frontend",
             command=self._command("frontend", {**told, **self.shared, **self.frontend, **own}),

@@ -149,12 +149,13 @@ def bound(config: FrontendConfig, grpc_server: grpc.aio.Server, tls: Tls | None)
 
 async def _tell_health(inference: FleetInference, fleet: Fleet, health: Health) -> None:
     """Keep grpc.health.v1 in step with readiness."""
-    told: bool | None = None
+    told: tuple[bool, dict[str, bool]] | None = None
     while not inference.draining:
-        if (ready := inference.readiness().ready) == told:
+        ready = inference.readiness().ready, {model.name: model.ready for model in inference.statuses()}
+        if ready == told:
             await fleet.pulse.wait()
         else:
-            await health.set_serving(ready)
+            await health.set_serving(*ready)
             told = ready
 
 

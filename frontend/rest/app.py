@@ -146,7 +146,7 @@ class Pages:
         return _json({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        readiness = self._inference.readiness()
+        readiness = self._inference.readiness(request.query_params.get("model"))
         return _json(readiness, 200 if readiness.ready else 503)
 
     async def metrics(self, request: Request) -> Response:

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 import msgspec
 
 from frontend.rest import debug, usage
-from frontend.rest.describe import ANY_OBJECT, PUBLIC, content, operation
+from frontend.rest.describe import ANY_OBJECT, PUBLIC, content, json, operation
 from frontend.rest.dialect import Dialect, Json
 
 KEYS: Json = {
@@ -62,7 +62,10 @@ def _get(summary: str, answer: Json) -> Json:
 def _ready() -> Json:
     not_ready = {"description": "It would not; `reason` says why.", "content": ANY_OBJECT}
     ready = {"description": "OK", "content": ANY_OBJECT}
-    return {"summary": "Whether a request would succeed now", "responses": {"200": ready, "503": not_ready}}
+    unknown = {"description": "There is no such model.", "content": json(ERROR)}
+    model = {"name": "model", "in": "query", "schema": {"type": "string"}, "description": "Default: the default one."}
+    responses = {"200": ready, "503": not_ready, "404": unknown}
+    return {"summary": "Whether a request would succeed now", "parameters": [model], "responses": responses}
 
 
 def _schemas(dialects: Sequence[Dialect]) -> Json:

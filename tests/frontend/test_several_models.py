@@ -71,6 +71,10 @@ async def test_what_is_not_ready_is_not_loaded(inference: Two, client: httpx.Asy
     assert [each["name"] for each in (await client.get("/api/ps")).json()["models"]] == [f"{MODEL}:latest"]
     assert (await client.post("/api/generate", json={"model": OTHER})).status_code == 503
     assert (await client.post("/api/generate", json={"model": MODEL})).status_code == 200
+    statuses = [(await client.get("/ready", params=asked)).status_code for asked in ({}, {"model": MODEL})]
+    assert statuses == [200, 200]
+    assert (await client.get("/ready", params={"model": OTHER})).json()["reason"] == "no decode worker is ready"
+    assert (await client.get("/ready", params={"model": "nobody"})).status_code == 404
 
 
 async def test_pages_of_one_model_are_the_defaults_or_the_one_that_is_named(client: httpx.AsyncClient) -> None:
