@@ -155,7 +155,7 @@ def up(
         ranks = {"prefill": prefill_tp, "decode": decode_tp}
         check_ranks(ranks, prefill, borrow)
         lists = {"prefill": prefill_cpus, "decode": decode_cpus, "frontend": frontend_cpus}
-        models = _sources(model or [], served_model_name or "")
+        models = sources(model or [], served_model_name or "")
         divided = divide_cores(
             lists,
             num_prefill=prefill * len(models),
@@ -173,7 +173,7 @@ def up(
             grpc_port=ports["--grpc-port"],
             prefill=prefill,
             decode=decode,
-            models=models,
+            models=_found(models),
             transport=transport,
             api_key=api_key,
             drain_timeout_s=drain_timeout,
@@ -225,12 +225,11 @@ def up(
     raise typer.Exit(status)
 
 
-def _sources(given: list[str], served_model_name: str) -> list[Source]:
-    """Find the models before anything starts: one download instead of one per process, and one message if it fails."""
+def _found(models: list[Source]) -> list[Source]:
+    """Find them before anything starts: one download instead of one per process, and one message if it fails."""
     from engine.hub import resolve_model  # a quarter of a second that no other command needs
 
-    named = sources(given, served_model_name)
-    return [Source(each.name, str(resolve_model(each.place).resolve()) if each.place else "") for each in named]
+    return [Source(each.name, str(resolve_model(each.place).resolve()) if each.place else "") for each in models]
 
 
 def _check_tls(cert: Path | None, key: Path | None, ca: Path | None, host: str) -> Path | None:
