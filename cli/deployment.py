@@ -4,7 +4,7 @@ Knows the options of `python -m frontend | prefill | decode`. Starts nothing.
 """
 
 import sys
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from cli.environment import child_environment
 from cli.probes import frontend_ready, frontend_serving, worker_serving
 from cli.process import ProcessSpec
 from engine.cpus import format_cpus, share_out
+from engine.source import DEMO_NAME, Source
 
 PREFILL_NICENESS = 5
 """Where they share cores, a decode step (every stream waits for it) goes before a prompt's next chunk."""
 
 Options = Mapping[str, object]
-"""Options of a role by the names of its configuration's fields; None is "not given": the role's own default holds."""
+"""Options of a role by the names of its configuration's fields; None is "not given": the role's own default holds. One
+that is given several times is a list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +30,12 @@ class Deployment:
     grpc_port: int
     host: str = "127.0.0.1"
     prefill: int = 1
+    """Workers of each model, as is `decode`."""
     decode: int = 1
     api_key: str | None = None
     transport: str = "shm"
+    models: Sequence[Source] = (Source(DEMO_NAME, ""),)
+    """The first is the default. Workers of one role are numbered through, those of the first model first."""
     shared: Options = field(default_factory=dict)
     """Of every process."""
     worker: Options = field(default_factory=dict)
@@ -79,7 +84,15 @@ class Deployment:
         return [*workers, self._frontend(folder)]
 
     def _workers(self, role: str) -> list[str]:
-        return [f"{role}-{index}" for index in range(self.prefill if role == "prefill" else self.decode)]
+        return [f"{role}-{index}" for index in range(self._num_of_each(role) * len(self.models))]
+
+    def _num_of_each(self, role: str) -> int:
+        return self.prefill if role == "prefill" else self.decode
+
+    def _model(self, role: str, name: str) -> Options:
+        """What the worker of this name serves."""
+        source = self.models[self._workers(role).index(name) // self._num_of_each(role)]
+        return {"model": source.place or None, "served_model_name": source.name}
 
     def _worker(self, role: str, name: str, folder: Path) -> ProcessSpec:
         address = _listen(folder, name)
@@ -102,7 +115,7 @@ class Deployment:
             own["kv_groups"] = "gloo"
         return ProcessSpec(
             name=name,
-            command=self._command(role, {**self.shared, **self.worker, **own}),
+            command=self._command(role, {**self._model(role, name), **self.shared, **self.worker, **own}),
             environment=child_environment(),
             until_ready=worker_serving(address),
             drain_stage=1,
@@ -110,7 +123,7 @@ class Deployment:
 
     def _device_memory_share(self) -> float | None:
         """All workers are on one GPU: as much for each. Rounded down, so that it is never more than there is."""
-        num_workers = self.prefill + self.decode
+        num_workers = (self.prefill + self.decode) * len(self.models)
         return int(10_000 / num_workers) / 10_000 if num_workers > 1 else None
 
     def _frontend(self, folder: Path) -> ProcessSpec:
@@ -118,15 +131,20 @@ class Deployment:
         own["cpus"] = self._cpus("frontend", "frontend")
         for role in ("prefill", "decode"):
             own[role] = ",".join(_listen(folder, name) for name in self._workers(role)) or None
+        first, *others = self.models
+        told: dict[str, object] = {"model": first.place or None, "served_model_name": first.name}
+        if others:
+            told = {"model": [f"{source.name}={source.place}" for source in self.models]}
         # The key goes through the environment: a command line can be read by every user of the machine.
         key = {} if self.api_key is None else {"TANDEM_API_KEY": self.api_key}
-        until_ready = frontend_ready(reachable(self.host), self.http_port)
+        names = [source.name for source in others]
+        until_ready = frontend_ready(reachable(self.host), self.http_port, names)
         if self.has_tls:  # it may want certificates that nobody here has: it is asked over a socket in its folder
             own["local_listen"] = local = _listen(folder, "frontend")
-            until_ready = frontend_serving(local)
+            until_ready = frontend_serving(local, names)
         return ProcessSpec(
             name="frontend",
-            command=self._command("frontend", {**self.shared, **self.frontend, **own}),
+            command=self._command("frontend", {**told, **self.shared, **self.frontend, **own}),
             environment=child_environment(**key),
             until_ready=until_ready,
             drain_stage=0,
@@ -142,8 +160,9 @@ class Deployment:
         arguments = [
             part
             for name, value in given.items()
-            if value is not None
-            for part in (f"--{name.replace('_', '-')}", *(() if value is True else (str(value),)))
+            for each in (value if isinstance(value, list) else [value])
+            if each is not None
+            for part in (f"--{name.replace('_', '-')}", *(() if each is True else (str(each),)))
         ]
         return (*role_command(role), *arguments)
 

@@ -4,7 +4,8 @@ import asyncio
 import http.client
 import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import quote
 
 import grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -41,46 +42,48 @@ def worker_serving(address: str) -> Callable[[Tell], Awaitable[None]]:
     return until_ready
 
 
-def frontend_serving(address: str) -> Callable[[Tell], Awaitable[None]]:
+def frontend_serving(address: str, models: Sequence[str] = ()) -> Callable[[Tell], Awaitable[None]]:
     """As `frontend_ready`, over gRPC, which does not say why not."""
 
     async def until_ready(tell: Tell) -> None:
-        await _until_serving(address, lambda: tell("waiting for workers"))
+        for service in ("", *models):
+            await _until_serving(address, lambda: tell("waiting for workers"), service)
 
     return until_ready
 
 
-def frontend_ready(host: str, port: int) -> Callable[[Tell], Awaitable[None]]:
-    """A wait until the frontend says that a request would succeed."""
+def frontend_ready(host: str, port: int, models: Sequence[str] = ()) -> Callable[[Tell], Awaitable[None]]:
+    """A wait until the frontend says that a request would succeed, for its default model and for `models`."""
 
     async def until_ready(tell: Tell) -> None:
-        while (reason := await asyncio.to_thread(_why_not_ready, host, port)) is not None:
-            tell(reason)
-            await asyncio.sleep(INTERVAL_S)
+        for path in ("/ready", *(f"/ready?model={quote(model, safe='')}" for model in models)):
+            while (reason := await asyncio.to_thread(_why_not_ready, host, port, path)) is not None:
+                tell(reason)
+                await asyncio.sleep(INTERVAL_S)
 
     return until_ready
 
 
-async def _until_serving(address: str, tell: Callable[[], None]) -> None:
+async def _until_serving(address: str, tell: Callable[[], None], service: str = "") -> None:
     async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
         health = HealthStub(channel)
-        while not await _serves(health):
+        while not await _serves(health, service):
             tell()
             await asyncio.sleep(INTERVAL_S)
 
 
-async def _serves(health: HealthStub) -> bool:
+async def _serves(health: HealthStub, service: str) -> bool:
     try:
-        reply = await health.Check(HealthCheckRequest(), timeout=TIMEOUT_S)
-    except grpc.aio.AioRpcError:  # nobody listens yet
+        reply = await health.Check(HealthCheckRequest(service=service), timeout=TIMEOUT_S)
+    except grpc.aio.AioRpcError:  # nobody listens yet, or knows of the service
         return False
     return bool(reply.status == HealthCheckResponse.SERVING)
 
 
-def _why_not_ready(host: str, port: int) -> str | None:
+def _why_not_ready(host: str, port: int, path: str) -> str | None:
     connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", "/ready")
+        connection.request("GET", path)
         response = connection.getresponse()
         body = response.read()
     except (OSError, http.client.HTTPException):

@@ -15,6 +15,7 @@ from cli.launch import launch, refusals
 from cli.machine import take_ports
 from cli.trust import PEM, anchor
 from engine.exposure import check_guarded
+from engine.source import Source, sources
 from engine.tls import Tls
 
 QUESTION = "What is a KV cache?"
@@ -29,9 +30,14 @@ def _device(value: str) -> str:
 
 
 def up(
-    model: Annotated[str, typer.Option(help="Folder, or org/name to fetch. Default: the built-in demo model.")] = "",
-    prefill: Annotated[int, typer.Option(min=0, help="Prefill workers; 0 is a unified server.")] = 1,
-    decode: Annotated[int, typer.Option(min=1, help="Decode workers.")] = 1,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]MODEL", help="Folder, or org/name to fetch; several, too. Default: the built-in demo model."
+        ),
+    ] = None,
+    prefill: Annotated[int, typer.Option(min=0, help="Prefill workers of each model; 0 is a unified server.")] = 1,
+    decode: Annotated[int, typer.Option(min=1, help="Decode workers of each model.")] = 1,
     prefill_tp: Annotated[
         int, typer.Option(min=1, help="Processes that each prefill worker spreads the model over.")
     ] = 1,
@@ -52,9 +58,16 @@ def up(
         Literal["auto", "float32", "float16", "int8"], typer.Option(help="Of the KV cache, and of what moves.")
     ] = "auto",
     served_model_name: Annotated[str | None, typer.Option(help="What requests call the model.")] = None,
-    model_aliases: Annotated[str | None, typer.Option(help="Other names of the model, comma-separated.")] = None,
+    model_aliases: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]ALIAS,ALIAS", help="Other names of the model, or of the one named NAME."),
+    ] = None,
+    fallback: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=OTHER,OTHER", help="Who answers while no decode worker serves the model NAME."),
+    ] = None,
     accept_any_model: Annotated[
-        bool, typer.Option("--accept-any-model", help="Whatever model a request names, it gets the one there is.")
+        bool, typer.Option("--accept-any-model", help="A request for a model that is not there gets the first.")
     ] = False,
     unknown_parameters: Annotated[
         Literal["refuse", "ignore"], typer.Option(help="What becomes of parameters that nobody has, in OpenAI's JSON.")
@@ -130,7 +143,10 @@ def up(
     log_format: Annotated[Literal["text", "json"], typer.Option(help="Of every process's lines.")] = "text",
     drain_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that requests may take to end.")] = 60.0,
 ) -> None:
-    """Serve a model on this machine: a frontend, prefill workers and decode workers.
+    """Serve a model, or several, on this machine: a frontend, prefill workers and decode workers.
+
+    Of several models, the first is the default, and what says how to serve a model's text (its name, chat template,
+    parsers and pooling) is about that one; what is said of workers holds for those of each.
 
     The first Ctrl-C or SIGTERM lets requests finish, the second leaves at once.
     """
@@ -139,7 +155,14 @@ def up(
         ranks = {"prefill": prefill_tp, "decode": decode_tp}
         check_ranks(ranks, prefill, borrow)
         lists = {"prefill": prefill_cpus, "decode": decode_cpus, "frontend": frontend_cpus}
-        divided = divide_cores(lists, num_prefill=prefill, num_decode=decode, split=cores == "split", borrow=borrow)
+        models = sources(model or [], served_model_name or "")
+        divided = divide_cores(
+            lists,
+            num_prefill=prefill * len(models),
+            num_decode=decode * len(models),
+            split=cores == "split",
+            borrow=borrow,
+        )
         guarded = api_key is not None or api_keys is not None or tls_ca is not None
         check_guarded(f"{host}:{http_port}", guarded=guarded, insecure=insecure, how="--api-key or --api-keys")
         trusted = _check_tls(tls_cert, tls_key, tls_ca, reachable(host))
@@ -150,11 +173,11 @@ def up(
             grpc_port=ports["--grpc-port"],
             prefill=prefill,
             decode=decode,
+            models=_found(models),
             transport=transport,
             api_key=api_key,
             drain_timeout_s=drain_timeout,
             shared={
-                **_model_options(model, served_model_name),
                 "otlp_endpoint": otlp_endpoint,
                 "log_level": log_level,
                 "log_format": log_format,
@@ -175,6 +198,7 @@ def up(
             },
             frontend={
                 "model_aliases": model_aliases,
+                "fallback": fallback,
                 "accept_any_model": accept_any_model or None,
                 "unknown_parameters": unknown_parameters,
                 "chat_template": chat_template,
@@ -201,12 +225,11 @@ def up(
     raise typer.Exit(status)
 
 
-def _model_options(model: str, served_model_name: str | None) -> dict[str, str]:
-    """Find the model before anything starts: one download instead of one per process, and one message if it fails."""
-    from engine.hub import model_name, resolve_model  # a quarter of a second that no other command needs
+def _found(models: list[Source]) -> list[Source]:
+    """Find them before anything starts: one download instead of one per process, and one message if it fails."""
+    from engine.hub import resolve_model  # a quarter of a second that no other command needs
 
-    folder = {"model": str(resolve_model(model).resolve())} if model else {}
-    return {**folder, "served_model_name": model_name(model, served_model_name or "")}
+    return [Source(each.name, str(resolve_model(each.place).resolve()) if each.place else "") for each in models]
 
 
 def _check_tls(cert: Path | None, key: Path | None, ca: Path | None, host: str) -> Path | None:
@@ -220,7 +243,7 @@ def _check_tls(cert: Path | None, key: Path | None, ca: Path | None, host: str) 
 
 async def _announce(deployment: Deployment, trusted: Path | None) -> None:
     """Say that requests are served, for a person and for a program that waits for the line."""
-    name = str(deployment.shared["served_model_name"])
+    name = deployment.models[0].name
     print(f"ready {deployment.http_url} {deployment.grpc_url}")
     print(_curl(deployment, name, trusted))
     print(_python(deployment, name, trusted), flush=True)

@@ -17,7 +17,7 @@ from engine.cost import Costs
 from engine.cpus import pin
 from engine.errors import ConfigError
 from engine.grammar import Grammars
-from engine.hub import model_name, resolve_model
+from engine.hub import resolve_model
 from engine.identity import Identity, board_name, default_worker_id, new_incarnation
 from engine.lending import with_borrowed
 from engine.models.families import model_spec
@@ -25,6 +25,7 @@ from engine.profile import Limits, measure
 from engine.runner import Runner, load_decoder
 from engine.sampler import Sampler
 from engine.shared_memory import SharedMemory, can_share_memory
+from engine.source import model_name
 from engine.steps import Launch, StepRunner, StepSampler
 from engine.tp.ranks import ALONE
 from engine.tp.team import Team, check_parallel, num_rank_threads

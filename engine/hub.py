@@ -12,14 +12,8 @@ from engine.errors import ConfigError
 
 DEMO_MODEL = Path(__file__).parent / "demo"
 """The built-in demonstration model."""
-DEMO_NAME = "tandem-demo"
 
 _PATTERNS = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
-
-
-def model_name(name_or_dir: str, served_name: str) -> str:
-    """What requests call the model: as configured, else the last part of where it came from."""
-    return served_name or (Path(name_or_dir).expanduser().resolve().name if name_or_dir else DEMO_NAME)
 
 
 def resolve_model(name_or_dir: str) -> Path:

@@ -5,7 +5,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,15 +19,17 @@ from starlette.applications import Starlette
 from engine.cpus import pin
 from engine.errors import ConfigError
 from engine.exposure import check_guarded
-from engine.hub import model_name, resolve_model
+from engine.hub import resolve_model
 from engine.process import drain, stop_signal
+from engine.source import sources
 from engine.telemetry import setup_logging, setup_tracing
 from engine.tls import Tls, listen
 from engine.version import VERSION
 from frontend.admission import Admission
 from frontend.attempt import Attempts
 from frontend.callers import KeyRing
-from frontend.config import FrontendConfig
+from frontend.catalogue import Catalogue
+from frontend.config import FrontendConfig, by_model
 from frontend.fleet import Fleet
 from frontend.inference import FleetInference
 from frontend.metrics import FrontendMetrics
@@ -36,31 +38,20 @@ from frontend.observer import Observer
 from frontend.rest.app import build_app
 from frontend.rest.http import HttpProtocol
 from frontend.router import Policy
+from frontend.served import Served
 from frontend.service import Health, build_server
 
 log = logging.getLogger("frontend")
 
 
-async def run(config: FrontendConfig, model: LoadedModel, keys: KeyRing) -> None:
+async def run(config: FrontendConfig, models: Sequence[LoadedModel], keys: KeyRing) -> None:
     """Serve gRPC and REST until told to stop; then refuse new requests, finish those there are, and return."""
     tracing = setup_tracing("tandem-frontend", config.otlp_endpoint)
     metrics = FrontendMetrics(CollectorRegistry())
     workers = Tls.of(config.worker_cert, config.worker_key, config.worker_ca, prefix="worker")
     fleet = Fleet(config.prefill, config.decode, workers)
-    attempts = Attempts(
-        fleet,
-        Admission(config.max_queued_requests, config.max_queued_tokens),
-        Policy(config.local_prefill_tokens, config.always_remote, config.itl_tolerance),
-        config.queue_timeout_s,
-        config.ttft_slo_s,
-    )
-    inference = FleetInference(
-        model,
-        attempts,
-        Observer(tracing, metrics),
-        max_attempts=config.max_attempts,
-        max_worker_deaths=config.max_worker_deaths,
-    )
+    catalogue = Catalogue([_served(config, model, fleet) for model in models])
+    inference = FleetInference(catalogue, fleet, Observer(tracing, metrics))
     metrics.watch(inference)
     grpc_server, health = build_server(
         inference,
@@ -97,6 +88,18 @@ async def run(config: FrontendConfig, model: LoadedModel, keys: KeyRing) -> None
                 task.cancel()
     await tracing.aclose()
     log.info("stopped")
+
+
+def _served(config: FrontendConfig, model: LoadedModel, fleet: Fleet) -> Served:
+    """Each with a queue of its own: who waits for one model takes nobody's place who waits for another."""
+    attempts = Attempts(
+        fleet,
+        Admission(config.max_queued_requests, config.max_queued_tokens),
+        Policy(config.local_prefill_tokens, config.always_remote, config.itl_tolerance),
+        config.queue_timeout_s,
+        config.ttft_slo_s,
+    )
+    return Served(model, attempts, max_attempts=config.max_attempts, max_worker_deaths=config.max_worker_deaths)
 
 
 def rest_config(app: Starlette, tls: Tls | None) -> uvicorn.Config:
@@ -146,13 +149,40 @@ def bound(config: FrontendConfig, grpc_server: grpc.aio.Server, tls: Tls | None)
 
 async def _tell_health(inference: FleetInference, fleet: Fleet, health: Health) -> None:
     """Keep grpc.health.v1 in step with readiness."""
-    told: bool | None = None
+    told: tuple[bool, dict[str, bool]] | None = None
     while not inference.draining:
-        if (ready := inference.readiness().ready) == told:
+        ready = inference.readiness().ready, {model.name: model.ready for model in inference.statuses()}
+        if ready == told:
             await fleet.pulse.wait()
         else:
-            await health.set_serving(ready)
+            await health.set_serving(*ready)
             told = ready
+
+
+def load_models(config: FrontendConfig) -> list[LoadedModel]:
+    """The default first. Raises ConfigError."""
+    named = sources(config.model, config.served_model_name)
+    names = [source.name for source in named]
+    aliases = by_model(config.model_aliases, names, "model_aliases")
+    fallbacks = by_model(config.fallback, names, "fallback")
+    first, *others = named
+    template = Path(config.chat_template) if config.chat_template else None
+    default = LoadedModel.load(
+        resolve_model(first.place),
+        first.name,
+        template,
+        tool_parser=config.tool_parser,
+        reasoning_parser=config.reasoning_parser,
+        embedding_pooling=config.embedding_pooling,
+    )
+    models = [
+        replace(default, takes_any_name=config.accept_any_model),
+        *(LoadedModel.load(resolve_model(source.place), source.name, None) for source in others),
+    ]
+    return [
+        replace(model, aliases=frozenset(aliases[model.name]) - {model.name}, fallback=fallbacks[model.name])
+        for model in models
+    ]
 
 
 def main() -> int:
@@ -162,26 +192,14 @@ def main() -> int:
         pin(config.cpus)
         if not config.decode:
             raise ConfigError("a frontend needs the address of at least one decode worker: --decode", field="decode")
-        folder = resolve_model(config.model)
-        template = Path(config.chat_template) if config.chat_template else None
-        model = LoadedModel.load(
-            folder,
-            model_name(config.model, config.served_model_name),
-            template,
-            tool_parser=config.tool_parser,
-            reasoning_parser=config.reasoning_parser,
-            embedding_pooling=config.embedding_pooling,
-        )
-        model = replace(
-            model, aliases=frozenset(config.model_aliases) - {model.name}, takes_any_name=config.accept_any_model
-        )
+        models = load_models(config)
         keys = KeyRing(config.api_key, Path(config.api_keys) if config.api_keys else None)
         guarded = not keys.is_open or bool(config.tls_ca)
         address = f"{config.host}:{config.http_port}"
         check_guarded(address, guarded=guarded, insecure=config.insecure, how="--api-key or --api-keys")
         if config.local_listen and not config.local_listen.startswith("unix:"):
             raise ConfigError(f"{config.local_listen} is not unix:PATH", field="local_listen")
-        uvloop.run(run(config, model, keys))
+        uvloop.run(run(config, models, keys))
     except ConfigError as error:
         log.error("%s", error.message)
         return 2

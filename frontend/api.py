@@ -9,6 +9,7 @@ from typing import Protocol
 
 from engine.models.spec import ModelSpec
 from engine.pooling import Pooling
+from frontend.accounts import Accounts
 from frontend.recorder import Recorder
 from frontend.request import Chat, Event, GenerateRequest
 from frontend.tally import Counts
@@ -41,6 +42,22 @@ class ServedModel:
     """Its dimensions."""
     size_bytes: int = 0
     """Of the files with its weights."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelStatus:
+    """One of the models as the frontend sees it now."""
+
+    name: str
+    aliases: Sequence[str]
+    fallback: Sequence[str]
+    """Who answers, in this order, while no decode worker serves it."""
+    ready: bool
+    reason: str
+    """Why it is not."""
+    queued_requests: int
+    """That wait for a worker of its."""
+    max_queued_requests: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,10 +147,13 @@ class Inference(Protocol):
         """By every name that they have."""
 
     def model(self, name: str | None) -> ServedModel:
-        """The model that a request naming `name` gets, by its own name; None or empty is the only one.
+        """The model that a request naming `name` asks for, by its own name; None or empty is the default.
 
         Raises UnknownModel.
         """
+
+    def statuses(self) -> list[ModelStatus]:
+        """Of every model; the default is the first."""
 
     def workers(self) -> list[WorkerStatus]: ...
 
@@ -145,7 +165,12 @@ class Inference(Protocol):
     def recorder(self) -> Recorder:
         """What became of requests."""
 
-    def readiness(self) -> Readiness: ...
+    @property
+    def accounts(self) -> Accounts:
+        """What was used, by key and model."""
+
+    def readiness(self, model: str | None = None) -> Readiness:
+        """Of one model; None is the default, and with it the server. Raises UnknownModel."""
 
     async def custody(self) -> list[dict[str, object]]:
         """Every worker's custody report, as JSON values."""
@@ -155,7 +180,8 @@ class Inference(Protocol):
         """Under way, those that wait among them."""
 
     @property
-    def queued_requests(self) -> int: ...
+    def queued_requests(self) -> int:
+        """Of all models; each has a queue of its own."""
 
     @property
     def max_queued_requests(self) -> int: ...

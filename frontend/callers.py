@@ -48,8 +48,11 @@ class Caller:
         key is asked for. Each key of the file stands for a client, who sees its own."""
         return not self.name
 
+    def may_ask(self, model: str) -> bool:
+        return self.models is None or model in self.models
+
     def check_model(self, model: str) -> None:
-        if self.models is not None and model not in self.models:
+        if not self.may_ask(model):
             raise PermissionDenied(f"the key {self.name!r} is not for the model {model!r}", field="model")
 
 
@@ -190,7 +193,7 @@ class UsedUp(Overloaded):
 
 
 class Allowances:
-    """How much each caller has left of its limits."""
+    """How much each caller has left of its limits, of one model."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now

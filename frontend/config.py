@@ -1,15 +1,25 @@
 """How a frontend process is configured: one frozen value, parsed once in `__main__` from options and environment."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from engine.errors import ConfigError
 
 
 def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _places(value: object) -> object:
+    """A folder's name may have a comma in it, as long as it is the only one."""
+    return [value] if isinstance(value, str) and Path(value).expanduser().is_dir() else _split(value)
+
+
+Places = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_places)]
 Addresses = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
 
@@ -28,14 +38,18 @@ class FrontendConfig(BaseSettings):
         protected_namespaces=(),
     )
 
-    model: str = ""
-    """Folder (or org/name) whose tokenizer and chat template are used; empty is the demonstration model."""
+    model: Places = ()
+    """Folder (or org/name) whose tokenizer and chat template are used; empty is the demonstration model. Of several,
+    each FOLDER or NAME=FOLDER, the first is the default; what is set beside them (its name, chat template, parsers and
+    pooling) is the first one's, and others have what their folders say."""
     served_model_name: str = ""
     """What requests call the model; empty is the folder's name."""
     model_aliases: Names = ()
-    """Other names that requests may call it, comma-separated."""
+    """Other names that requests may call it, comma-separated; of another model than the first, NAME=ALIAS,ALIAS."""
+    fallback: Names = ()
+    """Models that answer while no decode worker serves one: NAME=OTHER,OTHER, in their order."""
     accept_any_model: bool = False
-    """Whatever model a request names, it gets the one that is served."""
+    """Whatever model a request names that nobody has, it gets the first."""
     unknown_parameters: Literal["refuse", "ignore"] = "refuse"
     """What becomes of a parameter that nobody has, in OpenAI's JSON. What is known and not supported is refused."""
     chat_template: str = ""
@@ -109,3 +123,17 @@ class FrontendConfig(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     """How lines look: text, or a JSON object each."""
+
+
+def by_model(values: Sequence[str], names: Sequence[str], field: str) -> dict[str, tuple[str, ...]]:
+    """Whose each of `values` is: of the model whose NAME= stands before it, or before one to its left; else the first
+    one's. Raises ConfigError for a name that is none of `names`."""
+    found: dict[str, tuple[str, ...]] = dict.fromkeys(names, ())
+    name = names[0]
+    for value in values:
+        before, is_named, after = value.partition("=")
+        name = before if is_named else name
+        if name not in found:
+            raise ConfigError(f"--{field.replace('_', '-')}: there is no model {name!r}", field=field)
+        found[name] += (after if is_named else value,)
+    return found

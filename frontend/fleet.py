@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from engine.tls import Tls
@@ -79,10 +80,11 @@ class Fleet:
         link = self._links.get(start.address)
         return link is None or link.incarnation != start.incarnation
 
-    @property
-    def has_prefill(self) -> bool:
-        """Whether prefill workers are configured at all."""
-        return bool(self._addresses[pb.ROLE_PREFILL])
+    def expects_prefill(self, others: Collection[str]) -> bool:
+        """Whether prefill workers are configured for a model that is served beside `others`: any that has not said that
+        it is for one of those."""
+        models = [link.model for role, link in self.all_links if role == pb.ROLE_PREFILL]
+        return bool(self._addresses[pb.ROLE_PREFILL]) and (not models or any(model not in others for model in models))
 
     def _role_of(self, link: Link) -> "pb.Role":
         """What the worker says it is; what the configuration says while it says nothing."""

@@ -1,6 +1,7 @@
 """Serving requests, whatever dialect they came in: the story of one request from prompt to last token.
 
-1. The prompt is rendered and tokenized, once; its grammar is compiled, every field checked, its full blocks hashed.
+1. The model that it names makes a job of it (`frontend.served`): the prompt is rendered and tokenized, once; its
+   grammar is compiled, every field checked, its full blocks hashed.
 2. `Attempts` finds workers and hands on tokens in order. `Started` says that a worker has taken the request.
 3. Tokens become text; stop strings cut it. The first token goes out alone and at once, later ones as they are there.
 4. When a worker is lost, another attempt continues after the tokens so far: the client sees a pause.
@@ -8,65 +9,40 @@
 """
 
 import asyncio
-import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
 import grpc.aio
 
-from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, UnknownModel, Unsupported
-from engine.hashes import block_hashes
-from frontend.api import Readiness, ServedModel, Vocabulary, WorkerStatus
-from frontend.attempt import Attempts
-from frontend.callers import Allowances
-from frontend.forced import calls_grammar
+from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, Unsupported
+from frontend.accounts import Accounts
+from frontend.api import ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
+from frontend.catalogue import Catalogue
+from frontend.fleet import Fleet
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.leg_events import Row
-from frontend.legs import Interrupted
 from frontend.link import Link
-from frontend.model import LoadedModel
 from frontend.observer import Observer, Watched
 from frontend.parsed import answer_of
-from frontend.prompt import encode, rendered, tokens_of
-from frontend.quarantine import Quarantine
+from frontend.prompt import rendered, tokens_of
 from frontend.recorder import Recorder
-from frontend.request import (
-    Chat,
-    Event,
-    GenerateRequest,
-    Started,
-    check_token_ids,
-    resolve,
-)
+from frontend.request import Chat, Event, GenerateRequest, Started, check_token_ids
+from frontend.served import Served
 from frontend.tally import Counts
 from protos import worker_pb2 as pb
 
-log = logging.getLogger(__name__)
-
 
 class FleetInference:
-    """`frontend.api.Inference` over a fleet of workers."""
+    """`frontend.api.Inference` over a fleet of workers, of one model or several."""
 
-    def __init__(
-        self,
-        model: LoadedModel,
-        attempts: Attempts,
-        observer: Observer,
-        *,
-        max_attempts: int,
-        max_worker_deaths: int = 3,
-    ) -> None:
-        self._model = model
-        self._attempts = attempts
-        self._fleet = attempts.fleet
+    def __init__(self, catalogue: Catalogue, fleet: Fleet, observer: Observer) -> None:
+        self._catalogue = catalogue
+        self._fleet = fleet
         self._observer = observer
-        self._max_attempts = max_attempts
-        self._allowances = Allowances()
-        self._quarantine = Quarantine(max_worker_deaths, self._fleet.died)
         self.draining = False
         self._active = 0
         self._idle = asyncio.Event()
@@ -75,36 +51,29 @@ class FleetInference:
     # -- requests ----------------------------------------------------------------------------------------------------
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
-        ledger = Ledger()
-        with self._counted(), self._observer.watch(request, self._model.name, ledger) as watched:
+        ledger, catalogue = Ledger(), self._catalogue
+        asked = catalogue.find(request.model) or catalogue.default
+        with self._counted(), self._observer.watch(request, asked.name, ledger) as watched:
             deadline = math.inf
             if request.deadline_s is not None:
                 deadline = asyncio.get_running_loop().time() + request.deadline_s
             if self.draining:
                 raise Unavailable("the server is draining")
-            model = self._named(request.model)
-            request.caller.check_model(model.name)
+            catalogue.named(request.model)
+            request.caller.check_model(asked.name)
             ledger.checked_ns = time.monotonic_ns()
-            tokens = await encode(
-                model,
-                request.prompt,
-                self._max_context(model),
-                add_special_tokens=request.add_special_tokens,
-                truncate=request.truncate_prompt,
-            )
-            job = self._job(model, request, tokens, deadline, ledger, watched)
-            job.grammar = await _grammar(model, request, tokens)
-            self._quarantine.check(job)
+            job = await self._job(asked, request, deadline, ledger, watched)
+            served = catalogue.named(job.model)
             ledger.tokenized_ns = time.monotonic_ns()
             watched.tokenized(job)
-            charged = self._allowances.charged
+            charged = served.allowances.charged
             with charged(job.caller, job.num_prompt, job.params.max_tokens, lambda: job.num_output) as left:
-                async with aclosing(self._rows(job, watched)) as rows:
+                async with aclosing(served.rows(job, watched)) as rows:
                     await _next(rows, deadline)
                     watched.taken(job)
-                    told = tuple(tokens[: job.num_prompt]) if request.tell_prompt else ()
-                    yield Started(job.request_id, model.name, job.num_prompt, job.params.seed, left, told)
-                    answer = answer_of(model, request, job)
+                    told = tuple(job.tokens[: job.num_prompt]) if request.tell_prompt else ()
+                    yield Started(job.request_id, job.model, job.num_prompt, job.params.seed, left, told)
+                    answer = answer_of(served.model, request, job)
                     while answer.finished is None:
                         batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))
                         _note_times(ledger, batch)
@@ -113,6 +82,18 @@ class FleetInference:
                             yield delta if answer.finished is None else delta._replace(is_last=True)
             watched.finished(answer.finished)
             yield answer.finished
+
+    async def _job(
+        self, asked: Served, request: GenerateRequest, deadline: float, ledger: Ledger, watched: Watched
+    ) -> Job:
+        """Of the model that is asked, or of one that answers for it. A fallback that cannot take the request, whose
+        context is too short or which knows no tools, is passed over."""
+        for other in self._catalogue.standing_in(asked, request):
+            try:
+                return await other.job(request, deadline, ledger, watched)
+            except (InvalidRequest, Unsupported):
+                continue
+        return await asked.job(request, deadline, ledger, watched)
 
     async def idle(self) -> None:
         """Return once no request is under way."""
@@ -129,139 +110,68 @@ class FleetInference:
             if not self._active:
                 self._idle.set()
 
-    def _job(
-        self,
-        model: LoadedModel,
-        request: GenerateRequest,
-        tokens: list[int],
-        deadline: float,
-        ledger: Ledger,
-        watched: Watched,
-    ) -> Job:
-        limits = replace(model.limits, max_context=self._max_context(model))
-        params = resolve(request, len(tokens), limits)
-        job = Job(
-            request_id=watched.request_id,
-            model=model.name,
-            tokens=tokens,
-            num_prompt=len(tokens),
-            params=params,
-            caller=request.caller,
-            hashes=[],
-            traceparent=watched.traceparent,
-            ledger=ledger,
-            deadline=deadline,
-            cache_salt=request.cache_salt,
-            pooling=request.pooling,
-        )
-        if job.hash_root:
-            job.hashes = block_hashes(tokens, self._block_tokens(), job.hash_root)
-        return job
-
-    async def _rows(self, job: Job, watched: Watched) -> AsyncGenerator[list[Row], None]:
-        """Tokens over as many attempts as it takes. Raises Unavailable when too many in a row brought nothing, and
-        Poisoned when workers keep dying of it."""
-        try:
-            while True:
-                had = job.num_output
-                try:
-                    async with self._quarantine.watched(job) as watch, aclosing(self._attempts.run(job)) as rows:
-                        async for batch in rows:
-                            if not batch:
-                                watched.placed(job)
-                            if watch.suspect:
-                                watch.note_tokens()
-                            yield batch
-                    return
-                except Interrupted as error:
-                    self._note_interrupted(job, watched, error, job.num_output - had)
-        finally:
-            self._attempts.let_go(job)
-
-    def _note_interrupted(self, job: Job, watched: Watched, error: Interrupted, num_gained: int) -> None:
-        """An attempt that brought so many tokens failed. Raises what `_rows` does if there shall be no other."""
-        log.warning("attempt %d failed: %s", job.attempt, error.message)
-        watched.retried(job, error.message)
-        job.failures = 0 if num_gained else job.failures + 1
-        if error.died is not None:
-            self._quarantine.strike(job, error.died, num_gained)
-        if job.failures >= self._max_attempts:
-            message = f"{job.failures} attempts failed, the last one because {error.message}"
-            raise Unavailable(message) from error
-        if self._quarantine.suspects(job):  # it may have to wait for its turn, and holds nothing meanwhile
-            self._attempts.let_go(job)
-
     # -- everything else ---------------------------------------------------------------------------------------------
 
     def tokenize(self, model: str | None, text: str | Chat, *, add_special_tokens: bool | None = None) -> list[int]:
-        return tokens_of(self._named(model), text, add_special_tokens=add_special_tokens)
+        return tokens_of(self._catalogue.named(model).model, text, add_special_tokens=add_special_tokens)
 
     def render(self, model: str | None, chat: Chat) -> str:
-        return rendered(self._named(model), chat)
+        return rendered(self._catalogue.named(model).model, chat)
 
     def detokenize(self, model: str | None, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        named = self._named(model)
+        named = self._catalogue.named(model).model
         check_token_ids(tuple(token_ids), named.limits.vocab_size, "token_ids")
         return named.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
     def token_bytes(self, model: str | None, token_id: int) -> bytes:
-        named = self._named(model)
+        named = self._catalogue.named(model).model
         check_token_ids((token_id,), named.limits.vocab_size, "token_id")
         return named.tokenizer.token_bytes(token_id)
 
     def vocabulary(self, model: str | None) -> Vocabulary:
-        return self._named(model).tokenizer
+        return self._catalogue.named(model).model.tokenizer
 
     def tokenizer_config(self, model: str | None) -> Mapping[str, object]:
-        named = self._named(model)
+        named = self._catalogue.named(model).model
         template = {} if named.template is None else {"chat_template": named.template.default}
         return {**named.tokenizer.config, **template}
 
     def models(self) -> list[ServedModel]:
-        model = self.model(None)
-        return [model, *(replace(model, name=alias) for alias in sorted(self._model.aliases))]
+        models = []
+        for served in self._catalogue:
+            described = served.described()
+            models.append(described)
+            models += [replace(described, name=alias) for alias in sorted(served.model.aliases)]
+        return models
 
     def model(self, name: str | None) -> ServedModel:
-        model = self._named(name)
-        return ServedModel(
-            name=model.name,
-            created=model.created,
-            max_context=self._max_context(model),
-            vocab_size=model.limits.vocab_size,
-            has_chat_template=model.template is not None,
-            pooling=model.pooling,
-            chat_template="" if model.template is None else model.template.default,
-            template_variables=frozenset() if model.template is None else model.template.variables,
-            bos_token=model.tokenizer.bos_token or "",
-            eos_token=model.tokenizer.eos_token or "",
-            calls_tools=model.families.tools is not None,
-            reasons=model.families.reasoning is not None,
-            spec=model.spec,
-            size_bytes=model.size_bytes,
-        )
+        return self._catalogue.named(name).described()
+
+    def statuses(self) -> list[ModelStatus]:
+        statuses = [served.status(self._catalogue.beside(served)) for served in self._catalogue]
+        return [replace(each, ready=False, reason="draining") for each in statuses] if self.draining else statuses
 
     @property
     def recorder(self) -> Recorder:
         return self._observer.recorder
 
+    @property
+    def accounts(self) -> Accounts:
+        return self._observer.accounts
+
     def workers(self) -> list[WorkerStatus]:
-        return [_status(role, link) for role, link in self._fleet.all_links]
+        names = {served.name for served in self._catalogue}
+        return [_status(role, link, names) for role, link in self._fleet.all_links]
 
     @property
     def counts(self) -> Counts:
         return self._fleet.counts
 
-    def readiness(self) -> Readiness:
+    def readiness(self, model: str | None = None) -> Readiness:
         if self.draining:
             return Readiness(False, "draining")
-        for role, name in ((pb.ROLE_DECODE, "decode"), (pb.ROLE_PREFILL, "prefill")):
-            if role == pb.ROLE_PREFILL and not self._fleet.has_prefill:
-                continue
-            views = [link.view for link in self._fleet.links(role) if link.view is not None]
-            if not any(view.model == self._model.name and view.takes_requests for view in views):
-                stalled = "; ".join(f"{view.worker_id}: {view.stalled}" for view in views if view.stalled)
-                return Readiness(False, f"no {name} worker is ready" + (f" ({stalled})" if stalled else ""))
-        return Readiness(True, "")
+        served = self._catalogue.named(model)
+        return served.readiness(self._catalogue.beside(served))
 
     async def custody(self) -> list[dict[str, object]]:
         return list(await asyncio.gather(*(_custody(link) for _, link in self._fleet.all_links)))
@@ -272,42 +182,11 @@ class FleetInference:
 
     @property
     def queued_requests(self) -> int:
-        return self._attempts.admission.queued_requests
+        return sum(served.attempts.admission.queued_requests for served in self._catalogue)
 
     @property
     def max_queued_requests(self) -> int:
-        return self._attempts.admission.max_requests
-
-    def _named(self, name: str | None) -> LoadedModel:
-        if name and not self._model.is_called(name):
-            raise UnknownModel(f"the model {name!r} is not served here; {self._model.name!r} is", field="model")
-        return self._model
-
-    def _max_context(self, model: LoadedModel) -> int:
-        """The longest context that some decode worker holds; the model's own while there is none."""
-        contexts = [link.hello.max_context for link in self._fleet.links(pb.ROLE_DECODE) if link.hello]
-        return max(contexts, default=model.limits.max_context)
-
-    def _block_tokens(self) -> int:
-        """Of the fleet's workers; requests are hashed for the first, and workers of one fleet agree."""
-        sizes = [link.hello.block_tokens for link in self._fleet.links(pb.ROLE_DECODE) if link.hello]
-        return sizes[0] if sizes else 16
-
-
-async def _grammar(model: LoadedModel, request: GenerateRequest, prompt: Sequence[int]) -> str:
-    """What workers are told of the request's grammar; empty where it has none."""
-    grammar = calls_grammar(model, request, prompt) or request.grammar
-    if grammar is None:
-        return ""
-    is_demanded = isinstance(request.prompt, Chat) and bool(request.prompt.demanded)
-    field = "tools" if is_demanded or request.grammar is None else "grammar"
-    if model.grammars is None:
-        raise Unsupported("this model's answers cannot be held to a grammar", field=field)
-    try:
-        return await model.grammars.compile(grammar)
-    except InvalidRequest as error:
-        error.field = field
-        raise
+        return sum(served.attempts.admission.max_requests for served in self._catalogue)
 
 
 async def _next(rows: AsyncGenerator[list[Row], None], deadline: float) -> list[Row]:
@@ -356,20 +235,23 @@ async def _custody(link: Link) -> dict[str, object]:
     return {"address": link.address, **fields, "holders": holders}
 
 
-def _state(link: Link) -> str:
+def _state(link: Link, models: Collection[str]) -> str:
     if link.view is None:
         return "not connected"
+    if link.model not in models:
+        return f"its model {link.model!r} is not served here"
     return link.view.stalled or ("draining" if link.view.draining else "")
 
 
-def _status(role: "pb.Role", link: Link) -> WorkerStatus:
-    hello, load = link.hello or pb.Hello(), link.load
+def _status(role: "pb.Role", link: Link, models: Collection[str]) -> WorkerStatus:
+    """`models` are those that the frontend serves."""
+    hello, load, state = link.hello or pb.Hello(), link.load, _state(link, models)
     return WorkerStatus(
         worker_id=hello.worker_id,
         role="prefill" if role == pb.ROLE_PREFILL else "decode",
         address=link.address,
-        model=hello.model,
-        ready=link.view is not None and link.view.takes_requests,
+        model=link.model,
+        ready=not state,
         num_blocks=hello.num_blocks,
         free_blocks=load.free_blocks,
         cached_blocks=load.cached_blocks,
@@ -384,6 +266,6 @@ def _status(role: "pb.Role", link: Link) -> WorkerStatus:
         decode_step_s=load.decode_step_s,
         transfer_bytes_per_s=load.transfer_bytes_per_s,
         slowdown=load.slowdown,
-        state=_state(link),
+        state=state,
         counts=link.tally.total,
     )

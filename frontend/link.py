@@ -98,6 +98,8 @@ class Link:
     hello: pb.Hello | None = None
     incarnation: str = ""
     """The worker's latest."""
+    model: str = ""
+    """That the worker serves, by what it said last; empty until it has."""
     load: pb.Load = field(default_factory=pb.Load)
     tally: Tally = field(default_factory=Tally)
     """Goes on over the worker's starts, and over links to it."""
@@ -289,7 +291,7 @@ class Link:
 
     def _take_hello(self, hello: pb.Hello) -> None:
         self.hello = hello
-        self.incarnation = hello.incarnation
+        self.incarnation, self.model = hello.incarnation, hello.model
         self.hashes = set()
         self._costs = Costs.from_proto(hello.profile)
         self._own_costs = Costs.from_proto(hello.own_profile)

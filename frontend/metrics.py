@@ -12,7 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
-from frontend.api import Inference, WorkerStatus
+from frontend.api import Inference, ModelStatus, WorkerStatus
 from frontend.request import Finish, Timing, Usage
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -88,6 +88,13 @@ WORKER_COUNTERS = (
 """What every worker counts, by attribute of its counts: `tandem_*_total` over all workers there ever were, so that it
 never goes back, and `tandem_worker_*_total` with a worker and its role for labels."""
 
+MODEL_GAUGES = (
+    ("ready", "Whether the model has a worker of every role that takes requests."),
+    ("queued_requests", "Waiting for a worker of the model."),
+    ("max_queued_requests", "More for the model are refused."),
+)
+"""What is known of every model, by attribute of its status."""
+
 
 class FrontendMetrics:
     """Everything a frontend counts and measures."""
@@ -126,7 +133,7 @@ class FrontendMetrics:
         self._retries.inc()
 
     def watch(self, inference: Inference) -> None:
-        """Ask `inference` about its queue and its workers at every scrape."""
+        """Ask `inference` about its queues and its workers at every scrape."""
         self._registry.register(_FleetCollector(inference))
 
     def exposition(self) -> bytes:
@@ -240,6 +247,12 @@ class _FleetCollector(Collector):
         queued, workers = self._inference.queued_requests, self._inference.workers()
         yield GaugeMetricFamily("tandem_queued_requests", "Waiting for a worker.", queued)
         yield GaugeMetricFamily("tandem_max_queued_requests", "More are refused.", self._inference.max_queued_requests)
+        models = self._inference.statuses()
+        for attribute, text in MODEL_GAUGES:
+            by_model = GaugeMetricFamily(f"tandem_model_{attribute}", f"By model. {text}", labels=("model",))
+            for model in models:
+                by_model.add_metric((model.name,), getattr(model, attribute))
+            yield by_model
         for gauge in WORKER_GAUGES:
             values = [getattr(worker, gauge.attribute) for worker in workers]
             each = GaugeMetricFamily(gauge.of_each, f"By worker. {gauge.text}", labels=("worker", "role"))
@@ -256,17 +269,18 @@ class _FleetCollector(Collector):
             for worker in workers:
                 counters.add_metric((_name(worker), worker.role), getattr(worker.counts, attribute))
             yield counters
-        default_model = next((model.name for model in self._inference.models()), "")
-        yield from _vllm_gauges(default_model, queued, workers)
+        yield from _vllm_gauges(models, workers)
 
 
-def _vllm_gauges(default_model: str, queued: int, workers: Iterable[WorkerStatus]) -> Iterator[Metric]:
-    """A worker is an `engine`; so is the frontend's own queue, where a request waits that no worker has taken yet."""
+def _vllm_gauges(models: Sequence[ModelStatus], workers: Iterable[WorkerStatus]) -> Iterator[Metric]:
+    """A worker is an `engine`; so is a model's queue, where a request waits that no worker has taken yet."""
     labels = ("model_name", "engine")
     running = GaugeMetricFamily("vllm:num_requests_running", "Requests in batches.", labels=labels)
     waiting = GaugeMetricFamily("vllm:num_requests_waiting", "Requests that wait.", labels=labels)
     usage = GaugeMetricFamily("vllm:kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", labels=labels)
-    waiting.add_metric((default_model, "frontend"), queued)
+    for model in models:
+        waiting.add_metric((model.name, "frontend"), model.queued_requests)
+    default_model = models[0].name
     for worker in workers:
         engine = (worker.model or default_model, _name(worker))
         running.add_metric(engine, worker.running)

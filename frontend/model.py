@@ -1,4 +1,4 @@
-"""The model a frontend serves, as far as text is concerned: tokenizer, chat template, limits and defaults."""
+"""A model that a frontend serves, as far as text is concerned: tokenizer, chat template, limits and defaults."""
 
 import sys
 import time
@@ -25,7 +25,7 @@ DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """What the frontend knows of the model it serves. Limits of the context are those of the workers, in `Hello`."""
+    """What the frontend knows of a model it serves. Limits of the context are those of the workers, in `Hello`."""
 
     name: str
     created: int
@@ -42,14 +42,13 @@ class LoadedModel:
     aliases: frozenset[str] = frozenset()
     """Other names that requests may call it."""
     takes_any_name: bool = False
-    """Whatever model a request names, it means this one."""
+    """Whatever model a request names that nobody has, it means this one."""
+    fallback: tuple[str, ...] = ()
+    """Models that answer, in this order, while no decode worker serves this one."""
     spec: ModelSpec | None = None
     """Its dimensions."""
     size_bytes: int = 0
     """Of the files with its weights."""
-
-    def is_called(self, name: str) -> bool:
-        return self.takes_any_name or name == self.name or name in self.aliases
 
     @classmethod
     def load(

@@ -10,6 +10,7 @@ from opentelemetry.trace import Span, SpanKind
 from engine import telemetry
 from engine.errors import TandemError
 from engine.telemetry import Telemetry
+from frontend.accounts import Accounts
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.metrics import FrontendMetrics
@@ -46,10 +47,11 @@ class Observer:
         self._tracing = tracing
         self._metrics = metrics
         self.recorder = Recorder()
+        self.accounts = Accounts()
 
     @contextmanager
     def watch(self, request: GenerateRequest, model: str, ledger: Ledger) -> Iterator["Watched"]:
-        """Cover one request from arrival to its end, however it ends."""
+        """Cover one request for `model` from arrival to its end, however it ends."""
         operation = "chat" if isinstance(request.prompt, Chat) else "text_completion"
         span = self._tracing.start(
             f"{operation} {model}",
@@ -105,6 +107,7 @@ class Observer:
             telemetry.finish(span, error=error)
             record = notes.record(error, message)
             self.recorder.add(record)
+            self.accounts.add(record)
             _log(record)
             telemetry.set_log_context("", "")
 
@@ -124,8 +127,8 @@ class Watched:
         self._notes = notes
 
     def tokenized(self, job: Job) -> None:
-        """The request is checked and is a job now."""
-        self._notes.job = job
+        """The request is checked and is a job now, perhaps of another model that answers for the one that was asked."""
+        self._notes.job, self._notes.model = job, job.model
         ledger = job.ledger
         if self._tracing.enabled:
             self._span.set_attribute(telemetry.TANDEM_REQUEST_ID, job.request_id)

@@ -19,7 +19,7 @@ from frontend.callers import Caller, KeyRing
 from frontend.grpc_convert import TRACE_HEADERS
 from frontend.grpc_errors import abort
 from frontend.interceptors import identify, no_key
-from frontend.request import Delta, Finished
+from frontend.request import Delta, Finished, Started
 from frontend.tensors import FINISH, INPUTS, OUTPUT, Wanted, read, response
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 SERVICE: str = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 PLATFORM = "tandem"
 VERSION = "1"
-"""Of every model: there is one at a time."""
+"""Of every model: there is one of each."""
 AT_ONCE = 64
 """Requests of one stream that are under way."""
 FINAL = "triton_final_response"
@@ -53,10 +53,10 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         try:
-            self._model(request.name, request.version)
+            model = self._model(request.name, request.version)
         except UnknownModel:
             return pb.ModelReadyResponse(ready=False)
-        return pb.ModelReadyResponse(ready=self._inference.readiness().ready)
+        return pb.ModelReadyResponse(ready=self._inference.readiness(model.name).ready)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name=PLATFORM, version=self._version)
@@ -116,11 +116,13 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
     ) -> AsyncGenerator[pb.ModelInferResponse, None]:
         """Its parts, or all of it as one; the last is marked."""
         request = replace(wanted.request, caller=caller, trace_headers=headers, deadline_s=deadline_s)
-        model = self._inference.model(wanted.request.model).name
+        model = ""
         texts = [] if wanted.excludes_input else [wanted.text]
         async with aclosing(self._inference.generate(request)) as events:
             async for event in events:
                 match event:
+                    case Started():
+                        model = event.model
                     case Delta() if event.text:
                         texts.append(event.text)
                         if wanted.stream:

@@ -124,7 +124,7 @@ class GenerateRequest:
     cache_salt: str | None = None
     """Not empty. The prefix cache knows only prompts that came with the same one. None: those that came with none."""
     model: str | None = None
-    """None or empty: the only model that is served."""
+    """None or empty: the default one, of those that are served."""
     max_tokens: int | None = None
     """None: what is left of the context."""
     min_tokens: int | None = None
@@ -198,6 +198,7 @@ class Started:
 
     request_id: str
     model: str
+    """The one that answers: another than was asked for, where that one answers for it."""
     prompt_tokens: int
     seed: int
     allowance: Allowance = UNLIMITED

@@ -14,9 +14,10 @@ Knows messages and calls. Does not know workers, tokenizers or ports.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import grpc.aio
@@ -148,7 +149,8 @@ async def _write(events: AsyncGenerator[Event, None], context: Context) -> None:
 
 
 class Health:
-    """What grpc.health.v1 says of the server as a whole ("") and of its services: not serving, until told."""
+    """What grpc.health.v1 says of the server as a whole (""), of its services and of its models: not serving, until
+    told."""
 
     def __init__(self) -> None:
         self._servicer = health.aio.HealthServicer()  # type: ignore[attr-defined] # unknown to the stubs
@@ -158,10 +160,11 @@ class Health:
     def add_to(self, server: grpc.aio.Server) -> None:
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
 
-    async def set_serving(self, serving: bool) -> None:
+    async def set_serving(self, serving: bool, models: Mapping[str, bool] = MappingProxyType({})) -> None:
+        """`models` are told each under its name."""
         states = health_pb2.HealthCheckResponse
-        for service in SERVICES:
-            await self._servicer.set(service, states.SERVING if serving else states.NOT_SERVING)
+        for service, serves in {**models, **dict.fromkeys(SERVICES, serving)}.items():
+            await self._servicer.set(service, states.SERVING if serves else states.NOT_SERVING)
 
     async def drain(self) -> None:
         """Not serving, for good. Comes before `server.stop`."""

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from frontend.api import WorkerStatus
+from frontend.api import ModelStatus, WorkerStatus
 from frontend.minute import LastMinute
 from frontend.recorder import LatestDecision
 from frontend.records import RequestRecord
@@ -20,12 +20,13 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     version: str
     models: list[str]
+    """By every name that they have."""
     at_s: float
     """Unix."""
     up_s: float
     ready: bool
     reason: str
-    """Why it is not."""
+    """Why it is not. The server is as ready as its default model."""
     in_flight: int
     """Requests that have come and not ended."""
     queued_requests: int
@@ -36,3 +37,5 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     slowest: list[RequestRecord]
     decisions: list[LatestDecision]
     """The router's, latest first."""
+    served: list[ModelStatus] = []
+    """Each model once; the default is the first."""

@@ -18,6 +18,7 @@ from engine.device import OpenModel, open_model
 from engine.telemetry import Telemetry
 from frontend.admission import Admission
 from frontend.attempt import Attempts
+from frontend.catalogue import Catalogue
 from frontend.fleet import Fleet
 from frontend.inference import FleetInference
 from frontend.metrics import FrontendMetrics
@@ -25,6 +26,7 @@ from frontend.model import LoadedModel
 from frontend.observer import Observer
 from frontend.request import Delta, Finished, GenerateRequest, Started
 from frontend.router import Policy
+from frontend.served import Served
 from prefill.__main__ import run as run_prefill
 from protos import worker_pb2 as pb
 from tests.proxy import Proxy, proxy
@@ -82,7 +84,7 @@ class Cluster:
 @asynccontextmanager
 async def cluster(
     model: Path,
-    *,
+    *beside: Path,
     prefill: int = 1,
     decode: int = 1,
     transport: str = "shm",
@@ -92,7 +94,11 @@ async def cluster(
     tracing: Telemetry | None = None,
     open_worker: "Callable[[WorkerConfig, pb.Role], OpenModel]" = open_model,
 ) -> AsyncIterator[Cluster]:
-    """Start workers and a frontend's core; everything is idle and stopped at the end, or the test fails."""
+    """Start workers and a frontend's core; everything is idle and stopped at the end, or the test fails.
+
+    Every model has as many workers; those of the first, which is the default, come first.
+    """
+    models = (model, *beside)
     tracing = tracing or Telemetry()
     stops: dict[str, asyncio.Event] = {}
     tasks: dict[str, asyncio.Task[None]] = {}
@@ -100,7 +106,7 @@ async def cluster(
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tandem-"))
 
-        async def start(name: str) -> str:
+        async def start(name: str, model: Path) -> str:
             listen = f"unix:{folder}/{name}.sock"
             config = WorkerConfig(
                 **{
@@ -125,17 +131,19 @@ async def cluster(
             proxies[name] = await stack.enter_async_context(proxy(target, f"{folder}/{name}.sock"))
             return f"unix:{target}"
 
-        prefills = tuple([await start(f"prefill-{i}") for i in range(prefill)])
-        decodes = tuple([await start(f"decode-{i}") for i in range(decode)])
-        fleet = Fleet(prefills, decodes)
+        prefills = [await start(f"prefill-{i}", models[i // prefill]) for i in range(prefill * len(models))]
+        decodes = [await start(f"decode-{i}", models[i // decode]) for i in range(decode * len(models))]
+        fleet = Fleet(tuple(prefills), tuple(decodes))
         streams = asyncio.create_task(fleet.run())
-        while len(fleet.links(pb.ROLE_PREFILL)) < prefill or len(fleet.links(pb.ROLE_DECODE)) < decode:
+        while len(fleet.links(pb.ROLE_PREFILL)) < len(prefills) or len(fleet.links(pb.ROLE_DECODE)) < len(decodes):
             await fleet.pulse.wait()
-        attempts = Attempts(fleet, Admission(1000, 1_000_000), policy or Policy(always_remote=True), 30.0)
+
+        def serve(path: Path) -> Served:
+            attempts = Attempts(fleet, Admission(1000, 1_000_000), policy or Policy(always_remote=True), 30.0)
+            return Served(LoadedModel.load(path, path.name, chat_template), attempts, max_attempts=5)
+
         metrics = FrontendMetrics(CollectorRegistry())
-        inference = FleetInference(
-            LoadedModel.load(model, model.name, chat_template), attempts, Observer(tracing, metrics), max_attempts=5
-        )
+        inference = FleetInference(Catalogue(list(map(serve, models))), fleet, Observer(tracing, metrics))
         try:
             made = Cluster(inference, fleet, metrics, stops, tasks, proxies)
             yield made

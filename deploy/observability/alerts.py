@@ -97,10 +97,10 @@ def _alerts() -> Iterator[Json]:
     )
     yield _alert(
         "TandemQueueFilling",
-        "sum(tandem_queued_requests) / sum(tandem_max_queued_requests) > 0.5",
+        "sum by (model) (tandem_model_queued_requests) / sum by (model) (tandem_model_max_queued_requests) > 0.5",
         "2m",
         "ticket",
-        "The queue for workers is {{ $value | humanizePercentage }} full; beyond it requests are refused.",
+        "The queue for {{ $labels.model }} is {{ $value | humanizePercentage }} full; beyond it requests are refused.",
     )
     yield _alert(
         "TandemRefusing",

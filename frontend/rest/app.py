@@ -30,6 +30,7 @@ from frontend.rest.ollama.dialect import ollama_dialect
 from frontend.rest.openai.dialect import openai_dialect
 from frontend.rest.openapi import openapi_document
 from frontend.rest.tgi.dialect import tgi_dialect
+from frontend.rest.usage import UsagePages
 from frontend.rest.vllm import vllm_dialect
 
 PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metrics"})
@@ -80,6 +81,7 @@ def build_app(
             Route("/ready", pages.ready),
             Route("/metrics", pages.metrics),
             *DebugPages(inference).routes,
+            *UsagePages(inference).routes,
             Route("/openapi.json", pages.openapi),
             Route("/docs", pages.docs),
             Route("/", pages.home),
@@ -144,7 +146,7 @@ class Pages:
         return _json({"status": "ok"})
 
     async def ready(self, request: Request) -> Response:
-        readiness = self._inference.readiness()
+        readiness = self._inference.readiness(request.query_params.get("model"))
         return _json(readiness, 200 if readiness.ready else 503)
 
     async def metrics(self, request: Request) -> Response:

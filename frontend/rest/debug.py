@@ -55,6 +55,7 @@ class DebugPages:
         fields = {
             "version": VERSION,
             "models": [model.name for model in inference.models()],
+            "served": inference.statuses(),
             "at_s": round(time.time(), 3),
             "up_s": round(recorder.now() - recorder.began_s, 1),
             "ready": readiness.ready,

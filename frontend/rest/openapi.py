@@ -5,8 +5,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
-from frontend.rest import debug
-from frontend.rest.describe import ANY_OBJECT, PUBLIC, content, operation
+from frontend.rest import debug, usage
+from frontend.rest.describe import ANY_OBJECT, PUBLIC, content, json, operation
 from frontend.rest.dialect import Dialect, Json
 
 KEYS: Json = {
@@ -49,6 +49,7 @@ def _own_paths() -> Json:
         "/ready": {"get": _ready() | PUBLIC},
         "/metrics": {"get": _get("Prometheus metrics", content("text/plain", {"type": "string"})) | PUBLIC},
         **debug.operations(ERROR),
+        **usage.operations(ERROR),
         "/openapi.json": {"get": _get("This document", ANY_OBJECT) | PUBLIC},
         "/docs": {"get": _get("This document, to read", content("text/html", {"type": "string"})) | PUBLIC},
     }
@@ -61,11 +62,14 @@ def _get(summary: str, answer: Json) -> Json:
 def _ready() -> Json:
     not_ready = {"description": "It would not; `reason` says why.", "content": ANY_OBJECT}
     ready = {"description": "OK", "content": ANY_OBJECT}
-    return {"summary": "Whether a request would succeed now", "responses": {"200": ready, "503": not_ready}}
+    unknown = {"description": "There is no such model.", "content": json(ERROR)}
+    model = {"name": "model", "in": "query", "schema": {"type": "string"}, "description": "Default: the default one."}
+    responses = {"200": ready, "503": not_ready, "404": unknown}
+    return {"summary": "Whether a request would succeed now", "parameters": [model], "responses": responses}
 
 
 def _schemas(dialects: Sequence[Dialect]) -> Json:
-    taken = {kind for dialect in dialects for kind in dialect.schemas}.union(debug.SCHEMAS)
+    taken = {kind for dialect in dialects for kind in dialect.schemas}.union(debug.SCHEMAS, usage.SCHEMAS)
     _, components = msgspec.json.schema_components(
         sorted(taken, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
     )

@@ -5,7 +5,8 @@ import pytest
 from cli.deployment import Deployment
 from cli.process import ProcessSpec
 from engine.config import WorkerConfig
-from frontend.config import FrontendConfig
+from engine.source import Source, sources
+from frontend.config import FrontendConfig, by_model
 
 FOLDER = Path("/run/tandem-x")
 
@@ -35,7 +36,8 @@ def test_every_process_understands_its_options() -> None:
         grpc_port=50052,
         prefill=2,
         decode=1,
-        shared={"model": "/models/m", "served_model_name": "m", "log_level": "warning", "otlp_endpoint": None},
+        models=[Source("m", "/models/m")],
+        shared={"log_level": "warning", "otlp_endpoint": None},
         worker={"dtype": "float32", "threads": 2, "num_blocks": 64, "max_context": None},
         frontend={"chat_template": "t.jinja"},
         drain_timeout_s=3.0,
@@ -54,8 +56,43 @@ def test_every_process_understands_its_options() -> None:
     frontend = frontend_config(specs["frontend"])
     assert frontend.prefill == (f"unix:{FOLDER}/prefill-0.sock", f"unix:{FOLDER}/prefill-1.sock")
     assert frontend.decode == (decode.listen,)
-    assert (frontend.http_port, frontend.grpc_port, frontend.served_model_name) == (8001, 50052, "m")
+    assert (frontend.http_port, frontend.grpc_port) == (8001, 50052)
+    assert (frontend.model, frontend.served_model_name) == (("/models/m",), "m")
     assert (frontend.chat_template, frontend.log_level) == ("t.jinja", "warning")
+
+
+def test_each_model_has_workers_of_its_own() -> None:
+    models = [Source("big", "/models/llama"), Source("tandem-demo", ""), Source("org/small", "/models/a=b")]
+    deployment = Deployment(
+        http_port=1,
+        grpc_port=2,
+        decode=2,
+        models=models,
+        worker={"device": "cuda"},
+        frontend={
+            "fallback": ["big=org/small,tandem-demo", "org/small=tandem-demo"],
+            "model_aliases": ["tandem-demo=tiny"],
+        },
+    )
+    specs = processes(deployment)
+    assert list(specs) == [*(f"prefill-{i}" for i in range(3)), *(f"decode-{i}" for i in range(6)), "frontend"]
+    workers = {name: worker_config(spec) for name, spec in specs.items() if name != "frontend"}
+    served = {name: (each.model, each.served_model_name) for name, each in workers.items()}
+    big, demo, small = ("/models/llama", "big"), ("", "tandem-demo"), ("/models/a=b", "org/small")
+    assert list(served.values()) == [big, demo, small, big, big, demo, demo, small, small]
+    assert {worker.device_memory_share for worker in workers.values()} == {0.1111}
+
+    frontend = frontend_config(specs["frontend"])
+    assert frontend.model == ("big=/models/llama", "tandem-demo=", "org/small=/models/a=b")
+    assert sources(frontend.model) == models
+    assert frontend.decode == tuple(workers[f"decode-{i}"].listen for i in range(6))
+    names = [source.name for source in models]
+    assert by_model(frontend.fallback, names, "fallback") == {
+        "big": ("org/small", "tandem-demo"),
+        "tandem-demo": (),
+        "org/small": ("tandem-demo",),
+    }
+    assert by_model(frontend.model_aliases, names, "model_aliases")["tandem-demo"] == ("tiny",)
 
 
 def test_cpus_are_shared_out_among_the_workers_of_a_role() -> None:

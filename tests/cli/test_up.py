@@ -120,6 +120,34 @@ def test_up_says_when_it_is_ready_and_drains_on_sigterm(tandem: Start, runtime_p
     assert not any(map(alive, running.pids()))
 
 
+def test_up_serves_several_models(tandem: Start, tmp_path: Path, runtime_parent: Path) -> None:
+    (tmp_path / "llama").mkdir()
+    running = up(tandem, "--model", str(tmp_path / "llama"), "--model", "demo=", "--fallback", "llama=demo")
+    running.until_ready()
+    sockets = {path.name for path in next(runtime_parent.iterdir()).iterdir()}
+    assert sockets == {f"{role}-{number}.sock" for role in ("prefill", "decode") for number in range(2)}
+    names = ("decode-0", "decode-1", "frontend")
+    commands = {name: Path(f"/proc/{running.pids(name)[0]}/cmdline").read_text().split("\0") for name in names}
+    for name, model in (("decode-0", "llama"), ("decode-1", "demo"), ("frontend", None)):
+        given = dict(zip(commands[name], commands[name][1:], strict=False))
+        assert given.get("--served-model-name") == model
+    frontend = commands["frontend"]
+    assert [b for a, b in zip(frontend, frontend[1:], strict=False) if a == "--model"] == [
+        f"llama={tmp_path / 'llama'}",
+        "demo=",
+    ]
+    assert frontend[frontend.index("--fallback") + 1] == "llama=demo"
+    assert '"model": "llama"' in running.stdout
+    running.send(signal.SIGTERM)
+    assert running.ended() == 0, running.stderr
+
+
+def test_two_models_of_one_name_are_refused_before_anything_starts(tandem: Start, tmp_path: Path) -> None:
+    running = up(tandem, "--model", "m=", "--model", "m=")
+    assert running.ended() == 1
+    assert running.stderr == "tandem: two models are called 'm': name one with --model NAME=FOLDER\n"
+
+
 def test_up_brings_a_killed_worker_back_at_the_same_address(tandem: Start, runtime_parent: Path) -> None:
     running = up(tandem)
     running.until_ready()

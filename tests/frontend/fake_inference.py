@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequenc
 from dataclasses import replace
 
 from engine.errors import UnknownModel
-from frontend.api import Readiness, ServedModel, WorkerStatus
+from frontend.accounts import Accounts
+from frontend.api import ModelStatus, Readiness, ServedModel, WorkerStatus
 from frontend.recorder import Recorder
 from frontend.request import (
     Chat,
@@ -96,6 +97,11 @@ class FakeInference:
         self.queued_requests = 0
         self.max_queued_requests = 8
         self.recorder = Recorder()
+        self.accounts = Accounts()
+        self.names = [MODEL]
+        """Of models that can be asked; the first is the default."""
+        self.answers = MODEL
+        """Who says that it answers, whoever was asked."""
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
         self.requests.append(request)
@@ -119,7 +125,7 @@ class FakeInference:
                         if not taken:
                             taken = True
                             told = tuple(prompt) if request.tell_prompt else ()
-                            yield Started(f"req-{number}", MODEL, num_prompt, seed, prompt_ids=told)
+                            yield Started(f"req-{number}", self.answers, num_prompt, seed, prompt_ids=told)
                         yield self._fitted(step, request, num_prompt)
                     case _:
                         step()
@@ -182,14 +188,32 @@ class FakeInference:
         return {"tokenizer_class": "ByteTokenizer", "eos_token": "</s>", "chat_template": "{{ messages }}"}
 
     def models(self) -> list[ServedModel]:
-        return [self.model(None)]
+        return [self.model(name) for name in self.names]
 
     def model(self, name: str | None) -> ServedModel:
-        if name and name != MODEL:
+        if name and name not in self.names:
             raise UnknownModel(f"the model {name!r} is not served here", field="model")
         return ServedModel(
-            name=MODEL, created=1_700_000_000, max_context=MAX_CONTEXT, vocab_size=VOCAB_SIZE, has_chat_template=True
+            name=name or MODEL,
+            created=1_700_000_000,
+            max_context=MAX_CONTEXT,
+            vocab_size=VOCAB_SIZE,
+            has_chat_template=True,
         )
+
+    def statuses(self) -> list[ModelStatus]:
+        return [
+            ModelStatus(
+                name=name,
+                aliases=(),
+                fallback=(),
+                ready=self.state.ready,
+                reason=self.state.reason,
+                queued_requests=self.queued_requests,
+                max_queued_requests=self.max_queued_requests,
+            )
+            for name in self.names
+        ]
 
     def workers(self) -> list[WorkerStatus]:
         return []
@@ -198,7 +222,8 @@ class FakeInference:
     def counts(self) -> Counts:
         return Counts()
 
-    def readiness(self) -> Readiness:
+    def readiness(self, model: str | None = None) -> Readiness:
+        self.model(model)
         return self.state
 
     @property

@@ -566,7 +566,8 @@ async def test_a_request_that_cannot_be_kept_costs_no_worker_anything(tmp_path: 
         with pytest.raises(InvalidRequest, match="uniqueItems") as raised:
             await running.complete(replace(request, prompt=replace(request.prompt, tools=(tool,))))
         assert raised.value.field == "tools"
-        running.inference._model = replace(running.inference._model, grammars=None)
+        served = running.inference._catalogue.default
+        served.model = replace(served.model, grammars=None)
         with pytest.raises(Unsupported) as unsupported:
             await running.complete(request)
         assert unsupported.value.field == "tools"

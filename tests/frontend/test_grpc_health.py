@@ -20,8 +20,12 @@ async def test_health_says_not_serving_until_told_and_while_draining() -> None:
         await server.health.set_serving(True)
         assert (await watch.read()).status == serving
         assert (await stub.Check(health_pb2.HealthCheckRequest(service=SERVICE))).status == serving
+        await server.health.set_serving(True, {"big": True, "small": False})
+        for model, status in (("", serving), ("big", serving), ("small", not_serving)):
+            assert (await stub.Check(health_pb2.HealthCheckRequest(service=model))).status == status
         await server.health.drain()
         await server.health.set_serving(True)
+        assert (await stub.Check(health_pb2.HealthCheckRequest(service="big"))).status == not_serving
         assert (await watch.read()).status == not_serving
         assert (await stub.Check(health_pb2.HealthCheckRequest())).status == not_serving
         with pytest.raises(grpc.aio.AioRpcError) as failure:

@@ -13,7 +13,8 @@ from google.rpc.status_pb2 import Status
 
 from engine.errors import UnknownModel
 from frontend import request as values
-from frontend.api import Readiness, ServedModel, Vocabulary, WorkerStatus
+from frontend.accounts import Accounts
+from frontend.api import ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.callers import KeyRing
 from frontend.recorder import Recorder
 from frontend.request import Chat, Delta, Event, Finish, Finished, GenerateRequest, Started, Timing, TokenPrompt, Usage
@@ -113,7 +114,14 @@ class FakeInference:
     def recorder(self) -> Recorder:
         return Recorder()
 
-    def readiness(self) -> Readiness:
+    @property
+    def accounts(self) -> Accounts:
+        return Accounts()
+
+    def statuses(self) -> list[ModelStatus]:
+        return []
+
+    def readiness(self, model: str | None = None) -> Readiness:
         return Readiness(True, "")
 
     async def custody(self) -> list[dict[str, object]]:

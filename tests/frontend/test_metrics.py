@@ -6,7 +6,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine import errors
-from frontend.api import Readiness, ServedModel, Vocabulary, WorkerStatus
+from frontend.accounts import Accounts
+from frontend.api import ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.ledger import SECOND_TOKEN_SEGMENTS, TTFT_SEGMENTS
 from frontend.metrics import E2E_BUCKETS, TTFT_BUCKETS, FrontendMetrics
 from frontend.request import Chat, Event, Finish, GenerateRequest, Timing, Usage
@@ -79,7 +80,25 @@ class FakeInference:
     def model(self, name: str | None) -> ServedModel:
         raise NotImplementedError
 
-    def readiness(self) -> Readiness:
+    def statuses(self) -> list[ModelStatus]:
+        (model,) = self.models()
+        return [
+            ModelStatus(
+                name=model.name,
+                aliases=(),
+                fallback=(),
+                ready=True,
+                reason="",
+                queued_requests=self.queued_requests,
+                max_queued_requests=self.max_queued_requests,
+            )
+        ]
+
+    @property
+    def accounts(self) -> Accounts:
+        raise NotImplementedError
+
+    def readiness(self, model: str | None = None) -> Readiness:
         raise NotImplementedError
 
     async def custody(self) -> list[dict[str, object]]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError
-from engine.hub import DEMO_MODEL, model_name, resolve_model
+from engine.hub import DEMO_MODEL, resolve_model
+from engine.source import model_name
 from frontend.model import LoadedModel
 
 

@@ -11,6 +11,7 @@ from engine.hub import DEMO_MODEL
 from engine.telemetry import Telemetry
 from frontend.admission import Admission
 from frontend.attempt import Attempts
+from frontend.catalogue import Catalogue
 from frontend.fleet import Fleet
 from frontend.inference import FleetInference
 from frontend.metrics import FrontendMetrics
@@ -19,6 +20,7 @@ from frontend.observer import Observer
 from frontend.prompt import encode, tokens_of
 from frontend.request import Chat, TokenPrompt
 from frontend.router import Policy
+from frontend.served import Served
 from frontend.text.parsers.families import Families, ToolFamily
 from frontend.text.template import ChatTemplate
 from frontend.text.tokenizer import Tokenizer
@@ -146,7 +148,7 @@ async def test_over_rest(
     """As many characters as a body holds."""
     attempts = Attempts(Fleet((), ()), Admission(10, 10_000), Policy(), 0.1)
     observer = Observer(Telemetry(), FrontendMetrics(CollectorRegistry()))
-    inference = FleetInference(model, attempts, observer, max_attempts=1)
+    inference = FleetInference(Catalogue([Served(model, attempts, max_attempts=1)]), attempts.fleet, observer)
     text = "All work and no play. " * ((15 << 20) // 22)
     async with rest_client(inference, max_body_bytes=20 << 20) as client:
         response = await client.post(path, json={"model": "m", "max_tokens": 1, **fields(text)})

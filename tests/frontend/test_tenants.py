@@ -6,6 +6,7 @@ import pytest
 
 from engine.errors import Overloaded, PermissionDenied, UnknownModel
 from frontend.callers import Caller
+from frontend.catalogue import Catalogue
 from frontend.request import GenerateRequest
 from tests.cluster import Cluster, cluster
 from tests.shared_data import shared_data
@@ -55,14 +56,15 @@ async def test_what_a_key_has_left_is_told_and_names_of_the_model_are_one() -> N
         assert started.allowance.tokens.limit == 10_000
         with pytest.raises(UnknownModel):
             await running.complete(replace(request, model="other"))
-        inference = running.inference
-        inference._model = replace(inference._model, aliases=frozenset({"other"}))
+        inference, served = running.inference, running.inference._catalogue.default
+        served.model = replace(served.model, aliases=frozenset({"other"}))
+        inference._catalogue = Catalogue([served])
         assert (await running.complete(replace(request, model="other"))).started.model == "stories260K"
         assert [model.name for model in inference.models()] == ["stories260K", "other"]
         assert inference.model("other").name == "stories260K"
         with pytest.raises(UnknownModel):
             inference.model("anything")
-        inference._model = replace(inference._model, takes_any_name=True)
+        served.model = replace(served.model, takes_any_name=True)
         assert inference.model("anything").name == "stories260K"
 
 

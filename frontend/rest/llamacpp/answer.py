@@ -134,7 +134,7 @@ class Documents:
         if isinstance(prompt, TokenPrompt):
             prompt = await asyncio.to_thread(self._inference.detokenize, asked.model, prompt.ids)
         assert isinstance(prompt, str), "no prompt of this dialect is a conversation"
-        room = self._inference.model(asked.model).max_context - head.prompt_tokens
+        room = self._inference.model(head.model).max_context - head.prompt_tokens
         return LlamaCompletion(
             index=index,
             content="",

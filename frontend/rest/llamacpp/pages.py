@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engine.errors import InvalidRequest, Unavailable, Unsupported
-from frontend.api import Inference
+from frontend.api import Inference, ServedModel
 from frontend.fields import decode_body
 from frontend.request import Chat
 from frontend.rest.llamacpp.answer_types import (
@@ -40,12 +40,12 @@ class Pages:
         return _json({"status": "ok"})
 
     async def props(self, request: Request) -> Response:
-        model = self._inference.model(None)
+        model = self._asked(request)
         defaults = LlamaDefaults(params=default_settings(), n_ctx=model.max_context)
         return _json(
             LlamaProps(
                 default_generation_settings=defaults,
-                total_slots=len(self._slots()),
+                total_slots=len(self._slots(model)),
                 model_alias=model.name,
                 model_path=model.name,
                 modalities=LlamaModalities(),
@@ -57,7 +57,7 @@ class Pages:
         )
 
     async def slots(self, request: Request) -> Response:
-        slots = self._slots()
+        slots = self._slots(self._asked(request))
         if request.query_params.get("fail_on_no_slot") and all(slot.is_processing for slot in slots):
             raise Unavailable("no slot is idle")
         return _json(slots)
@@ -81,15 +81,19 @@ class Pages:
         assert isinstance(chat.prompt, Chat)
         return _json(LlamaRendered(await asyncio.to_thread(self._inference.render, chat.model, chat.prompt)))
 
-    def _slots(self) -> Sequence[LlamaSlot]:
-        """Of the decode workers that take requests, those that are busy first."""
-        n_ctx = self._inference.model(None).max_context
+    def _asked(self, request: Request) -> ServedModel:
+        """The one that `?model=` names, as llama.cpp's router takes it; else the default."""
+        return self._inference.model(request.query_params.get("model"))
+
+    def _slots(self, model: ServedModel) -> Sequence[LlamaSlot]:
+        """Of the model's decode workers that take requests, those that are busy first."""
         busy = [
             number < worker.running
             for worker in self._inference.workers()
-            if worker.role == "decode" and worker.ready
+            if worker.role == "decode" and worker.ready and worker.model == model.name
             for number in range(worker.max_sequences)
         ]
+        n_ctx = model.max_context
         return [LlamaSlot(id=number, n_ctx=n_ctx, is_processing=is_busy) for number, is_busy in enumerate(busy)]
 
 

@@ -28,13 +28,16 @@ from frontend.rest.ollama.parse import Ask, Find, parse_chat, parse_generate
 
 encode = msgspec.json.Encoder().encode
 
+Line = Callable[[str, Part], OllamaAnswer]
+"""What is said of a part of the answer by the model of this name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Form:
     """What generate and chat spell differently."""
 
     parse: Callable[[bytes, Find], Ask]
-    line: Callable[[str, Part], OllamaAnswer]
+    line: Line
 
 
 GENERATE = Form(parse_generate, generate_line)
@@ -52,21 +55,20 @@ class Endpoint:
         begun_ns = time.monotonic_ns()
         ask = self._form.parse(await Request(scope, receive).body(), partial(served, self._inference))
         scope[CALLER].check_model(ask.served.name)
-        line = partial(self._form.line, ask.model)
         if ask.generation is None:
-            await self._loaded(line)(scope, receive, send)
+            await self._loaded(ask)(scope, receive, send)
             return
         generation = await self._after_context(ask, ask.generation)
-        ending = Ending(begun_ns, partial(self._context, generation) if ask.tells_context else None)
+        ending = Ending(begun_ns, ask, partial(self._context, generation))
         kind = StreamedAnswer if ask.stream else WholeAnswer
-        answers = kind(line, ending, send)
+        answers = kind(self._form.line, ending, send)
         await answer(self._inference, [generation], answers, scope, receive, names=ask.names, generate=_generate)
 
-    def _loaded(self, line: Callable[[Part], OllamaAnswer]) -> Response:
-        readiness = self._inference.readiness()
+    def _loaded(self, ask: Ask) -> Response:
+        readiness = self._inference.readiness(ask.served.name)
         if not readiness.ready:
             raise Unavailable(readiness.reason)
-        return _json(line(Part(end={"done": True, "done_reason": "load"})))
+        return _json(self._form.line(ask.model, Part(end={"done": True, "done_reason": "load"})))
 
     async def _after_context(self, ask: Ask, generation: GenerateRequest) -> GenerateRequest:
         if not ask.context:
@@ -96,9 +98,12 @@ def _generate(inference: Inference, request: GenerateRequest) -> AsyncGenerator[
 class Ending:
     """What the end of an answer says of all of it."""
 
-    def __init__(self, begun_ns: int, context: Callable[[list[int]], Awaitable[list[int]]] | None) -> None:
+    def __init__(self, begun_ns: int, ask: Ask, context: Callable[[list[int]], Awaitable[list[int]]]) -> None:
+        self.model = ask.model
+        """As the client calls it, unless another one answers."""
         self._begun_ns = begun_ns
-        self._context = context
+        self._served = ask.served.name
+        self._context = context if ask.tells_context else None
         self._first_token_ns = 0
         self._ended_ns = 0
         self._token_ids: list[int] = []
@@ -106,7 +111,10 @@ class Ending:
 
     def note(self, event: Event) -> None:
         now = time.monotonic_ns()
-        if isinstance(event, Delta):
+        if isinstance(event, Started):
+            if event.model != self._served:
+                self.model, self._context = event.model, None  # a context is tokens of the model that was asked
+        elif isinstance(event, Delta):
             self._first_token_ns = self._first_token_ns or now
             self._token_ids += event.token_ids
         elif isinstance(event, Finished):
@@ -132,7 +140,7 @@ class Ending:
 class WholeAnswer:
     """Collects everything, then answers with one document."""
 
-    def __init__(self, line: Callable[[Part], OllamaAnswer], ending: Ending, send: Send) -> None:
+    def __init__(self, line: Line, ending: Ending, send: Send) -> None:
         self._line = line
         self._ending = ending
         self._send = send
@@ -156,13 +164,13 @@ class WholeAnswer:
             logprobs=choice.logprobs,
             end=await self._ending.fields(),
         )
-        await _json(self._line(part), self._request_id)(scope, receive, self._send)
+        await _json(self._line(self._ending.model, part), self._request_id)(scope, receive, self._send)
 
 
 class StreamedAnswer:
     """Sends every event as it comes."""
 
-    def __init__(self, line: Callable[[Part], OllamaAnswer], ending: Ending, send: Send) -> None:
+    def __init__(self, line: Line, ending: Ending, send: Send) -> None:
         self._line = line
         self._ending = ending
         self._send = send
@@ -192,7 +200,7 @@ class StreamedAnswer:
         await self._say(Part(end=await self._ending.fields()), is_last=True)
 
     async def _say(self, part: Part, *, is_last: bool = False) -> None:
-        await send_part(self._send, encode(self._line(part)) + b"\n", is_last=is_last)
+        await send_part(self._send, encode(self._line(self._ending.model, part)) + b"\n", is_last=is_last)
 
 
 def _json(document: OllamaAnswer, request_id: str = "") -> Response:

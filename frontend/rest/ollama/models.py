@@ -57,7 +57,7 @@ def tags_page(inference: Inference) -> Page:
 
 def ps_page(inference: Inference) -> Page:
     async def ps(request: Request) -> Response:
-        models = inference.models() if inference.readiness().ready else []
+        models = [model for model in inference.models() if inference.readiness(model.name).ready]
         return _json(OllamaLoadedModels(models=[_loaded(model) for model in models]))
 
     return ps

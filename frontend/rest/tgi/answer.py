@@ -5,7 +5,8 @@ Does not know parameters or errors' shapes.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from urllib.parse import quote
 
 import msgspec
 from msgspec import UNSET
@@ -27,6 +28,9 @@ VALIDATION = ("admit", "tokenize")
 QUEUE = ("route", "grant", "prefill_queue")
 """Segments of the time to the first token."""
 
+SpecialIds = Callable[[str], frozenset[int]]
+"""Of a model, by its name."""
+
 
 class Endpoint:
     """The ASGI app behind POST of one path."""
@@ -37,19 +41,21 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         ask = parse(await Request(scope, receive).body(), self._form)
-        special_ids = self._inference.vocabulary(None).special_ids
         answers: Answers = (
-            StreamedAnswer(ask, special_ids, send)
+            StreamedAnswer(ask, self._special_ids, send)
             if ask.stream
-            else WholeAnswer(ask, special_ids, send, in_list=self._form.in_list)
+            else WholeAnswer(ask, self._special_ids, send, in_list=self._form.in_list)
         )
         await answer(self._inference, [ask.generation] * ask.best_of, answers, scope, receive, names=NAMES)
+
+    def _special_ids(self, model: str) -> frozenset[int]:
+        return self._inference.vocabulary(model).special_ids
 
 
 class WholeAnswer:
     """Collects every answer, then sends the one whose tokens are the likeliest on average."""
 
-    def __init__(self, ask: Ask, special_ids: frozenset[int], send: Send, *, in_list: bool) -> None:
+    def __init__(self, ask: Ask, special_ids: SpecialIds, send: Send, *, in_list: bool) -> None:
         self._ask = ask
         self._special_ids = special_ids
         self._send = send
@@ -75,7 +81,7 @@ class WholeAnswer:
         )
         started, finished = self._started[best], self._choices[best].final
         body = encode([document] if self._in_list else document)
-        headers = {"x-request-id": started.request_id, **self._headers(finished)}
+        headers = {"x-request-id": started.request_id, **_says(started), **self._headers(finished)}
         await Response(body, headers=headers, media_type="application/json")(scope, receive, self._send)
 
     def _text(self, choice: Choice) -> str:
@@ -93,7 +99,7 @@ class WholeAnswer:
         )
 
     def _sequence(self, index: int) -> TgiSequence:
-        choice, tokens = self._choices[index], Tokens(self._special_ids)
+        choice, tokens = self._choices[index], Tokens(self._special_ids(self._started[index].model))
         last = len(choice.logprobs) - 1
         has_top = bool(self._ask.generation.logprobs)
         return TgiSequence(
@@ -132,10 +138,11 @@ def _mean_logprob(choice: Choice) -> float:
 class StreamedAnswer:
     """Sends every token as it comes."""
 
-    def __init__(self, ask: Ask, special_ids: frozenset[int], send: Send) -> None:
+    def __init__(self, ask: Ask, special_ids: SpecialIds, send: Send) -> None:
         self._ask = ask
         self._send = send
-        self._tokens = Tokens(special_ids)
+        self._special_ids = special_ids
+        self._tokens = Tokens(frozenset())
         self._texts = [ask.prefix]
         self._num_tokens = 0
         self._seed: int | None = None
@@ -148,7 +155,8 @@ class StreamedAnswer:
             await self._take(event)
         elif isinstance(event, Started):
             self._seed = event.seed if self._ask.is_sampled else None
-            await start_stream(self._send, SSE, event.request_id)
+            self._tokens = Tokens(self._special_ids(event.model))
+            await start_stream(self._send, SSE, event.request_id, _says(event))
         else:
             self._finished = event
 
@@ -180,6 +188,11 @@ class StreamedAnswer:
             self._last, generated_text="".join(self._texts), details=details if self._ask.details else None
         )
         await send_part(self._send, _part(last), is_last=True)
+
+
+def _says(started: Started) -> Mapping[str, str]:
+    """Which model answers: nothing of TGI's does."""
+    return {"x-tandem-model": quote(started.model, safe="/:@")}
 
 
 def _part(event: TgiEvent) -> bytes:

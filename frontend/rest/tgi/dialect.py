@@ -47,10 +47,10 @@ def tgi_dialect(inference: Inference) -> Dialect:
 
 def info_endpoint(inference: Inference) -> Callable[[Request], Awaitable[Response]]:
     async def info(request: Request) -> Response:
-        model = inference.model(None)
+        model, (status, *_) = inference.model(None), inference.statuses()
         told = TgiInfo(
             model_id=model.name,
-            max_concurrent_requests=inference.max_queued_requests,
+            max_concurrent_requests=status.max_queued_requests,
             max_best_of=MAX_BEST_OF,
             max_stop_sequences=MAX_STOP_STRINGS,
             max_input_tokens=model.max_context - 1,
