@@ -42,6 +42,7 @@ from frontend.request import (
     check_token_ids,
     resolve,
 )
+from frontend.scores import PromptScores
 from frontend.tally import Counts
 from protos import worker_pb2 as pb
 
@@ -108,6 +109,9 @@ class FleetInference:
                     while answer.finished is None:
                         batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))
                         _note_times(ledger, batch)
+                        if batch and job.scores is not None:
+                            yield await job.scores.told(tokens[: job.num_prompt], model.tokenizer)
+                            job.scores = None
                         delta = answer.push(batch)
                         if delta is not None:
                             yield delta if answer.finished is None else delta._replace(is_last=True)
@@ -153,7 +157,10 @@ class FleetInference:
             deadline=deadline,
             cache_salt=request.cache_salt,
             pooling=request.pooling,
+            prompt_logprobs=request.prompt_logprobs,
         )
+        if request.prompt_logprobs is not None:
+            job.scores = PromptScores(job.num_prompt, min(request.prompt_logprobs, limits.vocab_size))
         if job.hash_root:
             job.hashes = block_hashes(tokens, self._block_tokens(), job.hash_root)
         return job
