@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from functools import partial
 
 from engine.errors import ContextOverflow, InvalidRequest
-from frontend.model import LoadedModel
 from frontend.infill import infill_tokens
+from frontend.model import LoadedModel
 from frontend.request import Chat, Infill, Prompt, TokenPrompt, check_token_ids
 from frontend.text.parsers.families import reasoning_family, takes_tools
 

@@ -183,8 +183,8 @@ class GenerateRequest:
     tell_prompt: bool = False
     """Say in `Started` what tokens the prompt is."""
     prompt_logprobs: int | None = None
-    """Say how likely each token of the prompt is, and so many of the likeliest ones in its place (`PromptLogprobs`). The
-    prompt is then computed whole: of what the prefix cache holds nobody computes that."""
+    """Say how likely each token of the prompt is, and so many of the likeliest ones in its place (`PromptLogprobs`).
+    The prompt is then computed whole: of what the prefix cache holds nobody computes that."""
     num_together: int = 1
     """Answers that one response holds, this one among them: they share what may be said of prompts."""
     deadline_s: float | None = None

@@ -8,12 +8,14 @@ import asyncio
 import sys
 from array import array
 from collections.abc import Sequence
+from typing import TypeVar
 
 from engine.errors import ProtocolError
 from frontend.request import PromptLogprobs, PromptToken, TokenLogprob
 from frontend.text.tokenizer import Tokenizer
 from protos import worker_pb2 as pb
 
+Number = TypeVar("Number", int, float)
 OFF_LOOP_ENTRIES = 2_048
 """More of them are made on a thread, so that they do not hold up everybody's tokens."""
 
@@ -39,10 +41,10 @@ class PromptScores:
             raise ProtocolError("the columns of a prompt's log-probabilities differ in length")
         if not (1 <= said.first <= self._end and said.first + count <= self._num_prompt):
             raise ProtocolError(f"log-probabilities of {count} tokens from number {said.first} on follow nothing")
-        columns = ((self._logprobs, said.logprobs, 1), (self._ranks, said.ranks, 1))
-        tops = ((self._top, said.top, num_top), (self._top_ids, said.top_ids, num_top))
-        for column, values, width in (*columns, *tops):
-            column[begin * width : (begin + count) * width] = _numbers(column.typecode, values)
+        _put(self._logprobs, begin, said.logprobs)
+        _put(self._ranks, begin, said.ranks)
+        _put(self._top, begin * num_top, said.top)
+        _put(self._top_ids, begin * num_top, said.top_ids)
         self._end = said.first + count
 
     async def told(self, ids: Sequence[int], tokenizer: Tokenizer) -> PromptLogprobs:
@@ -65,9 +67,9 @@ class PromptScores:
         return PromptLogprobs(tuple(tokens))
 
 
-def _numbers(typecode: str, values: bytes) -> "array[float]":
-    """Of little-endian bytes."""
-    numbers: array[float] = array(typecode, values)
+def _put(column: "array[Number]", begin: int, values: bytes) -> None:
+    """Write the numbers of little-endian bytes."""
+    numbers: array[Number] = array(column.typecode, values)
     if sys.byteorder == "big":
         numbers.byteswap()
-    return numbers
+    column[begin : begin + len(numbers)] = numbers

@@ -27,7 +27,7 @@ from engine.sequence import SamplingParams, Sequence, SequenceId
 logger = logging.getLogger(__name__)
 
 _SCORED_BYTES = 1 << 24
-"""Of logits that are there at once for the rows of a prompt that are scored; what is left free of the memory has room."""
+"""Of logits that are there at once for rows of a prompt that are scored; what is left free of the memory has room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ class GpuRunner:
 
         `before` are the tokens of the step that it continues, `[R]` int64 on the device, if it does.
 
-        Nothing is waited for, unless rows are pooled or scored: the logits are there when work of the same stream that follows
-        runs. They lie in a buffer that the next step writes.
+        Nothing is waited for, unless rows are pooled or scored: the logits are there when work of the same stream that
+        follows runs. They lie in a buffer that the next step writes.
         """
         # Kernels do not check bounds.
         assert int(batch.positions.max()) < len(self.decoder.rope), "a position lies past the context"

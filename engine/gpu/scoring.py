@@ -1,4 +1,4 @@
-"""What logits on a GPU say of tokens that are known: log-probabilities, ranks, and the likeliest ones in their place."""
+"""What logits on a GPU say of tokens that are known: log-probabilities, ranks, the likeliest ones in their place."""
 
 from collections.abc import Sequence as Rows
 

@@ -80,7 +80,8 @@ def ranks_twin(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
 
 
 def scores_of(logits: np.ndarray, ids: np.ndarray, count: int) -> PromptScores:
-    """Of the tokens `ids` `[R]` int64 that follow rows of `logits` `[R, V]`, with the `count` likeliest in each place."""
+    """Of the tokens `ids` `[R]` int64 that follow rows of `logits` `[R, V]`, with the `count` likeliest in each place,
+    as of a prompt's second token and those that follow."""
     log_totals, values, top_ids = logprobs(logits, min(count, logits.shape[1]))
     ranks = np.empty(len(ids), np.int32)
     _ranks(logits, ids, ranks)

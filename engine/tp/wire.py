@@ -10,8 +10,8 @@ import numpy as np
 from engine.batch import Batch
 
 _HEAD = struct.Struct("<7I4x")
-"""Tokens, sequences, blocks of the longest table, rows that sample, rows that are pooled, rows that are scored, rows that
-decode; a whole number of int64."""
+"""Tokens, sequences, blocks of the longest table, rows that sample, rows that are pooled, rows that are scored, rows
+that decode; a whole number of int64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

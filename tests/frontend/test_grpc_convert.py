@@ -90,7 +90,10 @@ def test_json_may_be_of_the_content_alone() -> None:
 
 
 async def test_how_likely_a_prompt_is_comes_in_parts() -> None:
-    tokens = (PromptToken(5, b"a"), *(PromptToken(6, b"\xff", -1.5, 2, (TokenLogprob(7, -0.5, b"b"),)) for _ in range(9000)))
+    tokens = (
+        PromptToken(5, b"a"),
+        *(PromptToken(6, b"\xff", -1.5, 2, (TokenLogprob(7, -0.5, b"b"),)) for _ in range(9000)),
+    )
     started = replace(STARTED, prompt_ids=(5, 6))
     inference = FakeInference((started, PromptLogprobs(tokens), *ANSWER[1:]))
     async with served(inference) as server:

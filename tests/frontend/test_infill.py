@@ -57,10 +57,19 @@ def expected(folder: Path) -> list[int]:
     return ids
 
 
-async def test_every_dialect_asks_the_same_of_the_model(folder: Path, running: Cluster, client: httpx.AsyncClient) -> None:
+async def test_every_dialect_asks_the_same_of_the_model(
+    folder: Path, running: Cluster, client: httpx.AsyncClient
+) -> None:
     ids = expected(folder)
     name = running.inference.model(None).name
-    body = {"model": name, "prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 4, "temperature": 0, "return_token_ids": True}
+    body = {
+        "model": name,
+        "prompt": PREFIX,
+        "suffix": SUFFIX,
+        "max_tokens": 4,
+        "temperature": 0,
+        "return_token_ids": True,
+    }
     (choice,) = (await client.post("/v1/completions", json=body)).json()["choices"]
     assert choice["prompt_token_ids"] == ids
     made = await running.complete(GenerateRequest(prompt=TokenPrompt(tuple(ids)), max_tokens=4, temperature=0))

@@ -194,7 +194,11 @@ async def test_how_likely_the_inputs_are(client: httpx.AsyncClient, inference: F
     assert answer["details"]["best_of_sequences"][0]["prefill"] == prefill
     assert [request.prompt_logprobs for request in inference.requests] == [0, None]
     for path in ("/generate_stream", "/"):
-        body = {"inputs": "hi", "parameters": {"decoder_input_details": True}, **({"stream": True} if path == "/" else {})}
+        body = {
+            "inputs": "hi",
+            "parameters": {"decoder_input_details": True},
+            **({"stream": True} if path == "/" else {}),
+        }
         response = await client.post(path, json=body)
         assert response.status_code == 422
         assert "decoder_input_details" in response.json()["error"]

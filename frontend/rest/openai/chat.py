@@ -45,7 +45,9 @@ def _whole(form: Format, head: Head, choices: Sequence[Choice], usage: Completio
         usage=usage,
         system_fingerprint=head.system_fingerprint,
         prompt_token_ids=list(choices[0].prompt_ids) or UNSET,
-        prompt_logprobs=UNSET if form.prompt_logprobs is None else prompt_logprobs(choices[0].prompt, form.prompt_logprobs),
+        prompt_logprobs=UNSET
+        if form.prompt_logprobs is None
+        else prompt_logprobs(choices[0].prompt, form.prompt_logprobs),
     )
 
 

@@ -36,7 +36,9 @@ def _whole(form: Format, head: Head, choices: Sequence[Choice], usage: Completio
             finish_reason="length" if choice.final.reason is Finish.LENGTH else "stop",
             token_ids=choice.token_ids if choice.prompt_ids else UNSET,
             prompt_token_ids=list(choice.prompt_ids) or UNSET,
-            prompt_logprobs=UNSET if form.prompt_logprobs is None else prompt_logprobs(choice.prompt, form.prompt_logprobs),
+            prompt_logprobs=UNSET
+            if form.prompt_logprobs is None
+            else prompt_logprobs(choice.prompt, form.prompt_logprobs),
         )
         for index, choice in enumerate(choices)
     ]

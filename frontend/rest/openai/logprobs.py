@@ -57,15 +57,17 @@ def completion_logprobs(logprobs: Sequence[TokenLogprobs], offsets: Offsets) -> 
 
 
 def echoed_logprobs(prompt: Sequence[PromptToken], top: int, echo: str) -> CompletionLogprobs:
-    """Of a prompt, with so many of the likeliest tokens in each place. It ends where `echo`, its text, does: tokens that
-    were put before that stand at its beginning."""
+    """Of a prompt, with so many of the likeliest tokens in each place. It ends where `echo`, its text, does: tokens
+    that were put before that stand at its beginning."""
     joined = b"".join(token.token for token in prompt).decode("utf-8", "replace")
     offsets = Offsets(len(echo) - len(joined))
     return CompletionLogprobs(
         tokens=[token_text(token.token) for token in prompt],
         token_logprobs=[_least(token.logprob) for token in prompt],
         top_logprobs=[
-            None if token.logprob is None else _by_text(TokenLogprob(token.token_id, token.logprob, token.token), token.top[:top])
+            None
+            if token.logprob is None
+            else _by_text(TokenLogprob(token.token_id, token.logprob, token.token), token.top[:top])
             for token in prompt
         ],
         text_offset=[max(offsets.next(token.token), 0) for token in prompt],

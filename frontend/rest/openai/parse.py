@@ -154,9 +154,7 @@ def parse_completion(body: bytes, *, lenient: bool = False) -> Ask:
     if given.prompt_logprobs is None:
         names["prompt_logprobs"] = "logprobs"
     ask = _ask(given, prompts, names, given.best_of)
-    return replace(
-        ask, echo=bool(given.echo), shows_logprobs=given.logprobs is not None, echo_logprobs=echo_logprobs
-    )
+    return replace(ask, echo=bool(given.echo), shows_logprobs=given.logprobs is not None, echo_logprobs=echo_logprobs)
 
 
 def _fields(body: bytes, kind: type[Sampling], off: Off, *, lenient: bool) -> Body:

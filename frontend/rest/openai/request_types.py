@@ -174,7 +174,9 @@ class CompletionRequest(Sampling, frozen=True, kw_only=True):
     logprobs: Annotated[Count, Meta(extra_json_schema=limits(maximum=20))] | None = None
     echo: Annotated[bool, Meta(description="Begin the answer with the prompt; logprobs are its, too.")] | None = None
     suffix: (
-        Annotated[str, Meta(description="What stands after the answer, for models with tokens for that; not with echo.")]
+        Annotated[
+            str, Meta(description="What stands after the answer, for models with tokens for that; not with echo.")
+        ]
         | None
     ) = None
     best_of: (

@@ -65,7 +65,9 @@ def test_a_prompt_is_as_likely_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) ->
         expected, wanted = engines.cpu(batch), a.scoring.drain()
         torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
         for column in ("logprobs", "top_logprobs", "ranks", "top_ids"):
-            here, there = ([row.tolist() for part in parts for row in getattr(part, column)] for parts in (made, wanted))
+            here, there = (
+                [row.tolist() for part in parts for row in getattr(part, column)] for parts in (made, wanted)
+            )
             assert torch.tensor(here).shape == torch.tensor(there).shape
             torch.testing.assert_close(torch.tensor(here), torch.tensor(there), atol=1e-4, rtol=0)
         assert made[0].first == wanted[0].first == batch.scored[0].first
