@@ -101,7 +101,7 @@ class Batch:
     pooled: tuple[PooledRows, ...] = ()
     """Whose they are, in the same order"""
     scored_rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    """[Q] int64, the rows whose logits say how likely the prompt's next token is; never are all of those there at once"""
+    """[Q] int64, the rows whose logits say how likely the prompt's next token is; they are never there all at once"""
     scored: tuple[ScoredRows, ...] = ()
     """Whose they are, in the same order"""
     scored_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
