@@ -353,7 +353,7 @@ def test_documented_parameters_are_those_that_are_taken() -> None:
 
 
 async def test_what_asks_for_nothing_is_taken(client: httpx.AsyncClient) -> None:
-    off = {"watermark": False, "decoder_input_details": False, "typical_p": 1.0, "adapter_id": None}
+    off = {"watermark": False, "typical_p": 1.0, "adapter_id": None}
     nothing = dict.fromkeys(TgiParameters.__struct_fields__)
     assert (await ask(client, **off, **nothing)).status_code == 200
 
