@@ -129,7 +129,8 @@ async def test_an_answer_may_be_left_out(expected: dict[tuple[int, ...], torch.T
 @pytest.mark.slow
 async def test_with_several_ranks(expected: dict[tuple[int, ...], torch.Tensor]) -> None:
     def of_two_ranks(config: WorkerConfig, role: "pb.Role") -> OpenModel:
-        return open_model(config.model_copy(update={"tensor_parallel": 2, "stall_limit_s": 30.0}), role)
+        size = 2 if role == pb.ROLE_PREFILL else 1
+        return open_model(config.model_copy(update={"tensor_parallel": size, "stall_limit_s": 30.0}), role)
 
     async with cluster(shared_data(*MODEL), open_worker=of_two_ranks, worker={"max_step_tokens": 13}) as running:
         await answers(running, expected)

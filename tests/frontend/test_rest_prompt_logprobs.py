@@ -163,6 +163,7 @@ async def test_as_tgi_tells_them(http: httpx.AsyncClient, running: Cluster, refe
     ids = running.inference.tokenize(None, TEXT)
     parameters = {"max_new_tokens": 3, "decoder_input_details": True}
     response = await http.post("/generate", json={"inputs": TEXT, "parameters": parameters})
+    assert response.status_code == 200, response.text
     details = response.json()["details"]
     assert [token["id"] for token in details["prefill"]] == ids
     assert details["prefill"][0]["logprob"] is None
