@@ -139,7 +139,7 @@ class FakeInference:
                             taken = True
                             told = tuple(prompt) if request.tell_prompt else ()
                             yield Started(f"req-{number}", MODEL, num_prompt, seed, prompt_ids=told)
-                            if request.prompt_logprobs is not None:
+                            if prompt and request.prompt_logprobs is not None:
                                 yield prompt_logprobs_of(prompt, request.prompt_logprobs)
                         yield self._fitted(step, request, num_prompt)
                     case _:
