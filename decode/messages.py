@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from decode.scheduler import Prefilled, Token
 from engine.blocks import CacheChanges
 from engine.custody import Inspect
+from engine.scoring import PromptScores
 from engine.sequence import Sequence as Answer
 from engine.sequence import SequenceId, TokenLogprobs
 from kvtransfer.transport import Arrived, Ticket
@@ -93,6 +94,14 @@ class DeadEnd:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """How likely some tokens of a prompt are that is computed here, for who asked; all come before its first token."""
+
+    id: SequenceId
+    scores: PromptScores
+
+
+@dataclass(frozen=True, slots=True)
 class Stepped:
     """One step's tokens, with the log-probabilities of the rows that asked. Times are `time.monotonic_ns()`."""
 
@@ -104,7 +113,7 @@ class Stepped:
     """Prompts as vectors, of those whose first token came and who asked."""
 
 
-Event = Granted | Refused | Joined | PromptDone | DeadEnd | Freed | Stepped | CacheChanges
+Event = Granted | Refused | Joined | PromptDone | DeadEnd | Freed | Scored | Stepped | CacheChanges
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from decode.messages import (
     Refused,
     Regrant,
     Reserve,
+    Scored,
     Stepped,
 )
 from decode.spans import DecodeSpans
@@ -33,7 +34,7 @@ from engine.identity import Identity
 from engine.leg import Leg, Row
 from engine.session import Sessions
 from engine.steploop import StepLoop
-from engine.wire import finish_to, logprobs_to, sequence_from
+from engine.wire import finish_to, logprobs_to, scores_to, sequence_from
 from kvtransfer.transport import Arrived, KVReceiver
 from kvtransfer.wire import ticket_to_proto
 from protos import worker_pb2 as pb
@@ -131,6 +132,9 @@ class DecodeService:
                     self.sessions.refuse(sequence_id, message, too_large=too_large)
                 case Joined():
                     self._send_arrived(event)
+                case Scored(sequence_id, scores):
+                    if leg := self.sessions.leg(sequence_id):
+                        self.sessions.send(sequence_id, prompt_scores=scores_to(leg.number, scores))
                 case DeadEnd():
                     self._send_dead_end(event)
                 case Freed(sequence_id):

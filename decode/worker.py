@@ -31,6 +31,7 @@ from decode.messages import (
     Refused,
     Regrant,
     Reserve,
+    Scored,
     Stepped,
 )
 from decode.residents import MOVES, State
@@ -239,13 +240,13 @@ class DecodeWorker:
     def _commit(self, chunks: list[Chunk], batch: Batch, sampled: Sampled, start_ns: int) -> list[Event]:
         """Take in what a step has computed."""
         self._landed_ns = end_ns = time.monotonic_ns()
-        self._measure(chunks, len(batch.token_ids), (end_ns - start_ns) / 1e9)
+        self._measure(chunks, len(batch.token_ids), (end_ns - start_ns) / 1e9, is_plain=not batch.scored)
         for chunk in chunks:
             if chunk.sequence.id in self._queued_ns:
                 self._start_ns.setdefault(chunk.sequence.id, start_ns)
         logprobs = {s.id: p for s, p in zip(batch.sampled, sampled.logprobs or (), strict=False) if p is not None}
         done = self.scheduler.commit(chunks, sampled.drawn(batch.sampled))
-        events: list[Event] = []
+        events: list[Event] = [Scored(rows.id, scores) for rows in batch.scored for scores in rows.scoring.drain()]
         tokens: list[Token] = []
         left: set[SequenceId] = set()
         for event in done:
@@ -268,8 +269,10 @@ class DecodeWorker:
         queued_ns = self._queued_ns.pop(prefilled.id)
         return PromptDone(prefilled, queued_ns, self._start_ns.pop(prefilled.id), end_ns)
 
-    def _measure(self, chunks: Sequence[Chunk], num_tokens: int, seconds: float) -> None:
-        self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), seconds)
+    def _measure(self, chunks: Sequence[Chunk], num_tokens: int, seconds: float, *, is_plain: bool) -> None:
+        """What a step took; one that is not plain had work that the profile knows nothing of."""
+        if is_plain:
+            self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), seconds)
         if num_tokens > len(chunks):
             self._prefill_speed.add(num_tokens, seconds)
         else:

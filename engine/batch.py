@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from engine.pooling import Pooled
-from engine.sequence import Sequence
+from engine.scoring import PromptScores, Scoring
+from engine.sequence import Sequence, SequenceId
 
 _KNOWN = -1
 """In place of a row of the step before, for a token that is known."""
@@ -37,6 +38,14 @@ class Chunk:
     def samples(self) -> bool:
         return self.end >= len(self.sequence.tokens)
 
+    @property
+    def num_scored(self) -> int:
+        """Rows, the first ones, that say how likely the prompt's next token is, where somebody wants to know: they are
+        told before the answer begins, and not again when the prompt is computed anew."""
+        if self.sequence.scoring is None or self.sequence.num_output:
+            return 0
+        return max(min(self.end, self.sequence.num_prompt - 1) - self.start, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class PooledRows:
@@ -44,6 +53,16 @@ class PooledRows:
 
     pooled: Pooled
     start: int
+    num_rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRows:
+    """Whom the rows of one chunk are scored for, and where in the prompt the tokens that follow them begin."""
+
+    id: SequenceId
+    scoring: Scoring
+    first: int
     num_rows: int
 
 
@@ -81,17 +100,40 @@ class Batch:
     """[P] int64, the rows whose last hidden states are needed"""
     pooled: tuple[PooledRows, ...] = ()
     """Whose they are, in the same order"""
+    scored_rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    """[Q] int64, the rows whose logits say how likely the prompt's next token is; they are never there all at once"""
+    scored: tuple[ScoredRows, ...] = ()
+    """Whose they are, in the same order"""
+    scored_ids: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    """[Q] int64, those next tokens; nothing where `scored` is"""
 
     @property
     def kept_rows(self) -> np.ndarray:
-        """[R + P], the rows that the last layer ends with: those that sample, then those that are pooled."""
-        return np.concatenate((self.sample_rows, self.pooled_rows)) if len(self.pooled_rows) else self.sample_rows
+        """[R + P + Q], the rows that the last layer ends with: those that sample, are pooled, are scored."""
+        if not len(self.pooled_rows) and not len(self.scored_rows):
+            return self.sample_rows
+        return np.concatenate((self.sample_rows, self.pooled_rows, self.scored_rows))
+
+    @property
+    def num_top(self) -> int:
+        """Of the likeliest tokens that some scored row is to tell."""
+        return max((rows.scoring.num_top for rows in self.scored), default=0)
 
     def pool(self, hidden: np.ndarray) -> None:
         """Take in the states `[P, hidden size]` float32 of the pooled rows."""
         first = 0
         for rows in self.pooled:
             rows.pooled.take(rows.start, hidden[first : first + rows.num_rows])
+            first += rows.num_rows
+
+    def score(self, begin: int, scores: PromptScores) -> None:
+        """Take in what is said of scored rows from number `begin` on; their places are known here."""
+        end, first = begin + len(scores.logprobs), 0
+        for rows in self.scored:
+            low, high = max(begin, first), min(end, first + rows.num_rows)
+            if low < high:
+                position = rows.first + low - first
+                rows.scoring.take(scores.part(position, low - begin, high - begin, rows.scoring.num_top))
             first += rows.num_rows
 
     @property
@@ -132,6 +174,7 @@ class Batch:
             num_decode=len(singles),
             continues=continues,
             **(_pooled(ordered, pooling, query_starts) if pooling else {}),
+            **_scored(ordered, query_starts),
         )
 
 
@@ -143,6 +186,19 @@ def _pooled(ordered: Chunks[Chunk], pooling: list[int], query_starts: list[int])
         "pooled_rows": np.concatenate(rows),
         "pooled": tuple(PooledRows(c.sequence.pooled, c.start, c.num_tokens) for c in chunks if c.sequence.pooled),
     }
+
+
+def _scored(ordered: Chunks[Chunk], query_starts: list[int]) -> dict[str, Any]:
+    """The fields of that name."""
+    scored, rows, ids = [], [], []
+    for place, chunk in enumerate(ordered):
+        if chunk.sequence.scoring is not None and (count := chunk.num_scored):
+            scored.append(ScoredRows(chunk.sequence.id, chunk.sequence.scoring, chunk.start + 1, count))
+            rows.append(np.arange(query_starts[place], query_starts[place] + count))
+            ids.append(np.array(chunk.sequence.tokens[chunk.start + 1 : chunk.start + 1 + count], np.int64))
+    if not scored:
+        return {}
+    return {"scored_rows": np.concatenate(rows), "scored": tuple(scored), "scored_ids": np.concatenate(ids)}
 
 
 def _continues(singles: Chunks[Chunk], before: Chunks[Sequence], num_rows: int) -> np.ndarray | None:

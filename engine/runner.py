@@ -18,6 +18,7 @@ from engine.kernels.threads import share_cores
 from engine.models.decoder import Decoder
 from engine.models.families import model_spec
 from engine.models.spec import ModelSpec
+from engine.scoring import Scoring
 from engine.sequence import SamplingParams, Sequence, SequenceId
 from engine.tp.ranks import ALONE, Ranks
 from engine.tp.split import Split
@@ -55,6 +56,7 @@ class Runner:
         end = min(_WARM_UP_TOKENS, len(self.decoder.rope))
         sequence = Sequence.of(SequenceId("warm-up"), [0] * end, SamplingParams(max_tokens=1, seed=0))
         sequence.blocks = array("i", [0] * end)
+        sequence.scoring = Scoring(1)
         spans = (0, max(1, end - 3)), (max(0, end - 3), max(1, end - 1)), (end - 1, end)
         first, later, decode = (Chunk(sequence, *span) for span in spans)
         for chunks in ([first], [later], [decode], [later, decode]):

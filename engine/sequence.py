@@ -11,6 +11,7 @@ from enum import Enum, auto
 from typing import NewType, Protocol
 
 from engine.pooling import Pooled
+from engine.scoring import Scoring
 
 SequenceId = NewType("SequenceId", str)
 """Names one request's state on one worker; unique over the worker's life."""
@@ -102,6 +103,8 @@ class Sequence:
     """None: the answer may say anything. It has taken in every output token of `tokens`."""
     pooled: Pooled | None = None
     """None: nobody wants the prompt as a vector. It is complete when the first token is sampled."""
+    scoring: Scoring | None = None
+    """None: nobody wants to know how likely the prompt is. It is complete when the first token is sampled."""
 
     @classmethod
     def of(

@@ -4,11 +4,14 @@ from engine.errors import InvalidRequest
 from engine.hashes import HASH_BYTES, split_hashes
 from engine.identity import Identity
 from engine.pooling import Pooled, Pooling
+from engine.scoring import PromptScores, Scoring
 from engine.sequence import BlockHash, FinishReason, SamplingParams, Sequence, SequenceId, TokenLogprobs
 from protos import worker_pb2 as pb
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 """Largest message of the stream between a frontend and a worker, to either side."""
+MAX_TOP = 32
+"""Of the likeliest tokens that are told in the place of one. Frontends let clients ask for fewer."""
 _POOLINGS = {pb.POOLING_MEAN: Pooling.MEAN, pb.POOLING_LAST: Pooling.LAST}
 
 
@@ -36,6 +39,11 @@ def sequence_from(sequence_id: SequenceId, admit: pb.Admit, who: Identity) -> Se
         sequence.pooled = Pooled(pooling)
     elif admit.pooling:
         raise InvalidRequest(f"there is no pooling {admit.pooling}", field="pooling")
+    if admit.HasField("prompt_logprobs"):
+        if sequence.pooled is not None or admit.prompt_logprobs > MAX_TOP:
+            message = f"log-probabilities of a prompt: {MAX_TOP} tokens in each place at most, and no vector"
+            raise InvalidRequest(message, field="prompt_logprobs")
+        sequence.scoring = Scoring(admit.prompt_logprobs)
     return sequence
 
 
@@ -109,3 +117,14 @@ def logprobs_to(logprobs: TokenLogprobs | None) -> pb.Logprobs | None:
     if logprobs is None:
         return None
     return pb.Logprobs(chosen=logprobs.logprob, top_ids=logprobs.top_ids, top=logprobs.top_logprobs)
+
+
+def scores_to(leg: int, scores: PromptScores) -> pb.PromptScores:
+    return pb.PromptScores(
+        leg=leg,
+        first=scores.first,
+        logprobs=scores.logprobs.astype("<f4").tobytes(),
+        ranks=scores.ranks.astype("<u4").tobytes(),
+        top_ids=scores.top_ids.astype("<i4").tobytes(),
+        top=scores.top_logprobs.astype("<f4").tobytes(),
+    )

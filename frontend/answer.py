@@ -80,3 +80,12 @@ class Answer:
 
     def _logprob(self, token: int, value: float) -> TokenLogprob:
         return TokenLogprob(token, value, self._tokenizer.token_bytes(token))
+
+
+class NoAnswer(Answer):
+    """To who wants to hear of the prompt alone: the token that was drawn for that is no part of it."""
+
+    def push(self, rows: Sequence[Row]) -> Delta | None:
+        if rows:
+            self.finish(Finish.LENGTH, None)
+        return None

@@ -8,6 +8,7 @@ from frontend.tools import MAX_TOOLS, Tool, ToolChoice, ToolMode, check_tools
 from protos import generate_pb2 as pb
 
 MAX_TEMPLATE_KWARGS = 64
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 _MODES = {
     pb.TOOL_MODE_UNSPECIFIED: ToolMode.AUTO,
@@ -40,8 +41,19 @@ def chat(message: pb.Chat) -> Chat:
         tool_choice=choice,
         parallel_tool_calls=message.parallel_tool_calls if message.HasField("parallel_tool_calls") else True,
         documents=tuple(_object(text, f"chat.documents[{i}]") for i, text in enumerate(message.documents)),
+        strict_tools=frozenset(tool.name for tool in message.tools if tool.strict),
+        reasoning_effort=_effort(message),
         template_kwargs={key: _json(text, "chat.template_kwargs") for key, text in message.template_kwargs.items()},
     )
+
+
+def _effort(message: pb.Chat) -> str | None:
+    if not message.HasField("reasoning_effort"):
+        return None
+    if message.reasoning_effort not in EFFORTS:
+        told = f"reasoning_effort is one of {', '.join(EFFORTS)}"
+        raise InvalidRequest(told, field="chat.reasoning_effort")
+    return message.reasoning_effort
 
 
 def _message(message: pb.ChatMessage, path: str) -> dict[str, object]:

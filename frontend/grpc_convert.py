@@ -4,7 +4,7 @@ An `optional` field that is not there becomes None, so that the model's default 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from engine.errors import InvalidRequest
@@ -26,6 +26,10 @@ from frontend.request import (
     GenerateRequest,
     Grammar,
     GrammarKind,
+    Infill,
+    Prompt,
+    PromptLogprobs,
+    PromptToken,
     Started,
     Timing,
     TokenLogprob,
@@ -51,12 +55,19 @@ _STOPPING = ("max_tokens", "min_tokens")
 _PATHS = {
     **{name: f"sampling.{name}" for name in (*_SAMPLING, "logit_bias")},
     **{name: f"stopping.{name}" for name in (*_STOPPING, "stop", "stop_token_ids", "include_stop", "ignore_eos")},
-    **{name: f"output.{name}" for name in ("logprobs", "skip_special_tokens", "separate_reasoning")},
+    **{name: f"output.{name}" for name in ("logprobs", "skip_special_tokens", "separate_reasoning", "prompt_logprobs")},
     **{
         name: f"chat.{name}"
-        for name in ("messages", "tools", "tool_choice", "documents", "template_kwargs", "continue_final_message")
+        for name in (
+            *("messages", "tools", "tool_choice", "documents", "template_kwargs", "continue_final_message"),
+            "reasoning_effort",
+        )
     },
+    "truncate_prompt": "truncate_prompt_tokens",
+    "tell_prompt": "output.prompt_token_ids",
 }
+_MOST_ENTRIES = 16_384
+"""Of log-probabilities in one message: clients take 4 MiB unless they say more."""
 _POOLINGS = {
     pb.POOLING_UNSPECIFIED: None,
     pb.POOLING_MEAN: Pooling.MEAN,
@@ -94,6 +105,12 @@ def generate_request(
         skip_special_tokens=output.skip_special_tokens if output.HasField("skip_special_tokens") else True,
         grammar=_grammar(message.grammar) if message.HasField("grammar") else None,
         separate_reasoning=output.separate_reasoning if output.HasField("separate_reasoning") else True,
+        format_only=_is_of_content(message),
+        prompt_logprobs=output.prompt_logprobs if output.HasField("prompt_logprobs") else None,
+        tell_prompt=output.prompt_token_ids,
+        add_special_tokens=message.add_special_tokens if message.HasField("add_special_tokens") else None,
+        truncate_prompt=message.truncate_prompt_tokens if message.HasField("truncate_prompt_tokens") else None,
+        cache_salt=message.cache_salt if message.HasField("cache_salt") else None,
         deadline_s=deadline_s,
         trace_headers=_trace_headers(metadata),
         **{name: getattr(message.sampling, name) for name in _SAMPLING if message.sampling.HasField(name)},
@@ -101,7 +118,15 @@ def generate_request(
     )
 
 
-def _prompt(message: pb.GenerateRequest) -> str | TokenPrompt | Chat:
+def _is_of_content(message: pb.GenerateRequest) -> bool:
+    if not message.grammar.content_only:
+        return False
+    if message.grammar.WhichOneof("kind") not in ("json_schema", "json_object") or not message.HasField("chat"):
+        raise InvalidRequest("content_only is for JSON in the answer to a chat", field="grammar.content_only")
+    return True
+
+
+def _prompt(message: pb.GenerateRequest) -> Prompt:
     match message.WhichOneof("prompt"):
         case "text":
             return message.text
@@ -110,8 +135,10 @@ def _prompt(message: pb.GenerateRequest) -> str | TokenPrompt | Chat:
             return TokenPrompt(tuple(message.token_ids.ids))
         case "chat":
             return chat(message.chat)
+        case "infill":
+            return Infill(message.infill.prefix, message.infill.suffix)
         case _:
-            raise InvalidRequest("prompt is missing: set text, token_ids or chat", field="prompt")
+            raise InvalidRequest("prompt is missing: set text, token_ids, chat or infill", field="prompt")
 
 
 def _grammar(message: pb.Grammar) -> Grammar:
@@ -188,9 +215,16 @@ def fill(response: pb.GenerateResponse, event: Event) -> None:
         case Started():
             response.started.CopyFrom(
                 pb.Started(
-                    request_id=event.request_id, model=event.model, prompt_tokens=event.prompt_tokens, seed=event.seed
+                    request_id=event.request_id,
+                    model=event.model,
+                    prompt_tokens=event.prompt_tokens,
+                    seed=event.seed,
+                    prompt_token_ids=event.prompt_ids,
                 )
             )
+        case PromptLogprobs(tokens):
+            response.prompt_logprobs.first_index = event.first_index
+            response.prompt_logprobs.tokens.extend(map(_prompt_token, tokens))
         case Finished():
             response.finished.CopyFrom(_finished(event))
 
@@ -213,6 +247,23 @@ def _finished(event: Finished) -> pb.Finished:
             second_token_ms=event.timing.second_token_ms,
             second_token_segments=_segments(event.timing.second_token_segments),
         ),
+    )
+
+
+def split(event: PromptLogprobs) -> Iterable[PromptLogprobs]:
+    """As many of them as the messages that it takes."""
+    tokens = event.tokens
+    at_once = max(_MOST_ENTRIES // (1 + max(len(token.top) for token in tokens)), 1)
+    return (PromptLogprobs(tokens[first : first + at_once], first) for first in range(0, len(tokens), at_once))
+
+
+def _prompt_token(token: PromptToken) -> pb.PromptToken:
+    return pb.PromptToken(
+        token_id=token.token_id,
+        token=token.token,
+        logprob=token.logprob,
+        rank=token.rank,
+        top=[_logprob(each) for each in token.top],
     )
 
 

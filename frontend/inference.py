@@ -77,6 +77,9 @@ class FleetInference:
                     while answer.finished is None:
                         batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))
                         _note_times(ledger, batch)
+                        if batch and job.scores is not None:
+                            yield await job.scores.told(job.tokens[: job.num_prompt], served.model.tokenizer)
+                            job.scores = None
                         delta = answer.push(batch)
                         if delta is not None:
                             yield delta if answer.finished is None else delta._replace(is_last=True)

@@ -13,6 +13,7 @@ from frontend.forecast import Demand, Forecast
 from frontend.ledger import Ledger
 from frontend.leg_events import Start
 from frontend.router import Need, Placement
+from frontend.scores import PromptScores
 from protos import worker_pb2 as pb
 
 
@@ -49,11 +50,16 @@ class Job:
     pooling: Pooling | None = None
     """None: the prompt is not wanted as a vector."""
     cache_salt: str | None = None
+    prompt_logprobs: int | None = None
+    """None: how likely the prompt is, nobody wants to know; else with so many tokens in each place."""
+    scores: PromptScores | None = None
+    """What is known of that."""
 
     @property
     def hash_root(self) -> BlockHash:
         """Parent of the first of `hashes`; empty keeps it out of the prefix cache."""
-        if self.pooling is Pooling.MEAN:  # of a block that is cached nobody computes hidden states
+        # Of a block that is cached nobody computes hidden states.
+        if self.pooling is Pooling.MEAN or self.prompt_logprobs is not None:
             return BlockHash(b"")
         root = self.caller.hash_root
         return root if self.cache_salt is None else salted(root, self.cache_salt)
@@ -105,4 +111,5 @@ class Job:
             traceparent=self.traceparent,
             grammar=self.grammar,
             pooling=pooling_to(self.pooling),
+            prompt_logprobs=None if self.num_output else self.prompt_logprobs,
         )

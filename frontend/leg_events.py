@@ -37,4 +37,6 @@ class Lost:
     """The worker that perhaps died, for it had not said that it would go; whether it did, its next hello tells."""
 
 
-LegEvent = Row | pb.Granted | pb.Refused | pb.PrefillDone | pb.KvArrived | pb.Failed | pb.Released | Lost
+LegEvent = (
+    Row | pb.Granted | pb.Refused | pb.PrefillDone | pb.PromptScores | pb.KvArrived | pb.Failed | pb.Released | Lost
+)

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
-from engine.errors import InvalidRequest, TandemError
+from engine.errors import InvalidRequest, ProtocolError, TandemError
 from frontend.job import Job
 from frontend.leg_events import LegEvent, Lost, Row, Start
 from frontend.link import Leg, Link
@@ -156,6 +156,8 @@ class Legs:
                 if not ledger.first_token_ns:
                     ledger.queue_ns, ledger.compute_ns = event.queue_ns, event.compute_ns
                     self.job.cached_tokens = max(self.job.cached_tokens, event.cached_tokens)
+            case pb.PromptScores():
+                self._take_scores(sender, event)
             case pb.KvArrived():
                 self.arrived = True
                 if not ledger.second_token_ns:
@@ -171,6 +173,13 @@ class Legs:
                 self._fail(sender, Interrupted(message, by_transfer=by_transfer))
             case pb.Released() if sender is self.reserved:  # nobody aborted it
                 self._fail(sender, Interrupted("the decode worker holds nothing for it any more"))
+
+    def _take_scores(self, sender: Leg, event: pb.PromptScores) -> None:
+        if self.job.scores is not None and not self.job.num_output:
+            try:
+                self.job.scores.take(event)
+            except ProtocolError as error:
+                self._fail(sender, Interrupted(error.message))
 
     def _fail(self, sender: Leg, failure: TandemError) -> None:
         if sender is self.reserved:

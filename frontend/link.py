@@ -242,7 +242,7 @@ class Link:
                 self.hashes.update(split_hashes(event.blocks_stored.hashes))
             case "blocks_evicted":
                 self.hashes.difference_update(split_hashes(event.blocks_evicted.hashes))
-            case "granted" | "prefill_done" | "kv_arrived" | "refused" | "failed" | "released":
+            case "granted" | "prefill_done" | "prompt_scores" | "kv_arrived" | "refused" | "failed" | "released":
                 self._take_leg_event(kind, getattr(event, kind))
             case None:
                 log.warning("event of a kind this frontend does not know from %s", self.address)

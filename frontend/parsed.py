@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from frontend.answer import Answer
+from frontend.answer import Answer, NoAnswer
 from frontend.job import Job
 from frontend.leg_events import Row
 from frontend.model import LoadedModel
@@ -19,6 +19,8 @@ def answer_of(model: LoadedModel, request: GenerateRequest, job: Job) -> "Answer
     """To a conversation with a model that calls tools or reasons it is a parsed one, but for an answer that a client's
     grammar makes from its beginning to its end."""
     chat = request.prompt
+    if request.max_tokens == 0:
+        return NoAnswer(model, request, job)
     if not isinstance(chat, Chat) or (request.grammar is not None and not request.format_only):
         return Answer(model, request, job)
     is_made = bool(chat.demanded) or request.grammar is not None

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from functools import partial
 
 from engine.errors import ContextOverflow, InvalidRequest
+from frontend.infill import infill_tokens
 from frontend.model import LoadedModel
-from frontend.request import Chat, TokenPrompt, check_token_ids
+from frontend.request import Chat, Infill, Prompt, TokenPrompt, check_token_ids
 from frontend.text.parsers.families import reasoning_family, takes_tools
 
 OFF_LOOP_CHARS = 8_192
@@ -21,7 +22,7 @@ OFF_LOOP_CHARS = 8_192
 
 async def encode(
     model: LoadedModel,
-    prompt: str | TokenPrompt | Chat,
+    prompt: Prompt,
     max_context: int,
     *,
     add_special_tokens: bool | None = None,
@@ -38,9 +39,20 @@ async def encode(
             most = max_context if truncate is None else None
             encoding = partial(tokens_of, model, text, add_special_tokens=add_special_tokens, max_context=most)
             tokens = await asyncio.to_thread(encoding) if _takes_long(text) else encoding()
+        case Infill():
+            if truncate is not None:  # it would lose the token that it begins with
+                raise InvalidRequest("a prompt with a suffix cannot be truncated", field="truncate_prompt")
+            tokens = await asyncio.to_thread(_infill, model, prompt, max_context, add_special_tokens is not False)
     if not tokens:
         raise InvalidRequest("the prompt is empty", field="prompt")
     return tokens if truncate is None else tokens[-truncate:]
+
+
+def _infill(model: LoadedModel, given: Infill, max_context: int, add_special_tokens: bool) -> list[int]:
+    if isinstance(given.prefix, TokenPrompt):
+        check_token_ids(given.prefix.ids, model.limits.vocab_size, "prompt")
+    tokenize = partial(tokens_of, model, max_context=max_context)
+    return infill_tokens(given, tokenize, add_special_tokens=add_special_tokens)
 
 
 def tokens_of(

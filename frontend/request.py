@@ -23,6 +23,8 @@ MAX_STOP_CHARS = 1_000
 MAX_LOGIT_BIAS = 1_024
 MAX_STOP_TOKEN_IDS = 1_024
 MAX_LOGPROBS = 20
+MAX_PROMPT_LOGPROBS = 1 << 18
+"""Log-probabilities of prompts that one response has: of every token, and of the likeliest ones in its place."""
 MAX_MESSAGES = 4_096
 MAX_ROLE_CHARS = 64
 MAX_DOCUMENTS = 1_024
@@ -36,6 +38,27 @@ class TokenPrompt:
     """A prompt that is tokens already, used as they are."""
 
     ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OtherFile:
+    """What a model is told beside the file that it writes in."""
+
+    text: str
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Infill:
+    """What stands between two texts is asked for, of models that have tokens for it (`frontend.infill`)."""
+
+    prefix: str | TokenPrompt
+    suffix: str
+    begun: str = ""
+    """What the answer has already; it goes on there."""
+    others: tuple[OtherFile, ...] = ()
+    with_file: bool = False
+    """Tell the model of a project and the names of files, if it knows such things."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +134,14 @@ class Grammar:
     text: str = ""
 
 
+Prompt = str | TokenPrompt | Chat | Infill
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
     """One answer asked for. Field names are those of errors; a dialect that spells one differently renames it."""
 
-    prompt: str | TokenPrompt | Chat
+    prompt: Prompt
     add_special_tokens: bool | None = None
     """Whether a prompt that is not tokens yet gets the model's, like that of its beginning. None: a text does, and a
     conversation has what its template gives it."""
@@ -126,7 +152,7 @@ class GenerateRequest:
     model: str | None = None
     """None or empty: the default one, of those that are served."""
     max_tokens: int | None = None
-    """None: what is left of the context."""
+    """None: what is left of the context. 0: no answer, where something of the prompt is to be told."""
     min_tokens: int | None = None
     temperature: float | None = None
     top_k: int | None = None
@@ -156,6 +182,11 @@ class GenerateRequest:
     """Tell reasoning from the answer to a conversation, where the model marks it."""
     tell_prompt: bool = False
     """Say in `Started` what tokens the prompt is."""
+    prompt_logprobs: int | None = None
+    """Say how likely each token of the prompt is, and so many of the likeliest ones in its place (`PromptLogprobs`).
+    The prompt is then computed whole: of what the prefix cache holds nobody computes that."""
+    num_together: int = 1
+    """Answers that one response holds, this one among them: they share what may be said of prompts."""
     deadline_s: float | None = None
     """Seconds from now after which nobody waits for the answer."""
     trace_headers: Mapping[str, str] = field(default_factory=dict)
@@ -190,6 +221,29 @@ class TokenLogprobs:
 
     chosen: TokenLogprob
     top: tuple[TokenLogprob, ...]
+
+
+class PromptToken(NamedTuple):  # there may be very many
+    """One token of a prompt, and how likely it is after those before it: natural logarithms, of the raw logits."""
+
+    token_id: int
+    token: bytes
+    """Its own bytes; not always whole characters."""
+    logprob: float | None = None
+    """None: the first, which follows nothing."""
+    rank: int | None = None
+    """1, and one for each token that is likelier in its place."""
+    top: tuple[TokenLogprob, ...] = ()
+    """The likeliest ones in its place, likeliest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """What was asked of the prompt: once, after Started and before anything of the answer."""
+
+    tokens: tuple[PromptToken, ...]
+    first_index: int = 0
+    """Of `tokens` in the prompt, for who tells them in parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +317,7 @@ class Finished:
     """The prompt as one: little-endian float32, for who asked."""
 
 
-Event = Started | Delta | Finished
+Event = Started | PromptLogprobs | Delta | Finished
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +356,7 @@ def resolve(request: GenerateRequest, prompt_tokens: int, limits: ModelLimits) -
         raise InvalidRequest(f"top_k must be -1 (off), 0 (off) or more, not {top_k}", field="top_k")
     if request.logprobs is not None and not 0 <= request.logprobs <= MAX_LOGPROBS:
         raise InvalidRequest(f"logprobs must be between 0 and {MAX_LOGPROBS}, not {request.logprobs}", field="logprobs")
+    _check_prompt_logprobs(request, prompt_tokens)
     if request.truncate_prompt is not None and request.truncate_prompt < 1:
         message = f"truncate_prompt must be at least 1, not {request.truncate_prompt}"
         raise InvalidRequest(message, field="truncate_prompt")
@@ -311,7 +366,7 @@ def resolve(request: GenerateRequest, prompt_tokens: int, limits: ModelLimits) -
     check_count(request.stop_token_ids, MAX_STOP_TOKEN_IDS, "stop_token_ids")
     check_token_ids(request.stop_token_ids, limits.vocab_size, "stop_token_ids")
     return SamplingParams(
-        max_tokens=max_tokens,
+        max_tokens=max(max_tokens, 1),  # nobody computes a prompt without drawing a token
         min_tokens=min_tokens,
         seed=secrets.randbits(63) if request.seed is None else request.seed % 2**64,
         temperature=number("temperature", 1.0, 0.0, 2.0),
@@ -326,6 +381,18 @@ def resolve(request: GenerateRequest, prompt_tokens: int, limits: ModelLimits) -
         | (frozenset() if request.ignore_eos else limits.eos_token_ids),
         num_logprobs=request.logprobs,
     )
+
+
+def _check_prompt_logprobs(request: GenerateRequest, prompt_tokens: int) -> None:
+    top, name = request.prompt_logprobs, "prompt_logprobs"
+    if top is None:
+        return
+    if not 0 <= top <= MAX_LOGPROBS:
+        raise InvalidRequest(f"{name} must be between 0 and {MAX_LOGPROBS}, not {top}", field=name)
+    most, entries = MAX_PROMPT_LOGPROBS // request.num_together, prompt_tokens * (top + 1)
+    if entries > most:
+        many = f"{prompt_tokens} tokens of a prompt and {top} more in the place of each are {entries} log-probabilities"
+        raise InvalidRequest(f"{many}; at most {most} are told here", field=name)
 
 
 def check_count(values: Sized, most: int, name: str) -> None:
@@ -360,8 +427,9 @@ def _max_tokens(request: GenerateRequest, prompt_tokens: int, max_context: int) 
         )
     if request.max_tokens is None:
         return room
-    if request.max_tokens < 1:
-        raise InvalidRequest(f"max_tokens must be at least 1, not {request.max_tokens}", field="max_tokens")
+    least = 0 if request.tell_prompt or request.prompt_logprobs is not None else 1
+    if request.max_tokens < least:
+        raise InvalidRequest(f"max_tokens must be at least {least}, not {request.max_tokens}", field="max_tokens")
     if request.max_tokens > room:
         raise ContextOverflow(
             f"prompt ({prompt_tokens} tokens) and max_tokens ({request.max_tokens}) exceed the model's context of "

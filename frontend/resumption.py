@@ -110,7 +110,9 @@ class Resumption:
 
 
 def _position(kept: _Kept, next_index: int) -> int:
-    """Of the first event that is missing."""
+    """Of the first event that is missing; before the first token it is whatever follows Started."""
+    if next_index == 0:
+        return 1
     deltas = [(position, event) for position, event in enumerate(kept.events) if isinstance(event, Delta)]
     for position, delta in deltas:
         if delta.first_index == next_index:

@@ -25,6 +25,7 @@ from frontend.observer import Watched
 from frontend.prompt import encode
 from frontend.quarantine import Quarantine
 from frontend.request import Chat, GenerateRequest, resolve
+from frontend.scores import PromptScores
 from frontend.worker_view import WorkerView
 from protos import worker_pb2 as pb
 
@@ -74,7 +75,10 @@ class Served:
             deadline=deadline,
             cache_salt=request.cache_salt,
             pooling=request.pooling,
+            prompt_logprobs=request.prompt_logprobs,
         )
+        if request.prompt_logprobs is not None:
+            job.scores = PromptScores(job.num_prompt, min(request.prompt_logprobs, model.limits.vocab_size))
         if job.hash_root:
             job.hashes = block_hashes(tokens, self._block_tokens(), job.hash_root)
         job.grammar = await _grammar(model, request, tokens)

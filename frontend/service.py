@@ -37,6 +37,7 @@ from frontend.request import (
     Delta,
     Event,
     Finished,
+    PromptLogprobs,
     Started,
     check_count,
     check_token_ids,
@@ -143,9 +144,10 @@ async def _write(events: AsyncGenerator[Event, None], context: Context) -> None:
                 await context.send_initial_metadata((("x-request-id", event.request_id),))
             elif isinstance(event, Finished):
                 context.set_trailing_metadata(convert.timing_trailers(event.timing))
-            convert.fill(response, event)
-            await context.write(response)
-            response.Clear()
+            for part in convert.split(event) if isinstance(event, PromptLogprobs) else (event,):
+                convert.fill(response, part)
+                await context.write(response)
+                response.Clear()
 
 
 class Health:

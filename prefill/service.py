@@ -26,7 +26,7 @@ from engine.sequence import SequenceId
 from engine.session import Sessions
 from engine.steploop import StepLoop
 from engine.telemetry import about, finish, inject
-from engine.wire import finish_to, logprobs_to, sequence_from
+from engine.wire import finish_to, logprobs_to, scores_to, sequence_from
 from kvtransfer.endpoints import Senders, check_layout, choose
 from kvtransfer.transport import Commit, Ticket
 from kvtransfer.wire import ticket_from_proto
@@ -43,6 +43,7 @@ from prefill.worker import (
     PrefillWorker,
     Queued,
     Refused,
+    Scored,
 )
 from protos import worker_pb2 as pb
 
@@ -140,6 +141,9 @@ class PrefillService:
                 case Queued(sequence_id):
                     if leg := self.sessions.leg(sequence_id):
                         self.sessions.send(sequence_id, granted=pb.Granted(leg=leg.number))
+                case Scored(sequence_id, scores):
+                    if leg := self.sessions.leg(sequence_id):
+                        self.sessions.send(sequence_id, prompt_scores=scores_to(leg.number, scores))
                 case DeadEnd():
                     self._dead_end(event)
                 case Freed(sequence_id):

@@ -3,7 +3,8 @@
 A prompt's life on this thread:
  1. `Compute` puts it into the scheduler's queue.
  2. `plan` gives it blocks, those of a cached prefix first, and chunks of the next steps.
- 3. After each chunk, full blocks are reported (`BlocksReady`): the service pushes them while the next chunk runs.
+ 3. After each chunk, full blocks are reported (`BlocksReady`): the service pushes them while the next chunk runs; and
+    how likely its tokens are (`Scored`), where that was asked for.
  4. After the last chunk the first token is sampled (`FirstToken`).
  5. `Close` says that the transfer is over, well or not; the blocks go to the prefix cache (`Freed`).
 `GiveUp` may come at any moment; memory that a transfer may read is freed by the `Close` that follows it.
@@ -18,6 +19,7 @@ from engine.blocks import CacheChanges
 from engine.cost import Slowdown, work_of
 from engine.custody import Custody, Holder, Inspect, Moves
 from engine.meter import Rate
+from engine.scoring import PromptScores
 from engine.sequence import Sequence as Prompt
 from engine.sequence import SequenceId, TokenLogprobs
 from engine.steps import StepRunner, StepSampler
@@ -82,6 +84,14 @@ class FirstToken:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """How likely some tokens of a prompt are, for who asked; all of them come before its first token."""
+
+    id: SequenceId
+    scores: PromptScores
+
+
+@dataclass(frozen=True, slots=True)
 class DeadEnd:
     """No token may follow the prompt: it was given up."""
 
@@ -89,7 +99,7 @@ class DeadEnd:
     message: str
 
 
-Event = Queued | BlocksReady | FirstToken | DeadEnd | Freed | Refused | CacheChanges
+Event = Queued | BlocksReady | Scored | FirstToken | DeadEnd | Freed | Refused | CacheChanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +155,9 @@ class PrefillWorker:
             end_ns = time.monotonic_ns()
             seconds = (end_ns - start_ns) / 1e9
             self._speed.add(len(batch.token_ids), seconds)
-            self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), seconds)
+            if not batch.scored:  # which is work that the profile knows nothing of
+                self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), seconds)
+            events.extend(Scored(rows.id, scores) for rows in batch.scored for scores in rows.scoring.drain())
             done = self.scheduler.commit(chunks, sampled.drawn(batch.sampled))
             logprobs = {s.id: p for s, p in zip(batch.sampled, sampled.logprobs or (), strict=False)}
             vectors = {s.id: s.pooled.vector() for s in batch.sampled if s.pooled is not None}

@@ -85,7 +85,8 @@ class InferenceServicer:
     """
 
     def Generate(self, request, context):
-        """Generates one answer and streams it: `started` once, `delta` as tokens come, `finished` once.
+        """Generates one answer and streams it: `started` once, `prompt_logprobs` if they are asked for, `delta` as tokens come,
+        `finished` once. For several answers to a prompt, make several calls, with seeds of their own: they share its cache.
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

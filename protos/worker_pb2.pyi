@@ -78,7 +78,7 @@ class WorkerCommand(_message.Message):
     def __init__(self, admit: _Optional[_Union[Admit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., renew_lease: _Optional[_Union[RenewLease, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., regrant: _Optional[_Union[Regrant, _Mapping]] = ...) -> None: ...
 
 class Admit(_message.Message):
-    __slots__ = ("leg", "request_id", "attempt", "token_ids", "num_prompt", "block_hashes", "sampling", "traceparent", "hash_root", "grammar", "pooling", "reserve", "local", "push")
+    __slots__ = ("leg", "request_id", "attempt", "token_ids", "num_prompt", "block_hashes", "sampling", "traceparent", "hash_root", "grammar", "pooling", "prompt_logprobs", "reserve", "local", "push")
     LEG_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +90,7 @@ class Admit(_message.Message):
     HASH_ROOT_FIELD_NUMBER: _ClassVar[int]
     GRAMMAR_FIELD_NUMBER: _ClassVar[int]
     POOLING_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     RESERVE_FIELD_NUMBER: _ClassVar[int]
     LOCAL_FIELD_NUMBER: _ClassVar[int]
     PUSH_FIELD_NUMBER: _ClassVar[int]
@@ -104,10 +105,11 @@ class Admit(_message.Message):
     hash_root: bytes
     grammar: str
     pooling: Pooling
+    prompt_logprobs: int
     reserve: Reserve
     local: Local
     push: Push
-    def __init__(self, leg: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt: _Optional[int] = ..., block_hashes: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., hash_root: _Optional[bytes] = ..., grammar: _Optional[str] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., reserve: _Optional[_Union[Reserve, _Mapping]] = ..., local: _Optional[_Union[Local, _Mapping]] = ..., push: _Optional[_Union[Push, _Mapping]] = ...) -> None: ...
+    def __init__(self, leg: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt: _Optional[int] = ..., block_hashes: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., hash_root: _Optional[bytes] = ..., grammar: _Optional[str] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., prompt_logprobs: _Optional[int] = ..., reserve: _Optional[_Union[Reserve, _Mapping]] = ..., local: _Optional[_Union[Local, _Mapping]] = ..., push: _Optional[_Union[Push, _Mapping]] = ...) -> None: ...
 
 class Reserve(_message.Message):
     __slots__ = ()
@@ -191,7 +193,7 @@ class Drain(_message.Message):
     def __init__(self) -> None: ...
 
 class WorkerEvent(_message.Message):
-    __slots__ = ("hello", "granted", "refused", "step_output", "prefill_done", "kv_arrived", "failed", "released", "load", "blocks_stored", "blocks_evicted")
+    __slots__ = ("hello", "granted", "refused", "step_output", "prefill_done", "kv_arrived", "failed", "released", "load", "blocks_stored", "blocks_evicted", "prompt_scores")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +205,7 @@ class WorkerEvent(_message.Message):
     LOAD_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_STORED_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_EVICTED_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_SCORES_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     granted: Granted
     refused: Refused
@@ -214,7 +217,8 @@ class WorkerEvent(_message.Message):
     load: Load
     blocks_stored: BlocksStored
     blocks_evicted: BlocksEvicted
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., step_output: _Optional[_Union[StepOutput, _Mapping]] = ..., prefill_done: _Optional[_Union[PrefillDone, _Mapping]] = ..., kv_arrived: _Optional[_Union[KvArrived, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., released: _Optional[_Union[Released, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks_stored: _Optional[_Union[BlocksStored, _Mapping]] = ..., blocks_evicted: _Optional[_Union[BlocksEvicted, _Mapping]] = ...) -> None: ...
+    prompt_scores: PromptScores
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., step_output: _Optional[_Union[StepOutput, _Mapping]] = ..., prefill_done: _Optional[_Union[PrefillDone, _Mapping]] = ..., kv_arrived: _Optional[_Union[KvArrived, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., released: _Optional[_Union[Released, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks_stored: _Optional[_Union[BlocksStored, _Mapping]] = ..., blocks_evicted: _Optional[_Union[BlocksEvicted, _Mapping]] = ..., prompt_scores: _Optional[_Union[PromptScores, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("worker_id", "incarnation", "role", "model", "layout", "num_blocks", "block_tokens", "block_bytes", "max_context", "max_sequences", "lease_ms", "vocab_size", "transports", "draining", "max_step_tokens", "profile", "own_profile", "cpu_board")
@@ -321,6 +325,22 @@ class Embedding(_message.Message):
     row: int
     values: bytes
     def __init__(self, row: _Optional[int] = ..., values: _Optional[bytes] = ...) -> None: ...
+
+class PromptScores(_message.Message):
+    __slots__ = ("leg", "first", "logprobs", "ranks", "top_ids", "top")
+    LEG_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    TOP_IDS_FIELD_NUMBER: _ClassVar[int]
+    TOP_FIELD_NUMBER: _ClassVar[int]
+    leg: int
+    first: int
+    logprobs: bytes
+    ranks: bytes
+    top_ids: bytes
+    top: bytes
+    def __init__(self, leg: _Optional[int] = ..., first: _Optional[int] = ..., logprobs: _Optional[bytes] = ..., ranks: _Optional[bytes] = ..., top_ids: _Optional[bytes] = ..., top: _Optional[bytes] = ...) -> None: ...
 
 class Logprobs(_message.Message):
     __slots__ = ("row", "chosen", "top_ids", "top")

@@ -24,7 +24,7 @@ from frontend.inference import FleetInference
 from frontend.metrics import FrontendMetrics
 from frontend.model import LoadedModel
 from frontend.observer import Observer
-from frontend.request import Delta, Finished, GenerateRequest, Started
+from frontend.request import Delta, Finished, GenerateRequest, PromptLogprobs, PromptToken, Started
 from frontend.router import Policy
 from frontend.served import Served
 from prefill.__main__ import run as run_prefill
@@ -41,6 +41,8 @@ class Completion:
     text: str
     deltas: list[Delta]
     finished: Finished
+    prompt: tuple[PromptToken, ...] = ()
+    """How likely its tokens are, where that was asked for."""
 
 
 @dataclass(slots=True)
@@ -55,7 +57,10 @@ class Cluster:
 
     async def complete(self, request: GenerateRequest) -> Completion:
         events = [event async for event in self.inference.generate(request)]
-        started, *deltas, finished = events
+        told = [event for event in events if isinstance(event, PromptLogprobs)]
+        started, *deltas, finished = [event for event in events if not isinstance(event, PromptLogprobs)]
+        assert len(told) == (request.prompt_logprobs is not None), "said twice, or not at all"
+        assert not told or events[1] is told[0]
         assert isinstance(started, Started)
         assert isinstance(finished, Finished)
         assert all(isinstance(delta, Delta) for delta in deltas)
@@ -64,7 +69,8 @@ class Cluster:
         indices = [delta.first_index for delta in made]
         lengths = [len(delta.token_ids) for delta in made]
         assert indices == [sum(lengths[:i]) for i in range(len(lengths))], "a gap or a repeat"
-        return Completion(started, tokens, "".join(delta.text for delta in made), made, finished)
+        prompt = told[0].tokens if told else ()
+        return Completion(started, tokens, "".join(delta.text for delta in made), made, finished, prompt)
 
     async def until_idle(self) -> None:
         """Wait until nobody holds a block; fails with the report when that does not come."""

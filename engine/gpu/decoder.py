@@ -131,6 +131,12 @@ class GpuDecoder:
         rms_norm(hidden, added, self.norm, eps, normed)
         return self._logits(normed[: inputs.num_sampled], space.logits[: inputs.num_sampled])
 
+    @torch.inference_mode()
+    def logits(self, normed: torch.Tensor) -> torch.Tensor:
+        """Of last hidden states that a step has left in `space.normed`, `[rows, V]` float32."""
+        out = torch.empty(len(normed), self.spec.vocab_size, dtype=torch.float32, device=self.device)
+        return self._logits(normed, out)
+
     def _logits(self, normed: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """In float32 from sums in float32: rounded to bfloat16, many of the likely tokens would be equally likely."""
         head = self.head.t()

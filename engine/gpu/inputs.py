@@ -29,6 +29,7 @@ class Sizes:
     samples: int | None
     """None: every row is sampled."""
     pooled: int = 0
+    """Or scored"""
     tiles: int = 0
     """Of prefill attention."""
 
@@ -73,7 +74,7 @@ class Inputs:
     context_lens: torch.Tensor
     """[S], 0 for padding"""
     kept_rows: torch.Tensor | None
-    """[R + P], those that sample, then those that are pooled; None when every row is sampled, and none pooled"""
+    """[R + P + Q], those that sample, are pooled, are scored; None when every row is sampled, and none anything else"""
     num_sampled: int
     """R"""
     tiles: torch.Tensor

@@ -17,6 +17,7 @@ from engine.gpu.current import on
 from engine.gpu.decoder import GpuDecoder, Space
 from engine.gpu.graphs import DecodeGraphs, buckets_up_to
 from engine.gpu.inputs import InputBuffer, Inputs, Sizes
+from engine.gpu.scoring import scores_of
 from engine.kernels.gpu.prefill_attention import choose_tile, list_tiles
 from engine.kernels.gpu.runs import choose_splits
 from engine.kernels.gpu.take_tokens import take_tokens
@@ -24,6 +25,9 @@ from engine.models.spec import ModelSpec
 from engine.sequence import SamplingParams, Sequence, SequenceId
 
 logger = logging.getLogger(__name__)
+
+_SCORED_BYTES = 1 << 24
+"""Of logits that are there at once for rows of a prompt that are scored; what is left free of the memory has room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,8 @@ class GpuRunner:
 
         `before` are the tokens of the step that it continues, `[R]` int64 on the device, if it does.
 
-        Nothing is waited for, unless rows are pooled: the logits are there when work of the same stream that follows
-        runs. They lie in a buffer that the next step writes.
+        Nothing is waited for, unless rows are pooled or scored: the logits are there when work of the same stream that
+        follows runs. They lie in a buffer that the next step writes.
         """
         # Kernels do not check bounds.
         assert int(batch.positions.max()) < len(self.decoder.rope), "a position lies past the context"
@@ -86,12 +90,22 @@ class GpuRunner:
             return self._graphs(bucket)[:rows]
         tiles = list_tiles(batch.query_starts, batch.context_lens, batch.num_decode, self._group, self._tile_rows)
         num_sequences, width = batch.block_tables.shape
-        num_sampled, num_pooled = len(batch.sample_rows), len(batch.pooled_rows)
-        sizes = Sizes(rows, num_sequences, batch.num_decode, width, num_sampled, num_pooled, len(tiles))
+        num_sampled, num_pooled, num_scored = len(batch.sample_rows), len(batch.pooled_rows), len(batch.scored_rows)
+        sizes = Sizes(rows, num_sequences, batch.num_decode, width, num_sampled, num_pooled + num_scored, len(tiles))
         logits = self._compute(self._bring(sizes, batch, before, tiles))
         if batch.pooled:
             batch.pool(self._space.normed[num_sampled : num_sampled + num_pooled].float().cpu().numpy())
+        if batch.scored:
+            first = num_sampled + num_pooled
+            self._score(self._space.normed[first : first + num_scored], batch)
         return logits
+
+    def _score(self, normed: torch.Tensor, batch: Batch) -> None:
+        """A few rows at a time."""
+        at_once = max(_SCORED_BYTES // (4 * self.spec.vocab_size), 1)
+        for begin in range(0, len(normed), at_once):
+            logits = self.decoder.logits(normed[begin : begin + at_once])
+            batch.score(begin, scores_of(logits, batch.scored_ids[begin : begin + at_once], batch.num_top))
 
     def _bring(
         self, sizes: Sizes, batch: Batch, before: torch.Tensor | None, tiles: np.ndarray | None = None

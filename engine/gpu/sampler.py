@@ -14,11 +14,11 @@ import torch
 from engine.gpu.current import on
 from engine.gpu.history import History, News
 from engine.gpu.packed import Packed, Part, to_device
+from engine.gpu.scoring import find_likely
 from engine.kernels.gpu.adjust_logits import add_bias, ban, note_tokens, penalise
 from engine.kernels.gpu.candidates import Scratch
 from engine.kernels.gpu.keep import keep
 from engine.kernels.gpu.sample import sample
-from engine.kernels.gpu.top_logits import MAX_COUNT, num_parts, top_logits
 from engine.masks import Allowed, Masks
 from engine.sampler import Sampled
 from engine.sequence import SamplingParams, Sequence, SequenceId, TokenLogprobs
@@ -98,7 +98,7 @@ class GpuSampler:
         token_ids, *likely = found.tensors
         sample(logits, temperatures, top_ks, top_ps, min_ps, seeds, numbers, self._scratch, token_ids)
         if raw is not None:
-            _find_likely(raw, token_ids.index_select(0, rows), likely)
+            find_likely(raw, token_ids.index_select(0, rows), likely)
         dead_ends = {} if allowed is None else allowed.dead_ends
         return self._fetch(found, _outcome(len(sequences), len(asked), count), asked, sequences, dead_ends)
 
@@ -171,17 +171,6 @@ def _outcome(num_rows: int, num_asked: int, count: int) -> list[Part]:
         (likely, torch.float32),
         (likely, torch.int64),
     ]
-
-
-def _find_likely(raw: torch.Tensor, chosen: torch.Tensor, into: Rows[torch.Tensor]) -> None:
-    num_rows, parts = len(raw), num_parts(raw.shape[1])
-    scratch = (
-        torch.empty(num_rows, parts, MAX_COUNT, dtype=torch.int64, device=raw.device),
-        torch.empty(num_rows, parts, dtype=torch.float32, device=raw.device),
-        torch.empty(num_rows, parts, dtype=torch.float64, device=raw.device),
-    )
-    chosen_logprobs, logprobs, ids = into
-    top_logits(raw, chosen, scratch, chosen_logprobs, logprobs, ids)
 
 
 def _filters(sequences: Rows[Sequence], indices: Rows[int]) -> list[np.ndarray]:

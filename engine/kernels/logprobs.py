@@ -1,4 +1,4 @@
-"""Log-probabilities of one sampled token per row and of the most likely ones.
+"""Log-probabilities of one token per row, sampled or of a prompt, and of the most likely ones.
 
 logprob_i = x_i - log(sum_j exp(x_j - max x)) - max x
 """
@@ -8,6 +8,7 @@ import torch
 from numba import njit, prange
 
 from engine.kernels.exp import FAST, exp
+from engine.scoring import PromptScores
 
 
 def logprobs_twin(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -62,3 +63,27 @@ def logprobs(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np
     values, ids = np.empty((num_rows, count), np.float64), np.empty((num_rows, count), np.int64)
     _logprobs(logits, log_totals, values, ids)
     return log_totals, values, ids
+
+
+@njit(parallel=True, nogil=True, cache=True)
+def _ranks(logits, ids, ranks):  # type: ignore[no-untyped-def]
+    for row in prange(logits.shape[0]):
+        own, rank = logits[row, ids[row]], 1
+        for i in range(logits.shape[1]):
+            rank += logits[row, i] > own
+        ranks[row] = rank
+
+
+def ranks_twin(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Of the tokens `ids` `[R]` in their rows: 1 and one for each token that is likelier."""
+    return 1 + (logits > logits.gather(1, ids[:, None])).sum(1)
+
+
+def scores_of(logits: np.ndarray, ids: np.ndarray, count: int) -> PromptScores:
+    """Of the tokens `ids` `[R]` int64 that follow rows of `logits` `[R, V]`, with the `count` likeliest in each place,
+    as of a prompt's second token and those that follow."""
+    log_totals, values, top_ids = logprobs(logits, min(count, logits.shape[1]))
+    ranks = np.empty(len(ids), np.int32)
+    _ranks(logits, ids, ranks)
+    chosen = logits[np.arange(len(ids)), ids] - log_totals
+    return PromptScores(1, chosen.astype(np.float32), ranks, top_ids.astype(np.int32), values.astype(np.float32))

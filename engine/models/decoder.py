@@ -21,6 +21,7 @@ from engine.checkpoint import Weights
 from engine.kernels import decode_step
 from engine.kernels.decode_attention import NO_WINDOW, decode_attention
 from engine.kernels.linear import INT8, AnyLinear, LinearStack
+from engine.kernels.logprobs import scores_of
 from engine.kernels.norm import rms_norm
 from engine.kernels.prefill_attention import PrefillChunk, prefill_attention, rounded_dtype
 from engine.kernels.rope_cache import rope_cache
@@ -33,6 +34,8 @@ from engine.tp.split import Split
 
 _MOST_NATIVE_ROWS = 64
 """Rows up to which a step of one token each is one native call."""
+_SCORED_BYTES = 1 << 24
+"""Of logits that are there at once for the rows of a prompt that are scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ class Decoder:
             self._native is not None
             and num_rows <= _MOST_NATIVE_ROWS
             and num_rows == batch.num_decode == len(batch.sampled)
-            and not batch.pooled
+            and not batch.pooled  # who samples is past what is scored
         ):
             return torch.from_numpy(self._step(batch, cache, self._native))
         return self._layer_by_layer(batch, cache)
@@ -141,9 +144,21 @@ class Decoder:
             normed = rms_norm(hidden, ranks.sum(layer.output(attended)), layer.post_norm, eps)
             delta = ranks.sum(layer.down(silu_mul(layer.gate_up(normed))))
         final, num_sampled = rms_norm(hidden, delta, self.norm, eps), len(batch.sample_rows)
+        num_unscored = len(kept_rows) - len(batch.scored_rows)
         if batch.pooled:
-            batch.pool(final[num_sampled:].numpy())
+            batch.pool(final[num_sampled:num_unscored].numpy())
+        if len(batch.scored_rows):
+            self._score(final[num_unscored:], batch)
         return ranks.gather(self.head(final[:num_sampled]), self.spec.vocab_size)
+
+    def _score(self, hidden: torch.Tensor, batch: Batch) -> None:
+        """A few rows at a time; every rank computes its part of them, and rank 0 alone knows whose they are."""
+        at_once = max(_SCORED_BYTES // (4 * self.spec.vocab_size), 1)
+        for begin in range(0, len(hidden), at_once):
+            logits = self.ranks.gather(self.head(hidden[begin : begin + at_once]), self.spec.vocab_size)
+            if batch.scored:
+                ids = batch.scored_ids[begin : begin + at_once]
+                batch.score(begin, scores_of(logits.numpy(), ids, batch.num_top))
 
     def _step(self, batch: Batch, cache: KVCache, weights: decode_step.Weights) -> np.ndarray:
         """What `__call__` computes, for one token of each sequence; without torch, for the reason that `Batch` has."""

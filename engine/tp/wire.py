@@ -9,9 +9,9 @@ import numpy as np
 
 from engine.batch import Batch
 
-_HEAD = struct.Struct("<6I")
-"""Tokens, sequences, blocks of the longest table, rows that sample, rows that are pooled, rows that decode; a whole
-number of int64."""
+_HEAD = struct.Struct("<7I4x")
+"""Tokens, sequences, blocks of the longest table, rows that sample, rows that are pooled, rows that are scored, rows
+that decode; a whole number of int64."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +43,13 @@ class Setup:
 
 
 def pack_batch(batch: Batch) -> bytes:
-    """All of it but the sequences that sample or are pooled: only rank 0 needs what comes of them."""
+    """All of it but the sequences that sample, are pooled or scored: only rank 0 needs what comes of them."""
     assert batch.continues is None, "ranks compute one step after the other"
     num_sequences, num_blocks = batch.block_tables.shape
-    counts = len(batch.sample_rows), len(batch.pooled_rows), batch.num_decode
+    counts = len(batch.sample_rows), len(batch.pooled_rows), len(batch.scored_rows), batch.num_decode
     head = _HEAD.pack(len(batch.token_ids), num_sequences, num_blocks, *counts)
     arrays = (
-        *(batch.token_ids, batch.positions, batch.slots, batch.sample_rows, batch.pooled_rows),
+        *(batch.token_ids, batch.positions, batch.slots, batch.sample_rows, batch.pooled_rows, batch.scored_rows),
         *(batch.query_starts, batch.context_lens, batch.block_tables),
     )
     return b"".join((head, *(array.tobytes() for array in arrays)))
@@ -57,7 +57,7 @@ def pack_batch(batch: Batch) -> bytes:
 
 def unpack_batch(data: bytearray) -> Batch:
     """Its arrays are parts of `data`: writable, as kernels are compiled for arrays that are."""
-    num_tokens, num_sequences, num_blocks, num_sampled, num_pooled, num_decode = _HEAD.unpack_from(data)
+    num_tokens, num_sequences, num_blocks, num_sampled, num_pooled, num_scored, num_decode = _HEAD.unpack_from(data)
     at = _HEAD.size
 
     def array(count: int, item: type[np.int64] | type[np.int32]) -> np.ndarray:
@@ -67,7 +67,7 @@ def unpack_batch(data: bytearray) -> Batch:
         return found
 
     token_ids, positions, slots = (array(num_tokens, np.int64) for _ in range(3))
-    sample_rows, pooled_rows = array(num_sampled, np.int64), array(num_pooled, np.int64)
+    sample_rows, pooled_rows, scored_rows = (array(num, np.int64) for num in (num_sampled, num_pooled, num_scored))
     query_starts, context_lens = array(num_sequences + 1, np.int32), array(num_sequences, np.int32)
     block_tables = array(num_sequences * num_blocks, np.int32).reshape(num_sequences, num_blocks)
     assert at == len(data), "a batch has more bytes than it says"
@@ -82,4 +82,5 @@ def unpack_batch(data: bytearray) -> Batch:
         sampled=(),
         num_decode=num_decode,
         pooled_rows=pooled_rows,
+        scored_rows=scored_rows,
     )

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import ContextOverflow, TandemError
 from frontend.api import Inference
-from frontend.request import CallDelta, Delta, Event, Finished, GenerateRequest, TokenLogprobs
+from frontend.request import CallDelta, Delta, Event, Finished, GenerateRequest, PromptToken, TokenLogprobs
 from frontend.rest.hangup import run_unless_hung_up
 from frontend.rest.middleware import CALLER, REQUEST_ID
 
@@ -146,6 +146,8 @@ class Choice:
     token_ids: list[int] = field(default_factory=list)
     prompt_ids: tuple[int, ...] = ()
     """Where they were asked for."""
+    prompt: tuple[PromptToken, ...] = ()
+    """How likely its tokens are, where that was asked for."""
     finished: Finished | None = None
 
     def take(self, delta: Delta) -> None:

@@ -9,7 +9,7 @@ import struct
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from engine.errors import UnknownModel
+from engine.errors import UnknownModel, Unsupported
 from frontend.accounts import Accounts
 from frontend.api import ModelStatus, Readiness, ServedModel, WorkerStatus
 from frontend.recorder import Recorder
@@ -20,7 +20,10 @@ from frontend.request import (
     Finish,
     Finished,
     GenerateRequest,
+    Infill,
     ModelLimits,
+    PromptLogprobs,
+    PromptToken,
     Started,
     Timing,
     TokenLogprob,
@@ -61,6 +64,20 @@ def logprobs_of(token: int) -> TokenLogprobs:
     """Half for the token, a quarter for the next one of the vocabulary, never for its predecessor."""
     named = [TokenLogprob(token + offset, logprob, bytes([(token + offset) % 256])) for offset, logprob in _TOP]
     return TokenLogprobs(named[0], tuple(named))
+
+
+def prompt_logprobs_of(ids: Sequence[int], top: int) -> PromptLogprobs:
+    """Every token is the second likeliest in its place, and less likely by the place."""
+    first, *others = (PromptToken(token, bytes([token % 256])) for token in ids)
+    told = [
+        token._replace(
+            logprob=-1.0 - place,
+            rank=2,
+            top=(TokenLogprob(256, -0.25, b"</s>"), TokenLogprob(token.token_id, -1.0 - place, token.token))[:top],
+        )
+        for place, token in enumerate(others, 1)
+    ]
+    return PromptLogprobs((first, *told))
 
 
 _TOP = ((0, -0.5), (1, -1.5), (-1, float("-inf")))
@@ -121,11 +138,15 @@ class FakeInference:
                         await step.wait()
                     case Exception():
                         raise step
+                    case Delta() if request.max_tokens == 0:
+                        continue
                     case Started() | Delta() | Finished():
                         if not taken:
                             taken = True
                             told = tuple(prompt) if request.tell_prompt else ()
                             yield Started(f"req-{number}", self.answers, num_prompt, seed, prompt_ids=told)
+                            if prompt and request.prompt_logprobs is not None:
+                                yield prompt_logprobs_of(prompt, request.prompt_logprobs)
                         yield self._fitted(step, request, num_prompt)
                     case _:
                         step()
@@ -135,6 +156,8 @@ class FakeInference:
                 self.idle.set()
 
     def _check(self, request: GenerateRequest) -> tuple[Sequence[int], int]:
+        if isinstance(request.prompt, Infill):
+            raise Unsupported("this model cannot", field="infill")
         if isinstance(request.prompt, TokenPrompt):
             ids: Sequence[int] = request.prompt.ids
             check_token_ids(request.prompt.ids, VOCAB_SIZE, "prompt")
@@ -153,6 +176,8 @@ class FakeInference:
                 logprobs = () if top is None else tuple(TokenLogprobs(e.chosen, e.top[:top]) for e in event.logprobs)
                 return event._replace(logprobs=logprobs)
             case Finished():
+                if request.max_tokens == 0:
+                    return Finished(Finish.LENGTH, None, Usage(num_prompt, 0, 0), event.timing)
                 usage = replace(event.usage, prompt_tokens=num_prompt)
                 return replace(event, usage=usage, vector=VECTOR if request.pooling else b"")
             case _:

@@ -7,6 +7,7 @@ import grpc.aio
 import pytest
 from google.rpc.error_details_pb2 import BadRequest
 
+from engine.errors import InvalidRequest
 from frontend.grpc_chat import chat
 from frontend.grpc_convert import field_path, fill
 from frontend.request import CallDelta, Chat, Delta, Finish, Finished, Usage
@@ -57,6 +58,13 @@ def test_what_the_template_is_told_besides() -> None:
         pb.Chat(documents=['{"title": "a"}'], template_kwargs={"enable_thinking": "false"}, continue_final_message=True)
     )
     assert asked.documents == ({"title": "a"},)
+    assert asked.reasoning_effort is None
+    assert chat(pb.Chat(reasoning_effort="low")).reasoning_effort == "low"
+    strict = chat(pb.Chat(tools=[TOOL, pb.Tool(name="g", strict=True), pb.Tool(name="h", strict=False)]))
+    assert strict.strict_tools == {"g"}
+    with pytest.raises(InvalidRequest) as raised:
+        chat(pb.Chat(reasoning_effort="much"))
+    assert raised.value.field == "chat.reasoning_effort"
     assert asked.template_kwargs == {"enable_thinking": False}
     assert (asked.continue_final_message, asked.add_generation_prompt) == (True, False)
 

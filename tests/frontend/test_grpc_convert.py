@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import grpc
 import grpc.aio
@@ -6,10 +7,11 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor
 from google.rpc.error_details_pb2 import BadRequest
 
+from engine.errors import InvalidRequest
 from frontend.grpc_convert import field_path, generate_request
-from frontend.request import Chat, GenerateRequest, TokenPrompt
+from frontend.request import Chat, GenerateRequest, Infill, PromptLogprobs, PromptToken, TokenLogprob, TokenPrompt
 from protos import generate_pb2 as pb
-from tests.frontend.test_grpc_service import FakeInference, details, generate, served
+from tests.frontend.test_grpc_service import ANSWER, STARTED, FakeInference, details, generate, served
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,7 @@ from tests.frontend.test_grpc_service import FakeInference, details, generate, s
             Chat(({"role": "user", "content": "hi"},)),
         ),
         (pb.GenerateRequest(chat=pb.Chat(add_generation_prompt=False)), Chat((), add_generation_prompt=False)),
+        (pb.GenerateRequest(infill=pb.Infill(prefix="a", suffix="b")), Infill("a", "b")),
     ],
 )
 async def test_every_kind_of_prompt_arrives(message: pb.GenerateRequest, prompt: object) -> None:
@@ -59,8 +62,50 @@ def test_every_field_of_the_message_is_carried(group: str, zero: bool) -> None:
         else:
             setattr(part, name, sample)
 
-        assert getattr(generate_request(message, {}, None), name) == sample, name
-        assert field_path(name) == f"{group}.{name}"
+        known = "tell_prompt" if name == "prompt_token_ids" else name
+        assert getattr(generate_request(message, {}, None), known) == sample, name
+        assert field_path(known) == f"{group}.{name}"
+
+
+def test_what_is_said_of_the_prompt_beside_it_is_carried() -> None:
+    assert generate_request(
+        pb.GenerateRequest(text="hi", add_special_tokens=False, truncate_prompt_tokens=5, cache_salt="s"), {}, None
+    ) == GenerateRequest(prompt="hi", add_special_tokens=False, truncate_prompt=5, cache_salt="s")
+    assert field_path("truncate_prompt") == "truncate_prompt_tokens"
+
+
+def test_json_may_be_of_the_content_alone() -> None:
+    def request(**fields: object) -> GenerateRequest:
+        content_only = pb.Grammar(content_only=True, **fields)  # type: ignore[arg-type]
+        chat = pb.Chat(messages=[pb.ChatMessage(role="user", content="hi")])
+        return generate_request(pb.GenerateRequest(chat=chat, grammar=content_only), {}, None)
+
+    assert request(json_schema="{}").format_only
+    assert request(json_object=pb.JsonObject()).format_only
+    of_text = pb.GenerateRequest(text="hi", grammar=pb.Grammar(json_schema="{}", content_only=True))
+    for wrong in (lambda: request(regex="a"), lambda: generate_request(of_text, {}, None)):
+        with pytest.raises(InvalidRequest) as raised:
+            wrong()
+        assert raised.value.field == "grammar.content_only"
+
+
+async def test_how_likely_a_prompt_is_comes_in_parts() -> None:
+    tokens = (
+        PromptToken(5, b"a"),
+        *(PromptToken(6, b"\xff", -1.5, 2, (TokenLogprob(7, -0.5, b"b"),)) for _ in range(9000)),
+    )
+    started = replace(STARTED, prompt_ids=(5, 6))
+    inference = FakeInference((started, PromptLogprobs(tokens), *ANSWER[1:]))
+    async with served(inference) as server:
+        first, *parts = await generate(server, pb.GenerateRequest(text="hi"))
+    assert first.started.prompt_token_ids == [5, 6]
+    told = [part.prompt_logprobs for part in parts if part.WhichOneof("event") == "prompt_logprobs"]
+    assert [(part.first_index, len(part.tokens)) for part in told] == [(0, 8192), (8192, 809)]
+    assert not told[0].tokens[0].HasField("logprob")
+    last = told[1].tokens[-1]
+    assert (last.token_id, last.token, last.logprob, last.rank) == (6, b"\xff", -1.5, 2)
+    assert [(other.token_id, other.logprob, other.token) for other in last.top] == [(7, -0.5, b"b")]
+    assert [part.WhichOneof("event") for part in parts[2:]] == ["delta", "delta", "finished"]
 
 
 @pytest.mark.parametrize(

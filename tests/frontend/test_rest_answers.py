@@ -235,6 +235,62 @@ async def test_an_answer_may_begin_with_its_prompt(client: httpx.AsyncClient) ->
     assert (response.status_code, response.json()["error"]["param"]) == (400, "prompt")
 
 
+async def test_log_probabilities_of_a_prompt_come_before_those_of_its_answer(client: httpx.AsyncClient) -> None:
+    asked = {**PROMPT, "echo": True, "logprobs": 1, "prompt": ["h\u00e9", "b"]}
+    first, second = (await post(client, COMPLETIONS, asked))["choices"]
+    assert first["logprobs"] == {
+        "tokens": ["h", "bytes:\\xc3", "bytes:\\xa9", *"Hello!"],
+        "token_logprobs": [None, -2.0, -3.0, *[-0.5] * 6],
+        "top_logprobs": [
+            None,
+            {"bytes:\\xc3": -2.0, "</s>": -0.25},
+            {"bytes:\\xa9": -3.0, "</s>": -0.25},
+            *({char: -0.5} for char in "Hello!"),
+        ],
+        "text_offset": [0, 1, 1, 2, 3, 4, 5, 6, 7],
+    }
+    assert second["logprobs"]["token_logprobs"] == [None, *[-0.5] * 6]
+    opening, *rest = await chunks(client, COMPLETIONS, {**asked, "prompt": "h\u00e9"})
+    assert opening["choices"][0]["text"] == "h\u00e9"
+    told = [chunk["choices"][0]["logprobs"] for chunk in (opening, *rest)]
+    assert told.pop() is None
+    assert {name: [each for logprobs in told for each in logprobs[name]] for name in told[0]} == first["logprobs"]
+
+
+async def test_a_prompt_alone(client: httpx.AsyncClient) -> None:
+    asked = {**PROMPT, "echo": True, "logprobs": 0, "max_tokens": 0}
+    answer = await post(client, COMPLETIONS, asked)
+    (choice,) = answer["choices"]
+    assert (choice["text"], choice["finish_reason"]) == ("hi", "length")
+    assert choice["logprobs"]["top_logprobs"] == [None, {"i": -2.0}]
+    assert "prompt_token_ids" not in choice
+    assert (answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"]) == (2, 0)
+    opening, closing = await chunks(client, COMPLETIONS, asked)
+    assert opening["choices"][0]["logprobs"] == choice["logprobs"]
+    assert closing["choices"][0]["finish_reason"] == "length"
+    response = await client.post(COMPLETIONS, json={**PROMPT, "max_tokens": 0})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "max_tokens")
+
+
+async def test_a_prompt_as_vllm_tells_it(client: httpx.AsyncClient) -> None:
+    end = {"logprob": -0.25, "rank": 1, "decoded_token": "</s>"}
+    expected = [None, {"105": {"logprob": -2.0, "rank": 2, "decoded_token": "i"}, "256": end}]
+    choices = (await post(client, COMPLETIONS, {**PROMPT, "prompt_logprobs": 2, "n": 2}))["choices"]
+    assert [choice["prompt_logprobs"] for choice in choices] == [expected, expected]
+    answer = await post(client, CHAT, {**QUESTION, "prompt_logprobs": 0})
+    assert answer["prompt_logprobs"][0] is None
+    assert [len(told) for told in answer["prompt_logprobs"][1:]] == [1] * 7
+    assert "prompt_logprobs" not in await post(client, CHAT, QUESTION)
+    response = await client.post(CHAT, json={**QUESTION, "prompt_logprobs": 21})
+    assert (response.status_code, response.json()["error"]["param"]) == (400, "prompt_logprobs")
+
+
+async def test_a_suffix_needs_a_model_that_knows_such_things(client: httpx.AsyncClient) -> None:
+    response = await client.post(COMPLETIONS, json={**PROMPT, "suffix": "b"})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"], error["code"]) == (400, "suffix", "unsupported_parameter")
+
+
 def likely(text: str, logprob: float) -> list[Step]:
     entry = TokenLogprobs(TokenLogprob(97, logprob, b"a"), ())
     return [Delta(text, (97,), 0, (entry,)), Finished(Finish.STOP, None, Usage(0, 1, 1), TIMING)]

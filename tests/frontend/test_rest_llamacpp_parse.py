@@ -7,9 +7,9 @@ import pytest
 
 from engine.errors import InvalidRequest, Unsupported
 from frontend.fields import UnknownParameter, UnsupportedParameter
+from frontend.infill import MAX_CHARS
 from frontend.request import GenerateRequest, Grammar, GrammarKind, TokenPrompt
 from frontend.rest.llamacpp import samplers
-from frontend.rest.llamacpp.infill import MAX_CHARS
 from frontend.rest.llamacpp.parse import Ask, parse_completion, parse_infill
 from frontend.rest.llamacpp.request_types import DETAILS, OFF, LlamaCompletionRequest
 from tests.frontend.fake_inference import MODEL, FakeInference

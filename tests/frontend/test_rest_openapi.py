@@ -80,7 +80,7 @@ async def test_every_documented_path_exists_and_every_field_of_answers_is_docume
                 assert str(response.status_code) in operation["responses"], path
         headers = {"x-tandem-timing": "1"}
         question = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
-        question |= {"logprobs": True, "return_token_ids": True}
+        question |= {"logprobs": True, "return_token_ids": True, "prompt_logprobs": 1}
         chat = await client.post("/v1/chat/completions", json=question, headers=headers)
         assert set(chat.json()) == set(SCHEMAS["ChatCompletion"]["properties"])
         completion = await client.post("/v1/completions", json={"model": MODEL, "prompt": "hi"}, headers=headers)

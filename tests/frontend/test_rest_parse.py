@@ -7,7 +7,7 @@ import pytest
 
 from engine.errors import InvalidRequest
 from frontend.fields import UnknownParameter, UnsupportedParameter
-from frontend.request import Chat, GenerateRequest, TokenPrompt
+from frontend.request import Chat, GenerateRequest, Infill, TokenPrompt
 from frontend.rest.openai import request_types as types
 from frontend.rest.openai.parse import Ask, parse_chat, parse_completion
 from tests.frontend.fake_inference import MODEL
@@ -268,9 +268,6 @@ def test_off_is_a_matter_of_type_too(name: str, value: object) -> None:
 def test_echoes_and_the_best_of_many() -> None:
     assert completion(echo=True).echo
     assert not completion(echo=False, logprobs=1).echo
-    with pytest.raises(UnsupportedParameter, match="prompts") as raised:
-        completion(echo=True, logprobs=0)
-    assert raised.value.field == "echo"
     ask = completion(prompt=["a", "b"], n=2, best_of=3, seed=10)
     assert (len(ask.generations), ask.num_each, ask.n) == (6, 3, 2)
     assert [generation.seed for generation in ask.generations] == [10, 11, 12] * 2
@@ -282,6 +279,36 @@ def test_echoes_and_the_best_of_many() -> None:
         with pytest.raises(InvalidRequest) as wrong:
             completion(**fields)
         assert wrong.value.field == "best_of"
+
+
+def test_what_is_said_of_prompts() -> None:
+    ask = completion(echo=True, logprobs=2, max_tokens=0)
+    assert (ask.generations[0].prompt_logprobs, ask.generations[0].max_tokens) == (2, 0)
+    assert (ask.echo_logprobs, ask.prompt_logprobs) == (2, None)
+    both = completion(echo=True, logprobs=0, prompt_logprobs=4, prompt=["a", "b"], n=2)
+    assert [each.prompt_logprobs for each in both.generations] == [4, None, 4, None]
+    assert {each.num_together for each in both.generations} == {4}
+    assert (both.echo_logprobs, both.prompt_logprobs) == (0, 4)
+    streamed = completion(echo=True, logprobs=1, n=2, stream=True)
+    assert [each.prompt_logprobs for each in streamed.generations] == [1, 1]
+    assert chat(prompt_logprobs=0).generations[0].prompt_logprobs == 0
+    assert chat().generations[0].prompt_logprobs is None
+    assert completion(logprobs=3).generations[0].prompt_logprobs is None
+    for ask_wrongly in (chat, completion):
+        for fields in ({"stream": True, "prompt_logprobs": 1}, {"prompt_logprobs": -1}):
+            with pytest.raises(InvalidRequest) as raised:
+                ask_wrongly(**fields)
+            assert raised.value.field == "prompt_logprobs"
+
+
+def test_suffixes_ask_for_what_stands_between() -> None:
+    ask = completion(prompt=["a", "b"], suffix="c")
+    assert [each.prompt for each in ask.generations] == [Infill("a", "c"), Infill("b", "c")]
+    assert completion(prompt=[5, 6], suffix="c").generations[0].prompt == Infill(TokenPrompt((5, 6)), "c")
+    assert completion(suffix="").generations == completion().generations
+    with pytest.raises(InvalidRequest) as raised:
+        completion(suffix="c", echo=True)
+    assert raised.value.field == "suffix"
 
 
 @pytest.mark.parametrize("kind", sorted(types.PART_TYPES))

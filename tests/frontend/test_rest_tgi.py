@@ -187,6 +187,23 @@ async def test_a_character_is_told_with_the_token_that_ends_it(
     assert event["token"]["text"] == event["generated_text"] == "\ufffd"
 
 
+async def test_how_likely_the_inputs_are(client: httpx.AsyncClient, inference: FakeInference) -> None:
+    answer = (await ask(client, decoder_input_details=True, best_of=2, do_sample=True)).json()
+    prefill = [{"id": 104, "text": "h", "logprob": None}, {"id": 105, "text": "i", "logprob": -2.0}]
+    assert answer["details"]["prefill"] == prefill
+    assert answer["details"]["best_of_sequences"][0]["prefill"] == prefill
+    assert [request.prompt_logprobs for request in inference.requests] == [0, None]
+    for path in ("/generate_stream", "/"):
+        body = {
+            "inputs": "hi",
+            "parameters": {"decoder_input_details": True},
+            **({"stream": True} if path == "/" else {}),
+        }
+        response = await client.post(path, json=body)
+        assert response.status_code == 422
+        assert "decoder_input_details" in response.json()["error"]
+
+
 # -- best_of -----------------------------------------------------------------------------------------------------------
 
 
@@ -336,7 +353,7 @@ def test_documented_parameters_are_those_that_are_taken() -> None:
 
 
 async def test_what_asks_for_nothing_is_taken(client: httpx.AsyncClient) -> None:
-    off = {"watermark": False, "decoder_input_details": False, "typical_p": 1.0, "adapter_id": None}
+    off = {"watermark": False, "typical_p": 1.0, "adapter_id": None}
     nothing = dict.fromkeys(TgiParameters.__struct_fields__)
     assert (await ask(client, **off, **nothing)).status_code == 200
 
@@ -354,7 +371,6 @@ async def test_what_asks_for_nothing_is_taken(client: httpx.AsyncClient) -> None
         ({"inputs": "hi", "parameters": []}, "parameters"),
         ({"inputs": "hi", "parameters": {"watermark": True}}, "parameters.watermark"),
         ({"inputs": "hi", "parameters": {"typical_p": 0.5}}, "parameters.typical_p"),
-        ({"inputs": "hi", "parameters": {"decoder_input_details": True}}, "parameters.decoder_input_details"),
         ({"inputs": "hi", "parameters": {"adapter_id": "a"}}, "parameters.adapter_id"),
         ({"inputs": "hi", "parameters": {"min_p": 0.5}}, "parameters.min_p"),
         ({"inputs": "hi", "parameters": {"temperature": 0.0}}, "temperature"),

@@ -15,6 +15,7 @@ from typing import TypeVar
 from engine.errors import InvalidRequest
 from frontend.api import Inference
 from frontend.fields import Body, UnsupportedParameter, convert, decode_body, supported
+from frontend.infill import check_chars, infill_tokens
 from frontend.request import (
     MAX_LOGIT_BIAS,
     MAX_PROMPT_IDS,
@@ -22,10 +23,11 @@ from frontend.request import (
     GenerateRequest,
     Grammar,
     GrammarKind,
+    Infill,
+    OtherFile,
     TokenPrompt,
     check_count,
 )
-from frontend.rest.llamacpp.infill import check_chars, infill_prompt
 from frontend.rest.llamacpp.request_types import (
     DETAILS,
     OFF,
@@ -90,7 +92,10 @@ async def parse_infill(body: bytes, inference: Inference) -> Ask:
     fields = _fields(body, LlamaInfillRequest)
     given = convert(fields, LlamaInfillRequest)
     tokenize = partial(inference.tokenize, given.model)
-    return await _ask(given, [await asyncio.to_thread(infill_prompt, given, tokenize)], tokenize)
+    others = tuple(OtherFile(extra.text, extra.filename or "") for extra in given.input_extra or ())
+    asked = Infill(given.input_prefix, given.input_suffix, given.prompt or "", others, with_file=True)
+    ids = await asyncio.to_thread(infill_tokens, asked, tokenize)
+    return await _ask(given, [TokenPrompt(tuple(ids))], tokenize)
 
 
 def _fields(body: bytes, kind: type[LlamaSampling]) -> Body:

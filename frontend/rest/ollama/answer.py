@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import Unavailable
 from frontend.api import Inference
-from frontend.request import Delta, Event, Finish, Finished, GenerateRequest, Started, TokenPrompt
+from frontend.request import Delta, Event, Finish, Finished, GenerateRequest, Infill, Started, TokenPrompt
 from frontend.rest.answers import Choice, answer, generate_what_fits, send_part, start_stream
 from frontend.rest.middleware import CALLER, NDJSON
 from frontend.rest.ollama.answer_types import OllamaAnswer
@@ -83,6 +83,7 @@ class Endpoint:
         """Tokenized by itself: an answer does not tell what its prompt was made into."""
         if isinstance(generation.prompt, TokenPrompt):
             return list(generation.prompt.ids)
+        assert not isinstance(generation.prompt, Infill), "nothing of this dialect asks for what stands between"
         special = None if begins else False  # None: what a prompt of this kind has
         return await asyncio.to_thread(
             self._inference.tokenize, generation.model, generation.prompt, add_special_tokens=special

@@ -18,9 +18,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from engine.errors import InvalidRequest
+from engine.errors import InvalidRequest, Unsupported
 from frontend.api import Inference
-from frontend.request import Delta, Event, Finished, Started, TokenPrompt
+from frontend.fields import UnsupportedParameter
+from frontend.request import Delta, Event, Finished, PromptLogprobs, Started, TokenPrompt
 from frontend.rest.answers import Choice, answer, send_part, start_stream
 from frontend.rest.middleware import SSE
 from frontend.rest.openai.answer_types import (
@@ -51,7 +52,14 @@ class Endpoint:
         kind = StreamedAnswers if ask.stream else WholeAnswer
         echoes = await asyncio.to_thread(self._echoes, ask) if ask.echo else ()
         answers = kind(form, ask, with_timing=with_timing, send=send, echoes=echoes)
-        await answer(self._inference, ask.generations, answers, scope, receive, names=ask.names, generate=form.generate)
+        try:
+            await answer(
+                self._inference, ask.generations, answers, scope, receive, names=ask.names, generate=form.generate
+            )
+        except Unsupported as error:
+            if error.field != "suffix":
+                raise
+            raise UnsupportedParameter(f"suffix: {error.message}", field="suffix") from error
 
     def _echoes(self, ask: Ask) -> list[str]:
         """Each prompt as text."""
@@ -89,9 +97,11 @@ class WholeAnswer:
         match event:
             case Delta():
                 choice.take(event)
+            case PromptLogprobs(tokens):
+                choice.prompt = tokens
             case Started():
                 self._started = self._started or event
-                choice.prompt_ids = event.prompt_ids
+                choice.prompt_ids = event.prompt_ids if self._ask.shows_ids else ()
             case Finished():
                 choice.finished = event
 
@@ -101,7 +111,13 @@ class WholeAnswer:
         finals = [choice.final for choice in self._choices]
         for choice, echo in zip(self._choices, self._echoes, strict=False):
             choice.texts.insert(0, echo)
-        document = self._form.whole(self._form, head, self._given(), usage_of(finals, self._ask.num_each))
+        for index, choice in enumerate(self._choices):  # the first to each prompt was told of it
+            choice.prompt = self._choices[index - index % self._ask.num_each].prompt
+        given, usage = self._given(), usage_of(finals, self._ask.num_each)
+        if given[0].prompt:  # takes long
+            document = await asyncio.to_thread(self._form.whole, self._form, head, given, usage)
+        else:
+            document = self._form.whole(self._form, head, given, usage)
         if self._with_timing:
             document = msgspec.structs.replace(document, timing=RequestTiming.of(finals[0].timing))
         headers = {"x-request-id": self._started.request_id, **limit_headers(self._started.allowance)}
@@ -147,6 +163,8 @@ class StreamedAnswers:
             elif isinstance(event, Finished):
                 self._finals[index] = event
                 await send_part(self._send, self._chunks.closing(index, event))
+            elif isinstance(event, PromptLogprobs):
+                self._chunks.note_echo(index, event.tokens)
             elif self._ask.shows_ids:
                 self._chunks.note_prompt(index, event.prompt_ids)
 

@@ -80,10 +80,24 @@ class ChatLogprobs(Struct, frozen=True, kw_only=True):
 
 
 class CompletionLogprobs(Struct, frozen=True, kw_only=True):
+    """Of an answer; with echo of its prompt, too, whose first token follows nothing: it has null."""
+
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
+
+
+class PromptLogprob(Struct, frozen=True, kw_only=True):
+    logprob: float
+    rank: int
+    """1 where no token is likelier."""
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""With prompt_logprobs, as vLLM has it: of each token of the prompt, by their ids, itself and the likeliest ones in its
+place; null for the first."""
 
 
 FinishReason = Literal["stop", "length"]
@@ -127,6 +141,7 @@ class CompletionChoice(Struct, frozen=True, kw_only=True):
     token_ids: list[int] | UnsetType = UNSET
     """With return_token_ids."""
     prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class ChatCompletion(Struct, frozen=True, kw_only=True):
@@ -138,6 +153,7 @@ class ChatCompletion(Struct, frozen=True, kw_only=True):
     usage: CompletionUsage
     system_fingerprint: str
     prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
     timing: RequestTiming | UnsetType = UNSET
 
 

@@ -19,7 +19,7 @@ from frontend.rest.openai.answer_types import (
     ToolCallDelta,
 )
 from frontend.rest.openai.format import Format, Head
-from frontend.rest.openai.logprobs import Offsets, chat_logprobs
+from frontend.rest.openai.logprobs import Offsets, chat_logprobs, prompt_logprobs
 from frontend.rest.openai.parse import parse_chat
 from frontend.rest.openai.tool_types import FunctionCall
 
@@ -45,6 +45,9 @@ def _whole(form: Format, head: Head, choices: Sequence[Choice], usage: Completio
         usage=usage,
         system_fingerprint=head.system_fingerprint,
         prompt_token_ids=list(choices[0].prompt_ids) or UNSET,
+        prompt_logprobs=UNSET
+        if form.prompt_logprobs is None
+        else prompt_logprobs(choices[0].prompt, form.prompt_logprobs),
     )
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import msgspec
 
-from frontend.request import Delta, Finished
+from frontend.request import Delta, Finished, PromptToken
 from frontend.rest.openai.answer_types import CompletionUsage, RequestTiming
 from frontend.rest.openai.format import Format, Head
-from frontend.rest.openai.logprobs import Offsets
+from frontend.rest.openai.logprobs import Offsets, echoed_logprobs
 
 encode = msgspec.json.Encoder().encode
 
@@ -26,11 +26,14 @@ class Chunks:
         choices = [self._head + b'{"index":%d,' % i for i in range(num_choices)]
         self._choices = choices
         self._text_starts = [choice + form.before_text for choice in choices]
-        self._offsets = [Offsets() for _ in choices]
+        self._echoes = echoes
+        self._offsets = [Offsets(len(echo)) for echo in echoes] or [Offsets() for _ in choices]
         self._openings = [form.before_text + encode(echo) + form.after_text for echo in echoes] or [
             form.opening or b"" for _ in choices
         ]
         self._opened = [not opening for opening in self._openings]
+        self._of_prompts: dict[int, bytes] = {}
+        """Log-probabilities that choices open with, as JSON."""
         self._prompts: dict[int, bytes] = {}
         """Tokens that choices have still to tell, as JSON."""
         self._with_ids = False
@@ -39,6 +42,12 @@ class Chunks:
         """What the prompt of a choice is. Chunks that follow tell their tokens, and the first one these, too."""
         self._prompts[index] = b',"prompt_token_ids":' + encode(ids)
         self._with_ids = True
+
+    def note_echo(self, index: int, prompt: Sequence[PromptToken]) -> None:
+        """How likely the prompt is that a choice begins with: its first chunk says so."""
+        assert self._form.echo_logprobs is not None, "nobody asked"
+        told = echoed_logprobs(prompt, self._form.echo_logprobs, self._echoes[index])
+        self._of_prompts[index] = b',"logprobs":' + encode(told)
 
     def count(self, prompt_tokens: int, completion_tokens: int) -> None:
         """Chunks that follow say that so much has been used."""
@@ -100,5 +109,5 @@ class Chunks:
 
     def _opening(self, index: int) -> bytes:
         self._opened[index] = True
-        chunk = self._choices[index] + self._openings[index] + _NO_LOGPROBS + _GOES_ON
+        chunk = self._choices[index] + self._openings[index] + self._of_prompts.pop(index, _NO_LOGPROBS) + _GOES_ON
         return self._with_prompt(index, chunk)

@@ -7,9 +7,15 @@ from msgspec import UNSET
 from frontend.api import Inference
 from frontend.request import Event, Finish, GenerateRequest
 from frontend.rest.answers import Choice, generate_what_fits
-from frontend.rest.openai.answer_types import Completion, CompletionChoice, CompletionUsage
+from frontend.rest.openai.answer_types import Completion, CompletionChoice, CompletionLogprobs, CompletionUsage
 from frontend.rest.openai.format import Format, Head
-from frontend.rest.openai.logprobs import Offsets, completion_logprobs
+from frontend.rest.openai.logprobs import (
+    Offsets,
+    completion_logprobs,
+    echoed_logprobs,
+    joined_logprobs,
+    prompt_logprobs,
+)
 from frontend.rest.openai.parse import parse_completion
 
 DEFAULT_MAX_TOKENS = 16
@@ -26,10 +32,13 @@ def _whole(form: Format, head: Head, choices: Sequence[Choice], usage: Completio
         CompletionChoice(
             index=index,
             text="".join(choice.texts),
-            logprobs=completion_logprobs(choice.logprobs, Offsets()) if choice.logprobs else None,
+            logprobs=_logprobs(form, choice),
             finish_reason="length" if choice.final.reason is Finish.LENGTH else "stop",
             token_ids=choice.token_ids if choice.prompt_ids else UNSET,
             prompt_token_ids=list(choice.prompt_ids) or UNSET,
+            prompt_logprobs=UNSET
+            if form.prompt_logprobs is None
+            else prompt_logprobs(choice.prompt, form.prompt_logprobs),
         )
         for index, choice in enumerate(choices)
     ]
@@ -41,6 +50,15 @@ def _whole(form: Format, head: Head, choices: Sequence[Choice], usage: Completio
         usage=usage,
         system_fingerprint=head.system_fingerprint,
     )
+
+
+def _logprobs(form: Format, choice: Choice) -> CompletionLogprobs | None:
+    """With echo, those of the prompt come first; the choice's first text is its own."""
+    if form.echo_logprobs is None:
+        return completion_logprobs(choice.logprobs, Offsets()) if choice.logprobs else None
+    echo = choice.texts[0]
+    echoed = echoed_logprobs(choice.prompt, form.echo_logprobs, echo)
+    return joined_logprobs(echoed, completion_logprobs(choice.logprobs, Offsets(len(echo))))
 
 
 FORMAT = Format(

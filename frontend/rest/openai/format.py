@@ -69,10 +69,15 @@ class Format:
     """A call is spelled as it was before tools."""
     functions: "Format | None" = None
     """The same for who sent functions instead of tools."""
+    echo_logprobs: int | None = None
+    """As in `Ask`, as the next."""
+    prompt_logprobs: int | None = None
 
     def of(self, ask: Ask) -> "Format":
         """As this request wants it."""
         form = self.functions or self if ask.functions else self
+        if ask.echo_logprobs is not None or ask.prompt_logprobs is not None:
+            form = replace(form, echo_logprobs=ask.echo_logprobs, prompt_logprobs=ask.prompt_logprobs)
         return replace(form, calls_reason="stop") if ask.names_tool else form
 
     def reason(self, finish: Finish) -> ChatFinishReason:

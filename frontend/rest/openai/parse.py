@@ -12,6 +12,7 @@ from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_bod
 from frontend.request import (
     MAX_DOCUMENTS,
     MAX_LOGIT_BIAS,
+    MAX_LOGPROBS,
     MAX_MESSAGES,
     MAX_PROMPT_IDS,
     MAX_STOP_STRINGS,
@@ -19,6 +20,7 @@ from frontend.request import (
     Chat,
     GenerateRequest,
     GrammarKind,
+    Infill,
     TokenPrompt,
     check_count,
 )
@@ -81,6 +83,10 @@ class Ask:
     """Answers tell the tokens of their prompts, and their own."""
     shows_logprobs: bool = True
     """False: they are wanted only to tell which answers are the likeliest."""
+    echo_logprobs: int | None = None
+    """Of the prompts that answers begin with: so many of the likeliest tokens in the place of each."""
+    prompt_logprobs: int | None = None
+    """The same, as vLLM tells them."""
     names: Mapping[str, str]
     """Fields of GenerateRequest that this request spells differently."""
     functions: bool = False
@@ -128,16 +134,27 @@ def parse_completion(body: bytes, *, lenient: bool = False) -> Ask:
         for item in prompt:
             check_count(item if isinstance(item, list) else (), MAX_PROMPT_IDS, "prompt")
     given = convert(fields, CompletionRequest)
-    if given.echo and given.logprobs is not None:
-        message = "echo with logprobs is not supported: this server has no log-probabilities of prompts"
-        raise UnsupportedParameter(message, field="echo")
+    if given.echo and given.suffix:
+        raise InvalidRequest("echo and suffix exclude each other", field="suffix")
     is_chosen = (given.best_of or 1) > (given.n or 1)
     logprobs = 0 if is_chosen and given.logprobs is None else given.logprobs
-    generation = replace(_generation(given), logprobs=logprobs)
-    prompts = [replace(generation, prompt=prompt) for prompt in prompts_of(given.prompt, "prompt")]
-    names = {**NAMES, "token_ids": "prompt"}
+    echo_logprobs = given.logprobs if given.echo else None
+    told = [top for top in (echo_logprobs, given.prompt_logprobs) if top is not None]
+    generation = replace(
+        _generation(given),
+        logprobs=logprobs,
+        prompt_logprobs=max(told, default=None),
+        tell_prompt=bool(given.return_token_ids or (given.echo and given.max_tokens == 0)),
+    )
+    prompts = [
+        replace(generation, prompt=Infill(prompt, given.suffix) if given.suffix else prompt)
+        for prompt in prompts_of(given.prompt, "prompt")
+    ]
+    names = {**NAMES, "token_ids": "prompt", "infill": "suffix"}
+    if given.prompt_logprobs is None:
+        names["prompt_logprobs"] = "logprobs"
     ask = _ask(given, prompts, names, given.best_of)
-    return replace(ask, echo=bool(given.echo), shows_logprobs=given.logprobs is not None)
+    return replace(ask, echo=bool(given.echo), shows_logprobs=given.logprobs is not None, echo_logprobs=echo_logprobs)
 
 
 def _fields(body: bytes, kind: type[Sampling], off: Off, *, lenient: bool) -> Body:
@@ -204,6 +221,7 @@ def _generation(given: Sampling) -> GenerateRequest:
         ignore_eos=bool(given.ignore_eos),
         skip_special_tokens=given.skip_special_tokens is not False,
         tell_prompt=bool(given.return_token_ids),
+        prompt_logprobs=given.prompt_logprobs,
         add_special_tokens=given.add_special_tokens,
         truncate_prompt=given.truncate_prompt_tokens,
         cache_salt=given.cache_salt,
@@ -275,18 +293,30 @@ def _ask(
         )
     if given.stream_options is not None and not given.stream:
         raise InvalidRequest("stream_options needs stream: true", field="stream_options")
+    if given.prompt_logprobs is not None and given.prompt_logprobs < 0:  # else more may be wanted for an echo
+        message = f"prompt_logprobs must be between 0 and {MAX_LOGPROBS}, not {given.prompt_logprobs}"
+        raise InvalidRequest(message, field="prompt_logprobs")
+    if given.stream and given.prompt_logprobs is not None:
+        raise InvalidRequest("prompt_logprobs are not told in a stream", field="prompt_logprobs")
+    together = [replace(generation, num_together=len(generations) * num_each) for generation in generations]
+    stream = bool(given.stream)
     return Ask(
-        generations=tuple(_numbered(generation, i) for generation in generations for i in range(num_each)),
+        generations=tuple(_numbered(each, i, stream=stream) for each in together for i in range(num_each)),
         num_each=num_each,
         n=n,
-        stream=bool(given.stream),
+        stream=stream,
         include_usage=bool(given.stream_options and given.stream_options.include_usage),
         running_usage=bool(given.stream_options and given.stream_options.continuous_usage_stats),
         names=names,
         shows_ids=bool(given.return_token_ids),
+        prompt_logprobs=given.prompt_logprobs,
     )
 
 
-def _numbered(generation: GenerateRequest, i: int) -> GenerateRequest:
-    """Choice `i` of its prompt: a given seed must not make all of them the same."""
-    return generation if generation.seed is None or i == 0 else replace(generation, seed=generation.seed + i)
+def _numbered(generation: GenerateRequest, i: int, *, stream: bool) -> GenerateRequest:
+    """Choice `i` of its prompt: a given seed must not make all of them the same. What is said of the prompt is said to
+    the first; in a stream, where the others cannot wait for that, to all."""
+    if i == 0:
+        return generation
+    seed = None if generation.seed is None else generation.seed + i
+    return replace(generation, seed=seed, prompt_logprobs=generation.prompt_logprobs if stream else None)

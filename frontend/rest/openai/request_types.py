@@ -48,6 +48,13 @@ StopIds = Annotated[
     Meta(description="Tokens that end the answer and are not part of it.", extra_json_schema=limits(maxItems=1024)),
 ]
 Tokens = Annotated[int, Meta(extra_json_schema=limits(minimum=1))]
+MaxTokens = Annotated[
+    int,
+    Meta(
+        description="0: no answer, where echo, prompt_logprobs or return_token_ids tell something of the prompt.",
+        extra_json_schema=limits(minimum=0),
+    ),
+]
 Count = Annotated[int, Meta(extra_json_schema=limits(minimum=0))]
 Choices = Annotated[int, Meta(description="Answers per prompt.", extra_json_schema=limits(minimum=1, maximum=16))]
 Name = Annotated[str, Meta(max_length=256)]
@@ -80,13 +87,24 @@ class Sampling(Guided, frozen=True, kw_only=True):
     logit_bias: LogitBias | None = None
     seed: Seed | None = None
     n: Choices | None = None
-    max_tokens: Tokens | None = None
+    max_tokens: MaxTokens | None = None
     min_tokens: Count | None = None
     stop: Stops | None = None
     stop_token_ids: StopIds | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
+    prompt_logprobs: (
+        Annotated[
+            int,
+            Meta(
+                description="How likely each token of the prompt is, and so many of the likeliest ones in its place; "
+                "not in a stream.",
+                extra_json_schema=limits(minimum=0, maximum=20),
+            ),
+        ]
+        | None
+    ) = None
     return_token_ids: Annotated[bool, Meta(description="Tell the tokens of prompts and answers.")] | None = None
     add_special_tokens: Annotated[bool, Meta(description=SPECIAL)] | None = None
     truncate_prompt_tokens: (
@@ -154,7 +172,13 @@ class CompletionRequest(Sampling, frozen=True, kw_only=True):
         Meta(description="A text, a list of texts, the tokens of a text, or a list of those."),
     ]
     logprobs: Annotated[Count, Meta(extra_json_schema=limits(maximum=20))] | None = None
-    echo: Annotated[bool, Meta(description="Begin the answer with the prompt; not with logprobs.")] | None = None
+    echo: Annotated[bool, Meta(description="Begin the answer with the prompt; logprobs are its, too.")] | None = None
+    suffix: (
+        Annotated[
+            str, Meta(description="What stands after the answer, for models with tokens for that; not with echo.")
+        ]
+        | None
+    ) = None
     best_of: (
         Annotated[
             int,
@@ -188,7 +212,6 @@ COMMON_OFF: Off = MappingProxyType(
         "lora_path": (),
         "no_stop_trim": (False,),
         "priority": (0,),
-        "prompt_logprobs": (),
         "regex": (),
         "request_id": (),
         "return_hidden_states": (False,),
@@ -221,7 +244,7 @@ CHAT_OFF: Off = MappingProxyType(
         "web_search_options": (),
     }
 )
-COMPLETION_OFF: Off = MappingProxyType({**COMMON_OFF, "suffix": ("",)})
+COMPLETION_OFF: Off = COMMON_OFF
 STREAM_OPTIONS_OFF: Off = MappingProxyType({"include_obfuscation": (False,)})
 STRUCTURED_OFF: Off = MappingProxyType(
     {

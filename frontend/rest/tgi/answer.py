@@ -15,12 +15,19 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from frontend.api import Inference
-from frontend.request import Delta, Event, Finished, Started, TokenLogprobs
+from frontend.request import Delta, Event, Finished, PromptLogprobs, Started, TokenLogprobs
 from frontend.rest.answers import Answers, Choice, answer, send_part, start_stream
 from frontend.rest.middleware import SSE
-from frontend.rest.tgi.answer_types import TgiAnswer, TgiDetails, TgiEvent, TgiEventDetails, TgiSequence
+from frontend.rest.tgi.answer_types import (
+    TgiAnswer,
+    TgiDetails,
+    TgiEvent,
+    TgiEventDetails,
+    TgiPrefillToken,
+    TgiSequence,
+)
 from frontend.rest.tgi.parse import NAMES, Ask, Form, parse
-from frontend.rest.tgi.tokens import Tokens, finish_reason
+from frontend.rest.tgi.tokens import Tokens, finish_reason, prefill_token
 
 encode = msgspec.json.Encoder().encode
 
@@ -46,7 +53,7 @@ class Endpoint:
             if ask.stream
             else WholeAnswer(ask, self._special_ids, send, in_list=self._form.in_list)
         )
-        await answer(self._inference, [ask.generation] * ask.best_of, answers, scope, receive, names=NAMES)
+        await answer(self._inference, ask.generations, answers, scope, receive, names=NAMES)
 
     def _special_ids(self, model: str) -> frozenset[int]:
         return self._inference.vocabulary(model).special_ids
@@ -62,6 +69,7 @@ class WholeAnswer:
         self._in_list = in_list
         self._choices = [Choice() for _ in range(ask.best_of)]
         self._started: dict[int, Started] = {}
+        self._prefill: list[TgiPrefillToken] = []
         self._arrived_s = time.monotonic()
 
     async def take(self, index: int, event: Event) -> None:
@@ -70,6 +78,8 @@ class WholeAnswer:
                 self._choices[index].take(event)
             case Started():
                 self._started[index] = event
+            case PromptLogprobs(tokens):
+                self._prefill = [prefill_token(token) for token in tokens]
             case Finished():
                 self._choices[index].finished = event
 
@@ -93,6 +103,7 @@ class WholeAnswer:
             finish_reason=told.finish_reason,
             generated_tokens=told.generated_tokens,
             seed=told.seed,
+            prefill=told.prefill,
             tokens=told.tokens,
             top_tokens=told.top_tokens,
             best_of_sequences=[self._sequence(index) for index in sorted(others)] if others else UNSET,
@@ -107,6 +118,7 @@ class WholeAnswer:
             finish_reason=finish_reason(choice.final),
             generated_tokens=choice.final.usage.completion_tokens,
             seed=self._started[index].seed if self._ask.is_sampled else None,
+            prefill=self._prefill,
             tokens=[tokens.chosen(entry, is_last=place == last) for place, entry in enumerate(choice.logprobs)],
             top_tokens=[tokens.top(entry) for entry in choice.logprobs] if has_top else UNSET,
         )
@@ -157,7 +169,7 @@ class StreamedAnswer:
             self._seed = event.seed if self._ask.is_sampled else None
             self._tokens = Tokens(self._special_ids(event.model))
             await start_stream(self._send, SSE, event.request_id, _says(event))
-        else:
+        elif isinstance(event, Finished):
             self._finished = event
 
     async def _take(self, delta: Delta) -> None:

@@ -16,6 +16,13 @@ class TgiToken(Struct, frozen=True, kw_only=True):
     special: bool
 
 
+class TgiPrefillToken(Struct, frozen=True, kw_only=True):
+    id: int
+    text: str
+    logprob: float | None
+    """null of the first, which follows nothing; or minus infinity."""
+
+
 class TgiSequence(Struct, frozen=True, kw_only=True):
     """An answer that was not the best."""
 
@@ -23,7 +30,7 @@ class TgiSequence(Struct, frozen=True, kw_only=True):
     finish_reason: FinishReason
     generated_tokens: int
     seed: int | None
-    prefill: list[TgiToken] = []
+    prefill: list[TgiPrefillToken] = []
     tokens: list[TgiToken]
     top_tokens: list[list[TgiToken]] | UnsetType = UNSET
 
@@ -33,8 +40,8 @@ class TgiDetails(Struct, frozen=True, kw_only=True):
     generated_tokens: int
     seed: int | None
     """null where nothing was drawn."""
-    prefill: list[TgiToken] = []
-    """Nothing is told of the inputs' tokens."""
+    prefill: list[TgiPrefillToken] = []
+    """The inputs' tokens, with decoder_input_details."""
     tokens: list[TgiToken]
     best_of_sequences: list[TgiSequence] | UnsetType = UNSET
     top_tokens: list[list[TgiToken]] | UnsetType = UNSET

@@ -6,7 +6,7 @@ What a request leaves out is as TGI has it, whatever the model's files say.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from engine.errors import InvalidRequest
@@ -22,7 +22,13 @@ from frontend.rest.tgi.request_types import (
 )
 
 NAMES: Mapping[str, str] = MappingProxyType(
-    {"prompt": "inputs", "max_tokens": "max_new_tokens", "truncate_prompt": "truncate", "logprobs": "top_n_tokens"}
+    {
+        "prompt": "inputs",
+        "max_tokens": "max_new_tokens",
+        "truncate_prompt": "truncate",
+        "logprobs": "top_n_tokens",
+        "prompt_logprobs": "decoder_input_details",
+    }
 )
 
 
@@ -55,6 +61,12 @@ class Ask:
     return_full_text: bool
 
     @property
+    def generations(self) -> list[GenerateRequest]:
+        """What is said of the inputs is said to the first."""
+        others = replace(self.generation, prompt_logprobs=None)
+        return [self.generation, *([others] * (self.best_of - 1))]
+
+    @property
     def prefix(self) -> str:
         """Of the answer's text."""
         return self.inputs if self.return_full_text else ""
@@ -78,11 +90,12 @@ def parse(body: bytes, form: Form) -> Ask:
     stream = form.streams if not isinstance(given, TgiCompatRequest) else bool(given.stream)
     best_of = 1 if asked.best_of is None else asked.best_of
     _check(asked, best_of, stream=stream)
+    details = bool(asked.details or asked.decoder_input_details)
     return Ask(
-        generation=_generation(given.inputs, asked, with_tokens=stream or bool(asked.details) or best_of > 1),
+        generation=_generation(given.inputs, asked, with_tokens=stream or details or best_of > 1),
         best_of=best_of,
         stream=stream,
-        details=bool(asked.details),
+        details=details,
         inputs=given.inputs,
         return_full_text=bool(asked.return_full_text),
     )
@@ -96,6 +109,9 @@ def _check(asked: TgiParameters, best_of: int, *, stream: bool) -> None:
         raise InvalidRequest(f"top_k must be at least 1, not {asked.top_k}", field="top_k")
     if not 1 <= best_of <= MAX_BEST_OF:
         raise InvalidRequest(f"best_of must be between 1 and {MAX_BEST_OF}, not {best_of}", field="best_of")
+    if stream and asked.decoder_input_details:
+        message = "decoder_input_details is not supported in a stream"
+        raise InvalidRequest(message, field="decoder_input_details")
     if best_of == 1:
         return
     if stream:
@@ -129,6 +145,7 @@ def _generation(inputs: str, asked: TgiParameters, *, with_tokens: bool) -> Gene
         stop=tuple(asked.stop or ()),
         include_stop=True,
         logprobs=asked.top_n_tokens or (0 if with_tokens else None),
+        prompt_logprobs=0 if asked.decoder_input_details else None,
         grammar=None if asked.grammar is None else _grammar(asked.grammar),
     )
 

@@ -63,6 +63,10 @@ class TgiParameters(Struct, frozen=True, kw_only=True):
     truncate: Truncate | None = None
     return_full_text: FullText | None = None
     details: bool | None = None
+    decoder_input_details: (
+        Annotated[bool, Meta(description="Details, and in them how likely the tokens of inputs are; not in a stream.")]
+        | None
+    ) = None
     top_n_tokens: TopTokens | None = None
     grammar: TgiGrammar | None = None
 
@@ -79,7 +83,6 @@ class TgiCompatRequest(TgiRequest, frozen=True, kw_only=True):
 PARAMETERS_OFF: Off = MappingProxyType(
     {
         "adapter_id": (),
-        "decoder_input_details": (False,),
         "typical_p": (1.0, 1),
         "watermark": (False,),
     }

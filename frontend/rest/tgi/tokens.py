@@ -5,8 +5,8 @@ from collections.abc import Container
 
 from msgspec import UNSET, UnsetType
 
-from frontend.request import Finish, Finished, TokenLogprob, TokenLogprobs
-from frontend.rest.tgi.answer_types import FinishReason, TgiToken
+from frontend.request import Finish, Finished, PromptToken, TokenLogprob, TokenLogprobs
+from frontend.rest.tgi.answer_types import FinishReason, TgiPrefillToken, TgiToken
 
 
 class Tokens:
@@ -30,6 +30,11 @@ class Tokens:
     def _token(self, given: TokenLogprob, text: str) -> TgiToken:
         special = given.token_id in self._special_ids
         return TgiToken(id=given.token_id, text=text, logprob=given.logprob, special=special)
+
+
+def prefill_token(given: PromptToken) -> TgiPrefillToken:
+    """By itself."""
+    return TgiPrefillToken(id=given.token_id, text=given.token.decode("utf-8", "replace"), logprob=given.logprob)
 
 
 def finish_reason(finished: Finished) -> FinishReason:

@@ -11,6 +11,7 @@ import torch
 from engine.batch import Batch, Chunk
 from engine.cache import DTYPES
 from engine.runner import Runner
+from engine.scoring import Scoring
 from tests.engine.tp.ranks import ThreadRanks
 from tests.reference import Blocks, greedy, load_reference, make_model, reference_logits, sequence_of, step
 from tests.shared_data import shared_data
@@ -65,6 +66,26 @@ def test_logits_are_those_of_transformers_however_the_prompt_is_cut(case: str, r
         runner = ranks(tmp_path, size, block_tokens=4)
         for cuts in ((41,), (40, 1), (7, 1, 7, 26)):
             torch.testing.assert_close(logits_of(runner, tokens, cuts), expected, atol=TOLERANCE, rtol=0)
+
+
+def test_a_prompt_is_as_likely_as_to_transformers(ranks: Open, tmp_path: Path) -> None:
+    make_model("llama", tmp_path, **FOUR_HEADS)
+    tokens = prompt(41)
+    expected = reference_logits(load_reference(tmp_path), tokens)[:-1].log_softmax(-1)
+
+    for size in (2, 4):
+        sequence = sequence_of("a", tokens)
+        sequence.scoring = Scoring(2)
+        runner = ranks(tmp_path, size, block_tokens=4)
+        blocks = Blocks(runner)
+        for cut in (7, 1, 33):
+            step(runner, blocks, [(sequence, cut)])
+        parts = sequence.scoring.drain()
+        assert [(part.first, len(part.logprobs)) for part in parts] == [(1, 7), (8, 1), (9, 32)]
+        made = torch.tensor([logprob for part in parts for logprob in part.logprobs])
+        torch.testing.assert_close(made, expected[range(40), tokens[1:]], atol=TOLERANCE, rtol=0)
+        top = torch.tensor([row.tolist() for part in parts for row in part.top_logprobs])
+        torch.testing.assert_close(top, expected.topk(2).values, atol=TOLERANCE, rtol=0)
 
 
 @pytest.mark.parametrize("size", [2, 4])

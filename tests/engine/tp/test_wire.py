@@ -45,10 +45,11 @@ def test_a_batch_is_the_same_on_the_other_side(chunks: list[Chunk]) -> None:
     batch = Batch.build(chunks, 4)
     other = unpack_batch(bytearray(pack_batch(batch)))
 
-    assert other.sampled == other.pooled == ()
+    assert other.sampled == other.pooled == other.scored == ()
     assert other.continues is None
     assert other.num_decode == batch.num_decode
-    for name in {field.name for field in fields(Batch)} - {"sampled", "pooled", "continues", "num_decode"}:
+    of_rank_0 = {"sampled", "pooled", "scored", "scored_ids"}
+    for name in {field.name for field in fields(Batch)} - of_rank_0 - {"continues", "num_decode"}:
         here, there = getattr(batch, name), getattr(other, name)
         assert there.dtype == here.dtype
         np.testing.assert_array_equal(there, here)

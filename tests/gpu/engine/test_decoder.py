@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from engine.gpu import runner
+from engine.scoring import Scoring
 from engine.sequence import Sequence
 from tests.gpu.engine.models import Engines, scattered, spec_of
 from tests.reference import sequence_of
@@ -49,3 +51,23 @@ def test_logits_are_those_of_the_cpu_in_steps_of_every_kind(name: str) -> None:
         assert logits.dtype is torch.float32
         torch.testing.assert_close(logits.cpu(), expected, atol=1e-4, rtol=0)
     assert not engines.gpu.cache.pool[0].any()
+
+
+def test_a_prompt_is_as_likely_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "_SCORED_BYTES", 6 * 4 * 211)  # of six rows
+    engines = Engines.of(spec_of(num_layers=1))
+    a, b = sequences = [prompt("a", 21), prompt("b", 4)]
+    a.scoring = Scoring(3)
+    scattered(sequences, 3)
+    for chunks in ([(a, 9), (b, 4)], [(a, 12)]):
+        batch = engines.batch(*chunks)
+        logits, made = engines.gpu(batch).cpu(), a.scoring.drain()
+        expected, wanted = engines.cpu(batch), a.scoring.drain()
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=0)
+        for column in ("logprobs", "top_logprobs", "ranks", "top_ids"):
+            here, there = (
+                [row.tolist() for part in parts for row in getattr(part, column)] for parts in (made, wanted)
+            )
+            assert torch.tensor(here).shape == torch.tensor(there).shape
+            torch.testing.assert_close(torch.tensor(here), torch.tensor(there), atol=1e-4, rtol=0)
+        assert made[0].first == wanted[0].first == batch.scored[0].first

@@ -1,14 +1,15 @@
 """Prompts that ask for what stands between two texts, for models that have learnt tokens for it.
 
-Knows how families call these tokens, and how llama.cpp puts them together. Does not know requests' other parameters.
+Knows how families call these tokens, and how they are put together, with other files as llama.cpp does. Does not know
+dialects.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from engine.errors import ContextOverflow, Unsupported
-from frontend.request import TokenPrompt
-from frontend.rest.llamacpp.request_types import LlamaInfillRequest
+from frontend.request import Infill, TokenPrompt
 
 PROJECT = "myproject\n"
 """Names the repository of models that want to be told."""
@@ -20,6 +21,12 @@ SNIPPET = "\n\n--- snippet ---\n\n"
 
 MAX_CHARS = 1 << 21
 """Of what is tokenized piece by piece; no context has room for more."""
+
+
+class Tokenize(Protocol):
+    """Of the model that is asked."""
+
+    def __call__(self, text: str, *, add_special_tokens: bool | None = None) -> list[int]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,33 +49,37 @@ FAMILIES = (
 )
 
 
-def infill_prompt(given: LlamaInfillRequest, tokenize: Callable[..., list[int]]) -> TokenPrompt:
-    """Raises Unsupported for a model that has no such tokens."""
+def infill_tokens(given: Infill, tokenize: Tokenize, *, add_special_tokens: bool = True) -> list[int]:
+    """Without `add_special_tokens`, the token that texts begin with is left out.
+
+    Raises Unsupported for a model that has no such tokens, ContextOverflow for more than is worth tokenizing.
+    """
 
     def token(name: str | None) -> list[int]:
         """None, or the one."""
         ids = [] if name is None else tokenize(name, add_special_tokens=False)
         return ids if len(ids) == 1 else []
 
-    def text(content: str) -> list[int]:
-        return tokenize(content, add_special_tokens=False)
+    def text(content: str | TokenPrompt) -> list[int]:
+        return list(content.ids) if isinstance(content, TokenPrompt) else tokenize(content, add_special_tokens=False)
 
     names = next((each for each in FAMILIES if all(map(token, (each.prefix, each.suffix, each.middle)))), None)
-    extras = given.input_extra or ()
-    check_chars((given.input_prefix, given.input_suffix, given.prompt or "", *(extra.text for extra in extras)))
+    prefix = given.prefix if isinstance(given.prefix, str) else ""
+    check_chars((prefix, given.suffix, given.begun, *(other.text for other in given.others)))
     if names is None:
-        raise Unsupported("infill is not supported by this model: it has no tokens for prefix, suffix and middle")
-    repository, file = token(names.repository), token(names.file)
-    ids = tokenize("", add_special_tokens=True)[:1]  # the one that texts begin with, where there is one
+        message = "infill is not supported by this model: it has no tokens for prefix, suffix and middle"
+        raise Unsupported(message, field="infill")
+    repository, file = (token(name) if given.with_file else [] for name in (names.repository, names.file))
+    ids = tokenize("", add_special_tokens=True)[:1] if add_special_tokens else []
     if repository:
         ids += repository + text(PROJECT)
-    for extra in extras:
-        ids += file + text(f"{extra.filename or OTHER_FILE}\n") if file else text(SNIPPET)
-        ids += text(extra.text)
+    for other in given.others:
+        ids += file + text(f"{other.name or OTHER_FILE}\n") if file else text(SNIPPET)
+        ids += text(other.text)
     if file:
         ids += file + text(f"{THIS_FILE}\n")
-    ids += token(names.prefix) + text(given.input_prefix) + text(given.prompt or "")
-    return TokenPrompt(tuple(ids + token(names.suffix) + text(given.input_suffix) + token(names.middle)))
+    ids += token(names.prefix) + text(given.prefix) + text(given.begun)
+    return ids + token(names.suffix) + text(given.suffix) + token(names.middle)
 
 
 def check_chars(texts: Iterable[str]) -> None:
