@@ -22,6 +22,7 @@ from engine.hashes import block_hashes
 from frontend.api import Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.attempt import Attempts
 from frontend.callers import Allowances
+from frontend.cut import Cut
 from frontend.forced import calls_grammar
 from frontend.job import Job
 from frontend.ledger import Ledger
@@ -68,6 +69,7 @@ class FleetInference:
         self._allowances = Allowances()
         self._quarantine = Quarantine(max_worker_deaths, self._fleet.died)
         self.draining = False
+        self._cut = Cut()
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -100,13 +102,15 @@ class FleetInference:
             charged = self._allowances.charged
             with charged(job.caller, job.num_prompt, job.params.max_tokens, lambda: job.num_output) as left:
                 async with aclosing(self._rows(job, watched)) as rows:
-                    await _next(rows, deadline)
+                    with self._cut:
+                        await _next(rows, deadline)
                     watched.taken(job)
                     told = tuple(tokens[: job.num_prompt]) if request.tell_prompt else ()
                     yield Started(job.request_id, model.name, job.num_prompt, job.params.seed, left, told)
                     answer = answer_of(model, request, job)
                     while answer.finished is None:
-                        batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))
+                        with self._cut:
+                            batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))
                         _note_times(ledger, batch)
                         delta = answer.push(batch)
                         if delta is not None:
@@ -117,6 +121,10 @@ class FleetInference:
     async def idle(self) -> None:
         """Return once no request is under way."""
         await self._idle.wait()
+
+    def cut(self) -> None:
+        """Requests that are under way fail now, as do those that come: their clients are told why by Unavailable."""
+        self._cut.make()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
