@@ -6,6 +6,7 @@ from cli.deployment import Deployment
 from cli.process import ProcessSpec
 from engine.config import WorkerConfig
 from frontend.config import FrontendConfig
+from frontend.mounts import Mount, parse_mounts
 
 FOLDER = Path("/run/tandem-x")
 
@@ -56,6 +57,15 @@ def test_every_process_understands_its_options() -> None:
     assert frontend.decode == (decode.listen,)
     assert (frontend.http_port, frontend.grpc_port, frontend.served_model_name) == (8001, 50052, "m")
     assert (frontend.chat_template, frontend.log_level) == ("t.jinja", "warning")
+
+
+def test_mounts_are_the_frontends_and_have_their_urls() -> None:
+    mounts = (Mount("ollama", 11434), Mount("anthropic", prefix="/as/claude"))
+    deployment = Deployment(http_port=8001, grpc_port=50052, mounts=mounts, frontend={"tls_cert": "a.pem"})
+    told = frontend_config(processes(deployment)["frontend"]).mount
+    assert parse_mounts(told, {}) == mounts
+    urls = ["https://127.0.0.1:11434", "https://127.0.0.1:8001/as/claude"]
+    assert [deployment.url_of(mount) for mount in mounts] == urls
 
 
 def test_cpus_are_shared_out_among_the_workers_of_a_role() -> None:
