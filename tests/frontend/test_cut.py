@@ -296,7 +296,7 @@ async def test_every_stream_of_rest_ends_with_a_typed_event() -> None:
             assert body.count(SAID) == 1, stream.path
         assert sorted(frontend.worker.release_aborted()) == sorted(frontend.legs)
         failed = [json.loads(bytes(each)) for each in frontend.inference.recorder.failed(ANYBODY, 100)]
-        assert [record["error"] for record in failed] == ["UNAVAILABLE"] * NUM_TAKEN
+        assert [record["outcome"] for record in failed] == ["UNAVAILABLE"] * NUM_TAKEN
 
 
 async def test_who_waits_for_the_whole_answer_or_for_room_hears_it_in_the_status() -> None:
