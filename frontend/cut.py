@@ -8,7 +8,6 @@ Knows tasks that wait. Does not know what for.
 """
 
 import asyncio
-from types import TracebackType
 
 from engine.errors import Unavailable
 
@@ -38,7 +37,7 @@ class Cut:
         assert task is not None, "who waits is a task"
         self._waiting.add(task)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         task = asyncio.current_task()
         assert task is not None, "who waits is a task"
         self._waiting.discard(task)

@@ -42,7 +42,8 @@ def parse_mounts(texts: Sequence[str], taken: Mapping[int, str]) -> tuple[Mount,
             if mount.port and mount.port == other.port:
                 raise _wrong(mount, f"port {mount.port} is that of {other.dialect} already")
             if mount.prefix and other.prefix and _overlap(mount.prefix, other.prefix):
-                raise _wrong(mount, f"{other.prefix} is {other.dialect}'s already, and one may not begin with the other")
+                why = f"{other.prefix} is {other.dialect}'s already, and one may not begin with the other"
+                raise _wrong(mount, why)
     return mounts
 
 

@@ -93,9 +93,7 @@ def _vllm(inference: Inference, *, lenient: bool) -> Dialect:
         [
             Route("/health", health),
             Route("/tokenize", tokenize.tokenize_endpoint(inference, only=("prompt", "messages")), methods=["POST"]),
-            Route(
-                "/detokenize", tokenize.detokenize_endpoint(inference, tokenize.DetokenizedPrompt), methods=["POST"]
-            ),
+            Route("/detokenize", tokenize.detokenize_endpoint(inference, tokenize.DetokenizedPrompt), methods=["POST"]),
             Route("/invocations", Invocations(inference, lenient=lenient, only=OPENAI), methods=["POST"]),
         ],
         {

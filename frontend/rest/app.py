@@ -67,8 +67,8 @@ def build_app(
     cors_origins: Sequence[str] = (),
     mount: Mount | None = None,
 ) -> Starlette:
-    """`metrics` is the Prometheus exposition of now; pages of `cors_origins` may ask from browsers. `mount` makes it the
-    app of one dialect by itself: without what the operator reads."""
+    """`metrics` is the Prometheus exposition of now; pages of `cors_origins` may ask from browsers. With `mount` it is
+    the app of one dialect by itself: without what the operator reads."""
     if mount is None:
         dialects = dialects_of(inference, lenient=lenient)
         document = openapi_document(dialects, guarded=not keys.is_open)

@@ -23,7 +23,6 @@ from frontend.rest.tgi.errors import TgiErrors
 from frontend.rest.tgi.parse import ROOT
 from frontend.rest.tgi.request_types import TgiCompatRequest
 
-
 OPENAI = ("messages", "prompt")
 """What vLLM knows of it."""
 ALL = (*OPENAI, "inputs")

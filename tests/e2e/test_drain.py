@@ -16,6 +16,7 @@ from tests.e2e.clients import (
     grpc_stub,
     http_client,
     openai_client,
+    read_to_end,
     stream_text,
     until,
 )
@@ -67,7 +68,7 @@ async def test_streams_that_outlast_the_drain_are_told_so() -> None:
                 with pytest.raises(APIError, match="shutting down") as told:
                     await stream
                 with pytest.raises(grpc.aio.AioRpcError, match="shutting down") as ended:
-                    _ = [message async for message in call]
+                    await read_to_end(call)
         assert told.value.type == "server_error"
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
         assert "grpc-status-details-bin" in dict(ended.value.trailing_metadata())

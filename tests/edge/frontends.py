@@ -61,9 +61,7 @@ async def playing(inference: FakeInference | None = None, *, api_key: str = "") 
         await grpc_server.start()
         await health.set_serving(True)
         try:
-            yield Playing(
-                Frontend(listening.getsockname()[1], grpc_port), inference, rest, grpc_server, health
-            )
+            yield Playing(Frontend(listening.getsockname()[1], grpc_port), inference, rest, grpc_server, health)
         finally:
             rest.should_exit = True
             await grpc_server.stop(None)

@@ -5,6 +5,7 @@ import os
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -80,7 +81,8 @@ class Proxy:
 
     def curl(self, path: str, *options: str) -> tuple[str, ...]:
         """The command of a request over HTTP/2."""
-        return ("curl", "--silent", "--no-buffer", "--http2", "--noproxy", "*", "--cacert", self.ca, *options, self.url + path)
+        fixed = ("--silent", "--no-buffer", "--http2", "--noproxy", "*", "--cacert", self.ca)
+        return (program("curl", "curl"), *fixed, *options, self.url + path)
 
 
 Change = Mapping[str, str]
@@ -93,7 +95,8 @@ async def nginx(folder: Path, frontends: Sequence[Frontend], change: Change) -> 
     ca, cert, key = _certificate(folder)
     (port,) = free_ports(1)
     text = NGINX_CONF.read_text()
-    text = _replaced(text, {"listen 443 ": f"listen 127.0.0.1:{port} ", "/etc/nginx/tandem.pem": cert, "/etc/nginx/tandem.key": key})
+    ours = {"listen 443 ": f"listen 127.0.0.1:{port} ", "/etc/nginx/tandem.pem": cert, "/etc/nginx/tandem.key": key}
+    text = _replaced(text, ours)
     text = _at_ports(text, "server 127.0.0.1:{} ", frontends)
     (folder / "tandem.conf").write_text(_replaced(text, change))
     user = "user root;" if os.geteuid() == 0 else ""  # whose folder only root reads
@@ -149,9 +152,10 @@ async def until_healthy(proxy: Proxy, ports: set[int]) -> None:
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Wait for what other processes do, which can only be asked for."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not await condition():
-            await asyncio.sleep(0.05)
+    deadline = time.monotonic() + PATIENCE_S
+    while not await condition():
+        assert time.monotonic() < deadline, "it did not come"
+        await asyncio.sleep(0.05)
 
 
 def _envoy() -> str:
@@ -179,11 +183,13 @@ def _replaced(text: str, change: Change) -> str:
     return text
 
 
-async def _until_answers(
-    http: httpx.AsyncClient, path: str, process: asyncio.subprocess.Process, log: Path
-) -> None:
+def _tail(log: Path) -> str:
+    return log.read_text()[-10_000:] if log.exists() else ""
+
+
+async def _until_answers(http: httpx.AsyncClient, path: str, process: asyncio.subprocess.Process, log: Path) -> None:
     async def answers() -> bool:
-        assert process.returncode is None, f"it ended:\n{log.read_text() if log.exists() else ''}"
+        assert process.returncode is None, f"it ended:\n{_tail(log)}"
         try:
             return (await http.get(path)).status_code in (200, 404)
         except httpx.HTTPError:
@@ -195,13 +201,11 @@ async def _until_answers(
 @asynccontextmanager
 async def _process(log: Path, *command: str) -> AsyncIterator[asyncio.subprocess.Process]:
     with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        )
+        process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
         yield process
     except BaseException:
-        sys.stderr.write(log.read_text()[-10_000:])
+        sys.stderr.write(_tail(log))
         raise
     finally:
         if process.returncode is None:
@@ -213,4 +217,3 @@ AsyncProxy = AbstractAsyncContextManager[Proxy]
 Start = Callable[..., AsyncProxy]
 """Takes frontends, and changes by the proxy's name."""
 PROXIES: Mapping[str, Callable[[Path, Sequence[Frontend], Change], AsyncProxy]] = {"nginx": nginx, "envoy": envoy}
-

@@ -8,7 +8,6 @@ import yaml
 from frontend.__main__ import KEEP_ALIVE_S
 from frontend.config import FrontendConfig
 from protos import generate_pb2, open_inference_pb2
-from tests.deploy.files import COMPOSE
 from tests.edge.frontends import MAX_BODY_BYTES
 from tests.edge.proxies import ENVOY_YAML, NGINX_CONF
 
@@ -53,9 +52,3 @@ def test_nginx_knows_our_services_by_their_paths(path: str) -> None:
     (pattern,) = re.findall(r"location ~ (\S+) {", NGINX)
     assert re.match(pattern, path)
     assert not re.match(pattern, f"/v1{path}")
-
-
-def test_compose_publishes_the_ports_that_proxies_want() -> None:
-    ports = str(yaml.safe_load(COMPOSE.read_text())["services"]["frontend"]["ports"])
-    assert "8000" in ports
-    assert "50051" in ports

@@ -39,6 +39,7 @@ from protos import open_inference_pb2 as kserve
 from protos import worker_pb2
 from protos.generate_pb2_grpc import InferenceStub
 from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
+from tests.e2e.clients import read_to_end
 from tests.frontend.fake_worker import FakeWorker
 from tests.frontend.test_attempt import FakeFleet
 from tests.frontend.test_rest_head import serving
@@ -170,9 +171,16 @@ class Running:
         while len(self.legs) < count:
             for admit in self.worker.admits():
                 self.worker.grant(admit.leg)
-                self.worker.tokens(admit.leg, 0, self.token)
+                self.worker.say(step_output=self._first_token(admit.leg))
                 self.legs.append(admit.leg)
             await asyncio.sleep(0.001)
+
+    def _first_token(self, leg: int) -> worker_pb2.StepOutput:
+        told = worker_pb2.Logprobs(row=0, chosen=-1.0)  # TGI's events are about tokens
+        ended = [worker_pb2.FINISH_REASON_UNSPECIFIED]
+        return worker_pb2.StepOutput(
+            legs=[leg], indices=[0], token_ids=[self.token], finish_reasons=ended, logprobs=[told]
+        )
 
 
 @asynccontextmanager
@@ -304,9 +312,12 @@ async def test_who_waits_for_the_whole_answer_or_for_room_hears_it_in_the_status
         whole = tasks.create_task(frontend.http.post("/v1/chat/completions", json=CHAT))
         async with asyncio.timeout(PATIENCE_S):
             await frontend.answer_first_tokens(1)
-            waiting = tasks.create_task(frontend.http.post("/v1/messages", json={**CHAT, "max_tokens": 9, "stream": True}))
-            while not frontend.worker.admits():  # which it never hears an answer to
+            waiting = tasks.create_task(
+                frontend.http.post("/v1/messages", json={**CHAT, "max_tokens": 9, "stream": True})
+            )
+            while not (admits := frontend.worker.admits()):
                 await asyncio.sleep(0.001)
+            assert len(admits) == 1  # and it never hears an answer
             frontend.inference.cut()
             answers = await asyncio.gather(whole, waiting)
         assert [answer.status_code for answer in answers] == [503, 503]
@@ -325,7 +336,7 @@ async def test_streams_of_grpc_end_unavailable_with_details() -> None:
             frontend.inference.cut()
             for call, request_id in zip(calls, begun, strict=True):
                 with pytest.raises(grpc.aio.AioRpcError) as ended:
-                    _ = [message async for message in call]
+                    await read_to_end(call)
                 assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
                 assert ended.value.details() == SAID
                 trailers = dict(ended.value.trailing_metadata())

@@ -39,7 +39,11 @@ QUESTION = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
 
 
 def app_of(
-    inference: FakeInference, *mounts: Mount, api_key: str = "", max_body_bytes: int = 1 << 20, origins: tuple[str, ...] = ()
+    inference: FakeInference,
+    *mounts: Mount,
+    api_key: str = "",
+    max_body_bytes: int = 1 << 20,
+    origins: tuple[str, ...] = (),
 ) -> Mounted:
     def build(mount: Mount | None = None) -> Any:
         return build_app(
@@ -209,7 +213,16 @@ async def test_tokens_are_told_in_one_servers_words(client: httpx.AsyncClient) -
 
 async def test_the_servers_own_port_keeps_what_it_had(client: httpx.AsyncClient, inference: FakeInference) -> None:
     async with client_of(app_of(inference)) as plain:
-        for path in ("/openapi.json", "/", "/health", "/v1/models", "/api/tags", "/info", "/debug/requests", "/nothing"):
+        for path in (
+            "/openapi.json",
+            "/",
+            "/health",
+            "/v1/models",
+            "/api/tags",
+            "/info",
+            "/debug/requests",
+            "/nothing",
+        ):
             mine, before = await client.get(path), await plain.get(path)
             assert (mine.status_code, mine.content) == (before.status_code, before.content), path
         for name in ("prompt", "content", "inputs"):
@@ -298,7 +311,7 @@ async def test_streams_that_fail_say_so_in_its_words() -> None:
             assert answered.text.endswith("data: [DONE]\n\n")
 
 
-# -- documents, keys, pages from elsewhere -------------------------------------------------------------------------------
+# -- documents, keys, pages from elsewhere -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -353,4 +366,3 @@ async def test_what_only_begins_like_a_prefix_is_not_below_it() -> None:
         assert (await client.get("/ollama/")).text == "Ollama is running"
         assert (await client.get("/ollamas/api/tags")).status_code == 404
         assert (await client.get("/ollama/ollama/api/tags")).status_code == 404
-
