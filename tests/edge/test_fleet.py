@@ -77,7 +77,7 @@ async def fleet(logs: Path, otlp_endpoint: str | None = None) -> AsyncIterator[l
             grpc_port=each.grpc_port,
             shared={"model": str(DEMO_MODEL), "served_model_name": NAME, "otlp_endpoint": otlp_endpoint},
             frontend={"always_remote": True},
-            worker={"threads": 1},
+            worker={"threads": 1, "profile_s": 0},  # where KV goes is decided already
             drain_timeout_s=5.0,
         )
         for each in at
