@@ -115,7 +115,7 @@ async def run(config: FrontendConfig, model: LoadedModel, keys: KeyRing) -> None
 
 def rest_config(app: ASGIApp, tls: Tls | None, errors_at: ErrorsAt = lambda _: OpenAIErrors()) -> uvicorn.Config:
     return uvicorn.Config(
-        app,  # type: ignore[arg-type] # starlette's messages are mutable, uvicorn's are typed
+        app,
         http=partial(HttpProtocol, errors_at=errors_at),  # type: ignore[arg-type] # it is called, and nothing else
         ws="none",
         log_config=None,

@@ -12,7 +12,7 @@ from frontend.rest.dialect import Errors
 
 MAX_HEAD_BYTES = 64 << 10
 """Of the request line and all headers. uvicorn itself keeps whatever comes."""
-ErrorsAt = Callable[[tuple[str, int] | None], Errors]
+ErrorsAt = Callable[[tuple[str, int | None] | None], Errors]
 """Takes an address of this machine, where it is known."""
 REASONS = {400: b"Bad Request", 431: b"Request Header Fields Too Large"}
 

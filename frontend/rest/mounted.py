@@ -34,13 +34,14 @@ class Mounted:
                     app, scope = mounted, {**scope, "path": path.removeprefix(prefix) or "/"}
         await app(scope, receive, send)
 
-    def errors_at(self, server: tuple[str, int] | None) -> Errors:
+    def errors_at(self, server: tuple[str, int | None] | None) -> Errors:
         """How errors are told at the address `server` of this machine, where no path has been read."""
         errors: Errors = self._at(server).state.errors
         return errors
 
-    def _at(self, server: tuple[str, int] | None) -> Starlette:
-        return self._whole if server is None else self._by_port.get(server[1], self._whole)
+    def _at(self, server: tuple[str, int | None] | None) -> Starlette:
+        port = None if server is None else server[1]
+        return self._whole if port is None else self._by_port.get(port, self._whole)
 
 
 def _check_prefix(mount: Mount, whole: Starlette) -> None:
