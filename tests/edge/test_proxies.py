@@ -123,7 +123,7 @@ async def test_messages_of_grpc_come_before_the_next_are_made(proxied: Start) ->
 async def test_streams_of_both_sides_take_turns(proxied: Start) -> None:
     """The Open Inference Protocol: the second request is sent after the first one's answer is here."""
     async with before_two(proxied) as (proxy, _), proxy.channel() as channel:
-        call = GRPCInferenceServiceStub(channel).ModelStreamInfer()  # type: ignore[no-untyped-call]
+        call = GRPCInferenceServiceStub(channel).ModelStreamInfer()
         for name in ("1", "2"):
             request = kserve.ModelInferRequest(model_name=MODEL, id=name)
             request.inputs.add(name="text_input", datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"hi")
@@ -389,7 +389,7 @@ async def test_a_call_that_one_is_not_there_for_is_asked_again_by_envoy(proxied:
     """Of nginx the client hears what it was told: a status of gRPC's is nothing that nginx reads."""
     one, two = FakeInference([Unavailable("draining")]), FakeInference(say("two"))
     async with before_two(proxied, one, two) as (proxy, _), proxy.channel() as channel:
-        outcomes = set()
+        outcomes: set[str] = set()
         while not one.requests or len(outcomes) < (1 if proxy.name == "envoy" else 2):
             call = InferenceStub(channel).Generate(pb.GenerateRequest(text="hi"))
             with suppress(grpc.aio.AioRpcError):

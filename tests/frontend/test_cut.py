@@ -357,7 +357,7 @@ async def test_a_stream_of_the_open_inference_protocol_tells_it_as_a_message() -
                 tensor.contents.bytes_contents.append(b"hi")
             else:
                 tensor.contents.bool_contents.append(True)
-        call = GRPCInferenceServiceStub(frontend.grpc).ModelStreamInfer()  # type: ignore[no-untyped-call]
+        call = GRPCInferenceServiceStub(frontend.grpc).ModelStreamInfer()
         async with asyncio.timeout(PATIENCE_S):
             await call.write(request)
             await frontend.answer_first_tokens(1)
@@ -372,7 +372,7 @@ async def test_a_stream_of_the_open_inference_protocol_tells_it_as_a_message() -
 async def test_who_reads_while_it_is_cut_hears_it_at_his_next_event() -> None:
     async with running() as frontend:
         events = frontend.inference.generate(GenerateRequest(prompt="hi", caller=ANYBODY))
-        first = asyncio.create_task(anext(events))  # type: ignore[arg-type]
+        first = asyncio.create_task(anext(events))
         await frontend.answer_first_tokens(1)
         assert isinstance(await first, Started)
         frontend.inference.cut()

@@ -103,7 +103,7 @@ async def test_anthropics_client_does(below: str) -> None:
         async with AsyncAnthropic(base_url=url, api_key="none", max_retries=0) as client:
             message = await client.messages.create(model=MODEL, max_tokens=16, messages=QUESTION["messages"])  # type: ignore[arg-type]
             assert [block.text for block in message.content if block.type == "text"] == ["Hello!"]
-            assert [model.id async for model in await client.models.list()] == [MODEL]  # type: ignore[misc]
+            assert [model.id async for model in await client.models.list()] == [MODEL]
 
 
 @pytest.mark.parametrize("name", ["openai", "vllm", "ollama", "llamacpp", "tgi"])
