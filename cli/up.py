@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,6 +18,7 @@ from cli.trust import PEM, anchor
 from engine.exposure import check_guarded
 from engine.source import Source, sources
 from engine.tls import Tls
+from frontend.mounts import FORM, NAMES, parse_mounts
 
 QUESTION = "What is a KV cache?"
 CLIENT_CERT, CLIENT_KEY = "client.pem", "client.key"
@@ -45,6 +47,10 @@ def up(
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="REST; 0 takes a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="gRPC; 0 takes a free one.")] = 50051,
+    mount: Annotated[
+        list[str] | None,
+        typer.Option(help=f"One dialect of REST by itself, as {FORM}; may be given again. {', '.join(NAMES)}."),
+    ] = None,
     device: Annotated[
         str, typer.Option(callback=_device, help="cpu, cuda, cuda:N or auto; all workers share a GPU's memory.")
     ] = "cpu",
@@ -166,11 +172,15 @@ def up(
         guarded = api_key is not None or api_keys is not None or tls_ca is not None
         check_guarded(f"{host}:{http_port}", guarded=guarded, insecure=insecure, how="--api-key or --api-keys")
         trusted = _check_tls(tls_cert, tls_key, tls_ca, reachable(host))
-        ports = take_ports(host, {"--http-port": http_port, "--grpc-port": grpc_port})
+        mounts = parse_mounts(mount or (), {http_port: "--http-port", grpc_port: "--grpc-port"})
+        mount_ports = {f"--mount {each}": each.port for each in mounts if each.port is not None}
+        ports = take_ports(host, {"--http-port": http_port, "--grpc-port": grpc_port, **mount_ports})
+        mounts = tuple(replace(each, port=ports.get(f"--mount {each}")) for each in mounts)
         deployment = Deployment(
             host=host,
             http_port=ports["--http-port"],
             grpc_port=ports["--grpc-port"],
+            mounts=mounts,
             prefill=prefill,
             decode=decode,
             models=_found(models),
@@ -245,6 +255,8 @@ async def _announce(deployment: Deployment, trusted: Path | None) -> None:
     """Say that requests are served, for a person and for a program that waits for the line."""
     name = deployment.models[0].name
     print(f"ready {deployment.http_url} {deployment.grpc_url}")
+    for mount in deployment.mounts:
+        print(f"{mount.dialect} {deployment.url_of(mount)}")
     print(_curl(deployment, name, trusted))
     print(_python(deployment, name, trusted), flush=True)
 

@@ -6,15 +6,16 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import grpc.aio
 import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from engine.cpus import pin
 from engine.errors import ConfigError
@@ -34,18 +35,28 @@ from frontend.fleet import Fleet
 from frontend.inference import FleetInference
 from frontend.metrics import FrontendMetrics
 from frontend.model import LoadedModel
+from frontend.mounts import Mount, parse_mounts
 from frontend.observer import Observer
 from frontend.rest.app import build_app
-from frontend.rest.http import HttpProtocol
+from frontend.rest.http import ErrorsAt, HttpProtocol
+from frontend.rest.mounted import Mounted
+from frontend.rest.openai.errors import OpenAIErrors
 from frontend.router import Policy
 from frontend.served import Served
 from frontend.service import Health, build_server
 
 log = logging.getLogger("frontend")
 
+KEEP_ALIVE_S = 75
+"""How long a connection without a request stays open: longer than proxies keep theirs, lest one sends a request on what
+is just being closed."""
+LAST_WORDS_S = 2
+"""What clients may take to read how their answers ended, when a server leaves before these are complete."""
+
 
 async def run(config: FrontendConfig, models: Sequence[LoadedModel], keys: KeyRing) -> None:
     """Serve gRPC and REST until told to stop; then refuse new requests, finish those there are, and return."""
+    mounts = parse_mounts(config.mount, {config.http_port: "--http-port", config.grpc_port: "--grpc-port"})
     tracing = setup_tracing("tandem-frontend", config.otlp_endpoint)
     metrics = FrontendMetrics(CollectorRegistry())
     workers = Tls.of(config.worker_cert, config.worker_key, config.worker_ca, prefix="worker")
@@ -60,7 +71,8 @@ async def run(config: FrontendConfig, models: Sequence[LoadedModel], keys: KeyRi
         version=VERSION,
         max_resume_grace_s=config.max_resume_grace_s,
     )
-    app = build_app(
+    build = partial(
+        build_app,
         inference,
         keys=keys,
         max_body_bytes=config.max_body_bytes,
@@ -69,21 +81,23 @@ async def run(config: FrontendConfig, models: Sequence[LoadedModel], keys: KeyRi
         cors_origins=config.cors_origins,
     )
     tls = Tls.of(config.tls_cert, config.tls_key, config.tls_ca)
-    rest = RestServer(rest_config(app, tls))
-    with bound(config, grpc_server, tls) as rest_socket:
+    with bound(config, mounts, grpc_server, tls) as (sockets, mounts):
+        app = Mounted(build(), mounts, lambda mount: build(mount=mount))
+        rest = RestServer(rest_config(app, tls, app.errors_at))
         async with asyncio.TaskGroup() as tasks:
             background = [tasks.create_task(fleet.run()), tasks.create_task(_tell_health(inference, fleet, health))]
-            serving = tasks.create_task(rest.serve(sockets=[rest_socket]))
+            serving = tasks.create_task(rest.serve(sockets=sockets))
             await grpc_server.start()
             try:
                 await stop_signal().wait()
                 inference.draining = True
                 await health.drain()
                 await drain(inference.idle(), config.drain_timeout_s)
+                inference.cut()
                 rest.should_exit = True
                 await serving
             finally:  # without which the process could not end
-                await grpc_server.stop(grace=1.0)
+                await grpc_server.stop(grace=LAST_WORDS_S)
             for task in background:
                 task.cancel()
     await tracing.aclose()
@@ -102,16 +116,17 @@ def _served(config: FrontendConfig, model: LoadedModel, fleet: Fleet) -> Served:
     return Served(model, attempts, max_attempts=config.max_attempts, max_worker_deaths=config.max_worker_deaths)
 
 
-def rest_config(app: Starlette, tls: Tls | None) -> uvicorn.Config:
+def rest_config(app: ASGIApp, tls: Tls | None, errors_at: ErrorsAt = lambda _: OpenAIErrors()) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=HttpProtocol,
+        http=partial(HttpProtocol, errors_at=errors_at),  # type: ignore[arg-type] # it is called, and nothing else
         ws="none",
         log_config=None,
         log_level="error",  # else whoever sends what is not HTTP fills the log
         access_log=False,
         lifespan="off",
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=LAST_WORDS_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
         ssl_context_factory=(lambda _config, _default: tls.context()) if tls else None,
     )
 
@@ -125,26 +140,38 @@ class RestServer(uvicorn.Server):
 
 
 @contextmanager
-def bound(config: FrontendConfig, grpc_server: grpc.aio.Server, tls: Tls | None) -> Iterator[socket.socket]:
-    """Bind both ports; yields the socket for REST. Raises ConfigError naming the port that is taken."""
-    try:
-        rest_socket = socket.create_server((config.host, config.http_port), backlog=2048)
-    except OSError as error:
-        message = f"cannot listen on {config.host}:{config.http_port}: {os.strerror(error.errno or 0)}"
-        raise ConfigError(message, field="http_port") from error
-    with rest_socket:
+def bound(
+    config: FrontendConfig, mounts: Sequence[Mount], grpc_server: grpc.aio.Server, tls: Tls | None
+) -> Iterator[tuple[list[socket.socket], tuple[Mount, ...]]]:
+    """Bind all ports; yields the sockets of REST, and `mounts` with the ports that they have. Raises ConfigError naming
+    the port that is taken."""
+    with ExitStack() as stack:
+        own = stack.enter_context(_listening(config.host, config.http_port, "http_port"))
         grpc_port = listen(grpc_server, f"{config.host}:{config.grpc_port}", tls, field="grpc_port")
         if config.local_listen:
             listen(grpc_server, config.local_listen, None, field="local_listen")
-        log.info(
-            "%s://%s:%d grpc://%s:%d",
-            "https" if tls else "http",
-            config.host,
-            rest_socket.getsockname()[1],
-            config.host,
-            grpc_port,
-        )
-        yield rest_socket
+        scheme = "https" if tls else "http"
+        log.info("%s://%s:%d grpc://%s:%d", scheme, config.host, _port(own), config.host, grpc_port)
+        sockets, bound_to = [own], []
+        for mount in mounts:
+            if mount.port is not None:
+                sockets.append(stack.enter_context(_listening(config.host, mount.port, "mount")))
+                mount = replace(mount, port=_port(sockets[-1]))
+            log.info("%s %s://%s:%d%s", mount.dialect, scheme, config.host, mount.port or _port(own), mount.prefix)
+            bound_to.append(mount)
+        yield sockets, tuple(bound_to)
+
+
+def _listening(host: str, port: int, field: str) -> socket.socket:
+    try:
+        return socket.create_server((host, port), backlog=2048)
+    except OSError as error:
+        message = f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
+        raise ConfigError(message, field=field) from error
+
+
+def _port(listening: socket.socket) -> int:
+    return int(listening.getsockname()[1])
 
 
 async def _tell_health(inference: FleetInference, fleet: Fleet, health: Health) -> None:

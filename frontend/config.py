@@ -69,6 +69,9 @@ class FrontendConfig(BaseSettings):
     """0 takes a free one."""
     grpc_port: NonNegativeInt = 50051
     """0 takes a free one."""
+    mount: Names = ()
+    """One dialect of REST by itself, as NAME=:PORT or NAME=/PREFIX; several with commas, or given again. Names: openai,
+    vllm, tgi, ollama, anthropic, llamacpp."""
     api_key: str = ""
     """When set, requests must carry it, or one of `api_keys`: Authorization: Bearer KEY."""
     api_keys: str = ""

@@ -21,6 +21,7 @@ from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, Unsuppo
 from frontend.accounts import Accounts
 from frontend.api import ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.catalogue import Catalogue
+from frontend.cut import Cut
 from frontend.fleet import Fleet
 from frontend.job import Job
 from frontend.ledger import Ledger
@@ -44,6 +45,7 @@ class FleetInference:
         self._fleet = fleet
         self._observer = observer
         self.draining = False
+        self._cut = Cut()
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -69,13 +71,15 @@ class FleetInference:
             charged = served.allowances.charged
             with charged(job.caller, job.num_prompt, job.params.max_tokens, lambda: job.num_output) as left:
                 async with aclosing(served.rows(job, watched)) as rows:
-                    await _next(rows, deadline)
+                    with self._cut:
+                        await _next(rows, deadline)
                     watched.taken(job)
                     told = tuple(job.tokens[: job.num_prompt]) if request.tell_prompt else ()
                     yield Started(job.request_id, job.model, job.num_prompt, job.params.seed, left, told)
                     answer = answer_of(served.model, request, job)
                     while answer.finished is None:
-                        batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))
+                        with self._cut:
+                            batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))
                         _note_times(ledger, batch)
                         if batch and job.scores is not None:
                             yield await job.scores.told(job.tokens[: job.num_prompt], served.model.tokenizer)
@@ -101,6 +105,10 @@ class FleetInference:
     async def idle(self) -> None:
         """Return once no request is under way."""
         await self._idle.wait()
+
+    def cut(self) -> None:
+        """Requests that are under way fail now, as do those that come: their clients are told why by Unavailable."""
+        self._cut.make()
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -19,6 +19,8 @@ from starlette.types import Scope
 from frontend.api import Inference
 from frontend.callers import KeyRing
 from frontend.metrics import CONTENT_TYPE
+from frontend.mounts import Mount
+from frontend.rest.alone import alone
 from frontend.rest.anthropic.dialect import anthropic_dialect
 from frontend.rest.compression import Compression
 from frontend.rest.debug import DebugPages
@@ -27,6 +29,7 @@ from frontend.rest.docs import HOME, docs_page
 from frontend.rest.llamacpp.dialect import llamacpp_dialect
 from frontend.rest.middleware import OWN_ID, Authentication, BodyLimit, Outermost
 from frontend.rest.ollama.dialect import ollama_dialect
+from frontend.rest.ollama.models import RUNNING
 from frontend.rest.openai.dialect import openai_dialect
 from frontend.rest.openapi import openapi_document
 from frontend.rest.tgi.dialect import tgi_dialect
@@ -63,10 +66,17 @@ def build_app(
     metrics: Callable[[], bytes],
     lenient: bool = False,
     cors_origins: Sequence[str] = (),
+    mount: Mount | None = None,
 ) -> Starlette:
-    """`metrics` is the Prometheus exposition of now; pages of `cors_origins` may ask from browsers."""
-    dialects = dialects_of(inference, lenient=lenient)
-    pages = Pages(inference, metrics, openapi_document(dialects, guarded=not keys.is_open))
+    """`metrics` is the Prometheus exposition of now; pages of `cors_origins` may ask from browsers. With `mount` it is
+    the app of one dialect by itself: without what the operator reads."""
+    if mount is None:
+        dialects = dialects_of(inference, lenient=lenient)
+        document = openapi_document(dialects, guarded=not keys.is_open)
+    else:
+        dialects = alone(mount.dialect, inference, lenient=lenient)
+        document = openapi_document(dialects, guarded=not keys.is_open, is_whole=False, prefix=mount.prefix)
+    pages = Pages(inference, metrics, document)
     errors = ErrorsByPath(dialects)
 
     async def http_error(request: Request, error: Exception) -> Response:
@@ -74,17 +84,16 @@ def build_app(
         assert isinstance(error, HTTPException)
         return errors.of(request.scope).response_of(_named(error, request))
 
+    whole = *DebugPages(inference).routes, *UsagePages(inference).routes, Route("/", pages.home)
     app = Starlette(
         routes=[
             *(route for route, _ in routes_of(dialects)),
             Route("/health", pages.health),
             Route("/ready", pages.ready),
             Route("/metrics", pages.metrics),
-            *DebugPages(inference).routes,
-            *UsagePages(inference).routes,
             Route("/openapi.json", pages.openapi),
             Route("/docs", pages.docs),
-            Route("/", pages.home),
+            *(whole if mount is None else ()),
         ],
         middleware=[
             *_cors(cors_origins),
@@ -96,6 +105,7 @@ def build_app(
         exception_handlers={HTTPException: http_error},
     )
     app.router.redirect_slashes = False
+    app.state.errors = errors.default
     return app
 
 
@@ -123,14 +133,14 @@ class ErrorsByPath:
     """Whose words an error is told in, before and after routing alike."""
 
     def __init__(self, dialects: Sequence[Dialect]) -> None:
-        self._default = dialects[0].errors
+        self.default = dialects[0].errors
         self._routes = routes_of(dialects)
 
     def of(self, scope: Scope) -> Errors:
         if chosen := scope.get(ERRORS):
             return chosen  # type: ignore[no-any-return]
         matching = (errors for route, errors in self._routes if route.matches(scope)[0] is not Match.NONE)
-        return next(matching, self._default)
+        return next(matching, self.default)
 
 
 class Pages:
@@ -162,7 +172,7 @@ class Pages:
         """A page for who asks for one. Ollama's clients do not, and look for these words."""
         if "text/html" in request.headers.get("accept", ""):
             return HTMLResponse(HOME, headers={"Vary": "Accept"})
-        return PlainTextResponse("Ollama is running", headers={"Vary": "Accept"})
+        return PlainTextResponse(RUNNING, headers={"Vary": "Accept"})
 
 
 def _json(value: object, status: int = 200) -> Response:

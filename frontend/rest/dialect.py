@@ -40,6 +40,9 @@ class Errors(Protocol):
 
     def response_of(self, error: Exception) -> Response: ...
 
+    def body_of(self, error: Exception) -> bytes:
+        """The JSON of an error that no app has seen, as of what is not HTTP."""
+
     def part_of(self, error: Exception) -> bytes:
         """The end of a stream that failed after its headers were sent."""
 

@@ -1,14 +1,19 @@
 """HTTP/1.1 as uvicorn reads it, with two things of ours: what stands before a body has a limit, and who is refused
-there is told so in OpenAI's words, as everywhere else. Knows bytes. Does not know the app.
+there is told so in the words of whose port it is. Knows bytes. Does not know the app.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from frontend.rest.openai.errors import body_of
+from frontend.rest.dialect import Errors
 
 MAX_HEAD_BYTES = 64 << 10
 """Of the request line and all headers. uvicorn itself keeps whatever comes."""
+ErrorsAt = Callable[[tuple[str, int | None] | None], Errors]
+"""Takes an address of this machine, where it is known."""
 REASONS = {400: b"Bad Request", 431: b"Request Header Fields Too Large"}
 
 
@@ -25,6 +30,10 @@ class HttpProtocol(HttpToolsProtocol):
     _unread_bytes = 0
     """Of a head whose end has not come."""
     _refused = False
+
+    def __init__(self, *arguments: Any, errors_at: ErrorsAt, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._errors_at = errors_at
 
     def data_received(self, data: bytes) -> None:
         if self._refused:  # the connection is about to close
@@ -61,7 +70,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, message: str) -> None:
         self._refused = True
-        body = body_of(HTTPException(status, message))
+        body = self._errors_at(self.server).body_of(HTTPException(status, message))
         head = (
             b"HTTP/1.1 %d %s\r\n" % (status, REASONS[status]),
             b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body),

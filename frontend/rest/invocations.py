@@ -3,7 +3,7 @@
 messages   a chat completion      prompt   a completion      inputs   TGI's answer
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,16 +23,21 @@ from frontend.rest.tgi.errors import TgiErrors
 from frontend.rest.tgi.parse import ROOT
 from frontend.rest.tgi.request_types import TgiCompatRequest
 
+OPENAI = ("messages", "prompt")
+"""What vLLM knows of it."""
+ALL = (*OPENAI, "inputs")
+
 
 class Invocations:
     """The ASGI app behind it."""
 
-    def __init__(self, inference: Inference, *, lenient: bool) -> None:
-        self._endpoints: Mapping[str, tuple[ASGIApp, Errors]] = {
+    def __init__(self, inference: Inference, *, lenient: bool, only: Sequence[str] = ALL) -> None:
+        endpoints: Mapping[str, tuple[ASGIApp, Errors]] = {
             "messages": (OpenAIEndpoint(inference, chat.FORMAT, lenient=lenient), OpenAIErrors()),
             "prompt": (OpenAIEndpoint(inference, completions.FORMAT, lenient=lenient), OpenAIErrors()),
             "inputs": (TgiEndpoint(inference, ROOT), TgiErrors()),
         }
+        self._endpoints = {name: endpoints[name] for name in only}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = await Request(scope, receive).body()
@@ -52,7 +57,9 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return receive_again
 
 
-def operation() -> Json:
+def operation(*, only: Sequence[str] = ALL) -> Json:
+    if "inputs" not in only:
+        return {"post": _of_openai()}
     described = post(
         "Answer a conversation (messages) or continue a text (prompt, inputs)",
         any_of(ref(ChatCompletionRequest), ref(CompletionRequest), ref(TgiCompatRequest)),
@@ -63,3 +70,14 @@ def operation() -> Json:
     )
     invalid = also(described, 422, "The request has inputs, and is malformed.", error="TgiError")
     return {"post": also(invalid, 424, "The request has inputs, and answering it failed.", error="TgiError")}
+
+
+def _of_openai() -> Json:
+    return post(
+        "Answer a conversation (messages) or continue a text (prompt)",
+        any_of(ref(ChatCompletionRequest), ref(CompletionRequest)),
+        any_of(ref(ChatCompletion), ref(Completion))
+        | content("text/event-stream", {"anyOf": [ref(ChatCompletionChunk), ref(CompletionChunk)]}),
+        error="ErrorBody",
+        description="As /v1/chat/completions or /v1/completions does.",
+    )

@@ -18,8 +18,11 @@ ERROR = "ErrorBody"
 """The schema of errors on paths that are nobody's: the first dialect's."""
 
 
-def openapi_document(dialects: Sequence[Dialect], *, guarded: bool = True) -> Json:
-    """Of a server that asks for keys, or of one that is open."""
+def openapi_document(
+    dialects: Sequence[Dialect], *, guarded: bool = True, is_whole: bool = True, prefix: str = ""
+) -> Json:
+    """Of a server that asks for keys, or of one that is open; if it `is_whole`, with what its operator reads. `prefix`
+    is what its paths begin with."""
     security: Json = {"security": [{key: []} for key in KEYS]} if guarded else {}
     return {
         "openapi": "3.1.0",
@@ -31,8 +34,10 @@ def openapi_document(dialects: Sequence[Dialect], *, guarded: bool = True) -> Js
             "A parameter works or is refused by name; null is the same as leaving it out.",
         },
         **security,
-        "paths": _own_paths() | {path: each for dialect in dialects for path, each in dialect.operations.items()},
-        "components": {"schemas": _schemas(dialects), "securitySchemes": KEYS},
+        **({"servers": [{"url": prefix}]} if prefix else {}),
+        "paths": _own_paths(is_whole=is_whole)
+        | {path: each for dialect in dialects for path, each in dialect.operations.items()},
+        "components": {"schemas": _schemas(dialects, is_whole=is_whole), "securitySchemes": KEYS},
     }
 
 
@@ -43,13 +48,12 @@ def tandem_version() -> str:
         return "0"
 
 
-def _own_paths() -> Json:
+def _own_paths(*, is_whole: bool) -> Json:
     return {
         "/health": {"get": _get("The process is alive", ANY_OBJECT) | PUBLIC},
         "/ready": {"get": _ready() | PUBLIC},
         "/metrics": {"get": _get("Prometheus metrics", content("text/plain", {"type": "string"})) | PUBLIC},
-        **debug.operations(ERROR),
-        **usage.operations(ERROR),
+        **({**debug.operations(ERROR), **usage.operations(ERROR)} if is_whole else {}),
         "/openapi.json": {"get": _get("This document", ANY_OBJECT) | PUBLIC},
         "/docs": {"get": _get("This document, to read", content("text/html", {"type": "string"})) | PUBLIC},
     }
@@ -68,8 +72,10 @@ def _ready() -> Json:
     return {"summary": "Whether a request would succeed now", "parameters": [model], "responses": responses}
 
 
-def _schemas(dialects: Sequence[Dialect]) -> Json:
-    taken = {kind for dialect in dialects for kind in dialect.schemas}.union(debug.SCHEMAS, usage.SCHEMAS)
+def _schemas(dialects: Sequence[Dialect], *, is_whole: bool) -> Json:
+    taken = {kind for dialect in dialects for kind in dialect.schemas}.union(
+        (*debug.SCHEMAS, *usage.SCHEMAS) if is_whole else ()
+    )
     _, components = msgspec.json.schema_components(
         sorted(taken, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
     )

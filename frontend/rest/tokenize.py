@@ -109,23 +109,41 @@ class DetokenizedText(Struct, frozen=True, kw_only=True):
     text: str
 
 
+class DetokenizedPrompt(Struct, frozen=True, kw_only=True):
+    """As vLLM calls it."""
+
+    prompt: str
+
+
+class DetokenizedContent(Struct, frozen=True, kw_only=True):
+    """As llama.cpp does."""
+
+    content: str
+
+
 MESSAGES_OFF: Off = MappingProxyType({"chat_template": (), "mm_processor_kwargs": ({},), "media_io_kwargs": ({},)})
 CONTENT_OFF: Off = MappingProxyType({"parse_special": (True,)})
 INPUTS_OFF: Off = MappingProxyType({"parameters": ({},)})
 CONVERSATION = ("messages", "add_generation_prompt", "continue_final_message", "tools", "chat_template_kwargs")
 
 
-def tokenize_endpoint(inference: Inference) -> Page:
+def tokenize_endpoint(inference: Inference, *, only: Sequence[str] = ()) -> Page:
+    """`only` bodies of these shapes, where other servers are not: whose path it is tells errors in his words."""
+    shapes = {name: SHAPES[name] for name in only} or SHAPES
+
     async def tokenize(request: Request) -> Response:
         body = decode_body(await request.body())
-        shape = SHAPES[one_of(body, SHAPES)]
-        request.scope[ERRORS] = shape.errors
+        shape = shapes[one_of(body, shapes)]
+        if not only:
+            request.scope[ERRORS] = shape.errors
         return _json(await asyncio.to_thread(shape.answer, inference, body))
 
     return tokenize
 
 
-def detokenize_endpoint(inference: Inference) -> Page:
+def detokenize_endpoint(inference: Inference, answer: type[Struct] = DetokenizedText) -> Page:
+    """`answer` has the text under all of its names."""
+
     async def detokenize(request: Request) -> Response:
         fields = supported(decode_body(await request.body()), DetokenizeRequest, {})
         if isinstance(tokens := fields.get("tokens"), list):
@@ -135,7 +153,7 @@ def detokenize_endpoint(inference: Inference) -> Page:
         check_token_ids(tuple(given.tokens), model.vocab_size, "tokens")
         skip = bool(given.skip_special_tokens)
         text = await asyncio.to_thread(inference.detokenize, model.name, given.tokens, skip_special_tokens=skip)
-        return _json(DetokenizedText(prompt=text, content=text, text=text))
+        return _json(msgspec.convert(dict.fromkeys(answer.__struct_fields__, text), answer))
 
     return detokenize
 

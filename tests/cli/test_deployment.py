@@ -7,6 +7,7 @@ from cli.process import ProcessSpec
 from engine.config import WorkerConfig
 from engine.source import Source, sources
 from frontend.config import FrontendConfig, by_model
+from frontend.mounts import Mount, parse_mounts
 
 FOLDER = Path("/run/tandem-x")
 
@@ -93,6 +94,15 @@ def test_each_model_has_workers_of_its_own() -> None:
         "org/small": ("tandem-demo",),
     }
     assert by_model(frontend.model_aliases, names, "model_aliases")["tandem-demo"] == ("tiny",)
+
+
+def test_mounts_are_the_frontends_and_have_their_urls() -> None:
+    mounts = (Mount("ollama", 11434), Mount("anthropic", prefix="/as/claude"))
+    deployment = Deployment(http_port=8001, grpc_port=50052, mounts=mounts, frontend={"tls_cert": "a.pem"})
+    told = frontend_config(processes(deployment)["frontend"]).mount
+    assert parse_mounts(told, {}) == mounts
+    urls = ["https://127.0.0.1:11434", "https://127.0.0.1:8001/as/claude"]
+    assert [deployment.url_of(mount) for mount in mounts] == urls
 
 
 def test_cpus_are_shared_out_among_the_workers_of_a_role() -> None:

@@ -251,6 +251,33 @@ def test_cpus_that_cannot_be_had_are_named_before_anything_starts(
     assert running.stderr.count("\n") == 1
 
 
+def test_mounts_get_free_ports_and_are_told_after_the_ready_line(tandem: Start) -> None:
+    running = up(tandem, "--mount", "ollama=:0", "--mount", "anthropic=/as/claude")
+    running.until(lambda: running.stdout.count("\n") == 5)
+    ready, first, second, *_ = running.stdout.splitlines()
+    own = ready.split()[1]
+    assert second == f"anthropic {own}/as/claude"
+    name, url = first.split()
+    assert name == "ollama"
+    assert re.fullmatch(r"http://127\.0\.0\.1:[1-9]\d+", url)
+    assert url != own
+
+
+@pytest.mark.parametrize(
+    ("mount", "message"),
+    [
+        ("gemini=:1", "--mount gemini=:1: there is no dialect 'gemini', but openai, "),
+        ("ollama=:4711", "--mount ollama=:4711: port 4711 is that of --http-port"),
+        ("ollama", "--mount ollama: it must be NAME=:PORT or NAME=/PREFIX"),
+    ],
+)
+def test_a_mount_that_cannot_be_is_named_before_anything_starts(tandem: Start, mount: str, message: str) -> None:
+    running = tandem("up", "--http-port", "4711", "--grpc-port", "0", "--mount", mount)
+    assert running.ended() == 1
+    assert running.stderr.startswith(f"tandem: {message}")
+    assert running.stderr.count("\n") == 1
+
+
 def test_a_model_that_is_not_there_is_named_before_anything_starts(tandem: Start) -> None:
     running = up(tandem, "--model", "./nowhere")
     assert running.ended() == 1

@@ -9,13 +9,13 @@ from contextlib import ExitStack
 import pytest
 
 
-def program(name: str, package: str) -> str:
+def program(name: str, package: str, how: str = "apt-get install") -> str:
     """The path of a program that `package` brings."""
     if found := shutil.which(name):
         return found
     if os.environ.get("CI"):
-        pytest.fail(f"{name} is missing, and CI does not go without: apt-get install {package}")
-    pytest.skip(f"{name} is missing: apt-get install {package}")
+        pytest.fail(f"{name} is missing, and CI does not go without: {how} {package}")
+    pytest.skip(f"{name} is missing: {how} {package}")
 
 
 def run(*command: str) -> str:

@@ -160,3 +160,9 @@ def endless_request(prompt: list[int], max_tokens: int) -> pb.GenerateRequest:
         sampling=pb.Sampling(temperature=0.0),
         stopping=pb.Stopping(max_tokens=max_tokens, ignore_eos=True),
     )
+
+
+async def read_to_end(call: "grpc.aio.UnaryStreamCall[Any, pb.GenerateResponse]") -> None:
+    """What is left of a stream whose messages are read one by one. Raises what it ends with."""
+    while await call.read() is not grpc.aio.EOF:
+        pass

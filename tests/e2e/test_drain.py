@@ -6,6 +6,7 @@ import signal
 import grpc
 import grpc.aio
 import pytest
+from openai import APIError
 
 from tests.e2e.clients import (
     DEMO,
@@ -15,6 +16,7 @@ from tests.e2e.clients import (
     grpc_stub,
     http_client,
     openai_client,
+    read_to_end,
     stream_text,
     until,
 )
@@ -49,6 +51,27 @@ async def test_streams_end_and_newcomers_are_refused() -> None:
             assert not any(stream.done() for stream in streams), "too late to tell"
             answers = await asyncio.gather(*streams)
         assert [(answer.num_tokens, answer.finish) for answer in answers] == [(MAX_TOKENS, "length")] * STREAMS
+        await asyncio.to_thread(server.wait_for_its_end, processes)
+
+
+async def test_streams_that_outlast_the_drain_are_told_so() -> None:
+    with tandem("--drain-timeout", "0.5") as server:
+        processes = server.processes()
+        async with openai_client(server) as client, grpc_stub(server) as stub:
+            begun = asyncio.Event()
+            stream = asyncio.create_task(stream_text(client, DEMO, "Question", max_tokens=3500, on_text=begun.set))
+            call = stub.Generate(endless_request([5], 3500))
+            async with asyncio.timeout(PATIENCE_S):
+                await call.read()
+                await begun.wait()
+                server.process.send_signal(signal.SIGTERM)
+                with pytest.raises(APIError, match="shutting down") as told:
+                    await stream
+                with pytest.raises(grpc.aio.AioRpcError, match="shutting down") as ended:
+                    await read_to_end(call)
+        assert told.value.type == "server_error"
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "grpc-status-details-bin" in dict(ended.value.trailing_metadata())
         await asyncio.to_thread(server.wait_for_its_end, processes)
 
 

@@ -140,7 +140,7 @@ class FakeInference:
                         raise step
                     case Delta() if request.max_tokens == 0:
                         continue
-                    case Started() | Delta() | Finished():
+                    case Started() | PromptLogprobs() | Delta() | Finished():
                         if not taken:
                             taken = True
                             told = tuple(prompt) if request.tell_prompt else ()

@@ -26,6 +26,40 @@ def test_a_port_that_is_taken_is_named(option: str, other: str) -> None:
     assert "Traceback" not in ended.stderr
 
 
+def test_a_mounts_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        own = ("--http-port", "0", "--grpc-port", "0")
+        ended = frontend("--decode", "127.0.0.1:1", *own, "--mount", "tgi=:0", "--mount", f"ollama=:{port}")
+
+    assert ended.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("mount", "why"),
+    [
+        ("ollama=/api", "this server has /api/"),
+        ("gemini=:0", "there is no dialect 'gemini'"),
+        ("tgi=/a,ollama=/a", "/a is tgi's already"),
+    ],
+)
+def test_a_mount_that_cannot_be_is_told_with_why(mount: str, why: str) -> None:
+    ended = frontend("--decode", "127.0.0.1:1", "--http-port", "0", "--grpc-port", "0", "--mount", mount)
+
+    assert ended.returncode == 2
+    assert why in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_nothing_of_a_frontend_that_lets_anybody_in_listens_beyond_this_machine() -> None:
+    ended = frontend("--decode", "127.0.0.1:1", "--host", "0.0.0.0", "--mount", "ollama=:0")
+
+    assert ended.returncode == 2
+    assert "can be reached from other machines" in ended.stderr
+
+
 def test_without_a_decode_worker_it_does_not_start() -> None:
     ended = frontend("--http-port", "0", "--grpc-port", "0")
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import uvicorn
+from starlette.types import ASGIApp
 
 from frontend.__main__ import rest_config
 from frontend.callers import KeyRing
@@ -18,16 +19,22 @@ from tests.frontend.fake_inference import FakeInference
 
 @asynccontextmanager
 async def served() -> AsyncIterator[int]:
-    """The port of the app as the frontend serves it."""
     app = build_app(FakeInference(), keys=KeyRing(), max_body_bytes=1 << 20, metrics=lambda: b"")
+    async with serving(app) as port:
+        yield port
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp) -> AsyncIterator[int]:
+    """The port of the app as the frontend serves it."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(rest_config(app, None))
-        serving = asyncio.create_task(server.serve(sockets=[listening]))
+        running = asyncio.create_task(server.serve(sockets=[listening]))
         try:
             yield listening.getsockname()[1]
         finally:
             server.should_exit = True
-            await serving
+            await running
 
 
 async def say(port: int, *parts: bytes) -> tuple[int, bytes]:

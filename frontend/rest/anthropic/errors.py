@@ -48,7 +48,7 @@ class AnthropicErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
 class AnthropicErrorBody(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="error"):
     error: AnthropicErrorDetail
     request_id: str | msgspec.UnsetType = msgspec.UNSET
-    """Not in a stream, whose headers had it."""
+    """Not in a stream, whose headers had it, and not of what is not HTTP."""
 
 
 class AnthropicErrors:
@@ -57,8 +57,11 @@ class AnthropicErrors:
     def response_of(self, error: Exception) -> Response:
         return _ErrorResponse(error)
 
+    def body_of(self, error: Exception) -> bytes:
+        return msgspec.json.encode(AnthropicErrorBody(error=_detail(error)))
+
     def part_of(self, error: Exception) -> bytes:
-        return b"event: error\ndata: " + msgspec.json.encode(AnthropicErrorBody(error=_detail(error))) + b"\n\n"
+        return b"event: error\ndata: " + self.body_of(error) + b"\n\n"
 
 
 class _ErrorResponse(Response):

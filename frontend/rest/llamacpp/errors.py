@@ -65,5 +65,8 @@ class LlamaErrors:
     def response_of(self, error: Exception) -> Response:
         return Response(body_of(error), status_of(error), headers_of(error), media_type="application/json")
 
+    def body_of(self, error: Exception) -> bytes:
+        return body_of(error)
+
     def part_of(self, error: Exception) -> bytes:
         return b"data: " + body_of(error) + b"\n\n"

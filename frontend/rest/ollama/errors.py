@@ -27,5 +27,8 @@ class OllamaErrors:
     def response_of(self, error: Exception) -> Response:
         return Response(body_of(error), status_of(error), headers_of(error), media_type="application/json")
 
+    def body_of(self, error: Exception) -> bytes:
+        return body_of(error)
+
     def part_of(self, error: Exception) -> bytes:
         return body_of(error) + b"\n"

@@ -29,6 +29,8 @@ from frontend.rest.ollama.request_types import SHOW_OFF, OllamaShowRequest
 
 Page = Callable[[Request], Awaitable[Response]]
 
+RUNNING = "Ollama is running"
+"""What Ollama says at its root, and its clients look for."""
 VERSION = "0.33.0"
 """Of the Ollama whose API this is: clients ask for it to know what they may use."""
 LATEST = ":latest"

@@ -76,5 +76,8 @@ class OpenAIErrors:
             headers |= limit_headers(error.allowance)
         return Response(body_of(error), status_of(error), headers, media_type="application/json")
 
+    def body_of(self, error: Exception) -> bytes:
+        return body_of(error)
+
     def part_of(self, error: Exception) -> bytes:
         return b"data: " + body_of(error) + b"\n\ndata: [DONE]\n\n"

@@ -65,14 +65,14 @@ def info_endpoint(inference: Inference) -> Callable[[Request], Awaitable[Respons
 def _operations() -> dict[str, Json]:
     listed = content("application/json", {"type": "array", "items": ref(TgiAnswer)})
     return {
-        "/": {"post": _post("Continue a text; with `stream`, as it is made", "TgiCompatRequest", listed | EVENTS)},
-        "/generate": {"post": _post("Continue a text", "TgiRequest", json("TgiAnswer"))},
-        "/generate_stream": {"post": _post("Continue a text, as it is made", "TgiRequest", EVENTS)},
+        "/": {"post": tgi_post("Continue a text; with `stream`, as it is made", "TgiCompatRequest", listed | EVENTS)},
+        "/generate": {"post": tgi_post("Continue a text", "TgiRequest", json("TgiAnswer"))},
+        "/generate_stream": {"post": tgi_post("Continue a text, as it is made", "TgiRequest", EVENTS)},
         "/info": {"get": operation("The model, and what requests may ask", json("TgiInfo"), 401, error="TgiError")},
     }
 
 
-def _post(summary: str, request: str, answer: Json) -> Json:
+def tgi_post(summary: str, request: str, answer: Json) -> Json:
     failures = {
         str(status): {"description": described, "content": json("TgiError")} for status, described in FAILURES.items()
     }

@@ -33,8 +33,11 @@ class TgiErrors:
         status, body = _told(error)
         return Response(body, status, headers_of(error), media_type="application/json")
 
+    def body_of(self, error: Exception) -> bytes:
+        return _told(error)[1]
+
     def part_of(self, error: Exception) -> bytes:
-        return b"data:" + _told(error)[1] + b"\n\n"
+        return b"data:" + self.body_of(error) + b"\n\n"
 
 
 def _told(error: Exception) -> tuple[int, bytes]:
