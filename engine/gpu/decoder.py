@@ -6,10 +6,10 @@ nothing back, so that one in which everybody decodes can be captured as a CUDA g
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from engine.checkpoint import Weights
 from engine.errors import ConfigError
 from engine.four_bit import FourBitMatrix, FourBitWeights
 from engine.gpu.inputs import Inputs
@@ -22,6 +22,9 @@ from engine.kernels.gpu.runs import Workspace
 from engine.kernels.gpu.silu_mul import silu_mul
 from engine.models.rope import rope_table
 from engine.models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from engine.checkpoint import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class GpuDecoder:
     def __init__(
         self,
         spec: ModelSpec,
-        weights: Weights,
+        weights: "Weights",
         max_context: int | None = None,
         *,
         device: torch.device,
@@ -169,7 +172,7 @@ class _Loader:
     """Takes weights out of a mapping and onto the device."""
 
     def __init__(
-        self, weights: Weights, device: torch.device, dtype: torch.dtype, quantized: torch.dtype | None
+        self, weights: "Weights", device: torch.device, dtype: torch.dtype, quantized: torch.dtype | None
     ) -> None:
         self.weights, self.device, self.dtype, self.quantized = weights, device, dtype, quantized
 

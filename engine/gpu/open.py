@@ -20,6 +20,7 @@ from engine.gpu.runner import GpuRunner, StepLimits
 from engine.gpu.sampler import GpuSampler
 from engine.kernels.gpu.fp8_linear import MULTIPLE, why_not
 from engine.kernels.gpu.paged import check_heads
+from engine.masks import Masks
 from engine.models.families import model_spec
 from engine.models.spec import ModelSpec
 from engine.sequence import SamplingParams, Sequence, SequenceId
@@ -53,7 +54,7 @@ def open_gpu(config: WorkerConfig, folder: ModelFolder, device: torch.device) ->
     weights, quantized = load_weights(folder, spec, dtype), _QUANTIZED[config.quantization]
     decoder = GpuDecoder(spec, weights, max_context, device=device, dtype=dtype, quantized=quantized)
     limits = StepLimits(config.max_sequences, config.max_step_tokens)
-    sampler = GpuSampler(spec.vocab_size, config.max_sequences, device)
+    sampler = GpuSampler(spec.vocab_size, config.max_sequences, device, Masks())
     num_blocks = _num_blocks(config, decoder, limits)
     capacity = num_blocks * config.block_tokens
     if config.max_context > capacity or capacity < 2:
