@@ -1,8 +1,8 @@
 """Logits to token ids on the GPU: the same order, arithmetic and generator as `engine/sampler.py`, so the same tokens.
 
 A step's parameters go to the device in one copy and its tokens come back in one. `launch` waits for nothing; `collect`
-waits for that one copy. A token may be drawn before the host knows the one before it: what penalties count is taken from
-where the step before left it. What a grammar allows cannot be, for grammars are followed on the host.
+waits for that one copy. A token may be drawn before the host knows the one before it: penalties count it where the step
+before left it. Not so what a grammar allows, for grammars are followed on the host.
 """
 
 from collections.abc import Callable, Iterable

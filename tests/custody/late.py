@@ -26,7 +26,7 @@ class Row:
     index: int
     """The number of the token in its answer"""
     counts: Counter[int]
-    """How often the answer has each token; when a token is drawn, also those that the host did not know at the launch"""
+    """How often the answer has each token; as it is drawn, also those that the host did not know at the launch"""
 
 
 Draw = Callable[[Many[int], Row], tuple[int, TokenLogprobs | None]]

@@ -135,7 +135,13 @@ def test_tokens_that_only_the_device_knows_are_penalised_as_those_that_the_cpu_i
     wishes = [
         {"temperature": 0.0, "repetition_penalty": 1.9},
         {"temperature": 0.0},
-        {"seed": 3, "presence_penalty": 1.1, "frequency_penalty": 0.7, "min_tokens": 7, "stop_token_ids": frozenset({4})},
+        {
+            "seed": 3,
+            "presence_penalty": 1.1,
+            "frequency_penalty": 0.7,
+            "min_tokens": 7,
+            "stop_token_ids": frozenset({4}),
+        },
         {"seed": 4, "temperature": 1.2, "frequency_penalty": -0.9},
     ]
     ahead, told = (
