@@ -51,7 +51,7 @@ class _Engines:
             return self._open[0]
         self.clear()
         real = shape.tiny() if self._bench.is_dry else shape
-        rooms = [self._room(streams) for streams in (*reversed(STREAMS if quantized is None else (FP8_STREAMS,)),)]
+        rooms = [self._room(streams) for streams in (STREAMS[::-1] if quantized is None else (FP8_STREAMS,))]
         needs = [room.size_bytes(real, quantized) + _SLACK_BYTES for room in rooms]
         free = self._bench.free_bytes()
         for room, needed in zip(rooms, needs, strict=True):
@@ -89,8 +89,8 @@ def tasks(bench: Bench) -> Iterator[Task]:
         for tokens in PROMPTS:
             yield Task(f"{shape.name} prefill, {tokens}", partial(_prefill, bench, engines, shape, tokens))
         if shape is LLAMA_8B:
-            yield Task(f"8B decode, {FP8_STREAMS} streams, FP8", partial(_decode_fp8, bench, engines))
             yield Task("8B streams beside prompts", partial(_beside, bench, engines))
+            yield Task(f"8B decode, {FP8_STREAMS} streams, FP8", partial(_decode_fp8, bench, engines))
             yield Task(f"{RIVAL}: 8B decode, 64 streams", partial(_rival, bench, engines))
 
 

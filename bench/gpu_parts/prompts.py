@@ -23,7 +23,7 @@ def _serve(bench: Bench) -> None:
     prompt = with_blocks(engine.sequence("prompt", tokens), range(blocks))
     batch = Batch.build([Chunk(prompt, 0, tokens)], BLOCK_TOKENS)
     engine.launch(batch, None).collect()
-    print(READY, flush=True)  # noqa: T201 - to the process that started this one
+    print(READY, flush=True)
     for line in sys.stdin:
         engine.launch(batch, None).collect()
-        print(line.strip(), flush=True)  # noqa: T201 - likewise
+        print(line.strip(), flush=True)
