@@ -5,6 +5,7 @@ Imported only for a worker whose device is a GPU.
 
 import logging
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,8 @@ from engine.masks import Masks
 from engine.models.families import model_spec
 from engine.models.spec import ModelSpec
 from engine.sequence import SamplingParams, Sequence, SequenceId
+from engine.tp.ranks import ALONE, DeviceRanks
+from engine.tp.split import Split
 
 log = logging.getLogger(__name__)
 
@@ -40,19 +43,29 @@ class GpuModel:
     max_context: int
 
 
-def open_gpu(config: WorkerConfig, folder: ModelFolder, device: torch.device) -> GpuModel:
-    """Load, try the largest step, size the pool, compile and capture.
+def open_gpu(
+    config: WorkerConfig,
+    folder: ModelFolder,
+    device: torch.device,
+    ranks: DeviceRanks = ALONE,
+    join: Callable[[], None] = lambda: None,
+    announce: Callable[[Batch], None] | None = None,
+) -> GpuModel:
+    """Load, try the largest step, size the pool, compile and capture; of several `ranks`, the part of the one that this
+    is, after which `join` returns when all have loaded theirs. `announce` is rank 0's (`GpuRunner`).
 
     Raises ConfigError with the arithmetic when it cannot fit, and by name for what the GPU's engine does not have.
     """
     spec, dtype = model_spec(folder.config), _DTYPES[config.dtype]
-    _refuse(config, spec, device, dtype)
-    _check_shapes(spec, config.block_tokens, dtype)
+    split = Split.of(spec, ranks.rank, ranks.size)
+    _refuse(config, split.part, device, dtype)
+    _check_shapes(split.part, config.block_tokens, dtype)
     if config.max_context > spec.max_context:
         raise ConfigError(f"a context of {config.max_context}: the model's is {spec.max_context}", field="max_context")
     max_context = config.max_context or spec.max_context
-    weights, quantized = load_weights(folder, spec, dtype), _QUANTIZED[config.quantization]
-    decoder = GpuDecoder(spec, weights, max_context, device=device, dtype=dtype, quantized=quantized)
+    weights, quantized = load_weights(folder, spec, dtype, split), _QUANTIZED[config.quantization]
+    decoder = GpuDecoder(spec, weights, max_context, device=device, dtype=dtype, quantized=quantized, ranks=ranks)
+    join()
     limits = StepLimits(config.max_sequences, config.max_step_tokens)
     sampler = GpuSampler(spec.vocab_size, config.max_sequences, device, Masks())
     num_blocks = _num_blocks(config, decoder, limits)
@@ -64,10 +77,11 @@ def open_gpu(config: WorkerConfig, folder: ModelFolder, device: torch.device) ->
             f"{config.block_tokens} tokens ({block_bytes} bytes each) hold {capacity}",
             field="max_context",
         )
-    cache = GpuCache(spec, num_blocks, config.block_tokens, device, dtype)
-    runner = GpuRunner(decoder, cache, limits)
+    cache = GpuCache(spec, num_blocks, config.block_tokens, device, dtype, split.part.num_kv_heads)
+    runner = GpuRunner(decoder, cache, limits, announce)
     runner.warm_up()
-    sampler.warm_up()
+    if ranks.rank == 0:  # the others have nothing to draw from
+        sampler.warm_up()
     return GpuModel(runner, sampler, min(max_context, capacity))
 
 
@@ -78,7 +92,7 @@ def _refuse(config: WorkerConfig, spec: ModelSpec, device: torch.device, dtype: 
         why = None if dtype is torch.bfloat16 else f"they give bfloat16, and the model computes in {name}"
         for field, size in (("hidden_size", spec.hidden_size), ("intermediate_size", spec.mlp_size)):
             if size % MULTIPLE:
-                why = f"they need multiples of {MULTIPLE}, and the model's {field} is {size}"
+                why = f"they need multiples of {MULTIPLE}, and the model's {field}, or a rank's part, is {size}"
         if why := why or why_not(device):
             raise ConfigError(f"--quantization fp8: products of float8 are not there: {why}", field="quantization")
     if config.kv_cache_dtype not in ("auto", name):
@@ -100,27 +114,34 @@ def _num_blocks(config: WorkerConfig, decoder: GpuDecoder, limits: StepLimits) -
     """As many as were asked for; else as many as fit."""
     if config.num_blocks:
         return config.num_blocks
-    block_bytes = block_size_bytes(decoder.spec, config.block_tokens, decoder.dtype)
     if "kv_memory_mb" in config.model_fields_set:
-        return config.kv_memory_mb * MIB // block_bytes
+        return config.kv_memory_mb * MIB // block_size_bytes(decoder.spec, config.block_tokens, decoder.dtype)
+    block_bytes = block_size_bytes(decoder.part, config.block_tokens, decoder.dtype)  # as much of one as is here
     measured = _measure(decoder, limits, config.block_tokens)
     reserve = config.device_reserve_mb * MIB
-    fit = blocks_that_fit(
-        measured,
-        block_bytes,
-        config.block_tokens,
-        reserve_bytes=reserve,
-        min_tokens=max(config.max_context, 2),
-        share=config.device_memory_share,
-    )
-    log.info("%d KV blocks of %d bytes fit beside the weights", fit, block_bytes)
-    return fit
+    try:
+        fit = blocks_that_fit(
+            measured,
+            block_bytes,
+            config.block_tokens,
+            reserve_bytes=reserve,
+            min_tokens=max(config.max_context, 2),
+            share=config.device_memory_share,
+        )
+    except ConfigError:
+        decoder.ranks.least(0)  # the others wait for word
+        raise
+    if not (least := decoder.ranks.least(fit)):
+        raise ConfigError("on another rank's GPU too few KV blocks fit, as its log says", field="max_context")
+    log.info("%d KV blocks fit beside the weights, of which %d bytes each are here", least, block_bytes)
+    return least
 
 
 def _measure(decoder: GpuDecoder, limits: StepLimits, block_tokens: int) -> Measured:
     """Run the largest step on a pool of one block."""
     device = decoder.device
-    trial = GpuRunner(decoder, GpuCache(decoder.spec, 1, block_tokens, device, decoder.dtype), limits)
+    pool = GpuCache(decoder.spec, 1, block_tokens, device, decoder.dtype, decoder.part.num_kv_heads)
+    trial = GpuRunner(decoder, pool, limits)
     trial(largest_step(limits, len(decoder.rope), block_tokens))  # compiles, which takes memory of its own
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()

@@ -6,6 +6,7 @@ Knows how steps are sized, padded and replayed. Does not know schedulers or samp
 import logging
 import time
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,12 +44,20 @@ class StepLimits:
 class GpuRunner:
     """The device's half of a step: `batch` in, logits `[R, V]` on the device out."""
 
-    def __init__(self, decoder: GpuDecoder, cache: GpuCache, limits: StepLimits) -> None:
+    def __init__(
+        self,
+        decoder: GpuDecoder,
+        cache: GpuCache,
+        limits: StepLimits,
+        announce: Callable[[Batch], None] | None = None,
+    ) -> None:
+        """`announce` hears of each batch before it is computed, but in `warm_up`: other ranks must compute it, too."""
         self.decoder = decoder
         self.cache = cache
         self.limits = limits
+        self._announce = announce
         self._table_blocks = -(-len(decoder.rope) // cache.block_tokens)
-        self._group = decoder.spec.num_heads // decoder.spec.num_kv_heads
+        self._group = decoder.part.num_heads // decoder.part.num_kv_heads
         self._tile_rows = choose_tile(cache.pool).block_m
         buckets = buckets_up_to(limits.max_sequences)
         self._splits = {bucket: self._splits_of(bucket) for bucket in buckets}
@@ -64,7 +73,7 @@ class GpuRunner:
     def __call__(self, batch: Batch, before: torch.Tensor | None = None) -> torch.Tensor:
         """Compute `batch`, write its keys and values into the cache, return the logits of its sample rows.
 
-        `before` are the tokens of the step that it continues, `[R]` int64 on the device, if it does.
+        `before` are the tokens of the step that it continues, `[R]` int64 on the device, if it does; rank 0 has them.
 
         Nothing is waited for, unless rows are pooled: the logits are there when work of the same stream that follows
         runs. They lie in a buffer that the next step writes.
@@ -75,12 +84,16 @@ class GpuRunner:
         rows = len(batch.token_ids)
         assert rows <= self.limits.max_rows, "more rows than the worker was started for"
         assert len(batch.context_lens) <= self.limits.max_sequences, "more sequences than the worker was started for"
-        assert batch.continues is None or (before is not None and int(batch.continues.max()) < len(before))
+        if batch.continues is not None and self.decoder.ranks.rank == 0:
+            assert before is not None, "what it continues is not there"
+            assert int(batch.continues.max()) < len(before), "it continues what was not drawn"
+        if self._announce:
+            self._announce(batch)
         with on(self.decoder.device):
             return self._run(batch, before, rows)
 
     def _run(self, batch: Batch, before: torch.Tensor | None, rows: int) -> torch.Tensor:
-        if rows == batch.num_decode == len(batch.sampled) and not batch.pooled:
+        if rows == batch.num_decode == len(batch.sample_rows) and not len(batch.pooled_rows):
             bucket = self._graphs.bucket(rows)
             self._bring(self._decode(bucket), batch, before)
             return self._graphs(bucket)[:rows]
@@ -96,11 +109,13 @@ class GpuRunner:
     def _bring(
         self, sizes: Sizes, batch: Batch, before: torch.Tensor | None, tiles: np.ndarray | None = None
     ) -> Inputs:
-        """Bring `batch` to the device, and there the tokens that only the step before knows."""
+        """Bring `batch` to the device, and there the tokens that only the step before knows, to all ranks."""
         self._inputs.fill(sizes, batch, tiles)
         inputs = self._inputs.inputs(sizes)
-        if batch.continues is not None and before is not None:
-            take_tokens(inputs.token_ids, inputs.continues, before)
+        if batch.continues is not None:
+            if before is not None:
+                take_tokens(inputs.token_ids, inputs.continues, before)
+            self.decoder.ranks.spread(inputs.token_ids)
         return inputs
 
     def warm_up(self) -> None:
@@ -110,9 +125,9 @@ class GpuRunner:
         most = min(self.limits.max_step_tokens, len(self.decoder.rope))
         sequence = Sequence.of(SequenceId("warm-up"), [0] * most, SamplingParams(max_tokens=1, seed=0))
         sequence.blocks = array("i", [0] * self._table_blocks)
-        self(Batch.build([Chunk(sequence, 0, most)], self.cache.block_tokens))
-        self._inputs.clear()  # what lies there are the parts of a step of other sizes
         with on(self.decoder.device):
+            self._run(Batch.build([Chunk(sequence, 0, most)], self.cache.block_tokens), None, most)
+            self._inputs.clear()  # what lies there are the parts of a step of other sizes
             self._graphs.capture()
             inputs = self._inputs.inputs(self._decode(1))
             take_tokens(inputs.token_ids, inputs.continues, torch.zeros_like(inputs.token_ids, dtype=torch.int64))
@@ -132,7 +147,7 @@ class GpuRunner:
     def _splits_of(self, bucket: int) -> int:
         device = self.decoder.device
         num_cores = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-        return choose_splits(bucket, self.spec.num_kv_heads, len(self.decoder.rope), num_cores)
+        return choose_splits(bucket, self.decoder.part.num_kv_heads, len(self.decoder.rope), num_cores)
 
     def _most_items(self) -> int:
         """Of the inputs of any step within the limits that is no captured one."""

@@ -125,7 +125,8 @@ def test_every_part_is_imported_without_what_a_gpu_machine_may_lack() -> None:
         "import bench.gpu_parts\n"
         "for part in pkgutil.iter_modules(bench.gpu_parts.__path__):\n"
         "    importlib.import_module(f'bench.gpu_parts.{part.name}')\n"
-        "print(*sorted({name.partition('.')[0] for name in sys.modules} & {'engine', 'decode', 'protos', 'kvtransfer'}))\n"
+        "loaded = {name.partition('.')[0] for name in sys.modules}\n"
+        "print(*sorted(loaded & {'engine', 'decode', 'protos', 'kvtransfer'}))\n"
     )
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
