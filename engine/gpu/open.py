@@ -4,27 +4,25 @@ Imported only for a worker whose device is a GPU.
 """
 
 import logging
-from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from engine.batch import Batch, Chunk
+from engine.batch import Batch
 from engine.checkpoint import ModelFolder, load_weights
 from engine.config import WorkerConfig
 from engine.errors import ConfigError
 from engine.gpu.cache import GpuCache, block_size_bytes
 from engine.gpu.decoder import GpuDecoder
 from engine.gpu.memory import MIB, Measured, blocks_that_fit
-from engine.gpu.runner import GpuRunner, StepLimits
+from engine.gpu.runner import GpuRunner, StepLimits, largest_step
 from engine.gpu.sampler import GpuSampler
 from engine.kernels.gpu.fp8_linear import MULTIPLE, why_not
 from engine.kernels.gpu.paged import check_heads
 from engine.masks import Masks
 from engine.models.families import model_spec
 from engine.models.spec import ModelSpec
-from engine.sequence import SamplingParams, Sequence, SequenceId
 from engine.tp.ranks import ALONE, DeviceRanks
 from engine.tp.split import Split
 
@@ -68,7 +66,7 @@ def open_gpu(
     join()
     limits = StepLimits(config.max_sequences, config.max_step_tokens)
     sampler = GpuSampler(spec.vocab_size, config.max_sequences, device, Masks())
-    num_blocks = _num_blocks(config, decoder, limits)
+    num_blocks = _num_blocks(config, decoder, sampler, limits)
     capacity = num_blocks * config.block_tokens
     if config.max_context > capacity or capacity < 2:
         block_bytes = block_size_bytes(spec, config.block_tokens, dtype)
@@ -110,14 +108,14 @@ def _check_shapes(spec: ModelSpec, block_tokens: int, dtype: torch.dtype) -> Non
     check_heads(queries, pool, queries)
 
 
-def _num_blocks(config: WorkerConfig, decoder: GpuDecoder, limits: StepLimits) -> int:
+def _num_blocks(config: WorkerConfig, decoder: GpuDecoder, sampler: GpuSampler, limits: StepLimits) -> int:
     """As many as were asked for; else as many as fit."""
     if config.num_blocks:
         return config.num_blocks
     if "kv_memory_mb" in config.model_fields_set:
         return config.kv_memory_mb * MIB // block_size_bytes(decoder.spec, config.block_tokens, decoder.dtype)
     block_bytes = block_size_bytes(decoder.part, config.block_tokens, decoder.dtype)  # as much of one as is here
-    measured = _measure(decoder, limits, config.block_tokens)
+    measured = _measure(decoder, sampler, limits, config.block_tokens)
     reserve = config.device_reserve_mb * MIB
     try:
         fit = blocks_that_fit(
@@ -137,17 +135,18 @@ def _num_blocks(config: WorkerConfig, decoder: GpuDecoder, limits: StepLimits) -
     return least
 
 
-def _measure(decoder: GpuDecoder, limits: StepLimits, block_tokens: int) -> Measured:
-    """Run the largest step on a pool of one block."""
+def _measure(decoder: GpuDecoder, sampler: GpuSampler, limits: StepLimits, block_tokens: int) -> Measured:
+    """Run the largest step on a pool of one block, and draw what can be asked for."""
     device = decoder.device
     pool = GpuCache(decoder.spec, 1, block_tokens, device, decoder.dtype, decoder.part.num_kv_heads)
     trial = GpuRunner(decoder, pool, limits)
-    trial(largest_step(limits, len(decoder.rope), block_tokens))  # compiles, which takes memory of its own
+    batch = largest_step(limits, len(decoder.rope), block_tokens)
+    run_largest(trial, sampler, batch)  # compiles, which takes memory of its own
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    trial(largest_step(limits, len(decoder.rope), block_tokens))
+    run_largest(trial, sampler, batch)
     torch.cuda.synchronize(device)
     activations = torch.cuda.max_memory_allocated(device) - before
     torch.cuda.empty_cache()
@@ -155,13 +154,8 @@ def _measure(decoder: GpuDecoder, limits: StepLimits, block_tokens: int) -> Meas
     return Measured(total, free, torch.cuda.memory_reserved(device), activations)
 
 
-def largest_step(limits: StepLimits, max_context: int, block_tokens: int) -> Batch:
-    """Of made-up tokens in block 0: prompts of `max_step_tokens` together, and a token of all who are left."""
-    left, chunks = limits.max_step_tokens, []
-    for index in range(limits.max_sequences):
-        length = max(1, min(left, max_context))
-        left -= length if left > 0 else 0
-        sequence = Sequence.of(SequenceId(f"made-up-{index}"), [0] * length, SamplingParams(max_tokens=1, seed=0))
-        sequence.blocks = array("i", [0] * -(-length // block_tokens))
-        chunks.append(Chunk(sequence, 0, length))
-    return Batch.build(chunks, block_tokens)
+def run_largest(runner: GpuRunner, sampler: GpuSampler, batch: Batch) -> None:
+    """Of several ranks, rank 0 alone has logits to draw from."""
+    logits = runner(batch)
+    if runner.decoder.ranks.rank == 0:
+        sampler(logits, batch.sampled)

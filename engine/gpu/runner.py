@@ -21,10 +21,14 @@ from engine.gpu.inputs import InputBuffer, Inputs, Sizes
 from engine.kernels.gpu.prefill_attention import choose_tile, list_tiles
 from engine.kernels.gpu.runs import choose_splits
 from engine.kernels.gpu.take_tokens import take_tokens
+from engine.kernels.gpu.top_logits import MAX_COUNT
 from engine.models.spec import ModelSpec
+from engine.pooling import Pooled, Pooling
 from engine.sequence import SamplingParams, Sequence, SequenceId
 
 logger = logging.getLogger(__name__)
+
+_MOST_ASKED = SamplingParams(max_tokens=1, seed=0, num_logprobs=MAX_COUNT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +123,12 @@ class GpuRunner:
         return inputs
 
     def warm_up(self) -> None:
-        """Compile every kernel, on made-up tokens of the largest step too; writes only block 0, which must be free."""
+        """Compile every kernel, also on the largest step; writes only block 0, which must be free."""
         logger.info("compiling kernels for the GPU")
         began = time.perf_counter()
-        most = min(self.limits.max_step_tokens, len(self.decoder.rope))
-        sequence = Sequence.of(SequenceId("warm-up"), [0] * most, SamplingParams(max_tokens=1, seed=0))
-        sequence.blocks = array("i", [0] * self._table_blocks)
+        batch = largest_step(self.limits, len(self.decoder.rope), self.cache.block_tokens)
         with on(self.decoder.device):
-            self._run(Batch.build([Chunk(sequence, 0, most)], self.cache.block_tokens), None, most)
+            self._run(batch, None, len(batch.token_ids))
             self._inputs.clear()  # what lies there are the parts of a step of other sizes
             self._graphs.capture()
             inputs = self._inputs.inputs(self._decode(1))
@@ -154,3 +156,17 @@ class GpuRunner:
         rows, sequences = self.limits.max_rows, self.limits.max_sequences
         tiles = -(-rows * self._group // self._tile_rows) + sequences
         return Sizes(rows, sequences, 0, self._table_blocks, sequences, rows, tiles).num_items
+
+
+def largest_step(limits: StepLimits, max_context: int, block_tokens: int) -> Batch:
+    """Of made-up tokens in block 0: prompts of `max_step_tokens` together, and a token of all who are left. All sample,
+    ask for the most log-probabilities, and are pooled."""
+    left, chunks = limits.max_step_tokens, []
+    for index in range(limits.max_sequences):
+        length = max(1, min(left, max_context))
+        left -= length if left > 0 else 0
+        sequence = Sequence.of(SequenceId(f"made-up-{index}"), [0] * length, _MOST_ASKED)
+        sequence.pooled = Pooled(Pooling.LAST)
+        sequence.blocks = array("i", [0] * -(-length // block_tokens))
+        chunks.append(Chunk(sequence, 0, length))
+    return Batch.build(chunks, block_tokens)

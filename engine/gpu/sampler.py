@@ -28,6 +28,17 @@ if TYPE_CHECKING:
     from engine.masks import Allowed
 
 
+_EVERY_WISH = SamplingParams(
+    max_tokens=99,
+    seed=0,
+    min_tokens=99,
+    repetition_penalty=2.0,
+    logit_bias=((0, 1.0),),
+    stop_token_ids=frozenset((0,)),
+    num_logprobs=1,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Continued:
     """The step before one that is launched, where the host does not know all of its tokens."""
@@ -136,21 +147,10 @@ class GpuSampler:
         return self._fetch(found, _outcome(len(sequences), len(asked), count), asked, sequences, dead_ends)
 
     def warm_up(self) -> None:
-        """Compile the kernels; those that look at a count differ for 1, for multiples of 16 and for others."""
-        for count in (1, 3, 16):
-            some = list(range(count))
-            params = SamplingParams(
-                max_tokens=99,
-                seed=0,
-                min_tokens=99,
-                repetition_penalty=2.0,
-                logit_bias=((0, 1.0),),
-                stop_token_ids=frozenset((0,)),
-                num_logprobs=count,
-            )
-            vocab_size = self._history.counts.shape[1]
-            sequence = Sequence.of(SequenceId("warm-up"), [token % vocab_size for token in some * 2], params, count)
-            before = self.launch(torch.zeros(1, vocab_size, device=self._device), [sequence])
+        """Compile the kernels."""
+        vocab_size = self._history.counts.shape[1]
+        sequence = Sequence.of(SequenceId("warm-up"), [0, 0], _EVERY_WISH, 1)
+        before = self.launch(torch.zeros(1, vocab_size, device=self._device), [sequence])
         logits = torch.zeros(1, vocab_size, device=self._device)
         self.launch(logits, [sequence], [sequence.num_output + 1], Continued(before.token_ids, [0])).collect()
         masks = torch.zeros(1, -(-vocab_size // 32), dtype=torch.int32, device=self._device)
