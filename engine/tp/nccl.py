@@ -7,6 +7,7 @@ A rank that ends is noticed by the process that started it. One that hangs leave
 captured steps NCCL's own watch ends the process after `limit`, and the worker says that its step does not end.
 """
 
+import os
 from datetime import timedelta
 from typing import Any
 
@@ -43,6 +44,7 @@ class NcclRanks:
         """Return once all ranks have done the same with the same store. Raises RankFailed."""
         limit = timedelta(seconds=MAKE_LIMIT_S)
         store.set_timeout(limit)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", "lo")  # where it listens as a group is made: all are on this host
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = limit
         try:
