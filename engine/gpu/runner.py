@@ -159,14 +159,14 @@ class GpuRunner:
 
 
 def largest_step(limits: StepLimits, max_context: int, block_tokens: int) -> Batch:
-    """Of made-up tokens in block 0: prompts of `max_step_tokens` together, and a token of all who are left. All sample,
-    ask for the most log-probabilities, and are pooled."""
+    """Of made-up tokens in block 0: prompts of `max_step_tokens` together, and a token of all who are left. All sample
+    and ask for the most log-probabilities, and the prompts are pooled."""
     left, chunks = limits.max_step_tokens, []
     for index in range(limits.max_sequences):
         length = max(1, min(left, max_context))
-        left -= length if left > 0 else 0
         sequence = Sequence.of(SequenceId(f"made-up-{index}"), [0] * length, _MOST_ASKED)
-        sequence.pooled = Pooled(Pooling.LAST)
+        sequence.pooled = Pooled(Pooling.LAST) if left > 0 else None
         sequence.blocks = array("i", [0] * -(-length // block_tokens))
         chunks.append(Chunk(sequence, 0, length))
+        left -= length if left > 0 else 0
     return Batch.build(chunks, block_tokens)

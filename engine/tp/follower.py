@@ -58,6 +58,8 @@ def open_rank_on_device(
 
     config = WorkerConfig.model_validate_json(setup.config)
     device = device_of(torch.device(setup.device), setup.rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     runner = open_gpu(config, ModelFolder.open(Path(setup.folder)), device, ranks, join).runner
     own = Copies(runner.cache.pool, staging_of(staging, setup.rank))
     threading.Thread(target=serve_copies, args=(copies, own), name="tp-copies", daemon=True).start()

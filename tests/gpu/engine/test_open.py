@@ -82,5 +82,5 @@ def test_the_trial_step_is_the_largest_that_the_limits_allow() -> None:
     assert batch.query_starts.tolist() == [0, 1, 2, 34, 66, 72]
     assert not batch.block_tables.any()
     assert len(batch.sampled) == 5
-    assert batch.pooled_rows.tolist() == list(range(72)), "whoever can be asked for is"
+    assert batch.pooled_rows.tolist() == list(range(2, 72)), "those of prompts, who alone are"
     assert int(batch.context_lens.max()) == 32
