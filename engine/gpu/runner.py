@@ -104,6 +104,7 @@ class GpuRunner:
         tiles = list_tiles(batch.query_starts, batch.context_lens, batch.num_decode, self._group, self._tile_rows)
         num_sequences, width = batch.block_tables.shape
         num_sampled, num_pooled = len(batch.sample_rows), len(batch.pooled_rows)
+        assert num_sampled + num_pooled <= self.limits.max_rows, "more rows are kept than the worker was started for"
         sizes = Sizes(rows, num_sequences, batch.num_decode, width, num_sampled, num_pooled, len(tiles))
         logits = self._compute(self._bring(sizes, batch, before, tiles))
         if batch.pooled:
