@@ -84,13 +84,13 @@ def open_gpu(
 
 
 def _refuse(config: WorkerConfig, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
-    """What the GPU's engine has not, or this GPU."""
+    """What the GPU's engine has not, or this GPU. `spec` is of the part of the model that is computed here."""
     name = str(dtype).removeprefix("torch.")
     if config.quantization == "fp8":
         why = None if dtype is torch.bfloat16 else f"they give bfloat16, and the model computes in {name}"
         for field, size in (("hidden_size", spec.hidden_size), ("intermediate_size", spec.mlp_size)):
             if size % MULTIPLE:
-                why = f"they need multiples of {MULTIPLE}, and the model's {field}, or a rank's part, is {size}"
+                why = f"they need multiples of {MULTIPLE}, and the model's {field} is {size}"
         if why := why or why_not(device):
             raise ConfigError(f"--quantization fp8: products of float8 are not there: {why}", field="quantization")
     if config.kv_cache_dtype not in ("auto", name):
