@@ -79,7 +79,20 @@ class Bench:
             self._flush.append(torch.empty(self.size(_FLUSH_BYTES, 16), dtype=torch.int8))
         self._flush[0].zero_()
 
-    def flush_s(self) -> float:
+    def alone_ms(self, call: Call, count: int) -> float:
+        """Of one call on the device, which does not wait for the host: as many are launched while it is kept busy."""
+        began = time.perf_counter()
+        call()
+        self.synchronize()
+        call_s = time.perf_counter() - began
+        num_flushes = int(1.5 * count * call_s / self._flush_s()) + 1
+        if self.device.type != "cuda":
+            return call_s * 1e3
+        for _ in range(num_flushes):
+            self.flush()
+        return statistics.median(elapsed_ms([timed(call) for _ in range(count)]))
+
+    def _flush_s(self) -> float:
         """That the device takes for it, about."""
         self.flush()
         self.synchronize()

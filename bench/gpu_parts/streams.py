@@ -2,11 +2,10 @@
 the next step is launched before the host has heard this one's tokens.
 """
 
-import statistics
 import time
 from dataclasses import dataclass
 
-from bench.gpu_parts.bench import Bench, elapsed_ms, timed
+from bench.gpu_parts.bench import Bench
 from bench.gpu_parts.engine import BLOCK_TOKENS, Engine
 from decode.scheduler import DecodeScheduler, Token
 from engine.batch import Batch, Chunk
@@ -90,7 +89,8 @@ class Streams:
             self.step()
         step_ms = (time.perf_counter() - began) * 1e3 / num_steps
         self.settle()
-        return Pace(step_ms, self._device_ms(bench) if bench.device.type == "cuda" else step_ms)
+        batch = Batch.build(self._scheduler.plan(), BLOCK_TOKENS)
+        return Pace(step_ms, bench.alone_ms(lambda: self.engine.launch(batch, None), bench.size(_ALONE, 1)))
 
     def _take_off(self, chunks: list[Chunk], before: _Flight | None) -> _Flight | None:
         if not chunks:
@@ -104,14 +104,3 @@ class Streams:
         drawn = flight.pending.collect().drawn(flight.batch.sampled)
         events = self._scheduler.commit(flight.chunks, drawn)
         return {event.id for event in events if isinstance(event, Token) and event.finish is not None}
-
-    def _device_ms(self, bench: Bench) -> float:
-        """The same step again and again, all launched while the device is busy with something else."""
-        chunks = self._scheduler.plan()
-        batch = Batch.build(chunks, BLOCK_TOKENS)
-        began = time.perf_counter()
-        self.engine.launch(batch, None).collect()
-        busy_s = 1.5 * _ALONE * (time.perf_counter() - began)
-        for _ in range(int(busy_s / bench.flush_s()) + 1):
-            bench.flush()
-        return statistics.median(elapsed_ms([timed(lambda: self.engine.launch(batch, None)) for _ in range(_ALONE)]))
