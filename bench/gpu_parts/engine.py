@@ -97,8 +97,9 @@ class Engine:
 
     def sequence(self, name: str, num_tokens: int, *, answers: int = _ENDLESS) -> Answer:
         """Of random tokens, drawn as most clients have it; it has no blocks yet."""
-        tokens = torch.randint(0, self.shape.vocab_size, (num_tokens,)).tolist()
-        seed = int(torch.randint(0, 1 << 31, ()))
+        # On the host: a GPU would be waited for, with the step that is on it.
+        tokens = torch.randint(0, self.shape.vocab_size, (num_tokens,), device="cpu").tolist()
+        seed = int(torch.randint(0, 1 << 31, (), device="cpu"))
         params = SamplingParams(max_tokens=answers, seed=seed, temperature=0.8, top_p=0.95)
         return Answer.of(SequenceId(name), tokens, params)
 
