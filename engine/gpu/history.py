@@ -83,7 +83,7 @@ class History:
         return News(np.array(slots, np.int64), tuple(fresh), _flat(prompt), _flat(answer), _flat(continued))
 
     def _continue(self, sequences: Rows[Sequence], continues: Rows[int]) -> list[tuple[int, Rows[int]]]:
-        continued = []
+        continued: list[tuple[int, Rows[int]]] = []
         for sequence, sample in zip(sequences, continues, strict=True):
             if sample >= 0 and sequence.params.has_penalties:
                 row = self._rows[sequence.id]

@@ -33,7 +33,8 @@ class Copies:
         self._stream = CopyStream(pool.device)
         if self._stream.on_gpu:
             with self._stream.copying():  # so that the GPU reads and writes it by itself
-                status = torch.cuda.cudart().cudaHostRegister(self._staged.data_ptr(), self._staged.nbytes, 0)
+                register = torch.cuda.cudart().cudaHostRegister  # type: ignore[no-untyped-call]
+                status = register(self._staged.data_ptr(), self._staged.nbytes, 0)
                 torch.cuda.check_error(int(status))
 
     def __call__(self, runs: np.ndarray, *, is_out: bool) -> None:
@@ -67,7 +68,7 @@ class TeamCopies:
         except OSError as error:
             self._failed = f"a rank does not answer: {error}"  # what it says later would be taken for another answer
             raise RankFailed(self._failed) from error
-        if any(answer != FINE for answer in answers):
+        if None in answers:
             self._failed = "a rank has ended"
             raise RankFailed(self._failed)
 

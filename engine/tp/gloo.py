@@ -49,7 +49,7 @@ class GlooRanks:
         self._to_lead, self._from_lead = dist.GatherOptions(), dist.BroadcastOptions()
         self._to_lead.rootRank = self._from_lead.rootRank = 0
         self._least = dist.AllreduceOptions()
-        self._least.reduceOp = dist.ReduceOp.MIN
+        self._least.reduceOp = dist.ReduceOp(dist.ReduceOp.MIN)
         self._nothing = torch.zeros(1)
         self._room = torch.empty(0)
         self._group: _ProcessGroup | None = None

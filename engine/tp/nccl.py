@@ -37,7 +37,7 @@ class NcclRanks:
         self._from_lead = dist.BroadcastOptions()
         self._from_lead.rootRank = 0
         self._least = dist.AllreduceOptions()
-        self._least.reduceOp = dist.ReduceOp.MIN
+        self._least.reduceOp = dist.ReduceOp(dist.ReduceOp.MIN)
         self._group: Any = None
 
     def join(self, store: dist.Store) -> None:  # type: ignore[name-defined]
