@@ -11,6 +11,7 @@ It ends when the leader does, whatever it is doing then: the system kills it (`e
 asked of the system a thread notices the end of the socket.
 """
 
+import logging
 import os
 import select
 import signal
@@ -36,6 +37,8 @@ from engine.tp.devices import device_of, ranks_on
 from engine.tp.gloo import store_in
 from engine.tp.ranks import DeviceRanks, Ranks
 from engine.tp.wire import Setup, unpack_batch
+
+log = logging.getLogger(__name__)
 
 Compute = Callable[[Batch], torch.Tensor]
 
@@ -100,6 +103,7 @@ def main() -> int:
             runner = open_rank(setup, map_writable(memory), ranks)
             join()
     except ConfigError as error:
+        log.error("%s", error.message)
         channel.send(error.message.encode())
         channel.receive()  # nothing comes: whoever leads says why, and ends this process
         return 2
