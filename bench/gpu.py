@@ -7,7 +7,8 @@ Needs an NVIDIA GPU, torch, triton, numpy and this repository, uninstalled; no n
     limits   what the card copies and multiplies, and what a launch costs, measured in this run
     checks   every kernel of engine/kernels/gpu on random inputs against its torch twin in higher precision
     kernels  each kernel's time, beside those limits or beside what torch does
-    model    decode and prefill of Llama-3.1-8B's and Llama-3.2-1B's shapes with random weights
+    model    the engine itself in Llama-3.1-8B's and Llama-3.2-1B's shapes, with random weights: decode, prefill,
+             streams beside prompts, and transformers' continuous batching where that is installed
     tune     the candidates of each kernel's list, with --tune or --only tune
 
 Prints one table and, with --out, writes DIR/gpu.json. Exit status 1 if a check failed or something broke; a missed
@@ -47,7 +48,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--tune", action="store_true", help="also try the candidates of the kernels' lists")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, tiny: whether this script works at all")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where gpu.json goes")
-    parser.add_argument("--child", choices=(*parts, "warm"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=(*parts, "warm", "prompts"), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=60.0, help=argparse.SUPPRESS)
     parser.add_argument("--shard", default="0/1", help=argparse.SUPPRESS)

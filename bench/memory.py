@@ -8,8 +8,8 @@ import time
 
 import torch
 
-from engine.checkpoint import expected_shapes
 from engine.models.spec import ModelSpec
+from engine.models.tensors import expected_shapes
 
 REPEATS = 10
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from engine.checkpoint import expected_shapes
 from engine.hub import DEMO_MODEL
 from engine.models.families import model_spec
+from engine.models.tensors import expected_shapes
 
 SHAPES: dict[str, dict[str, int]] = {
     "160m": {

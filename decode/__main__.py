@@ -22,13 +22,12 @@ from engine.shared_memory import can_share_memory
 from engine.steploop import StepLoop
 from engine.telemetry import Telemetry, setup_logging, setup_tracing
 from kvtransfer.curve import Curve
-from kvtransfer.device_store import DeviceStore
 from kvtransfer.endpoints import beside
 from kvtransfer.group import check_backend
 from kvtransfer.host_store import HostStore
 from kvtransfer.nccl_receiver import NcclReceiver
 from kvtransfer.shm_receiver import ShmReceiver
-from kvtransfer.stores import device_frames_of, store_of
+from kvtransfer.stores import Store, device_frames_of, store_of
 from kvtransfer.transport import Arrived, Deliver, KVReceiver
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from protos import worker_pb2 as pb
@@ -50,7 +49,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         service.arrived(arrived)
 
     # A sender takes the first one that it reaches.
-    receivers = _receivers(config, store_of(model.cache), deliver, who.vocab_size)
+    receivers = _receivers(config, store_of(model.cache, model.team), deliver, who.vocab_size)
     template = TicketTemplate(who.worker_id, who.incarnation, who.block_bytes, who.layout, receivers)
     slowdown = Slowdown(who.costs, who.own_costs)
     worker = DecodeWorker(scheduler, model.runner, model.sampler, template, slowdown, model.launch)
@@ -66,9 +65,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
         await tracing.aclose()
 
 
-def _receivers(
-    config: WorkerConfig, store: HostStore | DeviceStore, deliver: Deliver, vocab_size: int
-) -> tuple[KVReceiver, ...]:
+def _receivers(config: WorkerConfig, store: Store, deliver: Deliver, vocab_size: int) -> tuple[KVReceiver, ...]:
     """Everything that KV can come through."""
     receivers: list[KVReceiver] = []
     if config.shared_memory == "auto" and can_share_memory() and isinstance(store, HostStore):

@@ -34,7 +34,7 @@ from engine.identity import Identity
 from engine.leg import Leg, Row
 from engine.session import Sessions
 from engine.steploop import StepLoop
-from engine.wire import finish_to, logprobs_to, scores_to, sequence_from
+from engine.wire import custody_to, finish_to, logprobs_to, scores_to, sequence_from
 from kvtransfer.transport import Arrived, KVReceiver
 from kvtransfer.wire import ticket_to_proto
 from protos import worker_pb2 as pb
@@ -107,7 +107,7 @@ class DecodeService:
         )
 
     async def custody(self) -> pb.GetCustodyResponse:
-        return self._who.sign((await inspect(self._loop.submit)).to_proto())
+        return self._who.sign(custody_to(await inspect(self._loop.submit)))
 
     def arrived(self, arrived: Arrived) -> None:
         """Hand a complete ticket to the step; called by receivers, on threads of their own."""

@@ -40,7 +40,7 @@ from engine.batch import Batch, Chunk
 from engine.cost import Slowdown, work_of
 from engine.custody import Custody, Holder, Inspect, Moves
 from engine.meter import Rate
-from engine.sampler import Sampled
+from engine.sampled import Sampled
 from engine.sequence import Sequence as Answer
 from engine.sequence import SequenceId
 from engine.steps import Launch, Pending, StepRunner, StepSampler

@@ -142,6 +142,11 @@ class Batch:
         positions = self.positions[self.sample_rows].tolist()
         return [p + 1 - sequence.num_prompt for p, sequence in zip(positions, self.sampled, strict=True)]
 
+    @property
+    def continued_samples(self) -> list[int] | None:
+        """[R], of each row that samples, what `continues` says."""
+        return None if self.continues is None else self.continues[self.sample_rows].tolist()
+
     @classmethod
     def build(cls, chunks: Chunks[Chunk], block_tokens: int, before: Chunks[Sequence] = ()) -> "Batch":
         """Lay out `chunks`; those of a single token come first, so that decode rows are contiguous.

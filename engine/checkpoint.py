@@ -18,6 +18,7 @@ from engine.eight_bit import SCALE, scaled_shapes, unscale
 from engine.errors import ConfigError
 from engine.four_bit import FourBitWeights, is_int32, is_part, optional_shapes, packed_shapes
 from engine.models.spec import EightBitSpec, FourBitSpec, ModelSpec
+from engine.models.tensors import EMBEDDING, HEAD, expected_shapes
 from engine.tp.split import Split
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ _MAX_HEADER_BYTES = 100_000_000
 _SAMPLE_BYTES = 64
 _MAX_NAME_CHARS = 200
 """Of a file; the system raises an error of its own for a name that it cannot take."""
-_EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 Weights = MutableMapping[str, torch.Tensor]
 """Tensors by their name in the checkpoint, all of the type to compute in; who packs them takes them out."""
@@ -104,15 +104,15 @@ def load_weights(folder: ModelFolder, spec: ModelSpec, dtype: torch.dtype, split
         try:
             with safe_open(shard.path, "pt") as file:
                 for name in shard.tensors:
-                    is_wanted = name in stored.needed or name in stored.allowed or name == _HEAD
+                    is_wanted = name in stored.needed or name in stored.allowed or name == HEAD
                     if is_wanted and (part := split.of_tensor(name)) is not None:
                         tensor = file.get_slice(name)[part] if part else file.get_tensor(name)
                         weights[name] = tensor.to(tensor.dtype if stored.is_packed(name) else dtype, copy=True)
         except (SafetensorError, OSError) as error:
             raise ConfigError(f"{shard.path.name} cannot be read: {error}") from error
-    head = weights.pop(_HEAD, None) if spec.tied_embeddings else None
-    if head is not None and not torch.equal(head, weights[_EMBEDDING][split.vocab]):
-        raise ConfigError(f"{_HEAD} differs from {_EMBEDDING} although tie_word_embeddings is true")
+    head = weights.pop(HEAD, None) if spec.tied_embeddings else None
+    if head is not None and not torch.equal(head, weights[EMBEDDING][split.vocab]):
+        raise ConfigError(f"{HEAD} differs from {EMBEDDING} although tie_word_embeddings is true")
     for name in stored.allowed:
         if name.endswith(".bias") and name in weights and weights.pop(name).any():
             raise ConfigError(f"tensor {name} is not zero, and {spec.architecture} has no such bias")
@@ -167,33 +167,6 @@ def _names(weight_map: Mapping[str, object], index: str) -> list[str]:
     return sorted(names)
 
 
-def expected_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
-    """The name and shape of every tensor of a model, as transformers saves it."""
-    hidden, query, kv, mlp = spec.hidden_size, spec.query_size, spec.kv_size, spec.mlp_size
-    matrices = {
-        "self_attn.q_proj": (query, hidden, spec.qkv_bias),
-        "self_attn.k_proj": (kv, hidden, spec.qkv_bias),
-        "self_attn.v_proj": (kv, hidden, spec.qkv_bias),
-        "self_attn.o_proj": (hidden, query, spec.output_bias),
-        "mlp.gate_proj": (mlp, hidden, spec.mlp_bias),
-        "mlp.up_proj": (mlp, hidden, spec.mlp_bias),
-        "mlp.down_proj": (hidden, mlp, spec.mlp_bias),
-    }
-    layer: dict[str, tuple[int, ...]] = {
-        "input_layernorm.weight": (hidden,),
-        "post_attention_layernorm.weight": (hidden,),
-    }
-    for name, (rows, columns, has_bias) in matrices.items():
-        layer[f"{name}.weight"] = (rows, columns)
-        if has_bias:
-            layer[f"{name}.bias"] = (rows,)
-    if spec.qk_norm:
-        layer["self_attn.q_norm.weight"] = layer["self_attn.k_norm.weight"] = (spec.head_dim,)
-    shapes = {f"model.layers.{i}.{name}": shape for i in range(spec.num_layers) for name, shape in layer.items()}
-    shapes |= {_EMBEDDING: (spec.vocab_size, hidden), "model.norm.weight": (hidden,)}
-    return shapes if spec.tied_embeddings else shapes | {_HEAD: (spec.vocab_size, hidden)}
-
-
 @dataclass(frozen=True, slots=True)
 class _Stored:
     """The tensors of a checkpoint by name, with their shapes."""
@@ -236,7 +209,7 @@ def _check(shards: list[Shard], stored: _Stored, spec: ModelSpec) -> None:
     found = {name: entry for shard in shards for name, entry in shard.tensors.items()}
     if missing := sorted(stored.needed.keys() - found.keys()):
         raise ConfigError(f"the checkpoint lacks tensor {_some(missing)}")
-    known = stored.needed.keys() | stored.allowed.keys() | ({_HEAD} if spec.tied_embeddings else set())
+    known = stored.needed.keys() | stored.allowed.keys() | ({HEAD} if spec.tied_embeddings else set())
     unexpected = sorted(name for name in found.keys() - known if not name.endswith("rotary_emb.inv_freq"))
     if unexpected:
         raise ConfigError(f"the checkpoint holds tensor {_some(unexpected)}, which {spec.architecture} does not have")

@@ -66,8 +66,8 @@ class WorkerConfig(BaseSettings):
     """In which keys and values are kept and moved; int8 with a scale per head and token. auto is float32 on a CPU, and
     on a GPU the type that the model computes in."""
     tensor_parallel: PositiveInt = 1
-    """Processes that this worker spreads each layer's heads and MLP over, on this host; they share its CPUs, threads
-    and KV pool. Workers that exchange KV may differ in it. On a CPU only."""
+    """Processes that this worker spreads each layer's heads and MLP over, on this host. On CPUs they share its CPUs,
+    threads and KV pool; each has a GPU of its own, from `device` on. Workers that exchange KV may differ in it."""
     pipeline_parallel: PositiveInt = 1
     """More than 1 is refused: layers are not spread over processes."""
     threads: NonNegativeInt = 0

@@ -8,7 +8,6 @@ from typing import Self
 
 from engine.blocks import BlockPool
 from engine.sequence import SequenceId
-from protos import worker_pb2 as pb
 
 Moves = Mapping[str, AbstractSet[str]]
 """From each state of a sequence to those that may follow it."""
@@ -47,16 +46,6 @@ class Custody:
     def of(cls, pool: BlockPool[SequenceId], holders: Iterable[Holder]) -> Self:
         num_free = pool.num_available - pool.num_cached
         return cls(tuple(holders), pool.num_blocks, num_free, pool.num_cached, pool.num_leaked())
-
-    def to_proto(self) -> pb.GetCustodyResponse:
-        """Holders carry their sequence id in `request_id`; who knows sessions puts names there."""
-        return pb.GetCustodyResponse(
-            num_blocks=self.num_blocks,
-            free_blocks=self.num_free,
-            cached_blocks=self.num_cached,
-            leaked_blocks=self.num_leaked,
-            holders=[pb.Holder(request_id=h.id, state=h.state, blocks=h.blocks, reason=h.reason) for h in self.holders],
-        )
 
 
 @dataclass(frozen=True, slots=True)

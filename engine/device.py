@@ -5,7 +5,7 @@ import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MIB = 2**20
+_OF_RANKS = {
+    *("block_tokens", "device_memory_share", "device_reserve_mb", "dtype", "kv_cache_dtype", "kv_memory_mb"),
+    *("max_context", "max_sequences", "max_step_tokens", "num_blocks", "quantization", "tensor_parallel"),
+}
+"""What of a worker's configuration its ranks on GPUs must know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +82,14 @@ def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     # On a thread that ends, and OpenMP's threads of it with it. Were they left asleep, OpenMP would count more threads
     # than cores, and those of the step loop would sleep, not spin, between the hundred parallel parts of a step.
     with ThreadPoolExecutor(1, thread_name_prefix="open-model") as thread:
-        if device.type == "cuda":
-            return thread.submit(open_on_gpu, config, role, device).result()
-        if config.quantization == "fp8":
+        if config.quantization == "fp8" and device.type == "cpu":
             raise ConfigError("--quantization fp8 needs a GPU (--device cuda); a CPU has int8", field="quantization")
         folder = ModelFolder.open(resolve_model(config.model))
-        team = Team.start(config, model_spec(folder.config))  # on this thread: processes end with who started them
+        # On this thread: processes end with who started them.
+        team = Team.start(config, model_spec(folder.config), device)
         try:
+            if device.type == "cuda":
+                return thread.submit(open_on_gpu, config, role, device, team).result()
             return thread.submit(_open_model, config, role, folder, team).result()
         except BaseException:
             if team:
@@ -112,7 +118,7 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", device.index or 0)
 
 
-def open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device) -> OpenModel:
+def open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device, team: Team | None = None) -> OpenModel:
     """The GPU's engine on `device`, which may be the CPU where Triton interprets its kernels."""
     from engine.gpu.launch import GpuLaunch
     from engine.gpu.open import open_gpu  # imports Triton, which a worker on a CPU need not have
@@ -121,7 +127,13 @@ def open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device) -> 
         torch.cuda.set_device(device)
     folder = ModelFolder.open(resolve_model(config.model))
     with Turn() as turn:
-        model = open_gpu(config, folder, device)
+        if team:  # the other ranks load while this one does
+            team.load(_setup_on_gpu(config, role, folder, device))
+            model = open_gpu(config, folder, device, team.ranks, team.join, team.announce)
+            team.hold(model.runner.cache.pool)
+            team.limit(config.stall_limit_s)
+        else:
+            model = open_gpu(config, folder, device)
         runner, sampler = model.runner, model.sampler
         costs = None
         if config.profile_s:
@@ -131,7 +143,8 @@ def open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device) -> 
     kv_dtype = str(runner.cache.pool.dtype).removeprefix("torch.")  # a CPU's blocks of the same type are the same bytes
     who = _identity(config, role, folder, runner.cache, model.max_context, kv_dtype, (costs, None))
     grammars = Grammars(folder.path, who.vocab_size, folder.eos_token_ids)
-    return OpenModel(runner, sampler, runner.cache, who, grammars=grammars, launch=GpuLaunch(runner, sampler))
+    launch = GpuLaunch(runner, sampler)
+    return OpenModel(runner, sampler, runner.cache, who, grammars=grammars, launch=launch, team=team)
 
 
 def _open_model(config: WorkerConfig, role: "pb.Role", folder: ModelFolder, team: Team | None) -> OpenModel:
@@ -233,6 +246,13 @@ def _setup(
         block_tokens=config.block_tokens,
         kv_dtype=kv_dtype,
     )
+
+
+def _setup_on_gpu(config: WorkerConfig, role: "pb.Role", folder: ModelFolder, device: torch.device) -> Setup:
+    """The same for ranks with a pool each: they find out for themselves how large it is."""
+    setup = _setup(config, role, folder, config.max_context, config.num_blocks, config.kv_cache_dtype)
+    asked = config.model_dump_json(include=_OF_RANKS, exclude_unset=True)
+    return replace(setup, device=str(device), config=asked)
 
 
 def _share(config: WorkerConfig, role: "pb.Role", size_bytes: int) -> SharedMemory | None:

@@ -126,8 +126,9 @@ class Sequence:
 
     @property
     def looks_back(self) -> bool:
-        """Whether the sampler must know which tokens the answer has so far, for the next one to be drawn."""
-        return self.constraint is not None or self.params.has_penalties
+        """Whether the host must know which tokens the answer has so far, for the next one to be drawn: where a grammar
+        stands is found out here. Penalties are no reason, for whoever draws ahead of the host counts tokens itself."""
+        return self.constraint is not None
 
     @property
     def num_uncomputed(self) -> int:

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 
 from engine.batch import Batch
-from engine.sampler import Sampled
+from engine.sampled import Sampled
 from engine.sequence import Sequence
 
 

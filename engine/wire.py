@@ -1,5 +1,6 @@
 """Protobuf to the engine's values and back, as far as prefill and decode share it."""
 
+from engine.custody import Custody
 from engine.errors import InvalidRequest
 from engine.hashes import HASH_BYTES, split_hashes
 from engine.identity import Identity
@@ -98,6 +99,17 @@ def sampling_to(params: SamplingParams) -> pb.Sampling:
         logit_bias=dict(params.logit_bias),
         stop_token_ids=sorted(params.stop_token_ids),
         num_logprobs=params.num_logprobs,
+    )
+
+
+def custody_to(custody: Custody) -> pb.GetCustodyResponse:
+    """Holders carry their sequence id in `request_id`; who knows sessions puts names there."""
+    return pb.GetCustodyResponse(
+        num_blocks=custody.num_blocks,
+        free_blocks=custody.num_free,
+        cached_blocks=custody.num_cached,
+        leaked_blocks=custody.num_leaked,
+        holders=[pb.Holder(request_id=h.id, state=h.state, blocks=h.blocks, reason=h.reason) for h in custody.holders],
     )
 
 

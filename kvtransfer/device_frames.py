@@ -12,8 +12,8 @@ import threading
 import numpy as np
 import torch
 
+from engine.copy_stream import CopyStream
 from engine.kernels.gpu.copy_summed import copy_summed
-from kvtransfer.copy_stream import CopyStream
 from kvtransfer.frame_buffers import DevicePayload
 from kvtransfer.pieces import FRAME_BYTES, MAX_PIECES, Checksums, Numbers, Pieces
 

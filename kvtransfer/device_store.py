@@ -17,7 +17,7 @@ import threading
 
 import torch
 
-from kvtransfer.copy_stream import CopyStream
+from engine.copy_stream import CopyStream
 from kvtransfer.pieces import FRAME_BYTES, Bytes, Checksums, Pieces
 
 

@@ -59,7 +59,7 @@ async def run(config: WorkerConfig, model: OpenModel, tracing: Telemetry, stop: 
 def _senders(config: WorkerConfig, model: OpenModel) -> Senders:
     """Everything that KV can go through."""
     by_transport: dict[str, KVSender] = {}
-    store, limit_s = store_of(model.cache), config.stall_limit_s
+    store, limit_s = store_of(model.cache, model.team), config.stall_limit_s
     if model.shared and isinstance(store, HostStore):
         by_transport["shm"] = ShmSender(store, model.shared, stall_limit_s=limit_s)
     curve = Curve.of(config.kv_key, config.kv_peers)

@@ -26,7 +26,7 @@ from engine.sequence import SequenceId
 from engine.session import Sessions
 from engine.steploop import StepLoop
 from engine.telemetry import about, finish, inject
-from engine.wire import finish_to, logprobs_to, scores_to, sequence_from
+from engine.wire import custody_to, finish_to, logprobs_to, scores_to, sequence_from
 from kvtransfer.endpoints import Senders, check_layout, choose
 from kvtransfer.transport import Commit, Ticket
 from kvtransfer.wire import ticket_from_proto
@@ -128,7 +128,7 @@ class PrefillService:
         )
 
     async def custody(self) -> pb.GetCustodyResponse:
-        return self._who.sign((await inspect(self._loop.submit)).to_proto())
+        return self._who.sign(custody_to(await inspect(self._loop.submit)))
 
     # -- the step's events -------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ _GRAPH_MS, _MOST_COPIES = 2.0, 64
 _TOTAL_MS, _LEAST_REPEATS, _MOST_REPEATS = 200.0, 7, 50
 _FLUSH_BYTES = 1 << 30
 """Many times the cache of any card; while it is written the host launches what is timed behind it."""
+_SOME_FLUSHES = 8
 L2_BYTES = 64 << 20
 
 
@@ -77,6 +78,29 @@ class Bench:
         if not self._flush:
             self._flush.append(torch.empty(self.size(_FLUSH_BYTES, 16), dtype=torch.int8))
         self._flush[0].zero_()
+
+    def alone_ms(self, call: Call, count: int) -> float:
+        """Of one call on the device, which does not wait for the host: as many are launched while it is kept busy."""
+        began = time.perf_counter()
+        call()
+        self.synchronize()
+        call_s = time.perf_counter() - began
+        num_flushes = int(1.5 * count * call_s / self._flush_s()) + 1
+        if self.device.type != "cuda":
+            return call_s * 1e3
+        for _ in range(num_flushes):
+            self.flush()
+        return statistics.median(elapsed_ms([timed(call) for _ in range(count)]))
+
+    def _flush_s(self) -> float:
+        """That the device takes for it, about."""
+        self.flush()
+        self.synchronize()
+        began = time.perf_counter()
+        for _ in range(_SOME_FLUSHES):
+            self.flush()
+        self.synchronize()
+        return (time.perf_counter() - began) / _SOME_FLUSHES
 
     def median_ms(self, calls: Sequence[Call]) -> float:
         """Of one call, when the calls run one after another."""

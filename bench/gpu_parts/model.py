@@ -1,94 +1,126 @@
-"""Decode and prefill of whole models beside what their bytes and operations allow; see `composed.py` for what they are.
+"""Decode and prefill of whole models beside what their bytes and operations allow. What computes is the engine: a
+worker's runner, pool, sampler and scheduler (`engine.py`, `streams.py`), with random weights and tokens.
 
 The limit of a decode step is the time in which its weights and its KV are read at copy speed; of a prompt, its
 products and its attention at the rate of the best matrix product.
 """
 
+import statistics
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from bench.gpu_parts import rival
-from bench.gpu_parts.bench import Bench, Task
-from bench.gpu_parts.composed import ComposedModel
+from bench.gpu_parts import beside, rival
+from bench.gpu_parts.bench import Bench, Task, elapsed_ms, timed
+from bench.gpu_parts.engine import BLOCK_TOKENS, Engine, Room, blocks_of, with_blocks
 from bench.gpu_parts.errors import judge, worst_row_error
 from bench.gpu_parts.limits import COPY, GEMM
 from bench.gpu_parts.report import Row
 from bench.gpu_parts.shapes import LLAMA_1B, LLAMA_8B, Shape
-from bench.gpu_parts.steps import Cache, DecodeLoop, Pace, Prefill
+from bench.gpu_parts.streams import Pace, Streams
 from bench.gpu_parts.supervise import RIVAL
+from engine.batch import Batch, Chunk
 from engine.kernels.gpu.fp8_linear import why_not
 
 CONTEXT, STEPS = 1024, 48
 STREAMS, PROMPTS = (1, 64, 256), (2048, 8192)
 FP8_STREAMS = 64
-_SLACK_BYTES = 6 << 30
+_SPARE = 16
+"""Steps, and blocks of each stream, beyond those that count."""
+_SLACK_BYTES = 8 << 30
 _SHARES = {1: 0.80, 256: 0.75}
 _TOKENS_PER_S = {64: 10_000.0}
 _OF_GEMM, _MOST_GAP = 0.60, 0.03
-_BF16_RATE, _TIMES_BF16 = "8B bf16 tok/s", 1.5
+_BF16_RATE, _TIMES_BF16, _TIMES_RIVAL = "8B bf16 tok/s", 1.5, 3.0
+_REPEATS = 5
 
 
-class _Models:
-    """At most one at a time, made when it is first asked for."""
+class _Engines:
+    """At most one at a time, opened when it is first asked for."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
-        self._made: list[ComposedModel] = []
+        self._open: list[Engine] = []
 
-    def has(self, shape: Shape, quantized: torch.dtype | None = None) -> bool:
-        return bool(self._made) and (self._made[0].shape.name, self._made[0].quantized) == (shape.name, quantized)
-
-    def get(self, shape: Shape, quantized: torch.dtype | None = None) -> ComposedModel:
-        if not self.has(shape, quantized):
-            self.clear()
-            dtype = torch.float16 if self._bench.is_dry else torch.bfloat16
-            real = shape.tiny() if self._bench.is_dry else shape
-            context = self._bench.size(max(PROMPTS) + STEPS, 64)
-            self._made.append(ComposedModel(real, context, dtype, quantized))
-        return self._made[0]
+    def get(self, shape: Shape, quantized: torch.dtype | None = None) -> Engine | None:
+        """For as many of `STREAMS` as there is room for; None where the model does not fit, which is said."""
+        if self._open and (self._open[0].shape.name, self._open[0].quantized) == (shape.name, quantized):
+            return self._open[0]
+        self.clear()
+        real = shape.tiny() if self._bench.is_dry else shape
+        rooms = [self._room(streams) for streams in (STREAMS[::-1] if quantized is None else (FP8_STREAMS,))]
+        needs = [room.size_bytes(real, quantized) + _SLACK_BYTES for room in rooms]
+        free = self._bench.free_bytes()
+        for room, needed in zip(rooms, needs, strict=True):
+            if self._bench.is_dry or needed <= free:
+                self._open.append(Engine(self._bench, real, quantized, room))
+                return self._open[0]
+        note = f"{free / 1e9:.0f} free"
+        self._bench.emit(Row(self._bench.task, f"skipped: needs {needs[-1] / 1e9:.0f} GB", note=note))
+        return None
 
     def clear(self) -> None:
-        self._made.clear()
+        self._open.clear()
         if self._bench.device.type == "cuda":
             torch.cuda.empty_cache()  # what is cached does not count as free
 
+    def _room(self, num_streams: int) -> Room:
+        bench, streams = self._bench, self._bench.size(num_streams, min(num_streams, 2))
+        longest = bench.size(max(PROMPTS), 24)
+        context = max(_context(bench) + _steps(bench), longest) + _SPARE
+        blocks = streams * (blocks_of(_context(bench) + _steps(bench) + _SPARE) + 2)
+        return Room(streams, longest, context, max(blocks, blocks_of(context)) + 1)
+
 
 def tasks(bench: Bench) -> Iterator[Task]:
-    models = _Models(bench)
-    yield Task("1B: a decode step behind a prompt, and the prompt in one", partial(_agree, bench, models))
-    for shape in (LLAMA_8B, LLAMA_1B)[: bench.size(2, 1)]:
+    engines = _Engines(bench)
+    shapes = (LLAMA_8B, LLAMA_1B)[: bench.size(2, 1)]
+    for shape in shapes:
+        yield Task(
+            f"{shape.name}: a decode step behind a prompt, and the prompt in one",
+            partial(_agree, bench, engines, shape),
+        )
         for streams in STREAMS:
             name = f"{shape.name} decode, {_streams(streams)} x {CONTEXT}"
-            yield Task(name, partial(_decode, bench, models, shape, streams))
+            yield Task(name, partial(_decode, bench, engines, shape, streams))
         for tokens in PROMPTS:
-            yield Task(f"{shape.name} prefill, {tokens}", partial(_prefill, bench, models, shape, tokens))
-    yield Task(f"8B decode, {FP8_STREAMS} streams, FP8", partial(_decode_fp8, bench, models))
-    yield Task(f"{RIVAL}: 8B decode, 64 streams", partial(_rival, bench, models))
+            yield Task(f"{shape.name} prefill, {tokens}", partial(_prefill, bench, engines, shape, tokens))
+        if shape is LLAMA_8B:
+            yield Task("8B streams beside prompts", partial(_beside, bench, engines))
+            yield Task(f"8B decode, {FP8_STREAMS} streams, FP8", partial(_decode_fp8, bench, engines))
+            yield Task(f"{RIVAL}: 8B decode, 64 streams", partial(_rival, bench, engines))
 
 
 def _streams(count: int) -> str:
     return f"{count} stream{'' if count == 1 else 's'}"
 
 
-def _agree(bench: Bench, models: _Models) -> None:
+def _context(bench: Bench) -> int:
+    return bench.size(CONTEXT, 20)
+
+
+def _steps(bench: Bench) -> int:
+    return bench.size(STEPS, 3)
+
+
+def _agree(bench: Bench, engines: _Engines, shape: Shape) -> None:
     """What the last of n + 1 tokens gives: computed by a decode step, and with all the others."""
-    model, context = models.get(LLAMA_1B), bench.size(1000, 20)
-    tokens = torch.randint(0, model.shape.vocab_size, (context + 1,))
-    whole = Prefill(model, Cache(model, 1, context + 1), tokens)
-    whole.step()
-    cache = Cache(model, 1, context + 2)
-    Prefill(model, cache, tokens[:-1]).step()
-    loop = DecodeLoop(bench, model, cache, 1, context)
-    loop.tokens.copy_(tokens[-1:])
-    loop.step()
-    judge(bench, bench.task, worst_row_error(loop.logits, whole.logits), 5e-2)
+    if (engine := engines.get(shape)) is None:
+        return
+    length = _context(bench) + 1
+    half = engine.room.blocks // 2
+    sequence = with_blocks(engine.sequence("agree", length), range(half))
+    whole = engine.logits(sequence, 0, length).clone()
+    again = with_blocks(sequence, reversed(range(half, 2 * half)))
+    engine.logits(again, 0, length - 1)
+    judge(bench, bench.task, worst_row_error(engine.logits(again, length - 1, length), whole), 5e-2)
 
 
-def _decode(bench: Bench, models: _Models, shape: Shape, num_streams: int) -> None:
-    decoded = _decoded(bench, models, shape, num_streams)
+def _decode(bench: Bench, engines: _Engines, shape: Shape, num_streams: int) -> None:
+    decoded = _decoded(bench, engines, shape, num_streams)
     if decoded is None:
         return
     is_8b = shape is LLAMA_8B
@@ -106,16 +138,17 @@ def _decode(bench: Bench, models: _Models, shape: Shape, num_streams: int) -> No
             note=decoded.note,
         )
     )
-    gap = decoded.pace.gap_share
-    bench.emit(Row(f"{bench.task}: host gap", gap * 100, "%", share=gap, most_share=_MOST_GAP if is_8b else None))
+    gap, note = decoded.pace.gap_share, f"{decoded.pace.device_ms:.2f} ms a step on the device alone"
+    target = _MOST_GAP if is_8b else None
+    bench.emit(Row(f"{bench.task}: host gap", gap * 100, "%", share=gap, most_share=target, note=note))
 
 
-def _decode_fp8(bench: Bench, models: _Models) -> None:
+def _decode_fp8(bench: Bench, engines: _Engines) -> None:
     """With products of float8, held against what the same steps took in bfloat16."""
     if why := why_not(bench.device):
         bench.emit(Row(bench.task, "skipped: no float8", note=why[:160]))
         return
-    decoded = _decoded(bench, models, LLAMA_8B, FP8_STREAMS, torch.float8_e4m3fn)
+    decoded = _decoded(bench, engines, LLAMA_8B, FP8_STREAMS, torch.float8_e4m3fn)
     if decoded is None:
         return
     before = bench.limits.get(_BF16_RATE)
@@ -146,34 +179,34 @@ class _Decoded:
 
 
 def _decoded(
-    bench: Bench, models: _Models, shape: Shape, num_streams: int, quantized: torch.dtype | None = None
+    bench: Bench, engines: _Engines, shape: Shape, num_streams: int, quantized: torch.dtype | None = None
 ) -> _Decoded | None:
     """None where it does not fit, which is said."""
-    streams, context, steps = bench.size(num_streams, min(num_streams, 2)), bench.size(CONTEXT, 20), STEPS
-    room = context + bench.size(steps, 4) + 8
-    if not _fits(bench, models, shape, streams * room, quantized):
+    if (engine := engines.get(shape, quantized)) is None:
         return None
-    model = models.get(shape, quantized)
-    loop = DecodeLoop(bench, model, Cache(model, streams, room), streams, context)
-    pace = loop.pace(steps)
-    if not bool(loop.logits.isfinite().all()):
-        bench.emit(Row(bench.task, "failed", note="logits are not finite", is_failure=True))
-    weights = model.shape.step_weight_bytes if quantized is None else model.shape.eight_bit_step_weight_bytes
-    read = weights + streams * (context + steps / 2) * model.shape.position_bytes
+    streams = bench.size(num_streams, min(num_streams, 2))
+    if streams > engine.room.sequences:
+        bench.emit(Row(bench.task, f"skipped: there is memory for {engine.room.sequences} streams"))
+        return None
+    context, steps = _context(bench), _steps(bench)
+    pace = Streams(engine, streams, context).pace(bench, steps)
+    weights = engine.shape.step_weight_bytes if quantized is None else engine.shape.eight_bit_step_weight_bytes
+    read = weights + streams * (context + steps / 2) * engine.shape.position_bytes
     speed = bench.limits.get(COPY)
     return _Decoded(pace, streams / pace.step_ms * 1e3, streams * speed * 1e9 / read if speed else None, read)
 
 
-def _prefill(bench: Bench, models: _Models, shape: Shape, num_tokens: int) -> None:
-    tokens = bench.size(num_tokens, 24)
-    if not _fits(bench, models, shape, tokens):
+def _prefill(bench: Bench, engines: _Engines, shape: Shape, num_tokens: int) -> None:
+    """The step of one prompt without a cached prefix, its first token with it."""
+    if (engine := engines.get(shape)) is None:
         return
-    model = models.get(shape)
-    prompt = Prefill(model, Cache(model, 1, tokens), torch.randint(0, model.shape.vocab_size, (tokens,)))
-    ms = prompt.median_ms(bench)
-    if not bool(prompt.logits.isfinite().all()):
+    tokens = bench.size(num_tokens, 24)
+    prompt = with_blocks(engine.sequence("prompt", tokens), range(blocks_of(tokens)))
+    batch = Batch.build([Chunk(prompt, 0, tokens)], BLOCK_TOKENS)
+    if not bool(engine.runner(batch).isfinite().all()):
         bench.emit(Row(bench.task, "failed", note="logits are not finite", is_failure=True))
-    flops, gemm = model.shape.prefill_flops(tokens), bench.limits.get(GEMM)
+    ms = _launched_ms(bench, engine, batch)
+    flops, gemm = engine.shape.prefill_flops(tokens), bench.limits.get(GEMM)
     rate = tokens / ms * 1e3
     limit = tokens * gemm * 1e12 / flops if gemm else None
     share = rate / limit if limit else None
@@ -182,22 +215,25 @@ def _prefill(bench: Bench, models: _Models, shape: Shape, num_tokens: int) -> No
     bench.emit(Row(bench.task, rate, "tok/s", limit, share, least_share=target, note=note))
 
 
-def _fits(bench: Bench, models: _Models, shape: Shape, positions: int, quantized: torch.dtype | None = None) -> bool:
-    """Whether the model and so many positions do; says so if not."""
-    if bench.is_dry:
-        return True
-    has = models.has(shape, quantized)
-    needed = positions * shape.position_bytes + _SLACK_BYTES + (0 if has else shape.weight_bytes)
-    if not has:
-        models.clear()
-    if bench.free_bytes() < needed:
-        bench.emit(
-            Row(bench.task, f"skipped: needs {needed / 1e9:.0f} GB", note=f"{bench.free_bytes() / 1e9:.0f} free")
-        )
-        return False
-    return True
+def _launched_ms(bench: Bench, engine: Engine, batch: Batch) -> float:
+    """Launched kernel by kernel, as the engine does for what it has no graph of."""
+    if bench.device.type != "cuda":
+        began = time.perf_counter()
+        engine.launch(batch, None).collect()
+        return (time.perf_counter() - began) * 1e3
+    engine.launch(batch, None).collect()
+    return statistics.median(elapsed_ms([timed(lambda: engine.launch(batch, None)) for _ in range(_REPEATS)]))
 
 
-def _rival(bench: Bench, models: _Models) -> None:
-    models.clear()
-    rival.decode(bench, LLAMA_8B, 64, CONTEXT)
+def _beside(bench: Bench, engines: _Engines) -> None:
+    """Decode while long prompts come: computed by the same worker in chunks, and by another process on the same GPU."""
+    if (engine := engines.get(LLAMA_8B)) is not None:
+        beside.compare(bench, engine)
+
+
+def _rival(bench: Bench, engines: _Engines) -> None:
+    engines.clear()
+    rate = rival.decode(bench, LLAMA_8B, FP8_STREAMS, CONTEXT)
+    if rate and (ours := bench.limits.get(_BF16_RATE)):
+        times = ours / rate
+        bench.emit(Row(f"{bench.task}: ours, times that", times, "x", least_value=_TIMES_RIVAL))

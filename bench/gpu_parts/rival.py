@@ -18,20 +18,21 @@ from bench.gpu_parts.shapes import Shape
 _SHORT, _LONG = 8, 72
 
 
-def decode(bench: Bench, shape: Shape, num_streams: int, context: int) -> None:
-    """One row, or a word why there is none: nothing of ours fails when it does."""
+def decode(bench: Bench, shape: Shape, num_streams: int, context: int) -> float | None:
+    """Tokens a second, in one row; or a word why there is none: nothing of ours fails when it does."""
     if importlib.util.find_spec("transformers") is None:
         bench.emit(Row(bench.task, "skipped: transformers is not installed"))
-        return
+        return None
     if bench.is_dry or bench.free_bytes() < 2 * shape.weight_bytes:
         bench.emit(Row(bench.task, f"skipped: needs a GPU with {2 * shape.weight_bytes / 1e9:.0f} GB free"))
-        return
+        return None
     try:
         rate = _rate(shape, num_streams, context)
     except Exception as error:  # it is somebody else's program, of any version
         bench.emit(Row(bench.task, "skipped: it failed", note=f"{type(error).__name__}: {error}"[:160]))
-        return
+        return None
     bench.emit(Row(bench.task, rate, "tok/s", note="its continuous batching, its own choice of attention"))
+    return rate
 
 
 def _rate(shape: Shape, num_streams: int, context: int) -> float:

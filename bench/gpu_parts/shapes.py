@@ -42,6 +42,11 @@ class Shape:
         return self.step_weight_bytes + (0 if self.tied_embeddings else 2 * self.vocab_size * self.hidden_size)
 
     @property
+    def eight_bit_weight_bytes(self) -> int:
+        """Of the whole model then."""
+        return self.weight_bytes - self.num_layers * self.layer_weights
+
+    @property
     def position_bytes(self) -> int:
         """Of KV in all layers."""
         return 2 * 2 * self.num_layers * self.num_kv_heads * self.head_dim

@@ -1,4 +1,5 @@
-"""The keys and values of every block on one GPU: one tensor, block-major as the pool of `engine/cache.py`.
+"""The keys and values of every block on one GPU: one tensor, block-major as the pool of `engine/cache.py`. A rank of
+several (`engine/tp`) has those of its own heads.
 
 A row is D numbers of the type that the model computes in: the kernels that attend take no other. Where a CPU's pool
 has the same type, its blocks are the same bytes. Knows shapes and bytes. Does not know who owns a block, nor how one
@@ -19,17 +20,28 @@ class GpuCache:
     """The pool, `[N, L, 2, K, P, D]`."""
 
     def __init__(
-        self, spec: ModelSpec, num_blocks: int, block_tokens: int, device: torch.device, dtype: torch.dtype
+        self,
+        spec: ModelSpec,
+        num_blocks: int,
+        block_tokens: int,
+        device: torch.device,
+        dtype: torch.dtype,
+        num_heads: int | None = None,
     ) -> None:
-        shape = (num_blocks, spec.num_layers, 2, spec.num_kv_heads, block_tokens, spec.head_dim)
+        """`num_heads` are the KV heads that are here: all of them, but for a rank of several."""
+        heads = spec.num_kv_heads if num_heads is None else num_heads
+        self.spec = spec
         self.num_blocks = num_blocks
         self.block_tokens = block_tokens
         self.block_bytes = block_size_bytes(spec, block_tokens, dtype)
-        self.pool = torch.zeros(shape, dtype=dtype, device=device)
+        """With all heads"""
+        self.pool = torch.zeros(
+            (num_blocks, spec.num_layers, 2, heads, block_tokens, spec.head_dim), dtype=dtype, device=device
+        )
 
     @property
     def size_bytes(self) -> int:
-        return self.num_blocks * self.block_bytes
+        return self.pool.nbytes
 
     def write_ones(self, num_blocks: int) -> None:
         """Make every number of the first blocks 1, for measuring."""

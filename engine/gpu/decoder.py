@@ -6,10 +6,10 @@ nothing back, so that one in which everybody decodes can be captured as a CUDA g
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
-from engine.checkpoint import Weights
 from engine.errors import ConfigError
 from engine.four_bit import FourBitMatrix, FourBitWeights
 from engine.gpu.inputs import Inputs
@@ -22,6 +22,11 @@ from engine.kernels.gpu.runs import Workspace
 from engine.kernels.gpu.silu_mul import silu_mul
 from engine.models.rope import rope_table
 from engine.models.spec import ModelSpec
+from engine.tp.ranks import ALONE, DeviceRanks
+from engine.tp.split import Split
+
+if TYPE_CHECKING:
+    from engine.checkpoint import Weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class Space:
     @classmethod
     def allocate(cls, decoder: "GpuDecoder", rows: int, samples: int, runs: int) -> "Space":
         """For steps of up to so many rows, of which so many sample, and `runs` of decode attention."""
-        spec, device = decoder.spec, decoder.device
+        spec, device = decoder.part, decoder.device
 
         def of(width: int, dtype: torch.dtype = decoder.dtype) -> torch.Tensor:
             return torch.empty(rows, width, dtype=dtype, device=device)
@@ -79,29 +84,33 @@ class Space:
 
 
 class GpuDecoder:
-    """A model ready to compute on a GPU."""
+    """A model, or one rank's part of it, ready to compute on a GPU."""
 
     def __init__(
         self,
         spec: ModelSpec,
-        weights: Weights,
+        weights: "Weights",
         max_context: int | None = None,
         *,
         device: torch.device,
         dtype: torch.dtype,
         quantized: torch.dtype | None = None,
+        ranks: DeviceRanks = ALONE,
     ) -> None:
-        """Move `weights` to `device`, fused, emptying the mapping on the way.
+        """Move `weights` to `device`, fused, emptying the mapping on the way. `spec` is of the whole model, `weights`
+        are this rank's.
 
         `quantized` is int8 or e4m3: the type that the weights of all layers are brought to there, one by one, and
         multiplied in. The head stays as it is: a step reads it once, and its rounding would be seen in every token.
         """
         self.spec, self.device, self.dtype, self.quantized = spec, device, dtype, quantized
+        self.ranks, split = ranks, Split.of(spec, ranks.rank, ranks.size)
+        self.part = split.part
         load = _Loader(weights, device, dtype, quantized)
         self.embedding = load.matrix(["model.embed_tokens.weight"])  # [V, hidden size]
         self.layers = [_layer(spec, load, index) for index in range(spec.num_layers)]
         self.norm = load.vector("model.norm.weight")
-        self.head = self.embedding if spec.tied_embeddings else load.matrix(["lm_head.weight"])
+        self.head = self.embedding[split.vocab] if spec.tied_embeddings else load.matrix(["lm_head.weight"])
         self.rope = rope_table(spec.rope, spec.head_dim, max_context or spec.max_context).to(device)
         assert not weights, f"weights left over: {sorted(weights)}"
 
@@ -109,7 +118,7 @@ class GpuDecoder:
     def __call__(self, inputs: Inputs, pool: torch.Tensor, space: Space, splits: int) -> torch.Tensor:
         """Compute a batch against `pool` `[N, L, 2, K, P, D]`; the logits of its sample rows, `[R, V]` float32, which
         lie in `space` until the next step, as in `space.normed` the last hidden states of all kept rows do. `splits` is
-        that of decode attention."""
+        that of decode attention. Ranks call it with the same batches, and rank 0 alone gets all columns."""
         rows, eps = len(inputs.token_ids), self.spec.rms_eps
         hidden, normed, delta = space.hidden[:rows], space.normed[:rows], space.delta[:rows]
         gate_up, gated = space.gate_up[:rows], space.gated[:rows]
@@ -125,17 +134,20 @@ class GpuDecoder:
                 rows = len(hidden)
                 normed, delta = space.normed[:rows], space.delta[:rows]
                 gate_up, gated = space.gate_up[:rows], space.gated[:rows]
-            rms_norm(hidden, layer.output(attended, delta, space.room), layer.post_norm, eps, normed)
+            summed = self.ranks.sum(layer.output(attended, delta, space.room))
+            rms_norm(hidden, summed, layer.post_norm, eps, normed)
             silu_mul(layer.gate_up(normed, gate_up, space.room), gated)
-            added = layer.down(gated, delta, space.room)
+            added = self.ranks.sum(layer.down(gated, delta, space.room))
         rms_norm(hidden, added, self.norm, eps, normed)
-        return self._logits(normed[: inputs.num_sampled], space.logits[: inputs.num_sampled])
+        logits = self._logits(normed[: inputs.num_sampled], space.logits[: inputs.num_sampled])
+        return self.ranks.gather(logits, self.spec.vocab_size)
 
     @torch.inference_mode()
     def logits(self, normed: torch.Tensor) -> torch.Tensor:
-        """Of last hidden states that a step has left in `space.normed`, `[rows, V]` float32."""
-        out = torch.empty(len(normed), self.spec.vocab_size, dtype=torch.float32, device=self.device)
-        return self._logits(normed, out)
+        """Of last hidden states that a step has left in `space.normed`, `[rows, V]` float32; rank 0 alone gets all
+        columns."""
+        out = torch.empty(len(normed), len(self.head), dtype=torch.float32, device=self.device)
+        return self.ranks.gather(self._logits(normed, out), self.spec.vocab_size)
 
     def _logits(self, normed: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
         """In float32 from sums in float32: rounded to bfloat16, many of the likely tokens would be equally likely."""
@@ -156,7 +168,7 @@ class GpuDecoder:
         space: Space,
         splits: int,
     ) -> torch.Tensor:
-        spec, decoding = self.spec, inputs.num_decode
+        spec, decoding = self.part, inputs.num_decode
         rope_cache(qkv, self.rope, inputs.positions, inputs.slots, pool, index, layer.head_norms, spec.rms_eps)
         queries = qkv.view(len(qkv), -1, spec.head_dim)[:, : spec.num_heads]  # [T, H, D]
         attended = space.attended[: len(qkv)]
@@ -175,7 +187,7 @@ class _Loader:
     """Takes weights out of a mapping and onto the device."""
 
     def __init__(
-        self, weights: Weights, device: torch.device, dtype: torch.dtype, quantized: torch.dtype | None
+        self, weights: "Weights", device: torch.device, dtype: torch.dtype, quantized: torch.dtype | None
     ) -> None:
         self.weights, self.device, self.dtype, self.quantized = weights, device, dtype, quantized
 

@@ -44,7 +44,8 @@ class DecodeGraphs:
                 continue
             torch.cuda.synchronize(self._device)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
+            # What other threads do meanwhile is no part of it: NCCL's watch asks after events.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
                 logits = self._step(bucket)
             pool = pool or graph.pool()
             self._captured[bucket] = graph, logits

@@ -2,6 +2,10 @@
 
 Rows are given to sequences as they come, and taken from those that were longest without a step: the sampler is not told
 when a sequence ends. A sequence that lost its row, because there were more than rows, is counted again from its tokens.
+
+A step that continues the one before has tokens that the host does not know: they are counted from where that step left
+them on the device, and not again when the host hears of them. What is drawn and continued stands: a sequence of which
+it does not is not continued.
 """
 
 from collections.abc import Sequence as Rows
@@ -18,6 +22,7 @@ class _Row:
     sequence: Sequence
     slot: int
     num_noted: int = 0
+    """Tokens, one that the host does not know yet among them if it was continued"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,8 @@ class News:
     """Row and token, int64, of each token of a prompt that is to be noted"""
     answer: tuple[np.ndarray, np.ndarray]
     """The same of answers"""
+    continued: tuple[np.ndarray, np.ndarray]
+    """Row, and the number of the sample in the step before, whose token comes last in an answer"""
 
 
 class History:
@@ -44,8 +51,12 @@ class History:
         self._rows: dict[SequenceId, _Row] = {}
         """Longest without a step first"""
 
-    def news(self, sequences: Rows[Sequence]) -> News:
-        """Rows for those of `sequences` that have penalties, and their tokens that came since they were last here."""
+    def news(self, sequences: Rows[Sequence], continues: Rows[int] | None = None) -> News:
+        """Rows for those of `sequences` that have penalties, and their tokens that came since they were last here.
+
+        `continues` are the numbers of the samples in the step before that they continue, below 0 for those of which
+        every token is known; None where all are.
+        """
         penalised = [sequence for sequence in sequences if sequence.params.has_penalties]
         assert len(penalised) <= len(self.counts), "more sequences than rows"
         for sequence in penalised:  # before anybody's row is taken
@@ -65,9 +76,20 @@ class History:
             end = max(row.num_noted, sequence.num_prompt)
             prompt.append((row.slot, sequence.tokens[row.num_noted : end]))
             answer.append((row.slot, sequence.tokens[end:]))
+            assert row.num_noted <= len(sequence.tokens), "a token was counted that does not stand"
             row.num_noted = len(sequence.tokens)
         slots = [self._rows[s.id].slot if s.params.has_penalties else -1 for s in sequences]
-        return News(np.array(slots, np.int64), tuple(fresh), _flat(prompt), _flat(answer))
+        continued = self._continue(sequences, continues) if continues is not None else []
+        return News(np.array(slots, np.int64), tuple(fresh), _flat(prompt), _flat(answer), _flat(continued))
+
+    def _continue(self, sequences: Rows[Sequence], continues: Rows[int]) -> list[tuple[int, Rows[int]]]:
+        continued: list[tuple[int, Rows[int]]] = []
+        for sequence, sample in zip(sequences, continues, strict=True):
+            if sample >= 0 and sequence.params.has_penalties:
+                row = self._rows[sequence.id]
+                row.num_noted += 1
+                continued.append((row.slot, [sample]))
+        return continued
 
     def _take(self) -> int:
         if self._free:

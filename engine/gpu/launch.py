@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from engine.batch import Batch
 from engine.gpu.runner import GpuRunner
-from engine.gpu.sampler import GpuSampler
+from engine.gpu.sampler import Continued, GpuSampler
 from engine.steps import Pending
 
 
@@ -17,4 +17,6 @@ class GpuLaunch:
 
     def __call__(self, batch: Batch, before: Pending | None) -> Pending:
         logits = self.runner(batch, None if before is None else before.token_ids)
-        return self.sampler.launch(logits, batch.sampled, batch.indices)
+        samples = batch.continued_samples
+        continued = None if before is None or samples is None else Continued(before.token_ids, samples)
+        return self.sampler.launch(logits, batch.sampled, batch.indices, continued)

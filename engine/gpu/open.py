@@ -4,25 +4,27 @@ Imported only for a worker whose device is a GPU.
 """
 
 import logging
-from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from engine.batch import Batch, Chunk
+from engine.batch import Batch
 from engine.checkpoint import ModelFolder, load_weights
 from engine.config import WorkerConfig
 from engine.errors import ConfigError
 from engine.gpu.cache import GpuCache, block_size_bytes
 from engine.gpu.decoder import GpuDecoder
 from engine.gpu.memory import MIB, Measured, blocks_that_fit
-from engine.gpu.runner import GpuRunner, StepLimits
+from engine.gpu.runner import GpuRunner, StepLimits, largest_step
 from engine.gpu.sampler import GpuSampler
 from engine.kernels.gpu.fp8_linear import MULTIPLE, why_not
 from engine.kernels.gpu.paged import check_heads
+from engine.masks import Masks
 from engine.models.families import model_spec
 from engine.models.spec import ModelSpec
-from engine.sequence import SamplingParams, Sequence, SequenceId
+from engine.tp.ranks import ALONE, DeviceRanks
+from engine.tp.split import Split
 
 log = logging.getLogger(__name__)
 
@@ -39,22 +41,32 @@ class GpuModel:
     max_context: int
 
 
-def open_gpu(config: WorkerConfig, folder: ModelFolder, device: torch.device) -> GpuModel:
-    """Load, try the largest step, size the pool, compile and capture.
+def open_gpu(
+    config: WorkerConfig,
+    folder: ModelFolder,
+    device: torch.device,
+    ranks: DeviceRanks = ALONE,
+    join: Callable[[], None] = lambda: None,
+    announce: Callable[[Batch], None] | None = None,
+) -> GpuModel:
+    """Load, try the largest step, size the pool, compile and capture; of several `ranks`, the part of the one that this
+    is, after which `join` returns when all have loaded theirs. `announce` is rank 0's (`GpuRunner`).
 
     Raises ConfigError with the arithmetic when it cannot fit, and by name for what the GPU's engine does not have.
     """
     spec, dtype = model_spec(folder.config), _DTYPES[config.dtype]
-    _refuse(config, spec, device, dtype)
-    _check_shapes(spec, config.block_tokens, dtype)
+    split = Split.of(spec, ranks.rank, ranks.size)
+    _refuse(config, split.part, device, dtype)
+    _check_shapes(split.part, config.block_tokens, dtype)
     if config.max_context > spec.max_context:
         raise ConfigError(f"a context of {config.max_context}: the model's is {spec.max_context}", field="max_context")
     max_context = config.max_context or spec.max_context
-    weights, quantized = load_weights(folder, spec, dtype), _QUANTIZED[config.quantization]
-    decoder = GpuDecoder(spec, weights, max_context, device=device, dtype=dtype, quantized=quantized)
+    weights, quantized = load_weights(folder, spec, dtype, split), _QUANTIZED[config.quantization]
+    decoder = GpuDecoder(spec, weights, max_context, device=device, dtype=dtype, quantized=quantized, ranks=ranks)
+    join()
     limits = StepLimits(config.max_sequences, config.max_step_tokens)
-    sampler = GpuSampler(spec.vocab_size, config.max_sequences, device)
-    num_blocks = _num_blocks(config, decoder, limits)
+    sampler = GpuSampler(spec.vocab_size, config.max_sequences, device, Masks())
+    num_blocks = _num_blocks(config, decoder, sampler, limits)
     capacity = num_blocks * config.block_tokens
     if config.max_context > capacity or capacity < 2:
         block_bytes = block_size_bytes(spec, config.block_tokens, dtype)
@@ -63,15 +75,16 @@ def open_gpu(config: WorkerConfig, folder: ModelFolder, device: torch.device) ->
             f"{config.block_tokens} tokens ({block_bytes} bytes each) hold {capacity}",
             field="max_context",
         )
-    cache = GpuCache(spec, num_blocks, config.block_tokens, device, dtype)
-    runner = GpuRunner(decoder, cache, limits)
+    cache = GpuCache(spec, num_blocks, config.block_tokens, device, dtype, split.part.num_kv_heads)
+    runner = GpuRunner(decoder, cache, limits, announce)
     runner.warm_up()
-    sampler.warm_up()
+    if ranks.rank == 0:  # the others have nothing to draw from
+        sampler.warm_up()
     return GpuModel(runner, sampler, min(max_context, capacity))
 
 
 def _refuse(config: WorkerConfig, spec: ModelSpec, device: torch.device, dtype: torch.dtype) -> None:
-    """What the GPU's engine has not, or this GPU."""
+    """What the GPU's engine has not, or this GPU. `spec` is of the part of the model that is computed here."""
     name = str(dtype).removeprefix("torch.")
     if config.quantization == "fp8":
         why = None if dtype is torch.bfloat16 else f"they give bfloat16, and the model computes in {name}"
@@ -95,37 +108,45 @@ def _check_shapes(spec: ModelSpec, block_tokens: int, dtype: torch.dtype) -> Non
     check_heads(queries, pool, queries)
 
 
-def _num_blocks(config: WorkerConfig, decoder: GpuDecoder, limits: StepLimits) -> int:
+def _num_blocks(config: WorkerConfig, decoder: GpuDecoder, sampler: GpuSampler, limits: StepLimits) -> int:
     """As many as were asked for; else as many as fit."""
     if config.num_blocks:
         return config.num_blocks
-    block_bytes = block_size_bytes(decoder.spec, config.block_tokens, decoder.dtype)
     if "kv_memory_mb" in config.model_fields_set:
-        return config.kv_memory_mb * MIB // block_bytes
-    measured = _measure(decoder, limits, config.block_tokens)
+        return config.kv_memory_mb * MIB // block_size_bytes(decoder.spec, config.block_tokens, decoder.dtype)
+    block_bytes = block_size_bytes(decoder.part, config.block_tokens, decoder.dtype)  # as much of one as is here
+    measured = _measure(decoder, sampler, limits, config.block_tokens)
     reserve = config.device_reserve_mb * MIB
-    fit = blocks_that_fit(
-        measured,
-        block_bytes,
-        config.block_tokens,
-        reserve_bytes=reserve,
-        min_tokens=max(config.max_context, 2),
-        share=config.device_memory_share,
-    )
-    log.info("%d KV blocks of %d bytes fit beside the weights", fit, block_bytes)
-    return fit
+    try:
+        fit = blocks_that_fit(
+            measured,
+            block_bytes,
+            config.block_tokens,
+            reserve_bytes=reserve,
+            min_tokens=max(config.max_context, 2),
+            share=config.device_memory_share,
+        )
+    except ConfigError:
+        decoder.ranks.least(0)  # the others wait for word
+        raise
+    if not (least := decoder.ranks.least(fit)):
+        raise ConfigError("on another rank's GPU too few KV blocks fit, as its log says", field="max_context")
+    log.info("%d KV blocks fit beside the weights, of which %d bytes each are here", least, block_bytes)
+    return least
 
 
-def _measure(decoder: GpuDecoder, limits: StepLimits, block_tokens: int) -> Measured:
-    """Run the largest step on a pool of one block."""
+def _measure(decoder: GpuDecoder, sampler: GpuSampler, limits: StepLimits, block_tokens: int) -> Measured:
+    """Run the largest step on a pool of one block, and draw what can be asked for."""
     device = decoder.device
-    trial = GpuRunner(decoder, GpuCache(decoder.spec, 1, block_tokens, device, decoder.dtype), limits)
-    trial(largest_step(limits, len(decoder.rope), block_tokens))  # compiles, which takes memory of its own
+    pool = GpuCache(decoder.spec, 1, block_tokens, device, decoder.dtype, decoder.part.num_kv_heads)
+    trial = GpuRunner(decoder, pool, limits)
+    batch = largest_step(limits, len(decoder.rope), block_tokens)
+    run_largest(trial, sampler, batch)  # compiles, which takes memory of its own
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    trial(largest_step(limits, len(decoder.rope), block_tokens))
+    run_largest(trial, sampler, batch)
     torch.cuda.synchronize(device)
     activations = torch.cuda.max_memory_allocated(device) - before
     torch.cuda.empty_cache()
@@ -133,13 +154,8 @@ def _measure(decoder: GpuDecoder, limits: StepLimits, block_tokens: int) -> Meas
     return Measured(total, free, torch.cuda.memory_reserved(device), activations)
 
 
-def largest_step(limits: StepLimits, max_context: int, block_tokens: int) -> Batch:
-    """Of made-up tokens in block 0: prompts of `max_step_tokens` together, and a token of all who are left."""
-    left, chunks = limits.max_step_tokens, []
-    for index in range(limits.max_sequences):
-        length = max(1, min(left, max_context))
-        left -= length if left > 0 else 0
-        sequence = Sequence.of(SequenceId(f"made-up-{index}"), [0] * length, SamplingParams(max_tokens=1, seed=0))
-        sequence.blocks = array("i", [0] * -(-length // block_tokens))
-        chunks.append(Chunk(sequence, 0, length))
-    return Batch.build(chunks, block_tokens)
+def run_largest(runner: GpuRunner, sampler: GpuSampler, batch: Batch) -> None:
+    """Of several ranks, rank 0 alone has logits to draw from."""
+    logits = runner(batch)
+    if runner.decoder.ranks.rank == 0:
+        sampler(logits, batch.sampled)

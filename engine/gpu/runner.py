@@ -6,6 +6,7 @@ Knows how steps are sized, padded and replayed. Does not know schedulers or samp
 import logging
 import time
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +22,16 @@ from engine.gpu.scoring import scores_of
 from engine.kernels.gpu.prefill_attention import choose_tile, list_tiles
 from engine.kernels.gpu.runs import choose_splits
 from engine.kernels.gpu.take_tokens import take_tokens
+from engine.kernels.gpu.top_logits import MAX_COUNT
 from engine.models.spec import ModelSpec
+from engine.pooling import Pooled, Pooling
 from engine.sequence import SamplingParams, Sequence, SequenceId
 
 logger = logging.getLogger(__name__)
 
 _SCORED_BYTES = 1 << 24
 """Of logits that are there at once for rows of a prompt that are scored; what is left free of the memory has room."""
+_MOST_ASKED = SamplingParams(max_tokens=1, seed=0, num_logprobs=MAX_COUNT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +51,20 @@ class StepLimits:
 class GpuRunner:
     """The device's half of a step: `batch` in, logits `[R, V]` on the device out."""
 
-    def __init__(self, decoder: GpuDecoder, cache: GpuCache, limits: StepLimits) -> None:
+    def __init__(
+        self,
+        decoder: GpuDecoder,
+        cache: GpuCache,
+        limits: StepLimits,
+        announce: Callable[[Batch], None] | None = None,
+    ) -> None:
+        """`announce` hears of each batch before it is computed, but in `warm_up`: other ranks must compute it, too."""
         self.decoder = decoder
         self.cache = cache
         self.limits = limits
+        self._announce = announce
         self._table_blocks = -(-len(decoder.rope) // cache.block_tokens)
-        self._group = decoder.spec.num_heads // decoder.spec.num_kv_heads
+        self._group = decoder.part.num_heads // decoder.part.num_kv_heads
         self._tile_rows = choose_tile(cache.pool).block_m
         buckets = buckets_up_to(limits.max_sequences)
         self._splits = {bucket: self._splits_of(bucket) for bucket in buckets}
@@ -68,7 +80,7 @@ class GpuRunner:
     def __call__(self, batch: Batch, before: torch.Tensor | None = None) -> torch.Tensor:
         """Compute `batch`, write its keys and values into the cache, return the logits of its sample rows.
 
-        `before` are the tokens of the step that it continues, `[R]` int64 on the device, if it does.
+        `before` are the tokens of the step that it continues, `[R]` int64 on the device, if it does; rank 0 has them.
 
         Nothing is waited for, unless rows are pooled or scored: the logits are there when work of the same stream that
         follows runs. They lie in a buffer that the next step writes.
@@ -79,54 +91,61 @@ class GpuRunner:
         rows = len(batch.token_ids)
         assert rows <= self.limits.max_rows, "more rows than the worker was started for"
         assert len(batch.context_lens) <= self.limits.max_sequences, "more sequences than the worker was started for"
-        assert batch.continues is None or (before is not None and int(batch.continues.max()) < len(before))
+        if batch.continues is not None and self.decoder.ranks.rank == 0:
+            assert before is not None, "what it continues is not there"
+            assert int(batch.continues.max()) < len(before), "it continues what was not drawn"
+        if self._announce:
+            self._announce(batch)
         with on(self.decoder.device):
             return self._run(batch, before, rows)
 
     def _run(self, batch: Batch, before: torch.Tensor | None, rows: int) -> torch.Tensor:
-        if rows == batch.num_decode == len(batch.sampled) and not batch.pooled:
+        if rows == batch.num_decode == len(batch.sample_rows) and not len(batch.pooled_rows):
             bucket = self._graphs.bucket(rows)
             self._bring(self._decode(bucket), batch, before)
             return self._graphs(bucket)[:rows]
         tiles = list_tiles(batch.query_starts, batch.context_lens, batch.num_decode, self._group, self._tile_rows)
         num_sequences, width = batch.block_tables.shape
         num_sampled, num_pooled, num_scored = len(batch.sample_rows), len(batch.pooled_rows), len(batch.scored_rows)
+        num_kept = num_sampled + num_pooled + num_scored
+        assert num_kept <= self.limits.max_rows, "more rows are kept than the worker was started for"
         sizes = Sizes(rows, num_sequences, batch.num_decode, width, num_sampled, num_pooled + num_scored, len(tiles))
         logits = self._compute(self._bring(sizes, batch, before, tiles))
         if batch.pooled:
             batch.pool(self._space.normed[num_sampled : num_sampled + num_pooled].float().cpu().numpy())
-        if batch.scored:
+        if num_scored:
             first = num_sampled + num_pooled
             self._score(self._space.normed[first : first + num_scored], batch)
         return logits
 
     def _score(self, normed: torch.Tensor, batch: Batch) -> None:
-        """A few rows at a time."""
+        """A few rows at a time; every rank computes its part of them, and rank 0 alone knows whose they are."""
         at_once = max(_SCORED_BYTES // (4 * self.spec.vocab_size), 1)
         for begin in range(0, len(normed), at_once):
             logits = self.decoder.logits(normed[begin : begin + at_once])
-            batch.score(begin, scores_of(logits, batch.scored_ids[begin : begin + at_once], batch.num_top))
+            if batch.scored:
+                batch.score(begin, scores_of(logits, batch.scored_ids[begin : begin + at_once], batch.num_top))
 
     def _bring(
         self, sizes: Sizes, batch: Batch, before: torch.Tensor | None, tiles: np.ndarray | None = None
     ) -> Inputs:
-        """Bring `batch` to the device, and there the tokens that only the step before knows."""
+        """Bring `batch` to the device, and there the tokens that only the step before knows, to all ranks."""
         self._inputs.fill(sizes, batch, tiles)
         inputs = self._inputs.inputs(sizes)
-        if batch.continues is not None and before is not None:
-            take_tokens(inputs.token_ids, inputs.continues, before)
+        if batch.continues is not None:
+            if before is not None:
+                take_tokens(inputs.token_ids, inputs.continues, before)
+            self.decoder.ranks.spread(inputs.token_ids)
         return inputs
 
     def warm_up(self) -> None:
-        """Compile every kernel, on made-up tokens of the largest step too; writes only block 0, which must be free."""
+        """Compile every kernel, also on the largest step; writes only block 0, which must be free."""
         logger.info("compiling kernels for the GPU")
         began = time.perf_counter()
-        most = min(self.limits.max_step_tokens, len(self.decoder.rope))
-        sequence = Sequence.of(SequenceId("warm-up"), [0] * most, SamplingParams(max_tokens=1, seed=0))
-        sequence.blocks = array("i", [0] * self._table_blocks)
-        self(Batch.build([Chunk(sequence, 0, most)], self.cache.block_tokens))
-        self._inputs.clear()  # what lies there are the parts of a step of other sizes
+        batch = largest_step(self.limits, len(self.decoder.rope), self.cache.block_tokens)
         with on(self.decoder.device):
+            self._run(batch, None, len(batch.token_ids))
+            self._inputs.clear()  # what lies there are the parts of a step of other sizes
             self._graphs.capture()
             inputs = self._inputs.inputs(self._decode(1))
             take_tokens(inputs.token_ids, inputs.continues, torch.zeros_like(inputs.token_ids, dtype=torch.int64))
@@ -146,10 +165,24 @@ class GpuRunner:
     def _splits_of(self, bucket: int) -> int:
         device = self.decoder.device
         num_cores = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-        return choose_splits(bucket, self.spec.num_kv_heads, len(self.decoder.rope), num_cores)
+        return choose_splits(bucket, self.decoder.part.num_kv_heads, len(self.decoder.rope), num_cores)
 
     def _most_items(self) -> int:
         """Of the inputs of any step within the limits that is no captured one."""
         rows, sequences = self.limits.max_rows, self.limits.max_sequences
         tiles = -(-rows * self._group // self._tile_rows) + sequences
         return Sizes(rows, sequences, 0, self._table_blocks, sequences, rows, tiles).num_items
+
+
+def largest_step(limits: StepLimits, max_context: int, block_tokens: int) -> Batch:
+    """Of made-up tokens in block 0: prompts of `max_step_tokens` together, and a token of all who are left. All sample
+    and ask for the most log-probabilities, and the prompts are pooled."""
+    left, chunks = limits.max_step_tokens, []
+    for index in range(limits.max_sequences):
+        length = max(1, min(left, max_context))
+        sequence = Sequence.of(SequenceId(f"made-up-{index}"), [0] * length, _MOST_ASKED)
+        sequence.pooled = Pooled(Pooling.LAST) if left > 0 else None
+        sequence.blocks = array("i", [0] * -(-length // block_tokens))
+        chunks.append(Chunk(sequence, 0, length))
+        left -= length if left > 0 else 0
+    return Batch.build(chunks, block_tokens)

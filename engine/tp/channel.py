@@ -4,6 +4,8 @@ import socket
 import struct
 from collections.abc import Sequence
 
+FINE = b""
+"""What a rank answers when it has done what it was told; anything else says why it cannot."""
 _SIZE = struct.Struct("<I")
 
 

@@ -34,6 +34,8 @@ class Followers:
         """Start them; they wait for their first message."""
         self._processes: list[subprocess.Popen[bytes]] = []
         self._channels: list[Channel] = []
+        self.copies: list[Channel] = []
+        """Over which each hears what to copy, and answers"""
         self._watcher: threading.Thread | None = None
         self._closing = False
         try:
@@ -48,8 +50,8 @@ class Followers:
         return [process.pid for process in self._processes]
 
     def limit(self, seconds: float) -> None:
-        """One may take so long from now on to take a message."""
-        for channel in self._channels:
+        """One may take so long from now on to take a message, or to copy what it is told to."""
+        for channel in (*self._channels, *self.copies):
             channel.limit(seconds)
 
     def tell(self, messages: Sequence[bytes], descriptors: Sequence[int] = ()) -> None:
@@ -87,21 +89,22 @@ class Followers:
             process.wait()
         if self._watcher and self._watcher is not threading.current_thread():
             self._watcher.join()
-        for channel in self._channels:
+        for channel in (*self._channels, *self.copies):
             channel.close()
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        self._channels.append(Channel(ours))
-        number = theirs.fileno()
+        pairs = [socket.socketpair() for _ in range(2)]
+        for channels, (ours, _) in zip((self._channels, self.copies), pairs, strict=True):
+            channels.append(Channel(ours))
+        numbers = [theirs.fileno() for _, theirs in pairs]
         paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        with theirs:
+        with pairs[0][1], pairs[1][1]:
             process = subprocess.Popen(
                 # -P: a file named engine.py where the user happens to be is not what is meant.
-                leashed(sys.executable, "-P", "-m", "engine.tp.follower", str(number)),
+                leashed(sys.executable, "-P", "-m", "engine.tp.follower", *map(str, numbers)),
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
                 stdin=subprocess.DEVNULL,
-                pass_fds=(number,),
+                pass_fds=numbers,
             )
         self._processes.append(process)
 

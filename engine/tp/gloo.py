@@ -1,4 +1,4 @@
-"""Ranks of torch.distributed that compute on CPUs: sums and logits go through gloo, over loopback.
+"""Ranks of torch.distributed whose tensors are in the host's memory: sums and logits go through gloo, over loopback.
 
 Every rank gets all partial results and adds them in the order of ranks: gloo's own sum adds each piece of memory in
 another order, so that a row's result would depend on how many rows there are. Waiting for the others has a limit on
@@ -27,6 +27,8 @@ NEVER = timedelta(days=1)
 class _ProcessGroup(Protocol):
     def allgather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor]) -> Work: ...
     def gather(self, outputs: list[list[torch.Tensor]], inputs: list[torch.Tensor], opts: object) -> Work: ...
+    def broadcast(self, tensors: list[torch.Tensor], opts: object) -> Work: ...
+    def allreduce(self, tensors: list[torch.Tensor], opts: object) -> Work: ...
 
 
 class _Begin(Protocol):
@@ -44,8 +46,10 @@ class GlooRanks:
         self.size = size
         self.limit_s: float | None = None
         """Seconds that others may keep this rank waiting; None is for ever."""
-        self._to_lead = dist.GatherOptions()
-        self._to_lead.rootRank = 0
+        self._to_lead, self._from_lead = dist.GatherOptions(), dist.BroadcastOptions()
+        self._to_lead.rootRank = self._from_lead.rootRank = 0
+        self._least = dist.AllreduceOptions()
+        self._least.reduceOp = dist.ReduceOp(dist.ReduceOp.MIN)
         self._nothing = torch.zeros(1)
         self._room = torch.empty(0)
         self._group: _ProcessGroup | None = None
@@ -57,6 +61,10 @@ class GlooRanks:
             self._group = gloo_group(store, self.rank, self.size, host=LOOPBACK, limit=NEVER)
         except RuntimeError as error:
             raise RankFailed(f"no group of {self.size} ranks: {first_line(error)}") from None
+
+    def limit(self, seconds: float) -> None:
+        """From now on others may keep this rank waiting for so long."""
+        self.limit_s = seconds
 
     def sum(self, partial: torch.Tensor) -> torch.Tensor:
         mine = partial if partial.numel() else self._nothing  # with an empty one gloo would not wait for anybody
@@ -79,6 +87,14 @@ class GlooRanks:
             return part
         shares = [share(num_columns, rank, self.size) for rank in range(self.size)]
         return torch.cat([each[:, : its.stop - its.start] for each, its in zip(parts, shares, strict=True)], 1)
+
+    def spread(self, numbers: torch.Tensor) -> None:
+        self._wait(lambda group: group.broadcast([numbers], self._from_lead))
+
+    def least(self, number: int) -> int:
+        found = torch.tensor([number], dtype=torch.int64, device="cpu")
+        self._wait(lambda group: group.allreduce([found], self._least))
+        return int(found)
 
     def _room_for(self, part: torch.Tensor) -> list[torch.Tensor]:
         """A tensor like `part` for each rank, in memory that the next call takes again."""

@@ -32,6 +32,21 @@ class Ranks(Protocol):
         ...
 
 
+class DeviceRanks(Ranks, Protocol):
+    """Ranks of which each has a device of its own, and there the pool of its own heads.
+
+    What a call does is work of the device's stream, and so in order with what comes before and behind it.
+    """
+
+    def spread(self, numbers: torch.Tensor) -> None:
+        """Those of rank 0 to all, in their own memory. Raises RankFailed."""
+        ...
+
+    def least(self, number: int) -> int:
+        """The smallest number that any rank gives, for all of them; waits for all. Raises RankFailed."""
+        ...
+
+
 class Alone:
     """A rank without others: the whole model is here."""
 
@@ -43,6 +58,12 @@ class Alone:
 
     def gather(self, part: torch.Tensor, num_columns: int) -> torch.Tensor:
         return part
+
+    def spread(self, numbers: torch.Tensor) -> None:
+        pass
+
+    def least(self, number: int) -> int:
+        return number
 
 
 ALONE = Alone()

@@ -9,7 +9,7 @@ import numpy as np
 
 from engine.batch import Batch
 from engine.hashes import block_hashes
-from engine.sampler import Sampled
+from engine.sampled import Sampled
 from engine.sequence import BlockHash, Sequence
 from kvtransfer.host_store import HostStore
 

@@ -12,7 +12,7 @@ import torch
 
 from engine.batch import Batch
 from engine.blocks import BlockPool
-from engine.sampler import Sampled
+from engine.sampled import Sampled
 from engine.sequence import Sequence, SequenceId, TokenLogprobs
 from engine.steps import Pending
 from tests.custody.arithmetic import Arithmetic, Memory, P, next_token
@@ -26,7 +26,7 @@ class Row:
     index: int
     """The number of the token in its answer"""
     counts: Counter[int]
-    """How often the answer has each token, as far as it is known"""
+    """How often the answer has each token; as it is drawn, also those that the host did not know at the launch"""
 
 
 Draw = Callable[[Many[int], Row], tuple[int, TokenLogprobs | None]]
@@ -132,8 +132,11 @@ class LateDevice:
         if step.batch.continues is not None:
             assert step.before is not None
             assert step.before.sampled is not None
+            before = step.before.sampled.token_ids
             for i, row in enumerate(step.batch.continues.tolist()):
-                token_ids[i] = step.before.sampled.token_ids[row] if row >= 0 else token_ids[i]
+                token_ids[i] = before[row] if row >= 0 else token_ids[i]
+            for each, sample in zip(step.rows, step.batch.continued_samples or (), strict=True):
+                each.counts.update([before[sample]] if sample >= 0 else [])
         return drawn(self._model.compute(step.batch, token_ids), step.rows, self._draw)
 
 

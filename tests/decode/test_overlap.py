@@ -18,7 +18,7 @@ from decode.worker import DecodeWorker, TicketTemplate
 from engine.audit import Auditor
 from engine.batch import Batch
 from engine.hashes import block_hashes
-from engine.sampler import Sampled
+from engine.sampled import Sampled
 from engine.sequence import BlockHash, FinishReason, SamplingParams, Sequence, SequenceId, TokenLogprobs
 from kvtransfer.transport import TicketId
 from tests.custody.arithmetic import (
@@ -300,12 +300,29 @@ def test_each_step_is_launched_before_the_one_before_is_collected() -> None:
 
 def test_a_step_with_a_row_that_looks_back_waits_for_the_one_before() -> None:
     scene = Scene(overlaps=True)
-    scene.ask([1, 2, 3], plain(presence_penalty=1.0))
+    constrained = scene.ask([1, 2, 3], plain())
+    scene.scheduler._residents[constrained].sequence.constraint = Anything()
     scene.ask([2] * 2, plain())
     scene.finish()
 
     assert scene.device.num_continued == 0
     assert scene.device.order == ["launch", "collect"] * 6
+
+
+def test_a_row_with_penalties_does_not_wait() -> None:
+    scene = Scene(overlaps=True)
+    scene.ask([1, 2, 3], plain(presence_penalty=1.0))
+    scene.ask([2] * 2, plain())
+    scene.finish()
+
+    assert scene.device.num_continued == 5, "every step but the first"
+
+
+class Anything:
+    """A grammar that allows every token."""
+
+    def take(self, token: int) -> bool:
+        return False
 
 
 def test_who_is_given_up_while_a_step_computes_it_is_freed_with_that_step() -> None:

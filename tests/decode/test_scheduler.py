@@ -382,9 +382,13 @@ def test_nobody_yields_while_a_step_is_in_flight() -> None:
 
 
 def test_who_looks_back_waits_for_the_token_before() -> None:
+    class Anything:
+        def take(self, token: int) -> bool:
+            return False
+
     scheduler = make()
-    params = SamplingParams(max_tokens=9, seed=0, presence_penalty=1.0)
-    made = Sequence.of(SequenceId("a"), [1, 2], params)
+    made = Sequence.of(SequenceId("a"), [1, 2], SamplingParams(max_tokens=9, seed=0))
+    made.constraint = Anything()
     assert scheduler.admit(made, local=True)
     admit(scheduler, "b", [3, 4])
     chunks = launch(scheduler)

@@ -27,7 +27,7 @@ from decode.worker import DecodeWorker, TicketTemplate
 from engine.batch import Batch
 from engine.cost import Costs, Slowdown
 from engine.custody import Custody, Inspect
-from engine.sampler import Sampled
+from engine.sampled import Sampled
 from engine.sequence import FinishReason, Sequence, SequenceId, TokenLogprobs
 from kvtransfer.transport import Arrived, Commit, Endpoint, Fence, Ticket, TicketId
 from tests.workload import prompt, sequence

@@ -42,11 +42,13 @@ def test_a_token_that_is_not_known_yet_is_the_one_that_the_step_before_samples()
     assert batch.positions.tolist() == [2, 5, 0, 1, 2, 3]
     assert batch.slots.tolist() == [14, 35 * P + 1, 24, 25, 26, 27]
     assert (batch.sampled, batch.indices) == ((known, ahead), [0, 1])
+    assert batch.continued_samples == [-1, 1]
 
 
 def test_where_every_token_is_known_nothing_is_taken_from_the_step_before() -> None:
     made = sequence("a", 3, [1])
-    assert Batch.build([Chunk(made, 2, 3)], P, before=(made,)).continues is None
+    batch = Batch.build([Chunk(made, 2, 3)], P, before=(made,))
+    assert batch.continues is batch.continued_samples is None
 
 
 def test_an_empty_batch() -> None:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.checkpoint import ModelFolder, expected_shapes, load_weights, model_revision
+from engine.checkpoint import ModelFolder, load_weights, model_revision
 from engine.errors import ConfigError
 from engine.hub import resolve_model
 from engine.models.families import model_spec
+from engine.models.tensors import expected_shapes
 from tests.reference import make_model
 
 

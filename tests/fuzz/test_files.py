@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from safetensors.torch import load_file, save_file
 
-from engine.checkpoint import ModelFolder, expected_shapes, load_weights, model_revision
+from engine.checkpoint import ModelFolder, load_weights, model_revision
 from engine.errors import ConfigError
 from engine.hub import DEMO_MODEL
 from engine.models.families import model_spec
 from engine.models.rope import rope_table
+from engine.models.tensors import expected_shapes
 from frontend.model import LoadedModel
 from tests.four_bit import GPTQ_CONFIG, write_packed
 from tests.fuzz.budget import fuzz

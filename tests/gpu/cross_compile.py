@@ -33,11 +33,17 @@ def cases() -> Iterator[Case]:
                 yield Case(f"{module.name}.{kernel}.{index}.sm_{capability}", compiled, capability)
 
 
+def specialized(compiled: Compiled) -> list[str]:
+    """Numbers that the kernel is compiled for, each time that they are 1, a multiple of 16 or neither."""
+    numbers = {name for name, kind in compiled.signature.items() if kind[0] in "iu"}
+    return sorted(p.name for p in compiled.kernel.params if p.name in numbers and not p.do_not_specialize)
+
+
 def compile_all(as_json: bool) -> None:
     """A line for each case; one that does not compile has its error in place of what it takes."""
     for case in cases():
         try:
-            found = asdict(cross_compile(case.compiled, case.capability))
+            found = asdict(cross_compile(case.compiled, case.capability)) | {"specialized": specialized(case.compiled)}
         except Exception as error:  # noqa: BLE001 - whatever a compiler raises belongs to its case
             found = {"error": f"{type(error).__name__}: {error}"}
         if as_json:

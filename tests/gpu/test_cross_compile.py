@@ -42,3 +42,9 @@ def test_a_kernel_compiles_without_spills(name: str, found: dict[str, dict[str, 
     assert "error" not in taken
     assert taken["spill_bytes"] == 0
     assert taken["shared_bytes"] <= SHARED_BYTES[CASES[name].capability]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_kernel_is_not_compiled_anew_while_requests_wait(name: str, found: dict[str, dict[str, Any]]) -> None:
+    """What it is specialized for stays as it is while a model is served."""
+    assert not {"count", "num_rows", "table_stride"} & set(found[name]["specialized"])

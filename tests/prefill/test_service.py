@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import TransferFailed
 from engine.leg import FrontendSession
-from engine.sampler import Sampled
+from engine.sampled import Sampled
 from engine.telemetry import Telemetry
 from kvtransfer.endpoints import Senders
 from kvtransfer.transport import Commit, Endpoint, Fence, Ticket, TicketId

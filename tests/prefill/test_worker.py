@@ -9,7 +9,7 @@ import torch
 from engine.batch import Batch
 from engine.cost import Costs, Slowdown
 from engine.custody import Custody, Inspect
-from engine.sampler import Sampled
+from engine.sampled import Sampled
 from engine.sequence import Sequence, SequenceId, TokenLogprobs
 from prefill.scheduler import BlocksReady, Freed, PrefillScheduler
 from prefill.worker import (

@@ -6,7 +6,8 @@
     x_i <- -inf                                                 for every token that is banned for now
 
 A request with penalties has a row of `history` `[S, V]` int32: twice the times that a token was sampled, plus one if it
-is in the prompt. Adding a token is one atomic instruction, so a step's own tokens are counted where they are drawn.
+is in the prompt. Adding a token is one atomic instruction. Tokens come from the host, or from the step before, whose
+tokens the host need not know for that.
 """
 
 import torch
@@ -47,8 +48,15 @@ def penalise_reference(
         logits[row] = x - (times > 0) * (presences[row].double() + frequencies[row].double() * times)
 
 
-def note_tokens_reference(history: torch.Tensor, slots: torch.Tensor, tokens: torch.Tensor, is_prompt: bool) -> None:
-    for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True):
+def note_tokens_reference(
+    history: torch.Tensor,
+    slots: torch.Tensor,
+    tokens: torch.Tensor,
+    is_prompt: bool,
+    rows: torch.Tensor | None = None,
+) -> None:
+    taken = tokens if rows is None else tokens[rows]
+    for slot, token in zip(slots.tolist(), taken.tolist(), strict=True):
         if slot >= 0:
             history[slot, token] = history[slot, token] | 1 if is_prompt else history[slot, token] + 2
 
@@ -86,13 +94,15 @@ def _penalise(  # type: ignore[no-untyped-def]
         tl.store(logits + row * size + columns, tl.where(times > 0, x - penalty, x), inside & (seen > 0))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _note_tokens(  # type: ignore[no-untyped-def]
-    history, slots, tokens, count, size, IS_PROMPT: tl.constexpr, BLOCK: tl.constexpr
+    history, slots, tokens, rows, count, size, IS_PROMPT: tl.constexpr, BLOCK: tl.constexpr
 ):
     entries = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     slot = tl.load(slots + entries, entries < count, -1).to(tl.int64)
-    token = tl.load(tokens + entries, entries < count, 0)
+    if rows is not None:
+        entries = tl.load(rows + entries, slot >= 0, 0)
+    token = tl.load(tokens + entries, slot >= 0, 0)
     if IS_PROMPT:
         tl.atomic_or(history + slot * size + token, 1, slot >= 0)
     else:
@@ -146,16 +156,24 @@ def penalise(
         )
 
 
-def note_tokens(history: torch.Tensor, slots: torch.Tensor, tokens: torch.Tensor, is_prompt: bool) -> None:
-    """Add `tokens` `[n]` int64 of a prompt, or of an answer, to the rows `slots` `[n]` int64 of `history`.
+def note_tokens(
+    history: torch.Tensor,
+    slots: torch.Tensor,
+    tokens: torch.Tensor,
+    is_prompt: bool,
+    rows: torch.Tensor | None = None,
+) -> None:
+    """Add `tokens` `[n]` int64 of a prompt, or of an answer, to the rows `slots` `[n]` int64 of `history`; or, with
+    `rows` `[n]` int64, those of `tokens` that they are the numbers of.
 
     Slots below 0 are passed over. The row of a new request is set to zero by its owner first.
     """
-    count = len(tokens)
-    assert slots.shape == tokens.shape
+    count = len(slots)
+    assert slots.shape == (tokens if rows is None else rows).shape
+    assert all(tensor is None or tensor.is_contiguous() for tensor in (history, slots, tokens, rows))
     if count:
         _note_tokens[(triton.cdiv(count, _FEW),)](
-            history, slots, tokens, count, history.shape[1], IS_PROMPT=is_prompt, BLOCK=_FEW, num_warps=4
+            history, slots, tokens, rows, count, history.shape[1], IS_PROMPT=is_prompt, BLOCK=_FEW, num_warps=4
         )
 
 
@@ -166,6 +184,7 @@ COMPILED = (
     Compiled(_at_ids, {**_IDS, "values": "*fp32"}, {"BLOCK": _FEW}),
     Compiled(_at_ids, _IDS, {"BLOCK": _FEW, "values": None}),
     Compiled(_penalise, {**_PENALTIES, "history": "*i32", "slots": "*i64", "size": "i32:16"}, {"BLOCK": _BLOCK}),
-    Compiled(_note_tokens, _NOTED, {"BLOCK": _FEW, "IS_PROMPT": True}),
-    Compiled(_note_tokens, _NOTED, {"BLOCK": _FEW, "IS_PROMPT": False}),
+    Compiled(_note_tokens, _NOTED, {"BLOCK": _FEW, "IS_PROMPT": True, "rows": None}),
+    Compiled(_note_tokens, _NOTED, {"BLOCK": _FEW, "IS_PROMPT": False, "rows": None}),
+    Compiled(_note_tokens, {**_NOTED, "rows": "*i64"}, {"BLOCK": _FEW, "IS_PROMPT": False}),
 )

@@ -5,8 +5,8 @@
     scatter_heads   pool[blocks[i], :, :, first : first + k] = packed[i]
 
 A block is made of runs of bytes: one when it is copied whole, one for each layer and kind (key, value) when only some
-heads are. Between workers of unequal tensor parallelism each sends or takes the heads that the other has. Nothing is
-rounded: numbers are moved eight bytes at a time, whatever they are.
+heads are, as between pools of unequal numbers of heads on one GPU or on peers. Nothing is rounded: numbers are moved
+eight bytes at a time, whatever they are. The engine's transports copy a rank's blocks whole (`engine/tp/copies.py`).
 """
 
 import torch

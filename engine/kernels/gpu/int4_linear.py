@@ -81,7 +81,7 @@ def int4_linear_reference(x: torch.Tensor, weight: Int4Weight, bias: torch.Tenso
     return (y if bias is None else y + bias.double()).to(x.dtype)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _int4_linear(  # type: ignore[no-untyped-def]
     x,
     values,

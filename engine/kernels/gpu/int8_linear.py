@@ -44,7 +44,7 @@ CONFIGS = tuple(
 """For the bench to try."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _int8_linear(  # type: ignore[no-untyped-def]
     x,
     x_scales,

@@ -38,7 +38,7 @@ def _keys(x, columns):  # type: ignore[no-untyped-def]
     return (ordered << 32) | (0x7FFFFFFF - columns).to(tl.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _of_parts(  # type: ignore[no-untyped-def]
     logits, keys, maxima, sums, size, num_parts, count, MAX_COUNT: tl.constexpr, PART: tl.constexpr
 ):
@@ -56,7 +56,7 @@ def _of_parts(  # type: ignore[no-untyped-def]
         left = tl.where(left == best, _TAKEN, left)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _of_rows(  # type: ignore[no-untyped-def]
     logits,
     chosen,

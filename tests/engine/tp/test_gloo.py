@@ -92,3 +92,12 @@ def test_ranks_meet_in_memory_without_a_name() -> None:
     totals = group.each(lambda ranks: ranks.sum(torch.ones(1)).item())
     assert totals == [2.0, 2.0]
     group.close()
+
+
+def test_rank_0s_numbers_are_spread_and_the_least_is_found(group: Group) -> None:
+    numbers = [torch.full((3,), 5 + ranks.rank, dtype=torch.int32) for ranks in group.ranks]
+
+    group.each(lambda ranks: ranks.spread(numbers[ranks.rank]))
+
+    assert [each.tolist() for each in numbers] == [[5, 5, 5]] * len(numbers)
+    assert group.each(lambda ranks: ranks.least(9 - ranks.rank)) == [10 - len(numbers)] * len(numbers)

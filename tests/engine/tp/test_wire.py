@@ -58,6 +58,16 @@ def test_a_batch_is_the_same_on_the_other_side(chunks: list[Chunk]) -> None:
         assert there.flags.aligned
 
 
+def test_tokens_that_only_rank_0_has_are_told_of() -> None:
+    ahead, known = chunk(1, 9, 9), chunk(1, 3, 4)
+    batch = Batch.build([known, ahead], 4, before=(known.sequence, ahead.sequence))
+    other = unpack_batch(bytearray(pack_batch(batch)))
+
+    assert other.continues is not None
+    assert other.continues.tolist() == [-1, 1]
+    np.testing.assert_array_equal(other.block_tables, batch.block_tables)
+
+
 def test_a_setup_is_the_same_on_the_other_side() -> None:
     assert Setup.from_bytes(SETUP.to_bytes()) == SETUP
 

@@ -7,12 +7,13 @@ import torch
 
 from engine.batch import Batch, Chunk
 from engine.cache import KVCache
-from engine.checkpoint import Weights, expected_shapes
+from engine.checkpoint import Weights
 from engine.gpu.cache import GpuCache
 from engine.gpu.decoder import GpuDecoder
 from engine.gpu.runner import GpuRunner, StepLimits
 from engine.models.decoder import Decoder
 from engine.models.spec import ModelSpec, RopeSpec
+from engine.models.tensors import expected_shapes
 from engine.runner import Runner
 from engine.sequence import Sequence
 

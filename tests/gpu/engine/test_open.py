@@ -9,8 +9,8 @@ import engine
 from engine.checkpoint import ModelFolder
 from engine.config import WorkerConfig
 from engine.errors import ConfigError
-from engine.gpu.open import largest_step, open_gpu
-from engine.gpu.runner import StepLimits
+from engine.gpu.open import open_gpu
+from engine.gpu.runner import StepLimits, largest_step
 from tests.reference import make_model, sequence_of
 
 DEMO = ModelFolder.open(Path(engine.__file__).parent / "demo")
@@ -81,4 +81,6 @@ def test_the_trial_step_is_the_largest_that_the_limits_allow() -> None:
 
     assert batch.query_starts.tolist() == [0, 1, 2, 34, 66, 72]
     assert not batch.block_tables.any()
+    assert len(batch.sampled) == 5
+    assert batch.pooled_rows.tolist() == list(range(2, 72)), "those of prompts, who alone are"
     assert int(batch.context_lens.max()) == 32

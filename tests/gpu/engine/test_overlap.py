@@ -21,6 +21,7 @@ WISHES: dict[str, tuple[int, dict[str, Any]]] = {
     "greedy": (14, {"temperature": 0.0, "max_tokens": 6}),
     "seeded": (5, {"seed": 7, "temperature": 0.9, "top_p": 0.9, "max_tokens": 7, "num_logprobs": 2}),
     "stops": (3, {"seed": 2, "max_tokens": 9, "min_tokens": 2, "stop_token_ids": frozenset(range(0, 211, 3))}),
+    "biased": (4, {"temperature": 0.0, "max_tokens": 6, "logit_bias": ((9, 4.0), (17, -3.0)), "presence_penalty": 2.0}),
     "given up": (6, {"seed": 4, "max_tokens": 9}),
 }
 """How long each prompt is, and what is asked; each comes one step after the one before."""
@@ -94,14 +95,34 @@ def test_answers_are_those_of_steps_in_turn() -> None:
     assert len(in_turn[SequenceId("stops")]) < 9
 
 
-def test_penalties_wait_for_the_token_before() -> None:
-    wish: dict[str, Any] = {"temperature": 0.0, "max_tokens": 5, "repetition_penalty": 1.7, "frequency_penalty": 0.4}
+def test_penalties_count_tokens_that_only_the_device_knows() -> None:
+    penalties: dict[str, Any] = {"temperature": 0.0, "repetition_penalty": 1.7, "frequency_penalty": 0.4}
+    wishes = {
+        "long": (5, {**penalties, "max_tokens": 12}),
+        "plain": (3, {"temperature": 0.0, "max_tokens": 5}),
+        "late": (9, {**penalties, "max_tokens": 6, "presence_penalty": 1.5}),
+    }
 
-    overlapped, num_continued = answers(asked(penalised=(5, wish)), overlaps=True)
-    in_turn, _ = answers(asked(penalised=(5, wish)), overlaps=False)
+    overlapped, num_continued = answers(asked(**wishes), overlaps=True)
+    in_turn, _ = answers(asked(**wishes), overlaps=False)
+    careless, _ = answers(asked(long=(5, {"temperature": 0.0, "max_tokens": 12})), overlaps=False)
 
     assert overlapped == in_turn
-    assert len(in_turn[SequenceId("penalised")]) == 5
+    assert careless[SequenceId("long")] != in_turn[SequenceId("long")], "penalties matter here"
+    assert num_continued >= 10
+
+
+def test_a_row_with_a_grammar_waits_for_the_token_before() -> None:
+    class Anything:
+        def take(self, token: int) -> bool:
+            return False
+
+    sequences = asked(held=(5, {"temperature": 0.0, "max_tokens": 4}), plain=(3, {"temperature": 0.0, "max_tokens": 2}))
+    sequences[0].constraint = Anything()
+
+    heard, num_continued = answers(sequences, overlaps=True)
+
+    assert [len(tokens) for tokens in heard.values()] == [4, 2]
     assert num_continued == 0
 
 

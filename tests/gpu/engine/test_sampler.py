@@ -5,11 +5,12 @@ import random
 import torch
 
 from engine.gpu.history import History
-from engine.gpu.sampler import GpuSampler
+from engine.gpu.sampler import Continued, GpuSampler
 from engine.grammar import Grammars
 from engine.hub import DEMO_MODEL
-from engine.masks import FORBIDDEN
-from engine.sampler import Sampled, Sampler
+from engine.masks import FORBIDDEN, Masks
+from engine.sampled import Sampled
+from engine.sampler import Sampler
 from engine.sequence import SamplingParams, Sequence
 from tests.reference import sequence_of
 
@@ -112,6 +113,62 @@ def test_whoever_was_longest_without_a_step_loses_the_row_and_is_counted_again()
     assert history.news([b]).answer[1].tolist() == [2]
 
 
+def test_a_token_that_the_device_drew_is_counted_once() -> None:
+    history = History(2, 10, torch.device("cpu"))
+    plain, a = sequence_of("plain", [1]), penalised("a", [1, 2, 3], 3)
+    history.news([a, plain])
+
+    ahead = history.news([plain, a], [0, 1])
+    a.append(7)
+    again = history.news([a, plain], [1, -1])
+    a.append(8)
+    known = history.news([a])
+
+    slot = int(ahead.slots[1])
+    assert [part.tolist() for part in ahead.continued] == [[slot], [1]]
+    assert [part.tolist() for part in again.continued] == [[slot], [1]]
+    assert [news.answer[1].tolist() for news in (ahead, again, known)] == [[], [], []]
+    assert known.continued[0].tolist() == []
+
+
+def test_tokens_that_only_the_device_knows_are_penalised_as_those_that_the_cpu_is_told() -> None:
+    wishes = [
+        {"temperature": 0.0, "repetition_penalty": 1.9},
+        {"temperature": 0.0},
+        {
+            "seed": 3,
+            "presence_penalty": 1.1,
+            "frequency_penalty": 0.7,
+            "min_tokens": 7,
+            "stop_token_ids": frozenset({4}),
+        },
+        {"seed": 4, "temperature": 1.2, "frequency_penalty": -0.9},
+    ]
+    ahead, told = (
+        [sequence_of(str(row), [generator.randrange(9) for _ in range(5)], **wish) for row, wish in enumerate(wishes)]
+        for generator in (random.Random(1), random.Random(1))
+    )
+    sampler = GpuSampler(V, len(wishes), torch.get_default_device())
+    order, before = [0, 1, 2, 3], None
+    for step in range(6):
+        logits = torch.randn(len(wishes), V)
+        logits[:, :9] += 4  # few tokens are likely, so that they come again
+        rows = random.Random(step).sample(order, len(order))
+        indices = [ahead[row].num_output + (before is not None) for row in rows]
+        continued = None if before is None else Continued(before.token_ids, [order.index(row) for row in rows])
+
+        pending = sampler.launch(logits.clone(), [ahead[row] for row in rows], indices, continued)
+        if before is not None:
+            for row, token in zip(order, before.collect().token_ids, strict=True):
+                ahead[row].append(token)
+        expected = Sampler()(logits.cpu().clone(), [told[row] for row in rows])
+
+        assert pending.token_ids.tolist() == expected.token_ids, step
+        for row, token in zip(rows, expected.token_ids, strict=True):
+            told[row].append(token)
+        order, before = rows, pending
+
+
 def test_another_sequence_of_the_same_name_begins_anew() -> None:
     history = History(1, 10, torch.device("cpu"))
     history.news([penalised("a", [1, 2], 1)])
@@ -124,7 +181,7 @@ def test_another_sequence_of_the_same_name_begins_anew() -> None:
 
 def test_what_grammars_allow_is_what_they_allow_on_the_cpu() -> None:
     grammars = Grammars(DEMO_MODEL, 4096, (2, 0))
-    sampler = GpuSampler(4096, 4, torch.get_default_device())
+    sampler = GpuSampler(4096, 4, torch.get_default_device(), Masks())
     stops = frozenset(grammars.tokenizer.tokenize_str("x"))
     wishes = [
         {"temperature": 0.0},

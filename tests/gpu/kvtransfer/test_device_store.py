@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.cache import KVCache
+from engine.copy_stream import CopyStream
 from engine.gpu.cache import GpuCache
-from kvtransfer.copy_stream import CopyStream
 from kvtransfer.device_store import DeviceStore
 from kvtransfer.host_store import HostStore
 from kvtransfer.nccl import NcclSender

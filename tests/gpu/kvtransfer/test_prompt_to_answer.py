@@ -4,10 +4,11 @@
 import asyncio
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Generic, ParamSpec, TypeVar
 
 import pytest
@@ -20,6 +21,7 @@ from engine.config import WorkerConfig
 from engine.device import OpenModel, open_model, open_on_gpu
 from engine.gpu.cache import GpuCache
 from engine.models.families import model_spec
+from engine.tp.team import Team
 from frontend.request import GenerateRequest, TokenPrompt
 from protos import worker_pb2 as pb
 from tests.cluster import Cluster, cluster
@@ -53,12 +55,17 @@ class InTurns(Generic[P, R]):
             return self._call(*args, **kwargs)
 
 
-def open_worker(on_gpu: str, config: WorkerConfig, role: "pb.Role") -> OpenModel:
-    """With the GPU's engine if the role is among those of `on_gpu`."""
-    if pb.Role.Name(role).removeprefix("ROLE_").lower() not in on_gpu:
+def open_worker(
+    on_gpu: str, config: WorkerConfig, role: "pb.Role", num_ranks: Mapping[str, int] = MappingProxyType({})
+) -> OpenModel:
+    """With the GPU's engine if the role is among those of `on_gpu`, spread over its number of ranks."""
+    name = pb.Role.Name(role).removeprefix("ROLE_").lower()
+    if name not in on_gpu:
         with torch.device("cpu"):
             return open_model(config, role)
-    model = open_on_gpu(config, role, torch.get_default_device())
+    device, config = torch.get_default_device(), config.model_copy(update={"tensor_parallel": num_ranks.get(name, 1)})
+    team = Team.start(config, model_spec(ModelFolder.open(Path(config.model)).config), device)
+    model = open_on_gpu(config, role, device, team)
     assert isinstance(model.cache, GpuCache)
     assert model.launch is not None
     runner, sampler, launch = (InTurns(part, model.cache) for part in (model.runner, model.sampler, model.launch))
@@ -112,6 +119,18 @@ async def test_tokens_are_those_of_the_reference(
 ) -> None:
     opened = partial(open_worker, on_gpu)
     async with cluster(folder, transport=transport, worker=WORKER, open_worker=opened) as running:
+        assert await answers(running) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [{"prefill": 2}, {"prefill": 2, "decode": 4}], ids=str)
+async def test_so_are_those_of_several_ranks(
+    folder: Path, expected: list[list[int]], num_ranks: Mapping[str, int]
+) -> None:
+    if torch.get_default_device().type == "cuda":
+        pytest.skip("prefill's ranks and decode's would be on the same GPUs, and as many")
+    opened = partial(open_worker, "prefill decode", num_ranks=num_ranks)
+    async with cluster(folder, transport="ipc", worker=WORKER, open_worker=opened) as running:
         assert await answers(running) == expected
 
 
