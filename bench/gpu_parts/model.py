@@ -114,7 +114,7 @@ def _agree(bench: Bench, engines: _Engines, shape: Shape) -> None:
     half = engine.room.blocks // 2
     sequence = with_blocks(engine.sequence("agree", length), range(half))
     whole = engine.logits(sequence, 0, length).clone()
-    again = with_blocks(sequence, reversed(range(half, 2 * half)))
+    again = with_blocks(sequence, range(2 * half - 1, half - 1, -1))
     engine.logits(again, 0, length - 1)
     judge(bench, bench.task, worst_row_error(engine.logits(again, length - 1, length), whole), 5e-2)
 
