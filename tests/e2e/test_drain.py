@@ -55,7 +55,7 @@ async def test_streams_end_and_newcomers_are_refused() -> None:
 
 
 async def test_streams_that_outlast_the_drain_are_told_so() -> None:
-    with tandem("--drain-timeout", "0.5") as server:
+    with tandem("--drain-timeout", "5") as server:
         processes = server.processes()
         async with openai_client(server) as client, grpc_stub(server) as stub:
             begun = asyncio.Event()
@@ -64,11 +64,13 @@ async def test_streams_that_outlast_the_drain_are_told_so() -> None:
             async with asyncio.timeout(PATIENCE_S):
                 await call.read()
                 await begun.wait()
+                processes["decode-0"].suspend()  # so that no answer ends in time
                 server.process.send_signal(signal.SIGTERM)
                 with pytest.raises(APIError, match="shutting down") as told:
                     await stream
                 with pytest.raises(grpc.aio.AioRpcError, match="shutting down") as ended:
                     await read_to_end(call)
+                processes["decode-0"].resume()
         assert told.value.type == "server_error"
         assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
         assert "grpc-status-details-bin" in dict(ended.value.trailing_metadata())

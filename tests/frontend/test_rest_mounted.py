@@ -126,16 +126,16 @@ async def test_hugging_faces_client_takes_a_server_of_tgis() -> None:
 # -- what is where -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def inference() -> FakeInference:
-    made = FakeInference()
-    made.recorder.add(record(1))
-    return made
+@pytest.fixture(scope="module")
+def app() -> Mounted:
+    inference = FakeInference()
+    inference.recorder.add(record(1))
+    return app_of(inference, *MOUNTS)
 
 
 @pytest.fixture
-async def client(inference: FakeInference) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(app_of(inference, *MOUNTS)) as client:
+async def client(app: Mounted) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(app) as client:
         yield client
 
 
@@ -163,8 +163,10 @@ async def test_paths_that_dialects_share_are_each_ones_own(client: httpx.AsyncCl
         assert (await client.get(url)).json()["data"][0]["object"] == "model"
 
 
-async def test_health_is_readiness_where_a_servers_own_is(client: httpx.AsyncClient, inference: FakeInference) -> None:
+async def test_health_is_readiness_where_a_servers_own_is() -> None:
+    inference = FakeInference()
     inference.state = Readiness(False, "no decode worker is ready")
+    client = client_of(app_of(inference, *MOUNTS))
     for name, path, body in (
         ("vllm", "/health", None),
         ("tgi", "/health", {"error": "unhealthy", "error_type": "healthcheck"}),
@@ -211,7 +213,9 @@ async def test_tokens_are_told_in_one_servers_words(client: httpx.AsyncClient) -
         assert (await client.post(url, json=QUESTION)).json()["object"] == "chat.completion"
 
 
-async def test_the_servers_own_port_keeps_what_it_had(client: httpx.AsyncClient, inference: FakeInference) -> None:
+async def test_the_servers_own_port_keeps_what_it_had(client: httpx.AsyncClient) -> None:
+    inference = FakeInference()
+    inference.recorder.add(record(1))
     async with client_of(app_of(inference)) as plain:
         for path in (
             "/openapi.json",
@@ -267,10 +271,11 @@ def told(response: httpx.Response) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_errors_of_no_path_or_method_or_size_are_in_its_words(inference: FakeInference, name: str) -> None:
+async def test_errors_of_no_path_or_method_or_size_are_in_its_words(name: str) -> None:
     post = {"ollama": "/api/chat", "tgi": "/generate", "anthropic": "/v1/messages", "llamacpp": "/completion"}
     path = post.get(name, "/v1/chat/completions")
-    async with client_of(app_of(inference, *MOUNTS, api_key="secret", max_body_bytes=1000)) as client:
+    mounts = [mount for mount in MOUNTS if mount.dialect == name]
+    async with client_of(app_of(FakeInference(), *mounts, api_key="secret", max_body_bytes=1000)) as client:
         key = {"authorization": "Bearer secret"}
         for url, missing, taken in zip(at(name, path), at(name, "/nothing"), at(name, "/openapi.json"), strict=True):
             unknown = await client.get(missing, headers=key)
@@ -302,7 +307,8 @@ async def test_what_is_not_http_is_refused_in_the_words_of_the_port() -> None:
 
 async def test_streams_that_fail_say_so_in_its_words() -> None:
     script = [*say("a")[:1], Unavailable("gone")]
-    async with client_of(app_of(FakeInference(script), *MOUNTS)) as client:
+    mounts = [mount for mount in MOUNTS if mount.dialect == "ollama"]
+    async with client_of(app_of(FakeInference(script), *mounts)) as client:
         for url in at("ollama", "/api/chat"):
             answered = await client.post(url, json=QUESTION)
             assert json.loads(answered.text.splitlines()[-1]) == {"error": "gone"}
