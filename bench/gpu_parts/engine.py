@@ -3,7 +3,7 @@ them, on random weights.
 """
 
 from array import array
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import dataclass
 
 import torch
@@ -108,7 +108,7 @@ class Engine:
         return self.runner(Batch.build([Chunk(sequence, start, end)], BLOCK_TOKENS))
 
 
-def with_blocks(sequence: Answer, blocks: Sequence[int]) -> Answer:
+def with_blocks(sequence: Answer, blocks: Iterable[int]) -> Answer:
     sequence.blocks = array("i", blocks)
     return sequence
 
