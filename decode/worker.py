@@ -38,6 +38,7 @@ from decode.scheduler import DecodeScheduler, Left, Prefilled, Room, Token
 from engine.batch import Batch, Chunk
 from engine.cost import Slowdown, work_of
 from engine.custody import Custody, Holder, Inspect, Moves
+from engine.histogram import StepMeter
 from engine.meter import Rate
 from engine.sampler import Sampled
 from engine.sequence import Sequence as Answer
@@ -82,6 +83,7 @@ class DecodeWorker:
         self._prefill_speed = Rate()
         self._step_speed = Rate()
         self._slowdown = slowdown or Slowdown(None)
+        self._steps = StepMeter()
         self._launch = launch
         self._flight: _Flight | None = None
         self._landed_ns = 0
@@ -270,6 +272,7 @@ class DecodeWorker:
 
     def _measure(self, chunks: Sequence[Chunk], num_tokens: int, seconds: float) -> None:
         self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), seconds)
+        self._steps.add(seconds, len(chunks), num_tokens)
         if num_tokens > len(chunks):
             self._prefill_speed.add(num_tokens, seconds)
         else:
@@ -290,6 +293,7 @@ class DecodeWorker:
             step_s=1 / steps_per_s if steps_per_s else 0.0,
             slowdown=self._slowdown.times,
             preemptions=scheduler.num_preemptions,
+            steps=self._steps.now,
         )
 
 

@@ -150,6 +150,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
         load, now = self._load(), time.monotonic()
         if (encoded := load.SerializeToString(deterministic=True)) != self._last_load or now >= self._load_due_s:
             self._last_load, self._load_due_s = encoded, now + HEARTBEAT_S
+            load.sent_unix_ns = time.time_ns()
             self.broadcast(load=load)
 
     def broadcast(self, **event: object) -> None:
@@ -172,7 +173,9 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
             if self._stored:
                 yield pb.WorkerEvent(blocks_stored=pb.BlocksStored(hashes=b"".join(self._stored)))
             self._last_load = None  # this one hears what nobody was told yet: that it is over must be news to him, too
-            yield pb.WorkerEvent(load=self._load())
+            load = self._load()
+            load.sent_unix_ns = time.time_ns()
+            yield pb.WorkerEvent(load=load)
             while (event := await session.outbox.get()) is not None:
                 yield event
             if reader.done():

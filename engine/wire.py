@@ -2,6 +2,7 @@
 
 from engine.errors import InvalidRequest
 from engine.hashes import HASH_BYTES, split_hashes
+from engine.histogram import Buckets, Steps
 from engine.identity import Identity
 from engine.pooling import Pooled, Pooling
 from engine.sequence import BlockHash, FinishReason, SamplingParams, Sequence, SequenceId, TokenLogprobs
@@ -37,6 +38,19 @@ def sequence_from(sequence_id: SequenceId, admit: pb.Admit, who: Identity) -> Se
     elif admit.pooling:
         raise InvalidRequest(f"there is no pooling {admit.pooling}", field="pooling")
     return sequence
+
+
+def steps_to(steps: Steps) -> dict[str, pb.Histogram]:
+    """By the names that a `Load` has for them."""
+    return {
+        "step_seconds": _histogram_to(steps.seconds),
+        "step_sequences": _histogram_to(steps.sequences),
+        "step_tokens": _histogram_to(steps.tokens),
+    }
+
+
+def _histogram_to(buckets: Buckets) -> pb.Histogram:
+    return pb.Histogram(counts=buckets.counts, sum=buckets.sum)
 
 
 def sampling_from(sampling: pb.Sampling) -> SamplingParams:

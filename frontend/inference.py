@@ -43,6 +43,7 @@ from frontend.request import (
     resolve,
 )
 from frontend.tally import Counts
+from frontend.worker_status import worker_status
 from protos import worker_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -107,10 +108,12 @@ class FleetInference:
                     answer = answer_of(model, request, job)
                     while answer.finished is None:
                         batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))
-                        _note_times(ledger, batch)
+                        watched.took(batch)
                         delta = answer.push(batch)
                         if delta is not None:
+                            ledger.handed_ns = time.monotonic_ns()
                             yield delta if answer.finished is None else delta._replace(is_last=True)
+                            ledger.resumed_ns = time.monotonic_ns()
             watched.finished(answer.finished)
             yield answer.finished
 
@@ -181,6 +184,7 @@ class FleetInference:
     def _note_interrupted(self, job: Job, watched: Watched, error: Interrupted, num_gained: int) -> None:
         """An attempt that brought so many tokens failed. Raises what `_rows` does if there shall be no other."""
         log.warning("attempt %d failed: %s", job.attempt, error.message)
+        job.ledger.interrupted()
         watched.retried(job, error.message)
         job.failures = 0 if num_gained else job.failures + 1
         if error.died is not None:
@@ -245,7 +249,7 @@ class FleetInference:
         return self._observer.recorder
 
     def workers(self) -> list[WorkerStatus]:
-        return [_status(role, link) for role, link in self._fleet.all_links]
+        return [worker_status(role, link) for role, link in self._fleet.all_links]
 
     @property
     def counts(self) -> Counts:
@@ -273,6 +277,10 @@ class FleetInference:
     @property
     def queued_requests(self) -> int:
         return self._attempts.admission.queued_requests
+
+    @property
+    def queued_tokens(self) -> int:
+        return self._attempts.admission.queued_tokens
 
     @property
     def max_queued_requests(self) -> int:
@@ -319,17 +327,6 @@ async def _next(rows: AsyncGenerator[list[Row], None], deadline: float) -> list[
         raise DeadlineExceeded("the deadline passed before the answer was complete") from None
 
 
-def _note_times(ledger: Ledger, rows: Sequence[Row]) -> None:
-    if not rows or rows[0].index > 1:
-        return
-    now = time.monotonic_ns()
-    for row in rows:
-        if row.index == 0:
-            ledger.first_token_ns = now
-        elif row.index == 1:
-            ledger.second_token_ns, ledger.step_start_ns, ledger.step_end_ns = now, row.start_ns, row.end_ns
-
-
 async def _custody(link: Link) -> dict[str, object]:
     """One worker's report; of one that does not answer, its address and why."""
     if link.view is None:
@@ -354,36 +351,3 @@ async def _custody(link: Link) -> dict[str, object]:
         for holder in report.holders
     ]
     return {"address": link.address, **fields, "holders": holders}
-
-
-def _state(link: Link) -> str:
-    if link.view is None:
-        return "not connected"
-    return link.view.stalled or ("draining" if link.view.draining else "")
-
-
-def _status(role: "pb.Role", link: Link) -> WorkerStatus:
-    hello, load = link.hello or pb.Hello(), link.load
-    return WorkerStatus(
-        worker_id=hello.worker_id,
-        role="prefill" if role == pb.ROLE_PREFILL else "decode",
-        address=link.address,
-        model=hello.model,
-        ready=link.view is not None and link.view.takes_requests,
-        num_blocks=hello.num_blocks,
-        free_blocks=load.free_blocks,
-        cached_blocks=load.cached_blocks,
-        promised_blocks=load.promised_blocks,
-        leaked_blocks=load.leaked_blocks,
-        block_tokens=hello.block_tokens,
-        running=load.running,
-        queued=load.waiting,
-        queued_tokens=load.waiting_tokens,
-        max_sequences=hello.max_sequences,
-        prefill_tokens_per_s=load.prefill_tokens_per_s,
-        decode_step_s=load.decode_step_s,
-        transfer_bytes_per_s=load.transfer_bytes_per_s,
-        slowdown=load.slowdown,
-        state=_state(link),
-        counts=link.tally.total,
-    )

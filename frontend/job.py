@@ -42,6 +42,8 @@ class Job:
     tried_alone: bool = False
     """Whether the latest attempt was the only one of a suspect."""
     placement: Placement | None = None
+    placed_ns: int = 0
+    """When that was decided."""
     forecast: Forecast | None = None
     """When it came, if anything depended on that."""
     grammar: str = ""
@@ -61,6 +63,11 @@ class Job:
     @property
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
+
+    def place(self, placement: Placement) -> Placement:
+        """The router has decided."""
+        self.placement, self.placed_ns = placement, time.monotonic_ns()
+        return placement
 
     def left_s(self) -> float:
         """Until the deadline."""
@@ -85,7 +92,7 @@ class Job:
         """A decode worker has promised room to this attempt."""
         if not self.num_output:
             self.cached_tokens = granted.cached_tokens
-            self.ledger.granted_ns = time.monotonic_ns()
+            self.ledger.granted()
         if not self.ledger.second_token_ns:
             self.ledger.commit_ns = 0  # of an earlier attempt
 

@@ -17,6 +17,7 @@ from engine.batch import Batch
 from engine.blocks import CacheChanges
 from engine.cost import Slowdown, work_of
 from engine.custody import Custody, Holder, Inspect, Moves
+from engine.histogram import StepMeter, Steps
 from engine.meter import Rate
 from engine.sequence import Sequence as Prompt
 from engine.sequence import SequenceId, TokenLogprobs
@@ -105,6 +106,7 @@ class Load:
     tokens_per_s: float
     slowdown: float
     """Of steps against the worker's profile; 0 while unknown."""
+    steps: Steps
 
 
 class PrefillWorker:
@@ -124,6 +126,7 @@ class PrefillWorker:
         self.sampler = sampler
         self._speed = Rate()
         self._slowdown = slowdown or Slowdown(None)
+        self._steps = StepMeter()
         self._queued_ns: dict[SequenceId, int] = {}
         self._chunks: dict[SequenceId, list[ChunkTime]] = {}
         self.load = self._load()
@@ -145,6 +148,7 @@ class PrefillWorker:
             end_ns = time.monotonic_ns()
             seconds = (end_ns - start_ns) / 1e9
             self._speed.add(len(batch.token_ids), seconds)
+            self._steps.add(seconds, len(chunks), len(batch.token_ids))
             self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), seconds)
             done = self.scheduler.commit(chunks, sampled.drawn(batch.sampled))
             logprobs = {s.id: p for s, p in zip(batch.sampled, sampled.logprobs or (), strict=False)}
@@ -225,4 +229,5 @@ class PrefillWorker:
             waiting_tokens=scheduler.waiting_tokens,
             tokens_per_s=self._speed.per_s,
             slowdown=self._slowdown.times,
+            steps=self._steps.now,
         )

@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from frontend.api import Inference
 from frontend.callers import KeyRing
-from frontend.metrics import CONTENT_TYPE
+from frontend.metrics import CONTENT_TYPE, OPENMETRICS_TYPE
 from frontend.rest.anthropic.dialect import anthropic_dialect
 from frontend.rest.compression import Compression
 from frontend.rest.debug import DebugPages
@@ -60,12 +60,14 @@ def build_app(
     keys: KeyRing,
     max_body_bytes: int,
     metrics: Callable[[], bytes],
+    openmetrics: Callable[[], bytes] | None = None,
     lenient: bool = False,
     cors_origins: Sequence[str] = (),
 ) -> Starlette:
-    """`metrics` is the Prometheus exposition of now; pages of `cors_origins` may ask from browsers."""
+    """`metrics` is the Prometheus exposition of now, `openmetrics` the same for who asks for that; pages of
+    `cors_origins` may ask from browsers."""
     dialects = dialects_of(inference, lenient=lenient)
-    pages = Pages(inference, metrics, openapi_document(dialects, guarded=not keys.is_open))
+    pages = Pages(inference, metrics, openmetrics, openapi_document(dialects, guarded=not keys.is_open))
     errors = ErrorsByPath(dialects)
 
     async def http_error(request: Request, error: Exception) -> Response:
@@ -134,9 +136,16 @@ class ErrorsByPath:
 class Pages:
     """What can be read with GET of any server, whatever it speaks."""
 
-    def __init__(self, inference: Inference, metrics: Callable[[], bytes], document: Json) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        metrics: Callable[[], bytes],
+        openmetrics: Callable[[], bytes] | None,
+        document: Json,
+    ) -> None:
         self._inference = inference
         self._metrics = metrics
+        self._openmetrics = openmetrics
         self._openapi = msgspec.json.encode(document)
         self._docs = docs_page(document)
 
@@ -148,7 +157,10 @@ class Pages:
         return _json(readiness, 200 if readiness.ready else 503)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(self._metrics(), headers={"Content-Type": CONTENT_TYPE})
+        accepted = (part.partition(";")[0].strip() for part in request.headers.get("accept", "").split(","))
+        if self._openmetrics is not None and "application/openmetrics-text" in accepted:
+            return Response(self._openmetrics(), headers={"Content-Type": OPENMETRICS_TYPE, "Vary": "Accept"})
+        return Response(self._metrics(), headers={"Content-Type": CONTENT_TYPE, "Vary": "Accept"})
 
     async def openapi(self, request: Request) -> Response:
         return Response(self._openapi, media_type="application/json")
