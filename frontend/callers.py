@@ -184,9 +184,7 @@ UNLIMITED = Allowance()
 class UsedUp(Overloaded):
     """A caller has not enough left of its own limits."""
 
-    def __init__(
-        self, message: str, *, retry_after_s: float, allowance: Allowance, limit: Limit = "key_requests"
-    ) -> None:
+    def __init__(self, message: str, *, retry_after_s: float, limit: Limit, allowance: Allowance) -> None:
         super().__init__(message, retry_after_s=retry_after_s, limit=limit)
         self.allowance = allowance
 
