@@ -140,7 +140,7 @@ class FrontendMetrics:
 
     def openmetrics(self) -> bytes:
         """The same as text of `OPENMETRICS_TYPE`, which has exemplars."""
-        return openmetrics.generate_latest(self._registry)
+        return openmetrics.generate_latest(self._registry, escaping=openmetrics.ALLOWUTF8)  # else vllm: becomes vllm_
 
 
 class _Latencies:
