@@ -74,7 +74,9 @@ class FleetCollector(Collector):
         inference = self._inference
         queued, workers = inference.queued_requests, inference.workers()
         yield GaugeMetricFamily("tandem_queued_requests", "Waiting for a worker.", queued)
-        yield GaugeMetricFamily("tandem_queued_prompt_tokens", "Of those, their prompts' tokens.", inference.queued_tokens)
+        yield GaugeMetricFamily(
+            "tandem_queued_prompt_tokens", "Prompt tokens of requests that wait for a worker.", inference.queued_tokens
+        )
         yield GaugeMetricFamily("tandem_max_queued_requests", "More are refused.", inference.max_queued_requests)
         for gauge in WORKER_GAUGES:
             values = [getattr(worker, gauge.attribute) for worker in workers]

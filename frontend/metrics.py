@@ -53,7 +53,7 @@ class FrontendMetrics:
         self._requests = Counter("tandem_requests", "Requests that ended, by outcome.", ["outcome"], registry=registry)
         self._ok = self._requests.labels("ok")
         self._refusals = Counter(
-            "tandem_refusals", "Of those that were overloaded: by the limit they met.", ["limit"], registry=registry
+            "tandem_refusals", "Requests that were overloaded, by the limit they met.", ["limit"], registry=registry
         )
         self.in_flight = Gauge("tandem_requests_in_flight", "Requests under way.", registry=registry)
         routed = Counter("tandem_router_decisions", "Where prompts were prefilled.", ["choice"], registry=registry)
@@ -167,7 +167,7 @@ class _Latencies:
             "tandem_ttft_segment_seconds", "Parts of the time to first token.", SEGMENT_BUCKETS, registry, ("segment",)
         )
         self.second_segment = _histogram(
-            "tandem_second_token_segment_seconds", "Parts of the same.", SEGMENT_BUCKETS, registry, ("segment",)
+            "tandem_second_token_segment_seconds", "Parts of the time from the first token to the second.", SEGMENT_BUCKETS, registry, ("segment",)
         )
 
 

@@ -34,14 +34,14 @@ _SECONDS = {
 _TOKENS = {
     "request_prompt_tokens": "Prompt tokens of a request.",
     "request_generation_tokens": "Output tokens of a request.",
-    "request_max_num_generation_tokens": "The same: each answer is a request of its own.",
+    "request_max_num_generation_tokens": "Output tokens of a request: each answer is one of its own.",
     "request_params_max_tokens": "Output tokens that a request allowed.",
 }
 _COUNTERS = {
     "prompt_tokens": "Prompt tokens.",
     "generation_tokens": "Output tokens.",
     "prefix_cache_queries": "Prompt tokens that were looked for in the prefix cache.",
-    "prefix_cache_hits": "Of those, tokens that it had.",
+    "prefix_cache_hits": "Prompt tokens that the prefix cache had.",
 }
 
 

@@ -31,17 +31,21 @@ def test_a_key_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_certificates(tmp_path: Path) -> None:
-    authority = Authority(tmp_path / "authority")
-    cert, key = authority.issue("localhost")
+    """Those of tests last two days."""
+    authority = Authority(tmp_path, "ca")
+    made = authority.issue("server")
+    cert, key = Path(made.cert), Path(made.key)
     key.chmod(0o600)
-    now_s = time.time()
-    assert [found.level for found in check_tls(cert, key, None, now_s)] == [OK, OK]
-    years = 20 * 365 * 86400.0
-    (_, ended) = check_tls(cert, key, None, now_s + years)
-    assert (ended.level, "ended on" in ended.says) == (FAILURE, True)
-    other_cert, _ = authority.issue("elsewhere")
-    assert [found.level for found in check_tls(other_cert, key, None, now_s)] == [OK, FAILURE]
-    assert SOON_S < years
+    now_s, two_days_s = time.time(), 2 * 86400.0
+    for at_s, level, word in (
+        (now_s + two_days_s - SOON_S - 3600, OK, "fit together, until"),
+        (now_s, WARNING, "ends on"),
+        (now_s + two_days_s + 3600, FAILURE, "ended on"),
+    ):
+        _, found = check_tls(cert, key, Path(authority.cert), at_s)
+        assert (found.level, word in found.says) == (level, True)
+    other = Path(authority.issue("other").cert)
+    assert [found.level for found in check_tls(other, key, None, now_s)] == [OK, FAILURE]
 
 
 def test_files_of_api_keys(tmp_path: Path) -> None:
