@@ -7,6 +7,7 @@ of what is here by `tools/metrics.py`.
 
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, generate_latest
 from prometheus_client.core import HistogramMetricFamily
@@ -14,6 +15,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.registry import Collector
 
+from engine.errors import Limit
 from engine.version import VERSION
 from frontend.api import Inference
 from frontend.buckets import (
@@ -55,6 +57,8 @@ class FrontendMetrics:
         self._refusals = Counter(
             "tandem_refusals", "Requests that were overloaded, by the limit they met.", ["limit"], registry=registry
         )
+        for limit in get_args(Limit):
+            self._refusals.labels(limit)  # the first of a series that was not there is no increase
         self.in_flight = Gauge("tandem_requests_in_flight", "Requests under way.", registry=registry)
         routed = Counter("tandem_router_decisions", "Where prompts were prefilled.", ["choice"], registry=registry)
         self._routed = {choice: routed.labels(choice) for choice in ("local", "remote")}

@@ -13,6 +13,8 @@ STEP_BUCKETS = 20
 """Up to 52 s; of sequences and tokens, up to 524,288."""
 WORKER = ("worker", "role")
 LINK = ("prefill", "decode", "transport")
+FAILURES = ("lost", "refused", "stalled", "unreachable")
+"""Told before they happen, too: the first of a series that was not there is no increase."""
 
 
 def doubling(buckets: Buckets, first: float = 1.0) -> list[tuple[str, float]]:
@@ -50,8 +52,8 @@ def of_links(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
         "tandem_link_failures", "Transfers that failed, or had to go another way.", labels=(*LINK, "reason")
     )
     for sender, link in links:
-        for reason, count in sorted(link.failures.items()):
-            failures.add_metric((*_way(sender, link), reason), count)
+        for reason in dict.fromkeys((*FAILURES, *link.failures)):
+            failures.add_metric((*_way(sender, link), reason), link.failures.get(reason, 0))
     yield failures
     for name, text, attribute in (
         ("tandem_link_bytes_per_second", "Speed while busy, of what was sent lately; 0 until then.", "bytes_per_s"),

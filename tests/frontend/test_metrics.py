@@ -55,7 +55,7 @@ PREFILL = replace(
             transport="shm",
             size_bytes=1000,
             transfers=3,
-            failures={"refused": 2, "stalled": 1},
+            failures={"refused": 2, "stalled": 1, "lost": 3},
             bytes_per_s=2e9,
             in_flight=1,
             in_flight_bytes=64,
@@ -335,6 +335,7 @@ def test_each_link_with_what_it_carried_and_why_it_failed(metrics: FrontendMetri
     assert samples[f"tandem_link_transfers_total{{{link},transport=shm}}"] == 3
     assert samples[f"tandem_link_failures_total{{{link},reason=refused,transport=shm}}"] == 2
     assert samples[f"tandem_link_failures_total{{{link},reason=stalled,transport=shm}}"] == 1
+    assert samples[f"tandem_link_failures_total{{{link},reason=unreachable,transport=shm}}"] == 0
     assert samples[f"tandem_link_bytes_per_second{{{link},transport=shm}}"] == 2e9
     assert samples[f"tandem_link_in_flight{{{link},transport=shm}}"] == 1
     assert samples[f"tandem_link_in_flight_bytes{{{link},transport=shm}}"] == 64
@@ -357,7 +358,7 @@ def test_refusals_by_the_limit_that_was_met(metrics: FrontendMetrics) -> None:
 
     assert samples["tandem_requests_total{outcome=overloaded}"] == 2
     assert samples["tandem_refusals_total{limit=key_tokens}"] == samples["tandem_refusals_total{limit=queue}"] == 1
-    assert len([name for name in samples if name.startswith("tandem_refusals_total")]) == 2
+    assert sum(samples[name] for name in samples if name.startswith("tandem_refusals_total")) == 2
 
 
 def test_decisions_are_judged_and_migrations_counted(metrics: FrontendMetrics) -> None:
