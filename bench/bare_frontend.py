@@ -1,6 +1,6 @@
 """A frontend that watches nothing: no spans, metrics, records or lines. What `bench.observability` compares with.
 
-    python -m bench.bare_frontend OPTIONS     of `python -m frontend`
+python -m bench.bare_frontend OPTIONS     of `python -m frontend`
 """
 
 import sys

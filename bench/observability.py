@@ -133,7 +133,12 @@ def spans(endpoint: str, count: int, runs: int) -> list[Row]:
         values = [_span_us(where, ratio, count) for _ in range(runs)]
         note = f"{min(values):.1f} to {max(values):.1f} of {runs} runs of {count} spans"
         rows.append(
-            {"measure": f"CPU of a stage's span, {name}", "median": statistics.median(values), "unit": "us", "note": note}
+            {
+                "measure": f"CPU of a stage's span, {name}",
+                "median": statistics.median(values),
+                "unit": "us",
+                "note": note,
+            }
         )
     return rows
 

@@ -22,7 +22,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-
 Limit = Literal["queue", "queue_timeout", "ttft_slo", "deadline", "key_requests", "key_tokens"]
 """What a request may be refused for that is sound: room in the queue, its time to wait there, the operator's objective,
 the caller's deadline, or what its own key may ask in a minute."""

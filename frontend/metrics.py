@@ -171,7 +171,11 @@ class _Latencies:
             "tandem_ttft_segment_seconds", "Parts of the time to first token.", SEGMENT_BUCKETS, registry, ("segment",)
         )
         self.second_segment = _histogram(
-            "tandem_second_token_segment_seconds", "Parts of the time from the first token to the second.", SEGMENT_BUCKETS, registry, ("segment",)
+            "tandem_second_token_segment_seconds",
+            "Parts of the time from the first token to the second.",
+            SEGMENT_BUCKETS,
+            registry,
+            ("segment",),
         )
 
 

@@ -12,8 +12,8 @@ from engine.errors import Overloaded, TandemError
 from engine.telemetry import Telemetry
 from frontend.gaps import Gaps
 from frontend.job import Job
-from frontend.leg_events import Row
 from frontend.ledger import Ledger
+from frontend.leg_events import Row
 from frontend.metrics import Exemplar, FrontendMetrics
 from frontend.notes import CANCELLED, Notes
 from frontend.recorder import Recorder

@@ -1,4 +1,4 @@
-"""Writes docs/metrics.md, the table of every metric that a frontend has: python -m tools.metrics.
+"""Writes the tables of docs/metrics.md, of every metric that a frontend has: python -m tools.metrics.
 
 The names, helps, kinds and labels are those of the code: of a frontend to which everything has happened once.
 """
@@ -20,42 +20,8 @@ from frontend.request import Finish, Timing, Usage
 from frontend.tally import Counts
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"
-HEAD = """\
-# Metrics
-
-What a frontend's `/metrics` has, made of the code by `python -m tools.metrics` (`make metrics`); a test says when it is stale. It needs no key. Who accepts `application/openmetrics-text` gets the same with
-exemplars: on histograms of whole requests, on refusals and on the router's regret stands the `trace_id` of one request, if its trace is recorded.
-
-Seconds, bytes, tokens and blocks are in the names. Labels are bounded: models that are served, workers that are there, links between these (64 of each prefill worker), segments, and words of fixed lists. Workers' figures are what they
-last said, four times a second while anything changes; theirs and links' begin anew with the worker.
-
-## What some of them mean
-
-- `tandem_ttft_segment_seconds` and `tandem_second_token_segment_seconds`: [the ledger](observability.md). The segments of a request sum to `tandem_ttft_seconds` and `tandem_second_token_seconds` (TTST).
-- `tandem_inter_token_seconds` (ITL) has one value for each token after the first, by the clock of the worker that made it; `tandem_time_per_output_token_seconds` (TPOT) one for each answer, its mean.
-- `tandem_client_wait_seconds`: how long tokens of an answer, all together, were in the frontend and waited for the client to take those before them.
-- `tandem_link_bytes_per_second` is bytes by the time in which anything was under way. `tandem_link_failures_total` by reason: `refused` (decode did not want the blocks any more), `stalled` (it took nothing), `lost` (the
-  connection), `unreachable` (this transport does not get there; the next one was taken).
-- `tandem_refusals_total` by limit: `queue`, `queue_timeout`, `ttft_slo`, `deadline`; `key_requests` and `key_tokens` are what a client's own key may ask in a minute.
-- `tandem_router_prediction_ratio` and `tandem_router_regret_seconds` are of first attempts where both ways, local and remote, were estimated. With *actual* the time from the decision to the first token, and *loss* what a way was
-  predicted to take from those who stream:
-
-      ratio  = actual / predicted                        of the way that was taken
-      regret = max(0, (actual + its loss) - (other + other's loss))     seconds, `other` by its estimate
-
-- `tandem_worker_step_*`: a decode worker's step is a token of everybody who runs, and chunks of prompts that are computed there; a prefill worker's, chunks of prompts. Their buckets double.
-- `tandem_migrations_total`: the worker that had the answer was lost, and another one, or its next start, went on after the tokens so far.
-
-## All of them
-
-"""
-VLLM_HEAD = """
-## The `vllm:` names
-
-From the same values, for dashboards, autoscalers and endpoint pickers that know vLLM. A request's have the engine 0; a worker is an engine of its own, by its name, and so is `frontend`, where those wait that no worker has taken.
-Not there, because there is nothing to tell: LoRA adapters, speculation, sleeping engines, multimodal caches. `promtool check metrics` finds fault with the colon in these names, and with nothing else.
-
-"""
+OURS, VLLM = "<!-- tandem -->", "<!-- vllm -->"
+"""Where a table stands in the page: between two of its marks. What is said of it is written by hand."""
 COUNTS = Counts()
 LINK = KvLinkStatus(
     decode="d",
@@ -120,10 +86,14 @@ def families() -> list[Metric]:
 
 
 def page() -> str:
-    found = sorted(families(), key=lambda family: _name(family))
-    ours = [family for family in found if not family.name.startswith("vllm:")]
-    theirs = [family for family in found if family.name.startswith("vllm:")]
-    return HEAD + "\n".join(_table(ours)) + "\n" + VLLM_HEAD + "\n".join(_table(theirs)) + "\n"
+    """The page with its tables made anew."""
+    found = sorted(families(), key=_name)
+    text = PAGE.read_text()
+    for mark, is_vllm in ((OURS, False), (VLLM, True)):
+        before, _, after = text.partition(mark)
+        table = "\n".join(_table([family for family in found if family.name.startswith("vllm:") == is_vllm]))
+        text = f"{before}{mark}\n\n{table}\n\n{mark}{after.partition(mark)[2]}"
+    return text
 
 
 def _table(found: list[Metric]) -> Iterator[str]:

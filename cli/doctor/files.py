@@ -1,4 +1,4 @@
-"""Looks at files that a deployment is given: who may read keys, whether certificates hold, what a model folder lacks."""
+"""Looks at files that a deployment is given: who may read keys, whether certificates hold, what a model lacks."""
 
 import ssl
 import stat

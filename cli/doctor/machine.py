@@ -97,7 +97,9 @@ def gpu() -> Gpu:
     rows = [line.partition(",") for line in found.splitlines() if "," in line]
     script = "import torch; print(torch.version.cuda or '', int(torch.cuda.is_available()))"
     built, _, usable = _run([sys.executable, "-c", script]).strip().rpartition(" ")
-    return Gpu(rows[0][0] if rows else None, tuple(row[2].strip() for row in rows), built.strip() or None, usable == "1")
+    return Gpu(
+        rows[0][0] if rows else None, tuple(row[2].strip() for row in rows), built.strip() or None, usable == "1"
+    )
 
 
 def taken_ports(host: str, ports: Iterable[int]) -> list[int]:

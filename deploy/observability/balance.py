@@ -146,9 +146,7 @@ def balance() -> Dashboard:
                     Lines(
                         title="Prompt tokens that wait to be computed, by worker",
                         queries=[
-                            Query(
-                                "sum by (role, worker) (tandem_worker_waiting_prompt_tokens)", "{{role}} {{worker}}"
-                            ),
+                            Query("sum by (role, worker) (tandem_worker_waiting_prompt_tokens)", "{{role}} {{worker}}"),
                             Query("sum(tandem_queued_prompt_tokens)", "for a worker"),
                         ],
                         stacked=True,
@@ -167,8 +165,7 @@ def balance() -> Dashboard:
                     ),
                     Lines(
                         title="What decisions of the router turned out to cost",
-                        text="Seconds a second that requests and those who stream would have been spared the other way, "
-                        "had it kept what was predicted of it.",
+                        text="Seconds a second that would have been spared, all together, had the other way kept its promise.",
                         queries=[Query(rate("tandem_router_regret_seconds_sum", by="choice"), "{{choice}}")],
                         unit="s",
                         stacked=True,

@@ -130,7 +130,7 @@ async def test_decode_is_full() -> None:
     async with cluster(DEMO_MODEL, worker=worker, open_worker=slow(pb.ROLE_DECODE, LONG_S / 10)) as running:
         first = asyncio.create_task(running.complete(request(40, 20, max_tokens=40)))
         while not running.inference.recorder.decisions(Caller(), 1):
-            await asyncio.sleep(0.01)
+            await running.fleet.pulse.wait()
         timing = await timing_of(running, request(40, 21))
         await first
     assert largest(timing) == "grant"
@@ -178,7 +178,7 @@ async def test_a_decode_worker_that_starts_anew() -> None:
     async with cluster(DEMO_MODEL, open_worker=slow(pb.ROLE_PREFILL, LONG_S)) as running:
         answer = asyncio.create_task(running.complete(request()))
         while not running.inference.recorder.decisions(Caller(), 1):
-            await asyncio.sleep(0.01)
+            await running.fleet.pulse.wait()
         between = running.proxies["decode-0"]
         between.refuses = True
         between.cut()

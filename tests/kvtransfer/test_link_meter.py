@@ -69,7 +69,11 @@ async def test_what_is_under_way() -> None:
 
 @pytest.mark.parametrize(
     ("error", "why"),
-    [(TransferFailed("gone"), "lost"), (TransferFailed("no", why="refused"), "refused"), (Unreachable("far"), "unreachable")],
+    [
+        (TransferFailed("gone"), "lost"),
+        (TransferFailed("no", why="refused"), "refused"),
+        (Unreachable("far"), "unreachable"),
+    ],
 )
 async def test_a_failure_is_counted_by_why_and_passed_on(error: TransferFailed, why: str) -> None:
     senders = Senders({"zeromq": Sender(error)})

@@ -16,7 +16,8 @@ OK, WARNING, FAILURE = Level.OK, Level.WARNING, Level.FAILURE
 
 
 @pytest.mark.parametrize(
-    ("mode", "level"), [(0o600, OK), (0o400, OK), (0o640, WARNING), (0o660, FAILURE), (0o604, FAILURE), (0o644, FAILURE)]
+    ("mode", "level"),
+    [(0o600, OK), (0o400, OK), (0o640, WARNING), (0o660, FAILURE), (0o604, FAILURE), (0o644, FAILURE)],
 )
 def test_who_may_read_a_key(tmp_path: Path, mode: int, level: Level) -> None:
     (key := tmp_path / "own.key").write_text("secret")
