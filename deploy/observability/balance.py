@@ -165,7 +165,7 @@ def balance() -> Dashboard:
                     ),
                     Lines(
                         title="What decisions of the router turned out to cost",
-                        text="Seconds a second that would have been spared, all together, had the other way kept its promise.",
+                        text="Seconds a second that the other way would have spared, had it kept its promise.",
                         queries=[Query(rate("tandem_router_regret_seconds_sum", by="choice"), "{{choice}}")],
                         unit="s",
                         stacked=True,
