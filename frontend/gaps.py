@@ -45,13 +45,12 @@ class Gaps:
 
     def took(self, rows: Sequence[Row]) -> None:
         """The next tokens, in order."""
-        pool, last, num_heard = self.pool, self._last, self._num_heard
+        last, num_heard = self._last, self._num_heard
         for row in rows:
             if last is not None:
                 gap_ns = row.heard_ns - last.heard_ns if num_heard else row.end_ns - last.end_ns
-                gap_ns = max(gap_ns, 0)
-                pool.counts[bisect_left(_EDGES_NS, gap_ns)] += 1
-                pool.sum_ns += gap_ns
+                self.pool.counts[bisect_left(_EDGES_NS, gap_ns)] += 1
+                self.pool.sum_ns += gap_ns if gap_ns > 0 else 0
             if num_heard:
                 num_heard -= 1
             last = row

@@ -95,9 +95,11 @@ class Ledger:
 
     def took(self, rows: Sequence[Row]) -> None:
         """The next tokens are taken from those that are here."""
-        waited_ns = max(self.resumed_ns - max(rows[0].heard_ns, self.handed_ns), 0)
-        self.client_ns += waited_ns
-        if rows[0].index > 1:
+        first, waited_ns = rows[0], 0
+        if self.resumed_ns > first.heard_ns:
+            waited_ns = self.resumed_ns - max(first.heard_ns, self.handed_ns)
+            self.client_ns += waited_ns
+        if first.index > 1:
             return
         now_ns = time.monotonic_ns()
         for row in rows:
