@@ -128,7 +128,7 @@ def spans(endpoint: str, count: int, runs: int) -> list[Row]:
         "not sampled": (endpoint, 0.0),
         "without an endpoint": ("", 1.0),
     }
-    rows = []
+    rows: list[Row] = []
     for name, (where, ratio) in kinds.items():
         values = [_span_us(where, ratio, count) for _ in range(runs)]
         note = f"{min(values):.1f} to {max(values):.1f} of {runs} runs of {count} spans"
@@ -147,7 +147,7 @@ def _span_us(endpoint: str, ratio: float, count: int) -> float:
     tracing = setup_tracing("bench", endpoint, sample_ratio=ratio)
     sampled = "01" if ratio else "00"
     parent = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-{sampled}"
-    attributes = {
+    attributes: dict[str, telemetry.AttributeValue | None] = {
         telemetry.TANDEM_WORKER_ID: "decode-0",
         telemetry.TANDEM_REQUEST_ID: "req-000000000000000000000000",
         telemetry.TANDEM_ATTEMPT: 1,

@@ -2,7 +2,7 @@
 
 from engine.errors import InvalidRequest
 from engine.hashes import HASH_BYTES, split_hashes
-from engine.histogram import Buckets, Steps
+from engine.histogram import Buckets
 from engine.identity import Identity
 from engine.pooling import Pooled, Pooling
 from engine.sequence import BlockHash, FinishReason, SamplingParams, Sequence, SequenceId, TokenLogprobs
@@ -40,16 +40,7 @@ def sequence_from(sequence_id: SequenceId, admit: pb.Admit, who: Identity) -> Se
     return sequence
 
 
-def steps_to(steps: Steps) -> dict[str, pb.Histogram]:
-    """By the names that a `Load` has for them."""
-    return {
-        "step_seconds": _histogram_to(steps.seconds),
-        "step_sequences": _histogram_to(steps.sequences),
-        "step_tokens": _histogram_to(steps.tokens),
-    }
-
-
-def _histogram_to(buckets: Buckets) -> pb.Histogram:
+def histogram_to(buckets: Buckets) -> pb.Histogram:
     return pb.Histogram(counts=buckets.counts, sum=buckets.sum)
 
 

@@ -26,7 +26,7 @@ from engine.sequence import SequenceId
 from engine.session import Sessions
 from engine.steploop import StepLoop
 from engine.telemetry import about, finish, inject
-from engine.wire import finish_to, logprobs_to, sequence_from, steps_to
+from engine.wire import finish_to, histogram_to, logprobs_to, sequence_from
 from kvtransfer.endpoints import Senders, check_layout, choose
 from kvtransfer.link_meter import LinkMeter
 from kvtransfer.transport import Commit, Ticket
@@ -126,7 +126,9 @@ class PrefillService:
             slowdown=load.slowdown,
             transfer_bytes_per_s=self._senders.bytes_per_s,
             links=map(_link_to, self._senders.links),
-            **steps_to(load.steps),
+            step_seconds=histogram_to(load.steps.seconds),
+            step_sequences=histogram_to(load.steps.sequences),
+            step_tokens=histogram_to(load.steps.tokens),
         )
 
     async def custody(self) -> pb.GetCustodyResponse:
