@@ -49,5 +49,5 @@ class Bare:
 
 
 if __name__ == "__main__":
-    frontend.Observer = Bare  # type: ignore[assignment, misc]
+    frontend.Observer = Bare  # type: ignore[attr-defined]
     sys.exit(frontend.main())
