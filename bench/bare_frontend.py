@@ -49,5 +49,5 @@ class Bare:
 
 
 if __name__ == "__main__":
-    frontend.Observer = Bare  # type: ignore[attr-defined]
+    frontend.Observer = Bare  # type: ignore[attr-defined, assignment]
     sys.exit(frontend.main())
