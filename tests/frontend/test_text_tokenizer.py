@@ -146,9 +146,10 @@ def test_unknown_ids_have_no_text(unknown: int) -> None:
 @pytest.mark.parametrize("length", [LONG_CHARS, LONG_CHARS + 1])
 def test_a_long_text_is_encoded_as_the_library_encodes_it(name: str, length: int) -> None:
     text = ("What is a KV cache? äöü 漢字 🙂\n\t" * length)[:length]
-    assert tokenizer(name).encode(text, add_special_tokens=False) == library(name).encode(
-        text, add_special_tokens=False
-    ).ids
+    assert (
+        tokenizer(name).encode(text, add_special_tokens=False)
+        == library(name).encode(text, add_special_tokens=False).ids
+    )
 
 
 @pytest.mark.parametrize("text", ["\ud800", "half a pair \udc00 inside", "\ud800" * (LONG_CHARS + 1)])
