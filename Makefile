@@ -12,6 +12,7 @@
 #   make bench-gpu      the GPU's kernels, and a model made of them, on an NVIDIA GPU; PYTHON= one that has torch and triton
 #   make bench-rivals   installs vLLM, llama.cpp and transformers, and measures them beside us (about two hours, and 5 GB)
 #   make protos   regenerate the code of protos/*.proto
+#   make metrics  write docs/metrics.md anew, the table of every metric there is
 #
 # On Linux the default index's torch may bring several GB of CUDA packages. For a CPU build, point pip at PyTorch's
 # index of CPU wheels (its address is on PyTorch's installation page), before the first make:
@@ -31,7 +32,7 @@ BUF_VERSION := 1.75.0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: up demo test test-all test-observability dashboards fuzz chaos soak bench bench-gpu bench-rivals check check-style check-types check-imports check-protos check-audit protos install install-dev clean
+.PHONY: up demo test test-all test-observability dashboards metrics fuzz chaos soak bench bench-gpu bench-rivals check check-style check-types check-imports check-protos check-audit protos install install-dev clean
 
 up: install
 	@$(BIN)/tandem up $(ARGS)
@@ -58,6 +59,10 @@ test-observability: install-dev .venv/bin/envoy
 # What stands in deploy/grafana/dashboards and deploy/prometheus/rules.yaml.
 dashboards: install-dev
 	$(BIN)/python -m deploy.observability
+
+# What stands in docs/metrics.md.
+metrics: install-dev
+	$(BIN)/python -m tools.metrics
 
 MINUTES ?= 10
 SOAK_MINUTES ?= 60

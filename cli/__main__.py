@@ -6,6 +6,7 @@ from cli.chaos.command import chaos
 from cli.chat import chat
 from cli.custody import custody
 from cli.demo import demo
+from cli.doctor.command import doctor
 from cli.explain import explain
 from cli.keys import keys
 from cli.load.command import BenchCommand, bench
@@ -26,6 +27,7 @@ app.command()(chat)
 app.command()(custody)
 app.command()(explain)
 app.command()(top)
+app.command()(doctor)
 app.add_typer(keys, name="keys")
 app.command(cls=BenchCommand)(bench)
 app.command()(chaos)

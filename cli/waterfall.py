@@ -17,7 +17,8 @@ MEANING: Mapping[str, str] = {
     "admit": "checks",
     "tokenize": "chat template and tokenizer",
     "route": "choosing workers",
-    "grant": "waiting for room on a decode worker, and attempts that failed",
+    "grant": "waiting for room on a decode worker",
+    "retry": "attempts that failed, and finding workers again",
     "prefill": "with the workers, no token yet",
     "prefill_queue": "waiting for the worker that computes the prompt",
     "prefill_compute": "computing the prompt",
@@ -26,11 +27,14 @@ MEANING: Mapping[str, str] = {
     "transfer_tail": "KV on its way to the decode worker",
     "decode_queue": "waiting for the step that joins it",
     "decode_step": "that step",
+    "client": "the client had not taken yet what came before",
 }
 STYLES = {"grant": "yellow", "prefill_queue": "yellow", "decode_queue": "yellow"} | dict.fromkeys(
     ("transfer_wait", "transfer_tail"), "magenta"
 )
 """Waiting and moving; the rest is work."""
+SLOW_CLIENT = 0.05
+"""Share of a request's time from which on it is told that tokens waited for who reads them."""
 _LEFT_CELLS = 31
 """Before the bars: a name, milliseconds, a share."""
 
@@ -50,6 +54,7 @@ def waterfall(record: RequestRecord, width: int = 80) -> RenderableType:
     lines = [*_head(record), Text(), *_ledger(record, cells), Text()]
     if record.ttft_ms is not None:
         lines += [*_rest(record), *_largest("time to first token", record.ttft_segments, record.ttft_ms)]
+        lines += _cold(record)
     else:
         lines += _largest("time until it failed", record.ttft_segments, record.e2e_ms)
     for attempt in record.attempts:
@@ -127,6 +132,9 @@ def _rest(record: RequestRecord) -> Iterator[Text]:
     num_tokens = record.output_tokens - 2
     rest_ms = record.e2e_ms - record.ttft_ms - record.second_token_ms
     yield Text(f"{num_tokens} more tokens in {_ms(rest_ms)} ms, {_ms(rest_ms / num_tokens)} ms each")
+    if record.client_ms > SLOW_CLIENT * record.e2e_ms:
+        share = record.client_ms / record.e2e_ms
+        yield Text(f"tokens waited {_ms(record.client_ms)} ms for the client to read, {share:.0%} of it all", "yellow")
 
 
 def _largest(what: str, segments: Mapping[str, float], whole_ms: float) -> Iterator[Text]:
@@ -135,6 +143,14 @@ def _largest(what: str, segments: Mapping[str, float], whole_ms: float) -> Itera
     name, ms = max(segments.items(), key=lambda item: item[1])
     meaning = f" ({MEANING[name]})" if name in MEANING else ""
     yield Text(f"{ms / whole_ms:.0%} of the {what} was {name}{meaning}", "bold")
+
+
+def _cold(record: RequestRecord) -> Iterator[Text]:
+    """Where computing the prompt took longest: whether the prefix cache could have spared it."""
+    if max(record.ttft_segments, key=record.ttft_segments.__getitem__, default="") != "prefill_compute":
+        return
+    if record.prompt_tokens and not record.cached_tokens:
+        yield Text("none of the prompt was in the prefix cache", "yellow")
 
 
 def _attempt(attempt: RequestAttempt, num_attempts: int) -> Iterator[Text]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from decode.scheduler import Prefilled, Token
 from engine.blocks import CacheChanges
 from engine.custody import Inspect
+from engine.histogram import Steps
 from engine.scoring import PromptScores
 from engine.sequence import Sequence as Answer
 from engine.sequence import SequenceId, TokenLogprobs
@@ -132,3 +133,4 @@ class Load:
     slowdown: float
     """Of steps against the worker's profile; 0 while unknown."""
     preemptions: int
+    steps: Steps

@@ -34,7 +34,7 @@ from engine.identity import Identity
 from engine.leg import Leg, Row
 from engine.session import Sessions
 from engine.steploop import StepLoop
-from engine.wire import custody_to, finish_to, logprobs_to, scores_to, sequence_from
+from engine.wire import custody_to, finish_to, histogram_to, logprobs_to, scores_to, sequence_from
 from kvtransfer.transport import Arrived, KVReceiver
 from kvtransfer.wire import ticket_to_proto
 from protos import worker_pb2 as pb
@@ -104,6 +104,9 @@ class DecodeService:
             slowdown=load.slowdown,
             preemptions=load.preemptions,
             fenced_writes=sum(receiver.fenced_writes for receiver in self._receivers),
+            step_seconds=histogram_to(load.steps.seconds),
+            step_sequences=histogram_to(load.steps.sequences),
+            step_tokens=histogram_to(load.steps.tokens),
         )
 
     async def custody(self) -> pb.GetCustodyResponse:

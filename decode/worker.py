@@ -39,6 +39,7 @@ from decode.scheduler import DecodeScheduler, Left, Prefilled, Room, Token
 from engine.batch import Batch, Chunk
 from engine.cost import Slowdown, work_of
 from engine.custody import Custody, Holder, Inspect, Moves
+from engine.histogram import StepMeter
 from engine.meter import Rate
 from engine.sampled import Sampled
 from engine.sequence import Sequence as Answer
@@ -83,6 +84,7 @@ class DecodeWorker:
         self._prefill_speed = Rate()
         self._step_speed = Rate()
         self._slowdown = slowdown or Slowdown(None)
+        self._steps = StepMeter()
         self._launch = launch
         self._flight: _Flight | None = None
         self._landed_ns = 0
@@ -273,6 +275,7 @@ class DecodeWorker:
         """What a step took; one that is not plain had work that the profile knows nothing of."""
         if is_plain:
             self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), seconds)
+        self._steps.add(seconds, len(chunks), num_tokens)
         if num_tokens > len(chunks):
             self._prefill_speed.add(num_tokens, seconds)
         else:
@@ -293,6 +296,7 @@ class DecodeWorker:
             step_s=1 / steps_per_s if steps_per_s else 0.0,
             slowdown=self._slowdown.times,
             preemptions=scheduler.num_preemptions,
+            steps=self._steps.now,
         )
 
 

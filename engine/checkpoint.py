@@ -123,6 +123,14 @@ def load_weights(folder: ModelFolder, spec: ModelSpec, dtype: torch.dtype, split
     return weights
 
 
+def check_weights(path: Path, spec: ModelSpec) -> list[Shard]:
+    """The folder's files with weights, of which no more is read than their headers. Raises ConfigError like
+    `load_weights`, for what their headers tell."""
+    shards = open_shards(path)
+    _check(shards, _Stored.of(spec), spec)
+    return shards
+
+
 def model_revision(folder: ModelFolder) -> str:
     """Names the weights: a digest of the config, of every header and of a few bytes of every tensor."""
     digest = hashlib.sha256(json.dumps(folder.config, sort_keys=True).encode())

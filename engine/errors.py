@@ -20,6 +20,11 @@
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+Limit = Literal["queue", "queue_timeout", "ttft_slo", "deadline", "key_requests", "key_tokens"]
+"""What a request may be refused for that is sound: room in the queue, its time to wait there, the operator's objective,
+the caller's deadline, or what its own key may ask in a minute."""
 
 
 class TandemError(Exception):
@@ -85,10 +90,13 @@ class Overloaded(TandemError):
         message: str,
         *,
         retry_after_s: float,
+        limit: Limit = "queue",
         queue_position: int | None = None,
         predicted_ttft_s: float | None = None,
     ) -> None:
         super().__init__(message)
+        self.limit: Limit = limit
+        """Which limit there is no room within."""
         self.retry_after_s = retry_after_s
         self.queue_position = queue_position
         """How many requests wait before this one; None where that is not why."""
@@ -113,6 +121,11 @@ class ConfigError(TandemError):
 
 class TransferFailed(TandemError):
     reason = "TRANSFER_FAILED"
+
+    def __init__(self, message: str, *, field: str | None = None, why: Literal["lost", "refused", "stalled"] = "lost"):
+        super().__init__(message, field=field)
+        self.why = why
+        """lost: the connection or the peer is; refused: the peer did not want the blocks; stalled: it took nothing."""
 
 
 class ProtocolError(TandemError):

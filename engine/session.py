@@ -148,8 +148,9 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
     def report_load(self) -> None:
         """Tell every frontend how busy this worker is, if that has changed or nothing was told for a while."""
         load, now = self._load(), time.monotonic()
-        if (encoded := load.SerializeToString(deterministic=True)) != self._last_load or now >= self._load_due_s:
+        if (encoded := _news(load)) != self._last_load or now >= self._load_due_s:
             self._last_load, self._load_due_s = encoded, now + HEARTBEAT_S
+            load.sent_unix_ns = time.time_ns()
             self.broadcast(load=load)
 
     def broadcast(self, **event: object) -> None:
@@ -172,7 +173,9 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
             if self._stored:
                 yield pb.WorkerEvent(blocks_stored=pb.BlocksStored(hashes=b"".join(self._stored)))
             self._last_load = None  # this one hears what nobody was told yet: that it is over must be news to him, too
-            yield pb.WorkerEvent(load=self._load())
+            load = self._load()
+            load.sent_unix_ns = time.time_ns()
+            yield pb.WorkerEvent(load=load)
             while (event := await session.outbox.get()) is not None:
                 yield event
             if reader.done():
@@ -320,3 +323,14 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
         load = self._role.load()
         load.draining, load.stalled = self.draining, self.stalled
         return load
+
+
+def _news(load: pb.Load) -> bytes:
+    """What of it frontends should hear of at once: statistics, by which nobody decides, come with the rest."""
+    news = pb.Load()
+    news.CopyFrom(load)
+    news.ClearField("step_seconds")
+    news.ClearField("step_sequences")
+    news.ClearField("step_tokens")
+    news.ClearField("links")
+    return news.SerializeToString(deterministic=True)

@@ -72,6 +72,8 @@ TANDEM_TTFT_SEGMENT_MS = "tandem.ttft.{}_ms"
 """Of one segment of the ledger, by its name."""
 TANDEM_SECOND_TOKEN_MS = "tandem.second_token_ms"
 TANDEM_SECOND_TOKEN_SEGMENT_MS = "tandem.second_token.{}_ms"
+TANDEM_CLIENT_MS = "tandem.client_ms"
+"""That tokens waited for the client."""
 
 AttributeValue = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
 Attributes = Mapping[str, AttributeValue | None]

@@ -3,6 +3,7 @@
 from engine.custody import Custody
 from engine.errors import InvalidRequest
 from engine.hashes import HASH_BYTES, split_hashes
+from engine.histogram import Buckets
 from engine.identity import Identity
 from engine.pooling import Pooled, Pooling
 from engine.scoring import PromptScores, Scoring
@@ -46,6 +47,10 @@ def sequence_from(sequence_id: SequenceId, admit: pb.Admit, who: Identity) -> Se
             raise InvalidRequest(message, field="prompt_logprobs")
         sequence.scoring = Scoring(admit.prompt_logprobs)
     return sequence
+
+
+def histogram_to(buckets: Buckets) -> pb.Histogram:
+    return pb.Histogram(counts=buckets.counts, sum=buckets.sum)
 
 
 def sampling_from(sampling: pb.Sampling) -> SamplingParams:

@@ -77,6 +77,7 @@ async def run(config: FrontendConfig, models: Sequence[LoadedModel], keys: KeyRi
         keys=keys,
         max_body_bytes=config.max_body_bytes,
         metrics=metrics.exposition,
+        openmetrics=metrics.openmetrics,
         lenient=config.unknown_parameters == "ignore",
         cors_origins=config.cors_origins,
     )

@@ -1,6 +1,7 @@
 """One answer as it grows: tokens in, text deltas out, until a stop, the end of its grammar or the length ends it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from frontend.job import Job
 from frontend.leg_events import Row
@@ -70,7 +71,8 @@ class Answer:
         """Nothing of the answer is wanted any more."""
         job = self._job
         usage = Usage(job.num_prompt, self._num_tokens, job.cached_tokens)
-        self.finished = Finished(reason, matched, usage, job.ledger.timing(), self._vector)
+        timing = replace(job.ledger.timing(), cached_share=job.cached_tokens / job.num_prompt)
+        self.finished = Finished(reason, matched, usage, timing, self._vector)
 
     def _logprobs(self, token: int, logprobs: pb.Logprobs) -> TokenLogprobs:
         top = zip(logprobs.top_ids, logprobs.top, strict=True)

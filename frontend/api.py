@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from engine.histogram import Steps
 from engine.models.spec import ModelSpec
 from engine.pooling import Pooling
 from frontend.accounts import Accounts
@@ -61,6 +62,22 @@ class ModelStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KvLinkStatus:
+    """What one prefill worker has sent to one decode worker, one way, since its start."""
+
+    decode: str
+    transport: str
+    size_bytes: int
+    transfers: int
+    failures: Mapping[str, int]
+    """By why."""
+    bytes_per_s: float
+    in_flight: int
+    """Transfers that are sending now."""
+    in_flight_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
     """One worker as the frontend sees it now."""
 
@@ -88,10 +105,22 @@ class WorkerStatus:
     """To decode workers."""
     slowdown: float = 0.0
     """What steps take against what they took at the worker's start."""
+    steps: Steps = Steps()
+    """Since the worker's start."""
+    links: tuple[KvLinkStatus, ...] = ()
+    """Of a prefill worker, to decode workers."""
+    clock_ahead_s: float | None = None
+    """How far its wall clock is ahead of the frontend's, less the shortest way that a report of the last minute took;
+    None until there was one."""
     state: str = ""
     """Why the worker takes no requests; empty if it does."""
     counts: Counts
     """Over all starts of the worker that this frontend has met."""
+
+    @property
+    def name(self) -> str:
+        """A worker that is away has no id; two samples with the same labels would fail a scrape."""
+        return self.worker_id or self.address
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +211,10 @@ class Inference(Protocol):
     @property
     def queued_requests(self) -> int:
         """Of all models; each has a queue of its own."""
+
+    @property
+    def queued_tokens(self) -> int:
+        """Of the prompts of those who wait for a worker."""
 
     @property
     def max_queued_requests(self) -> int: ...

@@ -103,7 +103,7 @@ class Attempts:
         while True:
             with ExitStack() as until_granted:
                 async with self.admission.turn(job.demand(), first=returning, caller=job.caller):
-                    placement = job.placement = await self._find_room(job)
+                    placement = job.place(await self._find_room(job))
                     if placement.prefill is not None:
                         num_tokens = len(job.tokens) - placement.cached_tokens
                         until_granted.enter_context(placement.prefill.expecting(num_tokens))
@@ -132,7 +132,7 @@ class Attempts:
             chosen = self.places.find_prefill(job, placement.decode)
             if chosen is None:
                 return None
-            placement = job.placement = chosen
+            placement = job.place(chosen)
             if placement.prefill is None and (again := await legs.regranted(local=True)):
                 job.note_granted(again)
         return placement

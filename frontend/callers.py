@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from engine.errors import ConfigError, Overloaded, PermissionDenied
+from engine.errors import ConfigError, Limit, Overloaded, PermissionDenied
 from engine.sequence import BlockHash
 from engine.watched_file import WatchedFile
 
@@ -187,8 +187,8 @@ UNLIMITED = Allowance()
 class UsedUp(Overloaded):
     """A caller has not enough left of its own limits."""
 
-    def __init__(self, message: str, *, retry_after_s: float, allowance: Allowance) -> None:
-        super().__init__(message, retry_after_s=retry_after_s)
+    def __init__(self, message: str, *, retry_after_s: float, limit: Limit, allowance: Allowance) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, limit=limit)
         self.allowance = allowance
 
 
@@ -213,13 +213,15 @@ class Allowances:
             yield UNLIMITED
             return
         requests, tokens = self._of(caller)
-        for bucket, amount, limit in (
-            (requests, 1, f"{caller.requests_per_minute:g} requests"),
-            (tokens, prompt_tokens + max_tokens, f"{caller.tokens_per_minute:g} tokens"),
-        ):
+        checks: tuple[tuple[Bucket, int, str, Limit], ...] = (
+            (requests, 1, f"{caller.requests_per_minute:g} requests", "key_requests"),
+            (tokens, prompt_tokens + max_tokens, f"{caller.tokens_per_minute:g} tokens", "key_tokens"),
+        )
+        for bucket, amount, words, limit in checks:
             if (wait_s := bucket.wait_s(amount)) > 0:
-                message = f"the key {caller.name!r} has used up its {limit} per minute"
-                raise UsedUp(message, retry_after_s=wait_s, allowance=Allowance(requests.left(), tokens.left()))
+                message = f"the key {caller.name!r} has used up its {words} per minute"
+                left = Allowance(requests.left(), tokens.left())
+                raise UsedUp(message, retry_after_s=wait_s, limit=limit, allowance=left)
         requests.take(1)
         tokens.take(prompt_tokens + max_tokens)
         try:

@@ -246,6 +246,8 @@ def _finished(event: Finished) -> pb.Finished:
             ttft_segments=_segments(event.timing.ttft_segments),
             second_token_ms=event.timing.second_token_ms,
             second_token_segments=_segments(event.timing.second_token_segments),
+            client_ms=event.timing.client_ms,
+            cached_share=event.timing.cached_share,
         ),
     )
 
@@ -289,6 +291,10 @@ def timing_trailers(timing: Timing) -> tuple[tuple[str, str], ...]:
     if timing.second_token_ms is not None:
         ledger["second_token_ms"] = _us(timing.second_token_ms)
         ledger["second_token_segments"] = _rounded(timing.second_token_segments)
+    if timing.client_ms:
+        ledger["client_ms"] = _us(timing.client_ms)
+    if timing.cached_share:
+        ledger["cached_share"] = round(timing.cached_share, 3)
     return (
         ("tandem-timing", json.dumps(ledger, separators=(",", ":"))),
         ("tandem-ttft-ms", f"{timing.ttft_ms:.3f}"),

@@ -11,7 +11,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncGenerator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ from frontend.recorder import Recorder
 from frontend.request import Chat, Event, GenerateRequest, Started, check_token_ids
 from frontend.served import Served
 from frontend.tally import Counts
-from protos import worker_pb2 as pb
+from frontend.worker_status import worker_status
 
 
 class FleetInference:
@@ -80,13 +80,15 @@ class FleetInference:
                     while answer.finished is None:
                         with self._cut:
                             batch = await (anext(rows) if deadline == math.inf else _next(rows, deadline))
-                        _note_times(ledger, batch)
+                        watched.took(batch)
                         if batch and job.scores is not None:
                             yield await job.scores.told(job.tokens[: job.num_prompt], served.model.tokenizer)
                             job.scores = None
                         delta = answer.push(batch)
                         if delta is not None:
+                            ledger.handed_ns = time.monotonic_ns()
                             yield delta if answer.finished is None else delta._replace(is_last=True)
+                            ledger.resumed_ns = time.monotonic_ns()
             watched.finished(answer.finished)
             yield answer.finished
 
@@ -172,7 +174,7 @@ class FleetInference:
 
     def workers(self) -> list[WorkerStatus]:
         names = {served.name for served in self._catalogue}
-        return [_status(role, link, names) for role, link in self._fleet.all_links]
+        return [worker_status(role, link, names) for role, link in self._fleet.all_links]
 
     @property
     def counts(self) -> Counts:
@@ -196,6 +198,10 @@ class FleetInference:
         return sum(served.attempts.admission.queued_requests for served in self._catalogue)
 
     @property
+    def queued_tokens(self) -> int:
+        return sum(served.attempts.admission.queued_tokens for served in self._catalogue)
+
+    @property
     def max_queued_requests(self) -> int:
         return sum(served.attempts.admission.max_requests for served in self._catalogue)
 
@@ -207,17 +213,6 @@ async def _next(rows: AsyncGenerator[list[Row], None], deadline: float) -> list[
             return await anext(rows)
     except TimeoutError:
         raise DeadlineExceeded("the deadline passed before the answer was complete") from None
-
-
-def _note_times(ledger: Ledger, rows: Sequence[Row]) -> None:
-    if not rows or rows[0].index > 1:
-        return
-    now = time.monotonic_ns()
-    for row in rows:
-        if row.index == 0:
-            ledger.first_token_ns = now
-        elif row.index == 1:
-            ledger.second_token_ns, ledger.step_start_ns, ledger.step_end_ns = now, row.start_ns, row.end_ns
 
 
 async def _custody(link: Link) -> dict[str, object]:
@@ -244,39 +239,3 @@ async def _custody(link: Link) -> dict[str, object]:
         for holder in report.holders
     ]
     return {"address": link.address, **fields, "holders": holders}
-
-
-def _state(link: Link, models: Collection[str]) -> str:
-    if link.view is None:
-        return "not connected"
-    if link.model not in models:
-        return f"its model {link.model!r} is not served here"
-    return link.view.stalled or ("draining" if link.view.draining else "")
-
-
-def _status(role: "pb.Role", link: Link, models: Collection[str]) -> WorkerStatus:
-    """`models` are those that the frontend serves."""
-    hello, load, state = link.hello or pb.Hello(), link.load, _state(link, models)
-    return WorkerStatus(
-        worker_id=hello.worker_id,
-        role="prefill" if role == pb.ROLE_PREFILL else "decode",
-        address=link.address,
-        model=link.model,
-        ready=not state,
-        num_blocks=hello.num_blocks,
-        free_blocks=load.free_blocks,
-        cached_blocks=load.cached_blocks,
-        promised_blocks=load.promised_blocks,
-        leaked_blocks=load.leaked_blocks,
-        block_tokens=hello.block_tokens,
-        running=load.running,
-        queued=load.waiting,
-        queued_tokens=load.waiting_tokens,
-        max_sequences=hello.max_sequences,
-        prefill_tokens_per_s=load.prefill_tokens_per_s,
-        decode_step_s=load.decode_step_s,
-        transfer_bytes_per_s=load.transfer_bytes_per_s,
-        slowdown=load.slowdown,
-        state=state,
-        counts=link.tally.total,
-    )

@@ -43,6 +43,8 @@ class Job:
     tried_alone: bool = False
     """Whether the latest attempt was the only one of a suspect."""
     placement: Placement | None = None
+    placed_ns: int = 0
+    """When that was decided."""
     forecast: Forecast | None = None
     """When it came, if anything depended on that."""
     grammar: str = ""
@@ -68,6 +70,11 @@ class Job:
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
 
+    def place(self, placement: Placement) -> Placement:
+        """The router has decided."""
+        self.placement, self.placed_ns = placement, time.monotonic_ns()
+        return placement
+
     def left_s(self) -> float:
         """Until the deadline."""
         return self.deadline - asyncio.get_running_loop().time() if self.deadline < math.inf else math.inf
@@ -91,7 +98,7 @@ class Job:
         """A decode worker has promised room to this attempt."""
         if not self.num_output:
             self.cached_tokens = granted.cached_tokens
-            self.ledger.granted_ns = time.monotonic_ns()
+            self.ledger.granted()
         if not self.ledger.second_token_ns:
             self.ledger.commit_ns = 0  # of an earlier attempt
 

@@ -3,7 +3,8 @@
     admit           arrival to the end of checks
     tokenize        template and tokenizer
     route           choosing workers
-    grant           waiting for room and for a decode worker's promise of it (and anything lost to attempts that failed)
+    grant           waiting for room and for a decode worker's promise of it
+    retry           what attempts cost that failed: from what the first of them had to what the last was granted
     prefill_queue   on the worker that prefills, before the first chunk
     prefill_compute first chunk to first token
     transfer_wait   what the first token waited for KV to move: nothing, it goes straight to the frontend
@@ -12,13 +13,20 @@
     transfer_tail   from token one to the commit of the KV on decode, with the hops there
     decode_queue    from there to the step that joins it
     decode_step     that step
+    client          the token was here, and the client had not taken yet what came before it
+
+`retry` and `client` are told only where they took any time. What the rest of the answer waited for its client is one
+number beside them, and so is the share of the prompt that the prefix cache had: computing the rest of it is what
+`prefill_compute` is.
 
 Durations measured on a worker are of its own clock; only frontend times are subtracted from one another.
 """
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
+from frontend.leg_events import Row
 from frontend.request import Timing
 
 TTFT_SEGMENTS = (
@@ -26,12 +34,15 @@ TTFT_SEGMENTS = (
     "tokenize",
     "route",
     "grant",
+    "retry",
     "prefill_queue",
     "prefill_compute",
     "transfer_wait",
     "egress",
 )
-SECOND_TOKEN_SEGMENTS = ("transfer_tail", "decode_queue", "decode_step")
+SECOND_TOKEN_SEGMENTS = ("transfer_tail", "decode_queue", "decode_step", "client")
+IF_ANY = frozenset({"retry", "client"})
+"""Segments that are told only where they took any time."""
 
 
 @dataclass(slots=True)
@@ -45,6 +56,13 @@ class Ledger:
     route_ns: int = 0
     """Spent choosing workers, over all attempts."""
     granted_ns: int = 0
+    granted_route_ns: int = 0
+    """What of `route_ns` was before that."""
+    lost_ns: int = 0
+    """How far the first attempt had got that failed: to `granted_ns`, or to its end if it was granted nothing. 0: none
+    has failed."""
+    lost_route_ns: int = 0
+    """What of `route_ns` was before that."""
     queue_ns: int = 0
     """Of the worker that prefilled."""
     compute_ns: int = 0
@@ -54,6 +72,42 @@ class Ledger:
     """Of the decode worker's clock, as `step_start_ns` and `step_end_ns` of the second token's step."""
     step_start_ns: int = 0
     step_end_ns: int = 0
+    handed_ns: int = 0
+    """When the client was given something last, and when it had taken that."""
+    resumed_ns: int = 0
+    client_ns: int = 0
+    """That tokens were here and the client had not taken yet what came before them, over the whole answer."""
+    second_client_ns: int = 0
+    """Of the second token."""
+
+    def granted(self) -> None:
+        """A decode worker has promised room."""
+        self.granted_ns, self.granted_route_ns = time.monotonic_ns(), self.route_ns
+
+    def interrupted(self) -> None:
+        """An attempt has failed; of account only before the first token."""
+        if self.lost_ns or self.first_token_ns:
+            return
+        if self.granted_ns:
+            self.lost_ns, self.lost_route_ns = self.granted_ns, self.granted_route_ns
+        else:
+            self.lost_ns, self.lost_route_ns = time.monotonic_ns(), self.route_ns
+
+    def took(self, rows: Sequence[Row]) -> None:
+        """The next tokens are taken from those that are here."""
+        first, waited_ns = rows[0], 0
+        if self.resumed_ns > first.heard_ns:
+            waited_ns = self.resumed_ns - max(first.heard_ns, self.handed_ns)
+            self.client_ns += waited_ns
+        if first.index > 1:
+            return
+        now_ns = time.monotonic_ns()
+        for row in rows:
+            if row.index == 0:
+                self.first_token_ns = now_ns
+            elif row.index == 1:
+                self.second_token_ns, self.second_client_ns = now_ns, waited_ns
+                self.step_start_ns, self.step_end_ns = row.start_ns, row.end_ns
 
     def unix_ns(self, monotonic_ns: int) -> int:
         """The wall-clock time of a moment of this request."""
@@ -63,39 +117,57 @@ class Ledger:
         ttft_ns = self.first_token_ns - self.arrived_ns
         admit = self.checked_ns - self.arrived_ns
         tokenize = self.tokenized_ns - self.checked_ns
-        grant = self.granted_ns - self.tokenized_ns - self.route_ns
-        rest = ttft_ns - admit - tokenize - self.route_ns - grant
+        grant, retry = self._grant()
+        rest = ttft_ns - admit - tokenize - self.route_ns - grant - retry
         compute = min(self.compute_ns, rest)
         queue = min(self.queue_ns, rest - compute)
-        parts = (admit, tokenize, self.route_ns, grant, queue, compute, 0, rest - queue - compute)
-        ttft = dict(zip(TTFT_SEGMENTS, (_ms(part) for part in parts), strict=True))
-        if not self.second_token_ns:
-            return Timing(_ms(ttft_ns), ttft)
-        second_ns = self.second_token_ns - self.first_token_ns
-        return Timing(_ms(ttft_ns), ttft, _ms(second_ns), self._second(second_ns))
+        parts = (admit, tokenize, self.route_ns, grant, retry, queue, compute, 0, rest - queue - compute)
+        timing = Timing(_ms(ttft_ns), _told(TTFT_SEGMENTS, parts), client_ms=_ms(self.client_ns))
+        if self.second_token_ns:
+            second_ns = self.second_token_ns - self.first_token_ns
+            timing = replace(timing, second_token_ms=_ms(second_ns), second_token_segments=self._second(second_ns))
+        return timing
 
     def so_far(self, now_ns: int) -> dict[str, float]:
         """Where the time went of a request that has no first token: the last segment is the one it is in. Once it has
         room that is `prefill`, of which only the worker knows the parts."""
-        moments = {"admit": self.checked_ns, "tokenize": self.tokenized_ns, "grant": self.granted_ns, "prefill": 0}
-        segments, began_ns = {}, self.arrived_ns
+        moments = {"admit": self.checked_ns, "tokenize": self.tokenized_ns, "grant": self.lost_ns or self.granted_ns}
+        if self.lost_ns:
+            moments["retry"] = self.granted_ns if self.granted_ns > self.lost_ns else 0
+        moments["prefill"] = 0
+        parts, began_ns = {}, self.arrived_ns
         for name, ended_ns in moments.items():
-            segments[name] = _ms((ended_ns or now_ns) - began_ns)
+            parts[name] = (ended_ns or now_ns) - began_ns
             if not ended_ns:
                 break
             began_ns = ended_ns
-        if self.route_ns and "grant" in segments:
-            segments = {"admit": 0.0, "tokenize": 0.0, "route": _ms(self.route_ns)} | segments
-            segments["grant"] -= segments["route"]
-        return segments
+        if self.route_ns and "grant" in parts:
+            before_ns = self.lost_route_ns if self.lost_ns else self.route_ns
+            parts = {"admit": 0, "tokenize": 0, "route": self.route_ns} | parts
+            parts["grant"] -= before_ns
+            if self.lost_ns:
+                parts["retry"] -= self.route_ns - before_ns
+        return {name: _ms(ns) for name, ns in parts.items()}
+
+    def _grant(self) -> tuple[int, int]:
+        """What room was waited for, and what attempts cost that failed; without the routing in between."""
+        if not self.lost_ns:
+            return self.granted_ns - self.tokenized_ns - self.route_ns, 0
+        grant = self.lost_ns - self.tokenized_ns - self.lost_route_ns
+        return grant, self.granted_ns - self.lost_ns - (self.route_ns - self.lost_route_ns)
 
     def _second(self, second_ns: int) -> dict[str, float]:
-        step = min(self.step_end_ns - self.step_start_ns, second_ns)
-        queue = second_ns - step
+        client = min(self.second_client_ns, second_ns)
+        rest = second_ns - client
+        step = min(self.step_end_ns - self.step_start_ns, rest)
+        queue = rest - step
         if self.commit_ns:
             queue = min(max(self.step_start_ns - self.commit_ns, 0), queue)
-        parts = (second_ns - step - queue, queue, step)
-        return dict(zip(SECOND_TOKEN_SEGMENTS, (_ms(part) for part in parts), strict=True))
+        return _told(SECOND_TOKEN_SEGMENTS, (rest - step - queue, queue, step, client))
+
+
+def _told(names: Sequence[str], parts: Sequence[int]) -> dict[str, float]:
+    return {name: _ms(ns) for name, ns in zip(names, parts, strict=True) if ns or name not in IF_ANY}
 
 
 def _ms(ns: int) -> float:

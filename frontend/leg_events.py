@@ -18,6 +18,8 @@ class Row(msgspec.Struct, frozen=True, gc=False):  # one per token: a frozen dat
     end_ns: int
     vector: bytes = b""
     """The prompt as one (little-endian float32), with the first token, for who asked."""
+    heard_ns: int = 0
+    """When the frontend heard of it, `time.monotonic_ns()`; the two before are the worker's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from engine.hashes import split_hashes
 from engine.sequence import BlockHash
 from engine.tls import Tls
 from engine.wire import MAX_MESSAGE_BYTES
+from frontend.clock import Clock
 from frontend.leg_events import LegEvent, Lost, Row, Start
 from frontend.pulse import Pulse
 from frontend.tally import Tally
@@ -103,6 +104,8 @@ class Link:
     load: pb.Load = field(default_factory=pb.Load)
     tally: Tally = field(default_factory=Tally)
     """Goes on over the worker's starts, and over links to it."""
+    clock: Clock = field(default_factory=Clock)
+    """The worker's, against this one."""
     hashes: set[BlockHash] = field(default_factory=set)
     _costs: Costs | None = None
     """The worker's profile, as of its start, with every CPU it may borrow."""
@@ -222,6 +225,7 @@ class Link:
         legs, self._legs = self._legs, {}
         died = Start(self.address, self.incarnation) if self.view is not None and not self.view.draining else None
         self.view = self.hello = None
+        self.clock.forget()
         self.load = pb.Load()  # what it said when it was there is true no more, and would be added up
         self.hashes = set()
         for leg in legs.values():
@@ -252,14 +256,14 @@ class Link:
             raise ProtocolError("the columns of a step differ in length")
         logprobs = {row.row: row for row in output.logprobs}
         vectors = {row.row: row.values for row in output.embeddings}
-        start_ns, end_ns, legs = output.start_ns, output.end_ns, self._legs
+        start_ns, end_ns, legs, heard_ns = output.start_ns, output.end_ns, self._legs, time.monotonic_ns()
         ends_leg = self.hello is not None and self.hello.role == pb.ROLE_DECODE  # prefill says so by `released`
         columns = zip(output.legs, output.indices, output.token_ids, output.finish_reasons, strict=True)
         for position, (number, index, token, finish) in enumerate(columns):
             leg = legs.get(number)
             if leg is None:
                 continue
-            said = logprobs.get(position), start_ns, end_ns, vectors.get(position, b"")
+            said = logprobs.get(position), start_ns, end_ns, vectors.get(position, b""), heard_ns
             leg.inbox.put_nowait((leg, Row(index, token, finish, *said)))
             if finish and ends_leg:
                 self._strike(leg)  # nothing is held any more
@@ -317,6 +321,7 @@ class Link:
 
     def _take_load(self, load: pb.Load) -> None:
         self.load = load
+        self.clock.heard(load.sent_unix_ns, time.time_ns(), time.monotonic())
         self.tally.take(self.incarnation, load)
         view = self.view
         if view is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from frontend.ledger import TTFT_SEGMENTS
+from frontend.ledger import IF_ANY, TTFT_SEGMENTS
 from frontend.records import RequestRecord
 
 WINDOW_S = 60.0
@@ -80,7 +80,11 @@ class Minute:
             ttft_p50_ms=_quantile(ordered, 0.5),
             ttft_p95_ms=_quantile(ordered, 0.95),
             ttft_max_ms=ordered[-1] if ordered else None,
-            ttft_segments={n: round(sum(p) / len(samples), 3) for n, p in zip(TTFT_SEGMENTS, parts, strict=True) if p},
+            ttft_segments={
+                name: round(sum(values) / len(samples), 3)
+                for name, values in zip(TTFT_SEGMENTS, parts, strict=True)
+                if values and (name not in IF_ANY or any(values))
+            },
         )
 
 

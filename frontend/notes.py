@@ -99,6 +99,7 @@ class Notes:
             ttft_segments=rounded(timing.ttft_segments if timing else ledger.so_far(now_ns)),
             second_token_ms=None if second_ms is None else round(second_ms, 3),
             second_token_segments=rounded(timing.second_token_segments) if timing else {},
+            client_ms=round(ledger.client_ns / 1e6, 3),
             num_attempts=job.attempt if job else 0,
             attempts=self._attempts,
         )

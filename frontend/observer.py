@@ -2,22 +2,26 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from opentelemetry.trace import Span, SpanKind
 
 from engine import telemetry
-from engine.errors import TandemError
+from engine.errors import Overloaded, TandemError
 from engine.telemetry import Telemetry
 from frontend.accounts import Accounts
+from frontend.gaps import Gaps
 from frontend.job import Job
 from frontend.ledger import Ledger
-from frontend.metrics import FrontendMetrics
+from frontend.leg_events import Row
+from frontend.metrics import Exemplar, FrontendMetrics
 from frontend.notes import CANCELLED, Notes
 from frontend.recorder import Recorder
 from frontend.records import RequestRecord, message_of
+from frontend.regret import judge
 from frontend.request import Chat, Finished, GenerateRequest, Timing, new_request_id
+from frontend.worker_view import WorkerView
 
 LOGGED = (
     "outcome",
@@ -34,6 +38,7 @@ LOGGED = (
     "ttft_segments",
     "second_token_ms",
     "second_token_segments",
+    "client_ms",
 )
 """Of a record, in the line that tells of its end."""
 
@@ -90,7 +95,8 @@ class Observer:
             yield watched
         except TandemError as failure:
             error, message = failure.reason, message_of(failure)
-            self._metrics.observe_refused(failure.reason)
+            limit = failure.limit if isinstance(failure, Overloaded) else ""
+            self._metrics.observe_refused(failure.reason, limit=limit, exemplar=watched.exemplar)
             raise
         except (asyncio.CancelledError, GeneratorExit):
             if notes.finished is None:
@@ -99,11 +105,12 @@ class Observer:
             raise
         except BaseException:
             error = "INTERNAL"
-            self._metrics.observe_refused("INTERNAL")
+            self._metrics.observe_refused("INTERNAL", exemplar=watched.exemplar)
             raise
         finally:
             self._metrics.in_flight.dec()
             self.recorder.in_flight -= 1
+            self._metrics.observe_gaps(model, watched.gaps.pool)
             telemetry.finish(span, error=error)
             record = notes.record(error, message)
             self.recorder.add(record)
@@ -120,6 +127,11 @@ class Watched:
     ) -> None:
         self.request_id = notes.request_id
         self.traceparent = notes.traceparent
+        self.gaps = Gaps()
+        self.exemplar: Exemplar = {"trace_id": notes.trace_id} if span.get_span_context().trace_flags.sampled else None
+        """None where the trace is not recorded: nobody would find it."""
+        self._decode: WorkerView | None = None
+        """Who has the answer."""
         self._tracing = tracing
         self._metrics = metrics
         self._recorder = recorder
@@ -167,7 +179,24 @@ class Watched:
 
     def placed(self, job: Job) -> None:
         """Workers have taken an attempt."""
+        assert job.placement is not None
+        before, self._decode = self._decode, job.placement.decode
+        if job.num_output and before is not None and before is not self._decode:
+            self._metrics.observe_migration()
         self._recorder.decided(self._notes.placed(job))
+
+    def took(self, rows: Sequence[Row]) -> None:
+        """The next tokens, in order; none where another attempt begins."""
+        if not rows:
+            self.gaps.interrupted()
+            return
+        self._notes.ledger.took(rows)
+        self.gaps.took(rows)
+        job = self._notes.job
+        if rows[0].index == 0 and job is not None and job.placement is not None and job.attempt == 1:
+            actual_s = (self._notes.ledger.first_token_ns - job.placed_ns) / 1e9
+            if (judged := judge(job.placement, actual_s)) is not None:
+                self._metrics.observe_judged(judged, self.exemplar)
 
     def retried(self, job: Job, reason: str) -> None:
         """An attempt failed and another is made."""
@@ -180,7 +209,15 @@ class Watched:
         notes = self._notes
         notes.finish(finished)
         usage, timing = finished.usage, finished.timing
-        self._metrics.observe_finished(notes.model, timing, usage, notes.e2e_s, finished.reason)
+        self._metrics.observe_finished(
+            notes.model,
+            timing,
+            usage,
+            notes.e2e_s,
+            finished.reason,
+            max_tokens=notes.job.params.max_tokens if notes.job else 0,
+            exemplar=self.exemplar,
+        )
         if self._span.is_recording():
             self._span.set_attributes(
                 {
@@ -200,6 +237,8 @@ def _log(record: RequestRecord) -> None:
     if log.isEnabledFor(logging.INFO):
         given = {name: getattr(record, name) for name in LOGGED}
         fields = {name: value for name, value in given.items() if value not in (None, "", {})}
+        if not record.client_ms:
+            del fields["client_ms"]
         log.info("request ended", extra={telemetry.LOG_FIELDS: fields})
 
 
@@ -211,4 +250,6 @@ def _ledger_attributes(timing: Timing) -> Mapping[str, float]:
         attributes[telemetry.TANDEM_SECOND_TOKEN_MS] = timing.second_token_ms
         for name, ms in timing.second_token_segments.items():
             attributes[telemetry.TANDEM_SECOND_TOKEN_SEGMENT_MS.format(name)] = ms
+    if timing.client_ms:
+        attributes[telemetry.TANDEM_CLIENT_MS] = timing.client_ms
     return attributes

@@ -9,7 +9,7 @@ import math
 import time
 from dataclasses import dataclass, field
 
-from engine.errors import Overloaded
+from engine.errors import Limit, Overloaded
 from frontend.admission import Admission
 from frontend.forecast import Bias, Forecast, Margin, Pace, wait_s
 from frontend.job import Job
@@ -58,7 +58,7 @@ class Outlook:
         """For what has waited as long as anybody may."""
         why = f"no worker took the request within {self.queue_timeout_s:g} s"
         forecast = self.forecast(job)
-        return _overloaded(why, forecast, self._next_place_s(forecast))
+        return _overloaded("queue_timeout", why, forecast, self._next_place_s(forecast))
 
     def forecast(self, job: Job) -> Forecast:
         """What is to be expected of a job that comes now."""
@@ -103,21 +103,22 @@ class Outlook:
         check_servable(job, self.places.views()[0])
         forecast = job.forecast = self.forecast(job)
         if full:
-            raise _overloaded(full, forecast, self._next_place_s(forecast))
+            raise _overloaded("queue", full, forecast, self._next_place_s(forecast))
         idle = not self._served and not self.admission.queued_requests
         if idle and time.monotonic() - self._proved_s > PROOF_S:
             return
         if forecast.promised_wait_s > self.queue_timeout_s:
             why = f"requests wait for {self.queue_timeout_s:g} s at most"
             retry_after_s = forecast.likely * forecast.wait_s - self.queue_timeout_s / forecast.promise
-            raise _overloaded(why, forecast, retry_after_s)
+            raise _overloaded("queue_timeout", why, forecast, retry_after_s)
         if self.ttft_slo_s and forecast.promised_s > self.ttft_slo_s:
             why = f"the objective is {self.ttft_slo_s:g} s"
-            raise _overloaded(why, forecast, forecast.until_promised_s(forecast.computed_s, self.ttft_slo_s))
+            retry_after_s = forecast.until_promised_s(forecast.computed_s, self.ttft_slo_s)
+            raise _overloaded("ttft_slo", why, forecast, retry_after_s)
         needed_s = forecast.computed_s + job.params.min_tokens * self._token_s()
         if forecast.promised(needed_s) > (left_s := job.left_s()):
             why = f"the deadline leaves {left_s:.3g} s"
-            raise _overloaded(why, forecast, forecast.until_promised_s(needed_s, left_s))
+            raise _overloaded("deadline", why, forecast, forecast.until_promised_s(needed_s, left_s))
 
     def _next_place_s(self, forecast: Forecast) -> float:
         """Until the next of those who are served will probably be done."""
@@ -136,7 +137,7 @@ class Outlook:
         return self.pace.token_s or max((view.token_s for view in self.places.views()[0]), default=0.0)
 
 
-def _overloaded(why: str, forecast: Forecast, retry_after_s: float) -> Overloaded:
+def _overloaded(limit: Limit, why: str, forecast: Forecast, retry_after_s: float) -> Overloaded:
     before = forecast.queue_position
     queue = f" after {before} that {'wait' if before > 1 else 'waits'}" if before else ""
     first = f"the first token would come in about {forecast.ttft_s:.2g} s{queue}"
@@ -145,6 +146,7 @@ def _overloaded(why: str, forecast: Forecast, retry_after_s: float) -> Overloade
     return Overloaded(
         f"{why}; {first}",
         retry_after_s=max(retry_after_s, SHORTEST_RETRY_S),
+        limit=limit,
         queue_position=before,
         predicted_ttft_s=forecast.ttft_s,
     )

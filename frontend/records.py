@@ -90,6 +90,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Milliseconds; they sum to `ttft_ms`, or to `e2e_ms` if that is None: the last is what the request was in."""
     second_token_ms: float | None
     second_token_segments: dict[str, float]
+    client_ms: float = 0.0
+    """That tokens waited for the client to take those before them."""
     num_attempts: int
     attempts: list[RequestAttempt]
 

@@ -303,6 +303,10 @@ class Timing:
     ttft_segments: Mapping[str, float]
     second_token_ms: float | None = None
     second_token_segments: Mapping[str, float] = field(default_factory=dict)
+    client_ms: float = 0.0
+    """That tokens waited for the client to take those before them, over the whole answer."""
+    cached_share: float = 0.0
+    """Of the prompt's tokens, those that the prefix cache had."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,11 @@ class Placement:
     remote_loss_s: float = 0.0
 
     @property
+    def is_estimated(self) -> bool:
+        """Whether there were two ways, of which both were estimated; the operator may have decided all the same."""
+        return self.why in (Why.ESTIMATE, Why.ALWAYS_REMOTE) and self.first_token_s is not None
+
+    @property
     def first_token_s(self) -> float | None:
         """Predicted, the way that was chosen; None where it was not estimated."""
         known = self.decode.costs is not None or (self.prefill is not None and self.prefill.costs is not None)

@@ -108,6 +108,7 @@ class Served:
     def _note_interrupted(self, job: Job, watched: Watched, error: Interrupted, num_gained: int) -> None:
         """An attempt that brought so many tokens failed. Raises what `rows` does if there shall be no other."""
         log.warning("attempt %d failed: %s", job.attempt, error.message)
+        job.ledger.interrupted()
         watched.retried(job, error.message)
         job.failures = 0 if num_gained else job.failures + 1
         if error.died is not None:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from engine.errors import ProtocolError
+from kvtransfer.link_meter import LinkMeter, LinkMeters
 from kvtransfer.transport import Commit, Endpoint, KVSender, Ticket, Unreachable
 
 IPC = "ipc://"
@@ -68,6 +69,12 @@ class Senders:
         self._by_transport = dict(by_transport)
         self.transports = tuple(by_transport)
         """What this side speaks."""
+        self._meters = LinkMeters()
+
+    @property
+    def links(self) -> Sequence[LinkMeter]:
+        """Every way that something was sent, or tried to be."""
+        return self._meters.all
 
     @property
     def bytes_per_s(self) -> float:
@@ -75,30 +82,39 @@ class Senders:
         return max((sender.bytes_per_s for sender in self._by_transport.values()), default=0.0)
 
     async def send(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> None:
-        await self._first_reaching(ticket, lambda sender: sender.send(ticket, first, source_blocks))
+        size_bytes = len(source_blocks) * ticket.block_bytes
+        await self._first_reaching(ticket, size_bytes, lambda sender: sender.send(ticket, first, source_blocks))
 
     async def commit(self, ticket: Ticket, commit: Commit) -> None:
-        await self._first_reaching(ticket, lambda sender: sender.commit(ticket, commit))
+        meter = await self._first_reaching(ticket, 0, lambda sender: sender.commit(ticket, commit))
+        meter.transfers += 1
 
     async def aclose(self) -> None:
         for sender in self._by_transport.values():
             await sender.aclose()
 
-    async def _first_reaching(self, ticket: Ticket, call: Callable[[KVSender], Awaitable[None]]) -> None:
-        for sender in self._reaching(ticket):
+    async def _first_reaching(
+        self, ticket: Ticket, size_bytes: int, call: Callable[[KVSender], Awaitable[None]]
+    ) -> LinkMeter:
+        """The way that it went."""
+        for transport in self._reaching(ticket):
+            meter = self._meters.of(ticket.worker_id, transport)
             try:
-                return await call(sender)
+                with meter.sending(size_bytes):
+                    await call(self._by_transport[transport])
             except Unreachable as error:
                 unreachable = error
+            else:
+                return meter
         raise unreachable
 
-    def _reaching(self, ticket: Ticket) -> Iterator[KVSender]:
-        """The senders that may reach the ticket's receiver, best first; at least one."""
+    def _reaching(self, ticket: Ticket) -> Iterator[str]:
+        """The transports that may reach the ticket's receiver, best first; at least one."""
         spoken = list(self.transports)
         best = choose(ticket.endpoints, spoken).transport
-        yield self._by_transport[best]
+        yield best
         spoken.remove(best)
         for endpoint in ticket.endpoints:
             if endpoint.transport in spoken:
                 spoken.remove(endpoint.transport)
-                yield self._by_transport[endpoint.transport]
+                yield endpoint.transport

@@ -127,7 +127,7 @@ class Group:
         while not done.query():  # type: ignore[no-untyped-call]
             if self._aborted or time.monotonic() > deadline_s:
                 self._process_group.abort()
-                raise TransferFailed(f"the peer took nothing for {self._limit_s:g} s")
+                raise TransferFailed(f"the peer took nothing for {self._limit_s:g} s", why="stalled")
             time.sleep(POLL_S)
 
 

@@ -89,7 +89,7 @@ class InprocSender:
         try:
             await asyncio.to_thread(receiver.complete, ticket.fence, commit, ticket.num_blocks, None)
         except Refused as refused:
-            raise TransferFailed(f"commit refused: {refused}") from refused
+            raise TransferFailed(f"commit refused: {refused}", why="refused") from refused
 
     async def aclose(self) -> None:
         """Nothing is held between calls."""
@@ -100,7 +100,7 @@ class InprocSender:
         try:
             receiver.take(ticket.fence, block, source)
         except Refused as refused:
-            raise TransferFailed(f"block {block} refused: {refused}") from refused
+            raise TransferFailed(f"block {block} refused: {refused}", why="refused") from refused
 
     def _receiver(self, ticket: Ticket) -> InprocReceiver:
         return self._hub.find(choose(ticket.endpoints, (TRANSPORT,)).address)

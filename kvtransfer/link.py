@@ -213,7 +213,7 @@ class Link:
             return
         idle_s = self._loop.time() - self._progress_s if self._sent else 0.0
         if idle_s >= self._limits.stall_s:
-            self.close(TransferFailed(f"{self.address} took nothing for {idle_s:.1f} s"))
+            self.close(TransferFailed(f"{self.address} took nothing for {idle_s:.1f} s", why="stalled"))
         else:
             self._timer = self._loop.call_later(self._limits.stall_s - idle_s, self._check_stall)
 
@@ -223,4 +223,5 @@ def _refusal(address: str, answer: pb.ReceiverFrame) -> TransferFailed | None:
         return None
     known = answer.nack.reason in pb.NackReason.values()
     reason = pb.NackReason.Name(answer.nack.reason).removeprefix("NACK_REASON_") if known else "UNKNOWN"
-    return TransferFailed(f"{address} refused ticket {answer.fence.ticket_id}: {reason}: {answer.nack.message}")
+    message = f"{address} refused ticket {answer.fence.ticket_id}: {reason}: {answer.nack.message}"
+    return TransferFailed(message, why="refused")

@@ -26,8 +26,9 @@ from engine.sequence import SequenceId
 from engine.session import Sessions
 from engine.steploop import StepLoop
 from engine.telemetry import about, finish, inject
-from engine.wire import custody_to, finish_to, logprobs_to, scores_to, sequence_from
+from engine.wire import custody_to, finish_to, histogram_to, logprobs_to, scores_to, sequence_from
 from kvtransfer.endpoints import Senders, check_layout, choose
+from kvtransfer.link_meter import LinkMeter
 from kvtransfer.transport import Commit, Ticket
 from kvtransfer.wire import ticket_from_proto
 from prefill.scheduler import BlocksReady, Freed, PromptDone
@@ -125,6 +126,10 @@ class PrefillService:
             prefill_tokens_per_s=load.tokens_per_s,
             slowdown=load.slowdown,
             transfer_bytes_per_s=self._senders.bytes_per_s,
+            links=map(_link_to, self._senders.links),
+            step_seconds=histogram_to(load.steps.seconds),
+            step_sequences=histogram_to(load.steps.sequences),
+            step_tokens=histogram_to(load.steps.tokens),
         )
 
     async def custody(self) -> pb.GetCustodyResponse:
@@ -240,3 +245,16 @@ class PrefillService:
         with suppress(asyncio.CancelledError):
             await asyncio.gather(*tasks, return_exceptions=True)
         await self._senders.aclose()
+
+
+def _link_to(meter: LinkMeter) -> pb.KvLink:
+    return pb.KvLink(
+        decode_worker_id=meter.worker_id,
+        transport=meter.transport,
+        size_bytes=meter.size_bytes,
+        transfers=meter.transfers,
+        failures=meter.failures,
+        bytes_per_s=meter.bytes_per_s,
+        in_flight=meter.in_flight,
+        in_flight_bytes=meter.in_flight_bytes,
+    )

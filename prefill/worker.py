@@ -18,6 +18,7 @@ from engine.batch import Batch
 from engine.blocks import CacheChanges
 from engine.cost import Slowdown, work_of
 from engine.custody import Custody, Holder, Inspect, Moves
+from engine.histogram import StepMeter, Steps
 from engine.meter import Rate
 from engine.scoring import PromptScores
 from engine.sequence import Sequence as Prompt
@@ -115,6 +116,7 @@ class Load:
     tokens_per_s: float
     slowdown: float
     """Of steps against the worker's profile; 0 while unknown."""
+    steps: Steps
 
 
 class PrefillWorker:
@@ -134,6 +136,7 @@ class PrefillWorker:
         self.sampler = sampler
         self._speed = Rate()
         self._slowdown = slowdown or Slowdown(None)
+        self._steps = StepMeter()
         self._queued_ns: dict[SequenceId, int] = {}
         self._chunks: dict[SequenceId, list[ChunkTime]] = {}
         self.load = self._load()
@@ -155,6 +158,7 @@ class PrefillWorker:
             end_ns = time.monotonic_ns()
             seconds = (end_ns - start_ns) / 1e9
             self._speed.add(len(batch.token_ids), seconds)
+            self._steps.add(seconds, len(chunks), len(batch.token_ids))
             if not batch.scored:  # which is work that the profile knows nothing of
                 self._slowdown.add(work_of((chunk.start, chunk.end) for chunk in chunks), seconds)
             events.extend(Scored(rows.id, scores) for rows in batch.scored for scores in rows.scoring.drain())
@@ -237,4 +241,5 @@ class PrefillWorker:
             waiting_tokens=scheduler.waiting_tokens,
             tokens_per_s=self._speed.per_s,
             slowdown=self._slowdown.times,
+            steps=self._steps.now,
         )

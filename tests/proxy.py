@@ -1,4 +1,4 @@
-"""A proxy between two unix sockets whose connections a test can cut."""
+"""A proxy between two unix sockets whose connections a test can cut, slow down and refuse."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,6 +10,10 @@ class Proxy:
 
     def __init__(self, target: str) -> None:
         self._target = target
+        self.refuses = False
+        """Whether connections that are made now break at once."""
+        self.bytes_per_s: float | None = None
+        """What goes through each connection, each way; None: as fast as it can."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def cut(self) -> None:
@@ -21,9 +25,11 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         try:
+            if self.refuses:
+                return
             far_reader, far_writer = await asyncio.open_unix_connection(self._target)
             with suppress(asyncio.CancelledError, ConnectionError):
-                await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+                await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
             far_writer.transport.abort()
         except OSError:
             pass  # the target is not there
@@ -31,12 +37,13 @@ class Proxy:
             writer.transport.abort()
             self._tasks.discard(task)
 
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while data := await reader.read(1 << 16):
-        writer.write(data)
-        await writer.drain()
-    writer.transport.abort()
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+            if self.bytes_per_s:
+                await asyncio.sleep(len(data) / self.bytes_per_s)
+        writer.transport.abort()
 
 
 @asynccontextmanager

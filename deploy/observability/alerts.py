@@ -116,6 +116,14 @@ def _alerts() -> Iterator[Json]:
         "ticket",
         "The {{ $labels.role }} worker {{ $labels.worker }} dropped late writes: transfers to it were given up.",
     )
+    failures = 'tandem_link_failures_total{reason=~"lost|stalled"}'  # others went another way, or nobody wanted them
+    yield _alert(
+        "TandemLinkFails",
+        f"sum by (prefill, decode, transport) (increase({failures}[15m])) > 0",
+        "1m",
+        "ticket",
+        "KV does not get from {{ $labels.prefill }} to {{ $labels.decode }} over {{ $labels.transport }}.",
+    )
     yield _alert(
         "TandemRetrying",
         f"{rate('tandem_retries_total', '5m')} / {requests} > 0.05",

@@ -120,6 +120,40 @@ def balance() -> Dashboard:
                 ),
             ),
             Row(
+                "Steps",
+                (
+                    Lines(
+                        title="Step time, p95, by worker",
+                        text="Of decode, what a token takes; of prefill, what a chunk does.",
+                        queries=[
+                            Query(
+                                quantile(0.95, "tandem_worker_step_seconds", by="role, worker"), "{{role}} {{worker}}"
+                            )
+                        ],
+                        unit="s",
+                    ),
+                    Lines(
+                        title="Sequences of a step, mean, by worker",
+                        queries=[
+                            Query(mean("tandem_worker_step_sequences", by="role, worker"), "{{role}} {{worker}}"),
+                        ],
+                    ),
+                    Lines(
+                        title="Tokens of a step, mean, by worker",
+                        text="Of decode, more than its sequences where prompts are computed there.",
+                        queries=[Query(mean("tandem_worker_step_tokens", by="role, worker"), "{{role}} {{worker}}")],
+                    ),
+                    Lines(
+                        title="Prompt tokens that wait to be computed, by worker",
+                        queries=[
+                            Query("sum by (role, worker) (tandem_worker_waiting_prompt_tokens)", "{{role}} {{worker}}"),
+                            Query("sum(tandem_queued_prompt_tokens)", "for a worker"),
+                        ],
+                        stacked=True,
+                    ),
+                ),
+            ),
+            Row(
                 "Who does what",
                 (
                     Lines(
@@ -128,6 +162,18 @@ def balance() -> Dashboard:
                         queries=[Query(rate("tandem_router_decisions_total", by="choice"), "{{choice}}")],
                         unit="reqps",
                         stacked=True,
+                    ),
+                    Lines(
+                        title="What decisions of the router turned out to cost",
+                        text="Seconds a second that the other way would have spared, had it kept its promise.",
+                        queries=[Query(rate("tandem_router_regret_seconds_sum", by="choice"), "{{choice}}")],
+                        unit="s",
+                        stacked=True,
+                    ),
+                    Lines(
+                        title="First tokens against the router's prediction",
+                        text="Mean; 1 is as predicted, 2 took twice as long.",
+                        queries=[Query(mean("tandem_router_prediction_ratio"), "actual / predicted")],
                     ),
                     Lines(
                         title="Workers ready",

@@ -59,6 +59,8 @@ class Lines(_Measured):
     stacked: bool = False
     share: bool = False
     """Whether 1 is the most there can be."""
+    exemplars: bool = False
+    """Whether single values are drawn as well, each with the way to its trace; of a histogram."""
 
     def json(self) -> Json:
         custom: Json = {"drawStyle": "line", "lineWidth": 1, "showPoints": "never", "fillOpacity": 0}
@@ -74,7 +76,7 @@ class Lines(_Measured):
                 "legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
                 "tooltip": {"mode": "multi", "sort": "desc"},
             },
-            "targets": self.targets(range=True),
+            "targets": self.targets(range=True, **({"exemplar": True} if self.exemplars else {})),
         }
 
 

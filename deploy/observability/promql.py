@@ -11,7 +11,9 @@ AUTO = "$__rate_interval"
 SERVER_FAULTS = "|".join(
     sorted({kind.reason.lower() for kind, code in CODES.items() if code.http in (429, 500, 503, 504)})
 )
-"""Outcomes that are not the caller's fault. Overload is among them, though it may be a key's own limit."""
+"""Outcomes that are not the caller's fault. Overload is among them; where it is a key's own limit, `faults` leaves it
+out."""
+KEY_LIMITS = "key_requests|key_tokens"
 
 
 def rate(metric: str, window: str = AUTO, *, by: str = "", where: str = "") -> str:
@@ -21,8 +23,9 @@ def rate(metric: str, window: str = AUTO, *, by: str = "", where: str = "") -> s
     return f"sum{of_each}(rate({metric}{labels}[{window}]))"
 
 
-def mean(histogram: str, window: str = AUTO, *, where: str = "") -> str:
-    return f"{rate(f'{histogram}_sum', window, where=where)} / {rate(f'{histogram}_count', window, where=where)}"
+def mean(histogram: str, window: str = AUTO, *, by: str = "", where: str = "") -> str:
+    total, count = (rate(f"{histogram}_{part}", window, by=by, where=where) for part in ("sum", "count"))
+    return f"{total} / {count}"
 
 
 def quantile(share: float, histogram: str, window: str = AUTO, *, by: str = "", where: str = "") -> str:
@@ -37,7 +40,9 @@ def or_zero(expression: str) -> str:
 
 def faults(window: str = AUTO) -> str:
     """Requests per second that ended without an answer, and not by their caller's doing."""
-    return or_zero(rate("tandem_requests_total", window, where=f'outcome=~"{SERVER_FAULTS}"'))
+    all_of_them = rate("tandem_requests_total", window, where=f'outcome=~"{SERVER_FAULTS}"')
+    of_keys = or_zero(rate("tandem_refusals_total", window, where=f'limit=~"{KEY_LIMITS}"'))
+    return or_zero(f"{all_of_them} - {of_keys}")
 
 
 def ttft_kept(limit: str, window: str = AUTO) -> str:

@@ -1,10 +1,12 @@
-"""KV on its way from prefill to decode, as far as the frontend and the spans of transfers tell."""
+"""KV on its way from prefill to decode: what each link carries, whether it fails, and which transfers were slow."""
 
 from deploy.observability.panels import Dashboard, FoundTraces, Lines, Query, Row
-from deploy.observability.promql import per_request, quantile, rate
+from deploy.observability.promql import or_zero, per_request, quantile, rate
 
 TAIL = 'segment="transfer_tail"'
 PARTS = "tandem_second_token_segment_seconds"
+LINK = "prefill, decode, transport"
+EACH_LINK = "{{prefill}} → {{decode}} {{transport}}"
 
 
 def transfers() -> Dashboard:
@@ -31,10 +33,11 @@ def transfers() -> Dashboard:
                         stacked=True,
                     ),
                     Lines(
-                        title="Transfers",
-                        text="Prompts that went to a prefill worker; each has its KV moved.",
-                        queries=[Query(rate("tandem_router_decisions_total", where='choice="remote"'), "begun")],
+                        title="Transfers, by link",
+                        text="Of a whole prompt's KV, that were taken.",
+                        queries=[Query(rate("tandem_link_transfers_total", by=LINK), EACH_LINK)],
                         unit="ops",
+                        stacked=True,
                     ),
                     Lines(
                         title="KV blocks promised to transfers, by worker",
@@ -46,8 +49,47 @@ def transfers() -> Dashboard:
                 ),
             ),
             Row(
+                "What each link carries",
+                (
+                    Lines(
+                        title="KV sent, by link",
+                        queries=[Query(rate("tandem_link_bytes_total", by=LINK), EACH_LINK)],
+                        unit="Bps",
+                        stacked=True,
+                    ),
+                    Lines(
+                        title="Speed while busy, by link",
+                        text="Of what was sent lately. Beside what is sent it says how much more the link could carry.",
+                        queries=[Query(f"max by ({LINK}) (tandem_link_bytes_per_second)", EACH_LINK)],
+                        unit="Bps",
+                    ),
+                    Lines(
+                        title="Transfers that are sending, by link",
+                        queries=[Query(f"sum by ({LINK}) (tandem_link_in_flight)", EACH_LINK)],
+                        stacked=True,
+                    ),
+                    Lines(
+                        title="KV that these have to send, by link",
+                        queries=[Query(f"sum by ({LINK}) (tandem_link_in_flight_bytes)", EACH_LINK)],
+                        unit="bytes",
+                        stacked=True,
+                    ),
+                ),
+            ),
+            Row(
                 "Does it fail?",
                 (
+                    Lines(
+                        title="Failed transfers, by link and reason",
+                        text="unreachable: the transport did not get there, and another one was taken.",
+                        queries=[
+                            Query(
+                                or_zero(rate("tandem_link_failures_total", by=f"{LINK}, reason")),
+                                f"{EACH_LINK} {{{{reason}}}}",
+                            )
+                        ],
+                        unit="ops",
+                    ),
                     Lines(
                         title="Late writes that were dropped, by worker",
                         text="By senders that were given up. One is harmless; many mean links or workers that stall.",

@@ -18,7 +18,7 @@ from starlette.types import Scope
 
 from frontend.api import Inference
 from frontend.callers import KeyRing
-from frontend.metrics import CONTENT_TYPE
+from frontend.metrics import CONTENT_TYPE, OPENMETRICS_TYPE
 from frontend.mounts import Mount
 from frontend.rest.alone import alone
 from frontend.rest.anthropic.dialect import anthropic_dialect
@@ -64,19 +64,21 @@ def build_app(
     keys: KeyRing,
     max_body_bytes: int,
     metrics: Callable[[], bytes],
+    openmetrics: Callable[[], bytes] | None = None,
     lenient: bool = False,
     cors_origins: Sequence[str] = (),
     mount: Mount | None = None,
 ) -> Starlette:
-    """`metrics` is the Prometheus exposition of now; pages of `cors_origins` may ask from browsers. With `mount` it is
-    the app of one dialect by itself: without what the operator reads."""
+    """`metrics` is the Prometheus exposition of now, `openmetrics` the same for who asks for that; pages of
+    `cors_origins` may ask from browsers. With `mount` it is the app of one dialect by itself: without what the operator
+    reads."""
     if mount is None:
         dialects = dialects_of(inference, lenient=lenient)
         document = openapi_document(dialects, guarded=not keys.is_open)
     else:
         dialects = alone(mount.dialect, inference, lenient=lenient)
         document = openapi_document(dialects, guarded=not keys.is_open, is_whole=False, prefix=mount.prefix)
-    pages = Pages(inference, metrics, document)
+    pages = Pages(inference, metrics, openmetrics, document)
     errors = ErrorsByPath(dialects)
 
     async def http_error(request: Request, error: Exception) -> Response:
@@ -146,9 +148,16 @@ class ErrorsByPath:
 class Pages:
     """What can be read with GET of any server, whatever it speaks."""
 
-    def __init__(self, inference: Inference, metrics: Callable[[], bytes], document: Json) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        metrics: Callable[[], bytes],
+        openmetrics: Callable[[], bytes] | None,
+        document: Json,
+    ) -> None:
         self._inference = inference
         self._metrics = metrics
+        self._openmetrics = openmetrics
         self._openapi = msgspec.json.encode(document)
         self._docs = docs_page(document)
 
@@ -160,7 +169,10 @@ class Pages:
         return _json(readiness, 200 if readiness.ready else 503)
 
     async def metrics(self, request: Request) -> Response:
-        return Response(self._metrics(), headers={"Content-Type": CONTENT_TYPE})
+        accepted = (part.partition(";")[0].strip() for part in request.headers.get("accept", "").split(","))
+        if self._openmetrics is not None and "application/openmetrics-text" in accepted:
+            return Response(self._openmetrics(), headers={"Content-Type": OPENMETRICS_TYPE, "Vary": "Accept"})
+        return Response(self._metrics(), headers={"Content-Type": CONTENT_TYPE, "Vary": "Accept"})
 
     async def openapi(self, request: Request) -> Response:
         return Response(self._openapi, media_type="application/json")

@@ -21,6 +21,10 @@ _PATHS = frozenset({"name_or_path", "vocab_file", "merges_file", "tokenizer_file
 """Names in tokenizer_config.json for where a model was when it was saved."""
 
 
+LONG_CHARS = 8_192
+"""Longer texts are encoded as a batch of one: there alone the library lets other threads run meanwhile."""
+
+
 class Tokenizer:
     """The tokenizer of one model; safe to use from several threads."""
 
@@ -127,6 +131,8 @@ class Tokenizer:
 
     def _encoded(self, text: str, add_special_tokens: bool) -> tokenizers.Encoding:
         try:
+            if len(text) > LONG_CHARS:
+                return self._backend.encode_batch([text], add_special_tokens=add_special_tokens)[0]
             return self._backend.encode(text, add_special_tokens=add_special_tokens)
         except (UnicodeEncodeError, TypeError) as error:
             raise InvalidRequest("the text is not valid Unicode: it holds half a surrogate pair") from error

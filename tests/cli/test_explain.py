@@ -140,3 +140,12 @@ def test_what_is_no_record_is_said_to_be_none(body: bytes, told: str) -> None:
         result = CliRunner().invoke(app, ["explain", "r", "--url", url])
     assert result.exit_code == 1
     assert told in result.output
+
+
+def test_a_client_that_reads_slowly_and_a_prompt_that_was_in_no_cache_are_told() -> None:
+    quick = text(record())
+    assert "for the client to read" not in quick
+    assert "none of the prompt" not in quick
+    slow = text(record(client_ms=730.0, cached_tokens=0))
+    assert "tokens waited 730.0 ms for the client to read, 50% of it all" in slow
+    assert "none of the prompt was in the prefix cache" in slow

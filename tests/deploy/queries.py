@@ -3,9 +3,9 @@
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, get_args
 
 import promql_parser
 import yaml
@@ -13,10 +13,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine import errors
+from frontend.gaps import Pool
 from frontend.metrics import FrontendMetrics
+from frontend.regret import Judged
 from frontend.request import Finish
 from tests.deploy.files import DASHBOARDS, RULES
-from tests.frontend.test_metrics import DECODE, TIMING, USAGE, FakeInference
+from tests.frontend.test_metrics import DECODE, PREFILL, TIMING, USAGE, FakeInference
 
 OPERATORS = {"MatchOp.Equal": "=", "MatchOp.NotEqual": "!=", "MatchOp.Re": "=~", "MatchOp.NotRe": "!~"}
 AUTO = {"$__rate_interval": "1m", "$__interval": "5s"}
@@ -97,13 +99,17 @@ def kept_labels(expression: str) -> set[str]:
 def exposition() -> dict[str, tuple[dict[str, str], ...]]:
     """By name, the labels of every sample of a frontend to which everything has happened once."""
     metrics = FrontendMetrics(CollectorRegistry())
-    metrics.watch(FakeInference([DECODE, replace(DECODE, worker_id="prefill-0", role="prefill")]))
+    metrics.watch(FakeInference([DECODE, PREFILL]))
     metrics.observe_finished("m", TIMING, USAGE, 0.236, Finish.STOP)
     for kind in errors.CODES:
         metrics.observe_refused(kind.reason)
     metrics.observe_refused("CANCELLED")
+    for limit in get_args(errors.Limit):
+        metrics.observe_refused(errors.Overloaded.reason, limit=limit)
     for choice in ("local", "remote"):
         metrics.observe_routed(choice, 0.001)
+        metrics.observe_judged(Judged(choice, 1.1, 0.01))
+    metrics.observe_gaps("m", Pool())
     samples: dict[str, list[dict[str, str]]] = {}
     for family in text_string_to_metric_families(metrics.exposition().decode()):
         for sample in family.samples:

@@ -112,6 +112,7 @@ class FakeInference:
         """Released by every generator that begins."""
         self.state = Readiness(True, "")
         self.queued_requests = 0
+        self.queued_tokens = 0
         self.max_queued_requests = 8
         self.recorder = Recorder()
         self.accounts = Accounts()

@@ -57,6 +57,7 @@ class FakeInference:
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     active_requests: int = 0
     queued_requests: int = 5
+    queued_tokens: int = 0
     max_queued_requests: int = 6
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:

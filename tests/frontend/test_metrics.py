@@ -1,22 +1,29 @@
+import shutil
+import subprocess
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine import errors
+from engine.histogram import Buckets, Steps
 from frontend.accounts import Accounts
-from frontend.api import ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
+from frontend.api import KvLinkStatus, ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
+from frontend.buckets import E2E_BUCKETS, TTFT_BUCKETS, VLLM_ITL_BUCKETS
+from frontend.gaps import EDGES, Pool
 from frontend.ledger import SECOND_TOKEN_SEGMENTS, TTFT_SEGMENTS
-from frontend.metrics import E2E_BUCKETS, TTFT_BUCKETS, FrontendMetrics
+from frontend.metrics import FrontendMetrics
+from frontend.regret import Judged
 from frontend.request import Chat, Event, Finish, GenerateRequest, Timing, Usage
 from frontend.tally import Counts
 
 TIMING = Timing(
-    36.0,
+    45.0,
     {name: float(ms) for ms, name in enumerate(TTFT_SEGMENTS, 1)},
-    6.0,
+    10.0,
     {name: float(ms) for ms, name in enumerate(SECOND_TOKEN_SEGMENTS, 1)},
 )
 USAGE = Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=4)
@@ -34,7 +41,27 @@ DECODE = WorkerStatus(
     block_tokens=16,
     running=3,
     queued=1,
+    queued_tokens=70,
+    steps=Steps(Buckets((0, 2, 1), 0.0007), Buckets((1, 2), 5.0), Buckets((0, 0, 3), 11.0)),
+    clock_ahead_s=-0.25,
     counts=Counts(preemptions=5, fenced_writes=1),
+)
+PREFILL = replace(
+    DECODE,
+    worker_id="prefill-0",
+    role="prefill",
+    links=(
+        KvLinkStatus(
+            decode="decode-0",
+            transport="shm",
+            size_bytes=1000,
+            transfers=3,
+            failures={"refused": 2, "stalled": 1, "lost": 3},
+            bytes_per_s=2e9,
+            in_flight=1,
+            in_flight_bytes=64,
+        ),
+    ),
 )
 NOTHING = dict.fromkeys(("num_blocks", "free_blocks", "cached_blocks", "promised_blocks", "running", "queued"), 0)
 AWAY = replace(DECODE, worker_id="", model="", ready=False, **NOTHING)
@@ -47,6 +74,7 @@ class FakeInference:
     fleet: list[WorkerStatus] = field(default_factory=list)
     active_requests: int = 0
     queued_requests: int = 2
+    queued_tokens: int = 90
     max_queued_requests: int = 8
     counts: Counts = field(default_factory=Counts)
 
@@ -130,12 +158,12 @@ def test_an_answer_is_counted_and_measured(metrics: FrontendMetrics) -> None:
     assert samples["tandem_prompt_tokens_total{model=m}"] == 10
     assert samples["tandem_completion_tokens_total{model=m}"] == 5
     assert samples["tandem_cached_tokens_total{model=m}"] == 4
-    assert samples["tandem_ttft_seconds_sum{model=m}"] == pytest.approx(0.036)
-    assert samples["tandem_ttft_seconds_bucket{le=0.02,model=m}"] == 0
-    assert samples["tandem_ttft_seconds_bucket{le=0.04,model=m}"] == 1
-    assert samples["tandem_second_token_seconds_sum{model=m}"] == pytest.approx(0.006)
+    assert samples["tandem_ttft_seconds_sum{model=m}"] == pytest.approx(0.045)
+    assert samples["tandem_ttft_seconds_bucket{le=0.04,model=m}"] == 0
+    assert samples["tandem_ttft_seconds_bucket{le=0.06,model=m}"] == 1
+    assert samples["tandem_second_token_seconds_sum{model=m}"] == pytest.approx(0.01)
     assert samples["tandem_request_seconds_sum{model=m}"] == pytest.approx(0.236)
-    assert samples["tandem_time_per_output_token_seconds_sum{model=m}"] == pytest.approx(0.05)
+    assert samples["tandem_time_per_output_token_seconds_sum{model=m}"] == pytest.approx(0.191 / 4)
 
 
 def test_the_segments_of_the_ledger_add_up_to_what_they_are_parts_of(metrics: FrontendMetrics) -> None:
@@ -285,3 +313,170 @@ def test_two_frontends_in_one_process_do_not_share() -> None:
     first.observe_retry()
 
     assert (scrape(first)["tandem_retries_total"], scrape(second)["tandem_retries_total"]) == (1, 0)
+
+
+def test_gaps_between_tokens_are_pooled_and_vllms_buckets_are_ours_from_its_first_on(metrics: FrontendMetrics) -> None:
+    pool = Pool([1] * (len(EDGES) + 1), 10**9)
+    metrics.observe_gaps("m", pool)
+    metrics.observe_gaps("m", pool)
+    samples = scrape(metrics)
+
+    assert samples["tandem_inter_token_seconds_bucket{le=0.001,model=m}"] == 2
+    assert samples["tandem_inter_token_seconds_bucket{le=+Inf,model=m}"] == 2 * (len(EDGES) + 1)
+    assert samples["tandem_inter_token_seconds_sum{model=m}"] == 2
+    for edge in VLLM_ITL_BUCKETS:
+        theirs = samples[f"vllm:inter_token_latency_seconds_bucket{{engine=0,le={edge},model_name=m}}"]
+        assert theirs == samples[f"tandem_inter_token_seconds_bucket{{le={edge},model=m}}"]
+    assert samples["vllm:inter_token_latency_seconds_count{engine=0,model_name=m}"] == 2 * (len(EDGES) + 1)
+
+
+def test_steps_of_workers_by_buckets_that_double(metrics: FrontendMetrics) -> None:
+    metrics.watch(FakeInference([DECODE, AWAY]))
+    samples = scrape(metrics)
+
+    worker = "role=decode,worker=decode-0"
+    assert [
+        samples[f"tandem_worker_step_seconds_bucket{{le={le},{worker}}}"] for le in (0.0001, 0.0002, 0.0004, 0.0008)
+    ] == [0, 2, 3, 3]
+    assert samples[f"tandem_worker_step_sequences_bucket{{le=1.0,{worker}}}"] == 1
+    assert samples[f"tandem_worker_step_sequences_count{{{worker}}}"] == 3
+    assert samples[f"tandem_worker_step_tokens_sum{{{worker}}}"] == 11
+    assert samples["vllm:iteration_tokens_total_bucket{engine=decode-0,le=4.0,model_name=m}"] == 3
+    assert not [name for name in samples if "step_" in name and "127.0.0.1" in name], "one that is away steps nothing"
+
+
+def test_each_link_with_what_it_carried_and_why_it_failed(metrics: FrontendMetrics) -> None:
+    metrics.watch(FakeInference([DECODE, PREFILL]))
+    samples = scrape(metrics)
+
+    link = "decode=decode-0,prefill=prefill-0"
+    assert samples[f"tandem_link_bytes_total{{{link},transport=shm}}"] == 1000
+    assert samples[f"tandem_link_transfers_total{{{link},transport=shm}}"] == 3
+    assert samples[f"tandem_link_failures_total{{{link},reason=refused,transport=shm}}"] == 2
+    assert samples[f"tandem_link_failures_total{{{link},reason=stalled,transport=shm}}"] == 1
+    assert samples[f"tandem_link_failures_total{{{link},reason=unreachable,transport=shm}}"] == 0
+    assert samples[f"tandem_link_bytes_per_second{{{link},transport=shm}}"] == 2e9
+    assert samples[f"tandem_link_in_flight{{{link},transport=shm}}"] == 1
+    assert samples[f"tandem_link_in_flight_bytes{{{link},transport=shm}}"] == 64
+
+
+def test_queues_are_told_in_tokens_too_and_clocks_where_they_are_known(metrics: FrontendMetrics) -> None:
+    metrics.watch(FakeInference([DECODE, AWAY]))
+    samples = scrape(metrics)
+
+    assert samples["tandem_queued_prompt_tokens"] == 90
+    assert samples["tandem_worker_waiting_prompt_tokens{role=decode,worker=decode-0}"] == 70
+    assert samples["tandem_worker_clock_ahead_seconds{role=decode,worker=decode-0}"] == -0.25
+
+
+def test_refusals_by_the_limit_that_was_met(metrics: FrontendMetrics) -> None:
+    metrics.observe_refused("OVERLOADED", limit="key_tokens")
+    metrics.observe_refused("OVERLOADED", limit="queue")
+    metrics.observe_refused("UNAVAILABLE")
+    samples = scrape(metrics)
+
+    assert samples["tandem_requests_total{outcome=overloaded}"] == 2
+    assert samples["tandem_refusals_total{limit=key_tokens}"] == samples["tandem_refusals_total{limit=queue}"] == 1
+    assert sum(samples[name] for name in samples if name.startswith("tandem_refusals_total")) == 2
+
+
+def test_decisions_are_judged_and_migrations_counted(metrics: FrontendMetrics) -> None:
+    metrics.observe_judged(Judged("local", 1.5, 0.25))
+    metrics.observe_migration()
+    samples = scrape(metrics)
+
+    assert samples["tandem_router_regret_seconds_sum{choice=local}"] == 0.25
+    assert samples["tandem_router_regret_seconds_count{choice=remote}"] == 0
+    assert samples["tandem_router_prediction_ratio_bucket{choice=local,le=1.25}"] == 0
+    assert samples["tandem_router_prediction_ratio_bucket{choice=local,le=1.5}"] == 1
+    assert samples["tandem_migrations_total"] == 1
+
+
+# What vLLM's own Grafana dashboard, autoscalers and endpoint pickers ask for.
+VLLM_READ = (
+    "num_requests_running",
+    "num_requests_waiting",
+    "kv_cache_usage_perc",
+    "cache_config_info",
+    "e2e_request_latency_seconds",
+    "prompt_tokens",
+    "generation_tokens",
+    "inter_token_latency_seconds",
+    "request_time_per_output_token_seconds",
+    "request_prefill_time_seconds",
+    "request_decode_time_seconds",
+    "request_queue_time_seconds",
+    "request_inference_time_seconds",
+    "request_prompt_tokens",
+    "request_generation_tokens",
+    "request_max_num_generation_tokens",
+    "request_params_max_tokens",
+    "request_success",
+    "time_to_first_token_seconds",
+    "num_preemptions",
+    "prefix_cache_queries",
+    "prefix_cache_hits",
+    "iteration_tokens_total",
+)
+
+
+def test_what_stock_dashboards_and_pickers_read_is_there(metrics: FrontendMetrics) -> None:
+    metrics.watch(FakeInference([DECODE]))
+    metrics.observe_finished("m", TIMING, USAGE, 0.245, Finish.STOP, max_tokens=30)
+    metrics.observe_gaps("m", Pool())
+    families = {family.name: family for family in text_string_to_metric_families(metrics.exposition().decode())}
+    for name in VLLM_READ:
+        assert families[f"vllm:{name}"].samples, name
+        assert all({"model_name", "engine"} <= sample.labels.keys() for sample in families[f"vllm:{name}"].samples)
+    samples = scrape(metrics)
+    engine = "engine=0,model_name=m"
+    assert samples[f"vllm:request_queue_time_seconds_sum{{{engine}}}"] == pytest.approx((4 + 5 + 6) / 1e3)
+    assert samples[f"vllm:request_prefill_time_seconds_sum{{{engine}}}"] == pytest.approx(7 / 1e3)
+    assert samples[f"vllm:request_decode_time_seconds_sum{{{engine}}}"] == pytest.approx(0.2)
+    assert samples[f"vllm:request_inference_time_seconds_sum{{{engine}}}"] == pytest.approx(0.23)
+    assert samples[f"vllm:request_params_max_tokens_sum{{{engine}}}"] == 30
+    assert samples[f"vllm:prefix_cache_hits_total{{{engine}}}"] == 4
+    config = "block_size=16,engine=decode-0,model_name=m,num_gpu_blocks=10"
+    assert samples[f"vllm:cache_config_info{{{config}}}"] == 1
+    assert samples["vllm:num_preemptions_total{engine=decode-0,model_name=m}"] == 5
+
+
+def test_who_asks_for_openmetrics_gets_traces_too(metrics: FrontendMetrics) -> None:
+    metrics.watch(FakeInference([DECODE, PREFILL]))
+    trace = {"trace_id": "4bf92f3577b34da6a3ce929d0e0e4736"}
+    metrics.observe_finished("m", TIMING, USAGE, 0.236, Finish.STOP, exemplar=trace)
+    metrics.observe_refused("UNAVAILABLE", exemplar=trace)
+    metrics.observe_judged(Judged("remote", 1.0, 0.0), trace)
+    metrics.observe_gaps("m", Pool())
+    told = metrics.openmetrics().decode()
+    found = {
+        family.name
+        for family in openmetrics.text_string_to_metric_families(told)  # strict: it raises for what is not OpenMetrics
+        for sample in family.samples
+        if sample.exemplar is not None and sample.exemplar.labels == trace
+    }
+    assert found == {
+        "tandem_ttft_seconds",
+        "tandem_request_seconds",
+        "tandem_second_token_seconds",
+        "tandem_time_per_output_token_seconds",
+        "tandem_client_wait_seconds",
+        "tandem_requests",
+        "tandem_router_regret_seconds",
+    }
+    assert "4bf92f" not in metrics.exposition().decode()
+
+
+def test_promtool_finds_nothing_but_the_colon_of_vllms_names(metrics: FrontendMetrics) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is missing: apt-get install prometheus")
+    metrics.watch(FakeInference([DECODE, PREFILL]))
+    metrics.observe_finished("m", TIMING, USAGE, 0.236, Finish.STOP, max_tokens=5)
+    metrics.observe_refused("OVERLOADED", limit="queue")
+    metrics.observe_gaps("m", Pool())
+    checked = subprocess.run(
+        [promtool, "check", "metrics"], input=metrics.exposition(), capture_output=True, check=False, timeout=60
+    )
+    lines = (checked.stdout + checked.stderr).decode().splitlines()
+    assert not [line for line in lines if not line.startswith("vllm:")]

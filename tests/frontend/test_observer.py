@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 
+from engine.cost import Costs
 from engine.errors import InvalidRequest, Overloaded, TandemError, Unavailable
 from engine.telemetry import LOG_FIELDS, Telemetry
 from frontend.callers import Caller
 from frontend.job import Job
 from frontend.ledger import Ledger
+from frontend.leg_events import Row
 from frontend.metrics import FrontendMetrics
 from frontend.notes import Notes
 from frontend.observer import Observer, Watched
@@ -237,3 +240,46 @@ def test_a_level_that_shows_no_such_line_costs_none(observer: Observer, caplog: 
     with caplog.at_level(logging.WARNING), pytest.raises(Unavailable), observer.watch(request(), "m", Ledger()):
         raise Unavailable("gone")
     assert caplog.records == []
+
+
+def value(observer: Observer, name: str) -> float:
+    samples = (
+        sample
+        for family in text_string_to_metric_families(observer._metrics.exposition().decode())
+        for sample in family.samples
+    )
+    return next(sample.value for sample in samples if f"{sample.name}{sorted(sample.labels.items())}" == name)
+
+
+def test_a_refusal_is_counted_by_the_limit_that_it_met(observer: Observer) -> None:
+    with pytest.raises(Overloaded), observer.watch(request(), "m", Ledger()):
+        raise Overloaded("late", retry_after_s=1, limit="ttft_slo")
+    assert value(observer, "tandem_refusals_total[('limit', 'ttft_slo')]") == 1
+
+
+@pytest.mark.parametrize(("num_output", "migrations"), [(0, 0), (3, 1)])
+def test_an_answer_that_goes_on_elsewhere_has_migrated(observer: Observer, num_output: int, migrations: int) -> None:
+    ledger = Ledger()
+    with observer.watch(request(), "m", ledger) as watched:
+        job = tokenized(watched, ledger)
+        granted(watched, job)
+        watched.placed(job)  # the room was kept, another prefill worker fills it
+        job.tokens += [1] * num_output
+        watched.retried(job, "worker decode went away")
+        granted(watched, job)  # by another start of the worker
+        answered(watched, job)
+    assert value(observer, "tandem_migrations_total[]") == migrations
+
+
+def test_the_first_token_judges_the_decision(observer: Observer) -> None:
+    ledger = Ledger()
+    with observer.watch(request(), "m", ledger) as watched:
+        job = tokenized(watched, ledger)
+        job.attempt, made = 1, placement()
+        made.decode.costs = Costs.flat(1000.0)
+        job.place(made)
+        job.ledger.granted_ns = job.placed_ns
+        watched.took([Row(0, 7, pb.FINISH_REASON_UNSPECIFIED, None, 0, 0, heard_ns=job.placed_ns)])
+        answered(watched, job)
+    assert value(observer, "tandem_router_prediction_ratio_count[('choice', 'remote')]") == 1
+    assert value(observer, "tandem_router_prediction_ratio_count[('choice', 'local')]") == 0

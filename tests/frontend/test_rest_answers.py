@@ -22,6 +22,8 @@ TIMING_JSON = {
     "segments": TIMING.ttft_segments,
     "second_token_ms": TIMING.second_token_ms,
     "second_token_segments": TIMING.second_token_segments,
+    "client_ms": 0.0,
+    "cached_share": 0.0,
 }
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
 from engine.errors import (
     CODES,
@@ -18,6 +19,7 @@ from engine.errors import (
 )
 from frontend.api import Readiness
 from frontend.callers import KeyRing
+from frontend.metrics import FrontendMetrics
 from frontend.request import Delta
 from frontend.rest.app import build_app
 from tests.frontend.fake_inference import MODEL, VOCAB_SIZE, FakeInference, Step, say
@@ -82,6 +84,32 @@ async def test_health_metrics_and_custody(client: httpx.AsyncClient) -> None:
     assert metrics.text == "tandem_up 1\n"
     assert metrics.headers["content-type"].startswith("text/plain")
     assert (await client.get("/debug/custody")).json() == [{"address": "decode-0:50052", "tickets": []}]
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        (
+            "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.3",
+            "application/openmetrics-text",
+        ),
+        ("text/plain", "text/plain"),
+        ("*/*", "text/plain"),
+    ],
+)
+async def test_who_accepts_openmetrics_gets_it(accept: str, kind: str) -> None:
+    metrics = FrontendMetrics(CollectorRegistry())
+    app = build_app(
+        FakeInference(),
+        keys=KeyRing(),
+        max_body_bytes=1 << 20,
+        metrics=metrics.exposition,
+        openmetrics=metrics.openmetrics,
+    )
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tandem") as client:
+        answered = await client.get("/metrics", headers={"accept": accept})
+    assert answered.headers["content-type"].startswith(kind)
+    assert answered.text.endswith("# EOF\n") == (kind != "text/plain")
 
 
 async def test_ready_says_why_not(client: httpx.AsyncClient, inference: FakeInference) -> None:

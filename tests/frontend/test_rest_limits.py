@@ -63,7 +63,7 @@ async def test_every_answer_tells(path: str, body: dict[str, Any], stream: bool)
 
 
 async def test_a_refusal_tells_too() -> None:
-    used_up = UsedUp("no more", retry_after_s=3, allowance=Allowance(Left(10, 0, 6)))
+    used_up = UsedUp("no more", retry_after_s=3, limit="key_requests", allowance=Allowance(Left(10, 0, 6)))
     async with rest_client(FakeInference([used_up])) as client:
         response = await client.post("/v1/completions", json={"model": MODEL, "prompt": "hi"})
     assert (response.status_code, response.headers["retry-after"]) == (429, "3")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.errors import ConfigError, InvalidRequest
 from frontend.text.pieces import PieceDecoder
-from frontend.text.tokenizer import Tokenizer
+from frontend.text.tokenizer import LONG_CHARS, Tokenizer
 from tests.frontend.text_samples import MODELS, VOCABULARIES, library, texts, tokenizer, unpack, vectors
 from tests.shared_data import shared_data
 
@@ -142,7 +142,17 @@ def test_unknown_ids_have_no_text(unknown: int) -> None:
     assert tokenizer("gpt-2").decode([15496, unknown]) == "Hello"
 
 
-@pytest.mark.parametrize("text", ["\ud800", "half a pair \udc00 inside"])
+@pytest.mark.parametrize("name", VOCABULARIES)
+@pytest.mark.parametrize("length", [LONG_CHARS, LONG_CHARS + 1])
+def test_a_long_text_is_encoded_as_the_library_encodes_it(name: str, length: int) -> None:
+    text = ("What is a KV cache? äöü 漢字 🙂\n\t" * length)[:length]
+    assert (
+        tokenizer(name).encode(text, add_special_tokens=False)
+        == library(name).encode(text, add_special_tokens=False).ids
+    )
+
+
+@pytest.mark.parametrize("text", ["\ud800", "half a pair \udc00 inside", "\ud800" * (LONG_CHARS + 1)])
 def test_half_a_surrogate_pair_is_the_callers_fault(text: str) -> None:
     with pytest.raises(InvalidRequest, match="not valid Unicode"):
         tokenizer("gpt-2").encode(text, add_special_tokens=True)

@@ -44,12 +44,15 @@ class CompletionUsage(Struct, frozen=True, kw_only=True):
 
 
 class RequestTiming(Struct, frozen=True, kw_only=True):
-    """Milliseconds of the first choice; segments do not overlap and sum to the figure before them."""
+    """Milliseconds of the first choice; segments do not overlap and sum to the figure before them. `client_ms`: that
+    tokens waited for who reads the stream; `cached_share`: of the prompt's tokens, those that the prefix cache had."""
 
     ttft_ms: float
     segments: Mapping[str, float]
     second_token_ms: float | None
     second_token_segments: Mapping[str, float]
+    client_ms: float
+    cached_share: float
 
     @classmethod
     def of(cls, timing: Timing) -> "RequestTiming":
@@ -58,6 +61,8 @@ class RequestTiming(Struct, frozen=True, kw_only=True):
             segments=timing.ttft_segments,
             second_token_ms=timing.second_token_ms,
             second_token_segments=timing.second_token_segments,
+            client_ms=timing.client_ms,
+            cached_share=timing.cached_share,
         )
 
 
