@@ -76,6 +76,7 @@ async def run(config: FrontendConfig, model: LoadedModel, keys: KeyRing) -> None
         metrics=metrics.exposition,
         lenient=config.unknown_parameters == "ignore",
         cors_origins=config.cors_origins,
+        trace_ui=config.trace_ui.rstrip("/"),
     )
     tls = Tls.of(config.tls_cert, config.tls_key, config.tls_ca)
     rest = RestServer(rest_config(app, tls))
@@ -181,6 +182,8 @@ def main() -> int:
         check_guarded(address, guarded=guarded, insecure=config.insecure, how="--api-key or --api-keys")
         if config.local_listen and not config.local_listen.startswith("unix:"):
             raise ConfigError(f"{config.local_listen} is not unix:PATH", field="local_listen")
+        if config.trace_ui and not config.trace_ui.startswith(("http://", "https://")):
+            raise ConfigError(f"{config.trace_ui} is not http://… or https://…", field="trace_ui")
         uvloop.run(run(config, model, keys))
     except ConfigError as error:
         log.error("%s", error.message)

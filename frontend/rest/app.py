@@ -21,9 +21,10 @@ from frontend.callers import KeyRing
 from frontend.metrics import CONTENT_TYPE
 from frontend.rest.anthropic.dialect import anthropic_dialect
 from frontend.rest.compression import Compression
+from frontend.rest.console import Console
 from frontend.rest.debug import DebugPages
 from frontend.rest.dialect import ERRORS, Dialect, Errors, HeaderRoute, Json
-from frontend.rest.docs import HOME, docs_page
+from frontend.rest.docs import docs_page
 from frontend.rest.llamacpp.dialect import llamacpp_dialect
 from frontend.rest.middleware import OWN_ID, Authentication, BodyLimit, Outermost
 from frontend.rest.ollama.dialect import ollama_dialect
@@ -62,10 +63,14 @@ def build_app(
     metrics: Callable[[], bytes],
     lenient: bool = False,
     cors_origins: Sequence[str] = (),
+    trace_ui: str = "",
 ) -> Starlette:
-    """`metrics` is the Prometheus exposition of now; pages of `cors_origins` may ask from browsers."""
+    """`metrics` is the Prometheus exposition of now; pages of `cors_origins` may ask from browsers; traces are looked
+    at at `trace_ui`."""
     dialects = dialects_of(inference, lenient=lenient)
-    pages = Pages(inference, metrics, openapi_document(dialects, guarded=not keys.is_open))
+    console = Console()
+    pages = Pages(inference, metrics, openapi_document(dialects, guarded=not keys.is_open), console)
+    public = PUBLIC.union(console.public, *(dialect.public for dialect in dialects))
     errors = ErrorsByPath(dialects)
 
     async def http_error(request: Request, error: Exception) -> Response:
@@ -79,7 +84,8 @@ def build_app(
             Route("/health", pages.health),
             Route("/ready", pages.ready),
             Route("/metrics", pages.metrics),
-            *DebugPages(inference).routes,
+            *DebugPages(inference, trace_ui).routes,
+            *console.routes,
             Route("/openapi.json", pages.openapi),
             Route("/docs", pages.docs),
             Route("/", pages.home),
@@ -88,7 +94,7 @@ def build_app(
             *_cors(cors_origins),
             Middleware(Outermost, errors_of=errors.of),
             Middleware(Compression),
-            Middleware(Authentication, keys=keys, public=PUBLIC.union(*(dialect.public for dialect in dialects))),
+            Middleware(Authentication, keys=keys, public=public),
             Middleware(BodyLimit, max_bytes=max_body_bytes),
         ],
         exception_handlers={HTTPException: http_error},
@@ -134,11 +140,14 @@ class ErrorsByPath:
 class Pages:
     """What can be read with GET of any server, whatever it speaks."""
 
-    def __init__(self, inference: Inference, metrics: Callable[[], bytes], document: Json) -> None:
+    def __init__(
+        self, inference: Inference, metrics: Callable[[], bytes], document: Json, console: Console
+    ) -> None:
         self._inference = inference
         self._metrics = metrics
         self._openapi = msgspec.json.encode(document)
         self._docs = docs_page(document)
+        self._console = console
 
     async def health(self, request: Request) -> Response:
         return _json({"status": "ok"})
@@ -157,9 +166,9 @@ class Pages:
         return HTMLResponse(self._docs)
 
     async def home(self, request: Request) -> Response:
-        """A page for who asks for one. Ollama's clients do not, and look for these words."""
+        """The console for who asks for a page. Ollama's clients do not, and look for these words."""
         if "text/html" in request.headers.get("accept", ""):
-            return HTMLResponse(HOME, headers={"Vary": "Accept"})
+            return await self._console.page.answer(request)
         return PlainTextResponse("Ollama is running", headers={"Vary": "Accept"})
 
 

@@ -51,6 +51,7 @@ def _own_paths() -> Json:
         **debug.operations(ERROR),
         "/openapi.json": {"get": _get("This document", ANY_OBJECT) | PUBLIC},
         "/docs": {"get": _get("This document, to read", content("text/html", {"type": "string"})) | PUBLIC},
+        "/console": {"get": _get("The console, a page", content("text/html", {"type": "string"})) | PUBLIC},
     }
 
 
