@@ -57,6 +57,7 @@ const grouped = (value, digits) =>
 
 export function ms(value) {
   if (value === null || value === undefined) return "–";
+  if (value === 0) return "0 ms";
   if (value >= 100000) return `${grouped(value / 1000, 0)} s`;
   if (value >= 1000) return `${grouped(value / 1000, 2)} s`;
   return value >= 100 ? `${grouped(value, 0)} ms` : value >= 10 ? `${grouped(value, 1)} ms` : `${grouped(value, 2)} ms`;

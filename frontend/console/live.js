@@ -123,7 +123,7 @@ export function liveView(app) {
       from: to - range,
       to,
       times,
-      format: count,
+      format: (value) => (Number.isInteger(value) ? count(value) : rate(value)),
       series: [
         line("for room", "s-grant", (each) => each.queues[0]),
         line("on prefill", "s-prefill_queue", (each) => each.queues[1]),

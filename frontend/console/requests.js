@@ -71,7 +71,7 @@ export function requestsView(app) {
     const link = el("a", { class: "mono", href: address(list, each.request_id), title: each.request_id, text: `…${each.request_id.slice(-10)}` });
     return el(
       "tr",
-      { "data-id": each.request_id, "aria-selected": each.request_id === record?.request_id, on: { click: (event) => event.target === link || link.click() } },
+      { "data-id": each.request_id, "aria-current": each.request_id === record?.request_id ? "true" : null, on: { click: (event) => event.target === link || link.click() } },
       el("th", { scope: "row" }, link),
       el("td", { class: "num", text: span(now - each.arrived_s) }),
       el("td", { class: each.failed ? "bad" : "", text: words(each.outcome) }),
@@ -99,7 +99,7 @@ export function requestsView(app) {
       const [title, text] = error.status === 404 ? ["No record is kept of it", `${error.message}.`] : ["It cannot be read", error.message];
       detail.replaceChildren(closing(list), empty(title, text));
     }
-    for (const each of rows.querySelectorAll("tr[data-id]")) each.setAttribute("aria-selected", each.dataset.id === record?.request_id);
+    for (const each of rows.querySelectorAll("tr[data-id]")) mark(each, each.dataset.id === record?.request_id);
     detail.focus({ preventScroll: true });
     if (matchMedia("(max-width: 70rem)").matches) detail.scrollIntoView({ block: "start" });
   }
@@ -125,6 +125,7 @@ export function requestsView(app) {
 }
 
 const address = (list, id) => `#requests/${list}${id ? `/${encodeURIComponent(id)}` : ""}`;
+const mark = (row, is) => (is ? row.setAttribute("aria-current", "true") : row.removeAttribute("aria-current"));
 const closing = (list) => el("a", { class: "close", href: address(list, ""), "aria-label": "Close", text: "×" });
 
 // -- one of them ------------------------------------------------------------------------------------------------------
