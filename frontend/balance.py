@@ -30,7 +30,7 @@ class Verdict(StrEnum):
     BOTH = "both"
 
 
-class Load(msgspec.Struct, frozen=True, kw_only=True):
+class SideLoad(msgspec.Struct, frozen=True, kw_only=True):
     """How much each worker of a role has of something."""
 
     role: str
@@ -56,7 +56,7 @@ class Balance(msgspec.Struct, frozen=True, kw_only=True):
     """Means per request, as the next two; None where there are no requests."""
     for_prefill_ms: float | None
     for_decode_ms: float | None
-    loads: list[Load]
+    loads: list[SideLoad]
     advice: list[str]
 
 
@@ -116,7 +116,7 @@ def _why(verdict: Verdict, *, has_prefill: bool) -> str:
 
 def _loads(
     periods: Sequence[Period], prefill: Sequence[WorkerStatus], decode: Sequence[WorkerStatus]
-) -> list[Load]:
+) -> list[SideLoad]:
     loads = []
     if prefill:
         computing = sum(period.computing_ms for period in periods) / 1e3 / OVER_S
@@ -134,14 +134,14 @@ def _loads(
     return loads
 
 
-def _shared(role: str, what: str, unit: str, total: float, number: int) -> Load:
+def _shared(role: str, what: str, unit: str, total: float, number: int) -> SideLoad:
     each, less = round(total / number, 4), round(total / (number + 1), 4)
-    return Load(role=role, what=f"{what}, per worker", unit=unit, now=each, with_one_more=less)
+    return SideLoad(role=role, what=f"{what}, per worker", unit=unit, now=each, with_one_more=less)
 
 
-def _share(what: str, share: float, number: int) -> Load:
+def _share(what: str, share: float, number: int) -> SideLoad:
     less = share * number / (number + 1)
-    return Load(role="decode", what=what, unit="share", now=round(share, 4), with_one_more=round(less, 4))
+    return SideLoad(role="decode", what=what, unit="share", now=round(share, 4), with_one_more=round(less, 4))
 
 
 def _advice(verdict: Verdict, periods: Sequence[Period]) -> list[str]:

@@ -107,7 +107,7 @@ class FrontendConfig(BaseSettings):
     otlp_endpoint: str = ""
     """OTLP over gRPC, e.g. http://localhost:4317; empty exports no traces."""
     trace_ui: str = ""
-    """Where people look at traces, as Jaeger shows them, e.g. http://localhost:16686: the console links to them there."""
+    """Where people look at traces, as Jaeger shows them, e.g. http://localhost:16686: the console links there."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     """How lines look: text, or a JSON object each."""

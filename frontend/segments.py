@@ -68,7 +68,9 @@ SEGMENTS = (
         "waiting for the step that joins it",
         "one more decode worker, fewer --max-sequences, fewer prompts computed there (--always-remote)",
     ),
-    Segment("decode_step", Kind.WORK, "that step", "one more decode worker, fewer --max-sequences, --quantization int8"),
+    Segment(
+        "decode_step", Kind.WORK, "that step", "one more decode worker, fewer --max-sequences, --quantization int8"
+    ),
 )
 """In the order of time; `prefill` stands for what comes after it where no more is known."""
 

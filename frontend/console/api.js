@@ -41,7 +41,8 @@ async function refusal(answer) {
     // not ours: a proxy's page, or nothing
   }
   const message = told.message || `${answer.status} ${answer.statusText}`;
-  const retry = Number(answer.headers.get("retry-after-ms")) / 1000 || Number(answer.headers.get("retry-after")) || null;
+  const retry =
+    Number(answer.headers.get("retry-after-ms")) / 1000 || Number(answer.headers.get("retry-after")) || null;
   return new Refused(answer.status, message, {
     param: told.param || null,
     requestId: answer.headers.get("x-request-id"),
@@ -73,8 +74,7 @@ async function* events(stream) {
       if (done) return;
       const parts = (rest + value).split("\n\n");
       rest = parts.pop();
-      for (const part of parts)
-        for (const line of part.split("\n")) if (line.startsWith("data: ")) yield line.slice(6);
+      for (const part of parts) for (const line of part.split("\n")) if (line.startsWith("data: ")) yield line.slice(6);
     }
   } finally {
     reader.cancel().catch(() => {});

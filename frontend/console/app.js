@@ -64,7 +64,10 @@ async function look() {
     answeredAt = Date.now();
     tell(app.status.ready ? "ready" : "bad", app.status.ready ? "ready" : "not ready");
     banner(app.status.ready ? "" : `No request would succeed now: ${app.status.reason}`);
-    setText($("version"), `Tandem ${app.status.version} · ${app.status.models.join(", ")} · up ${span(app.status.up_s)}`);
+    setText(
+      $("version"),
+      `Tandem ${app.status.version} · ${app.status.models.join(", ")} · up ${span(app.status.up_s)}`,
+    );
     for (const watcher of app.watchers) watcher(app.status);
   } catch (error) {
     if (error.status === 401) {
@@ -123,7 +126,7 @@ $("ask-key").addEventListener("close", () => {
 function showTheme() {
   const theme = localStorage.getItem("tandem-theme") || THEMES[0];
   document.documentElement.style.colorScheme = theme;
-  setText($("theme"), { light: "Light", dark: "Dark" }[theme] || "Auto");
+  setText($("theme"), { light: "☀ Light", dark: "☾ Dark" }[theme] || "◐ Auto");
   $("theme").title = "Colours: as the system has them, light, or dark";
 }
 

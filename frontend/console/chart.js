@@ -18,7 +18,13 @@ class Chart {
     this.note = el("div", { class: "note", hidden: true });
     this.picture = svg("svg", { class: "chart", role: "img", "aria-label": label });
     this.said = el("span", { class: "hidden", "aria-live": "polite" });
-    this.element = el("div", { class: "chart-box", tabindex: 0, "aria-label": `${label}; arrow keys read values` }, this.picture, this.note, this.said);
+    this.element = el(
+      "div",
+      { class: "chart-box", tabindex: 0, "aria-label": `${label}; arrow keys read values` },
+      this.picture,
+      this.note,
+      this.said,
+    );
     this.places = []; // { x, width, lines: [[class, text]] }
     this.chosen = -1;
     this.element.addEventListener("pointermove", (event) => this.choose(this.nearest(event)));
@@ -49,8 +55,12 @@ class Chart {
     this.picture.querySelector(".cursor")?.remove();
     if (!place) return;
     const middle = place.x + place.width / 2;
-    this.picture.append(svg("line", { class: "cursor", x1: middle, x2: middle, y1: PAD.top, y2: this.height - PAD.bottom }));
-    this.note.replaceChildren(...place.lines.map(([kind, text]) => el("div", {}, kind ? el("span", { class: `swatch ${kind}` }) : null, text)));
+    this.picture.append(
+      svg("line", { class: "cursor", x1: middle, x2: middle, y1: PAD.top, y2: this.height - PAD.bottom }),
+    );
+    this.note.replaceChildren(
+      ...place.lines.map(([kind, text]) => el("div", {}, kind ? el("span", { class: `swatch ${kind}` }) : null, text)),
+    );
     const room = this.element.clientWidth - this.note.offsetWidth;
     this.note.style.left = `${Math.min(Math.max(middle > this.element.clientWidth / 2 ? middle - this.note.offsetWidth - 12 : middle + 12, 0), Math.max(room, 0))}px`;
   }
@@ -65,13 +75,26 @@ class Chart {
     const y = (value) => PAD.top + inner.height * (1 - value / top);
     const marks = [0, 0.5, 1].map((part) => {
       const at = y(part * top);
-      const label = svg("text", { class: "tick", x: PAD.left - 8, y: at, "text-anchor": "end", "dominant-baseline": "middle", text: format(part * top) });
+      const label = svg("text", {
+        class: "tick",
+        x: PAD.left - 8,
+        y: at,
+        "text-anchor": "end",
+        "dominant-baseline": "middle",
+        text: format(part * top),
+      });
       return svg("g", {}, svg("line", { class: "grid", x1: PAD.left, x2: width - PAD.right, y1: at, y2: at }), label);
     });
     const times = [0, 0.5, 1].map((part) => {
       const anchor = ["start", "middle", "end"][2 * part];
       const words = clock(from + part * (to - from)).slice(0, 5);
-      return svg("text", { class: "tick", x: x(from + part * (to - from)), y: this.height - 4, "text-anchor": anchor, text: words });
+      return svg("text", {
+        class: "tick",
+        x: x(from + part * (to - from)),
+        y: this.height - 4,
+        "text-anchor": anchor,
+        text: words,
+      });
     });
     this.picture.replaceChildren(...marks, ...times);
     return { x, y };
@@ -92,7 +115,9 @@ export class StackedBars extends Chart {
       for (const [name, value] of bar.parts) {
         if (!(value > 0)) continue;
         const upper = y(below + value);
-        this.picture.append(svg("rect", { class: `s-${name}`, x: left, width, y: upper, height: Math.max(y(below) - upper, 0) }));
+        this.picture.append(
+          svg("rect", { class: `s-${name}`, x: left, width, y: upper, height: Math.max(y(below) - upper, 0) }),
+        );
         below += value;
       }
     }
@@ -106,17 +131,23 @@ export class Lines extends Chart {
     this.again = () => this.draw({ from, to, times, series, format, top, target });
     const most = Math.max(...series.flatMap((each) => each.values.filter((value) => value !== null)), 0);
     const { x, y } = this.frame(from, to, top ?? Math.max(niceTop(most), 1), format);
-    if (target !== undefined) this.picture.append(svg("line", { class: "target", x1: x(from), x2: x(to), y1: y(target), y2: y(target) }));
+    if (target !== undefined)
+      this.picture.append(svg("line", { class: "target", x1: x(from), x2: x(to), y1: y(target), y2: y(target) }));
     for (const { kind, values } of series) {
       const points = times.map((time, index) => [x(time), values[index]]).filter(([, value]) => value !== null);
-      const path = points.map(([left, value], index) => `${index ? "L" : "M"}${left.toFixed(1)} ${y(value).toFixed(1)}`).join("");
+      const path = points
+        .map(([left, value], index) => `${index ? "L" : "M"}${left.toFixed(1)} ${y(value).toFixed(1)}`)
+        .join("");
       if (path) this.picture.append(svg("path", { class: `line ${kind}`, d: path }));
       const last = points.at(-1);
       if (last) this.picture.append(svg("circle", { class: `dot ${kind}`, cx: last[0], cy: y(last[1]), r: 3 }));
     }
     this.places = times.map((time, index) => {
       const next = times[index + 1] ?? to;
-      const lines = series.map((each) => [each.kind, `${each.name} ${each.values[index] === null ? "–" : format(each.values[index])}`]);
+      const lines = series.map((each) => [
+        each.kind,
+        `${each.name} ${each.values[index] === null ? "–" : format(each.values[index])}`,
+      ]);
       return { x: x(time), width: Math.max(x(next) - x(time), 2), lines: [["", clock(time)], ...lines] };
     });
     this.choose(this.chosen < this.places.length ? this.chosen : -1);

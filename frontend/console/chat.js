@@ -17,7 +17,10 @@ export function chatView(app) {
   let asking = null; // the AbortController of the answer that is being made
 
   const log = el("div", { class: "log", role: "log", "aria-label": "Conversation", tabindex: 0 });
-  const nothing = empty("Ask something", "Answers are streamed, and under each stands where its first token's time went.");
+  const nothing = empty(
+    "Ask something",
+    "Answers are streamed, and under each stands where its first token's time went.",
+  );
   log.append(nothing);
   const prompt = el("textarea", { id: "prompt", rows: 3, placeholder: "Message", "aria-label": "Message" });
   const send = button("Send", () => submit(), { class: "primary", id: "send" });
@@ -47,7 +50,14 @@ export function chatView(app) {
         "div",
         { class: "composer" },
         prompt,
-        el("div", { class: "row" }, el("span", { class: "muted small hint", text: "Enter sends, Shift+Enter is a new line, Esc stops" }), clear, stop, send),
+        el(
+          "div",
+          { class: "row" },
+          el("span", { class: "muted small hint", text: "Enter sends, Shift+Enter is a new line, Esc stops" }),
+          clear,
+          stop,
+          send,
+        ),
       ),
     ),
     el(
@@ -68,7 +78,9 @@ export function chatView(app) {
   function showModels(names) {
     if ([...model.options].map((option) => option.value).join("\n") === names.join("\n")) return;
     const current = model.value;
-    model.replaceChildren(...names.map((name) => el("option", { value: name, text: name, selected: name === current })));
+    model.replaceChildren(
+      ...names.map((name) => el("option", { value: name, text: name, selected: name === current })),
+    );
   }
 
   function body() {
@@ -114,7 +126,8 @@ export function chatView(app) {
     busy(true);
     const began = performance.now();
     try {
-      for await (const chunk of chat(wanted, asking.signal)) keepAtEnd(() => answer.take(chunk, performance.now() - began));
+      for await (const chunk of chat(wanted, asking.signal))
+        keepAtEnd(() => answer.take(chunk, performance.now() - began));
       answer.finish("");
     } catch (error) {
       if (error.name === "AbortError") answer.finish("stopped");
@@ -162,14 +175,24 @@ export function chatView(app) {
 }
 
 function said(role, text) {
-  return el("article", { class: `said ${role}` }, el("h3", { text: role === "user" ? "You" : "Model" }), el("div", { class: "text", text }));
+  return el(
+    "article",
+    { class: `said ${role}` },
+    el("h3", { text: role === "user" ? "You" : "Model" }),
+    el("div", { class: "text", text }),
+  );
 }
 
 // An answer on its way.
 function answering() {
   const text = document.createTextNode("");
   const thoughts = document.createTextNode("");
-  const thinking = el("details", { class: "thoughts", hidden: true }, el("summary", { text: "Reasoning" }), el("div", { class: "text" }, thoughts));
+  const thinking = el(
+    "details",
+    { class: "thoughts", hidden: true },
+    el("summary", { text: "Reasoning" }),
+    el("div", { class: "text" }, thoughts),
+  );
   const foot = el("div", { class: "timing muted small", text: "waiting for the first token" });
   const element = el(
     "article",
@@ -209,14 +232,14 @@ function answering() {
 
   function finish(why) {
     element.classList.remove("going");
-    const end = why || { stop: "", length: "cut at the most tokens" }[reason] || reason;
+    const end = why || ({ stop: "", length: "cut at the most tokens" }[reason] ?? reason);
     const told = [];
     if (timing) told.push(`first token ${ms(timing.ttft_ms)}`);
     else if (firstMs !== null) told.push(`first token ${ms(firstMs)}, as this page saw it`);
     if (usage) {
       const cached = usage.prompt_tokens_details?.cached_tokens;
       told.push(`${count(usage.prompt_tokens)} prompt tokens${cached ? ` (${count(cached)} cached)` : ""}`);
-      told.push(`${count(usage.completion_tokens)} answered`);
+      told.push(`${count(usage.completion_tokens)} output tokens`);
       if (lastMs > firstMs && usage.completion_tokens > 1)
         told.push(`${rate((1000 * (usage.completion_tokens - 1)) / (lastMs - firstMs))} tokens/s`);
     }
@@ -225,15 +248,26 @@ function answering() {
     if (timing) {
       foot.append(splitBar(timing.segments, timing.ttft_ms), legend(timing.segments, timing.ttft_ms, 3));
     }
-    if (id) foot.append(el("a", { class: "mono", href: `#requests/recent/${encodeURIComponent(id)}`, text: "Where the time went" }));
+    if (id)
+      foot.append(
+        el("a", { class: "mono", href: `#requests/recent/${encodeURIComponent(id)}`, text: "Where the time went" }),
+      );
   }
 
   function refused(error) {
     const again = error.retryAfter ? ` Try again in ${ms(1000 * error.retryAfter)}.` : "";
     const where = error.param ? ` (${error.param})` : "";
-    foot.before(el("p", { class: "failure", role: "alert", text: `${error.message}${where}.${again}`.replace("..", ".") }));
+    foot.before(
+      el("p", { class: "failure", role: "alert", text: `${error.message}${where}.${again}`.replace("..", ".") }),
+    );
     if (!id && error.requestId)
-      foot.append(el("a", { class: "mono", href: `#requests/failed/${encodeURIComponent(error.requestId)}`, text: "What became of it" }));
+      foot.append(
+        el("a", {
+          class: "mono",
+          href: `#requests/failed/${encodeURIComponent(error.requestId)}`,
+          text: "What became of it",
+        }),
+      );
   }
 
   return { element, take, finish, refused, text: () => text.data };

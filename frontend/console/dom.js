@@ -35,7 +35,7 @@ export function choice(label, options, current, chosen) {
       for (const other of group.children) other.setAttribute("aria-pressed", other.dataset.name === name);
       chosen(name);
     };
-    group.append(button(text, press, { "data-name": name, "aria-pressed": name === current }));
+    group.append(button(text, press, { "data-name": name, "aria-pressed": String(name === current) }));
   }
   return group;
 }
@@ -72,8 +72,10 @@ export function span(seconds) {
 }
 
 export const count = (value) => grouped(value, 0);
-export const rate = (value) => grouped(value, value && value < 10 ? 1 : 0);
-export const percent = (share) => `${grouped(100 * share, share > 0.99 && share < 1 ? 1 : 0)}%`;
+export const rate = (value) => grouped(value, value >= 10 || Number.isInteger(value) ? 0 : 1);
+// What is not all is never 100%.
+export const percent = (share) =>
+  share > 0.99 && share < 1 ? `${grouped(Math.min(100 * share, 99.9), 1)}%` : `${grouped(100 * share, 0)}%`;
 export const bytes = (size) => (size >= 1e9 ? `${grouped(size / 1e9, 1)} GB` : `${grouped(size / 1e6, 0)} MB`);
 export const words = (reason) => reason.toLowerCase().replaceAll("_", " ");
 export const clock = (unix) =>

@@ -1,16 +1,32 @@
 // Arithmetic on the server's history: periods added up to longer ones, and shares of requests within a limit.
 
-const SUMS = ["num_answered", "num_faults", "num_second", "num_paced", "ttft_ms", "second_token_ms", "prompt_tokens", "cached_tokens", "output_tokens"];
+const SUMS = [
+  "num_answered",
+  "num_faults",
+  "num_second",
+  "num_paced",
+  "ttft_ms",
+  "second_token_ms",
+  "prompt_tokens",
+  "cached_tokens",
+  "output_tokens",
+];
 const LEDGERS = ["ttft_segments", "second_token_segments"];
 const WITHIN = ["ttft_within", "tpot_within"];
 
 export function added(periods) {
-  const sum = Object.fromEntries([...SUMS.map((name) => [name, 0]), ...LEDGERS.map((name) => [name, {}]), ...WITHIN.map((name) => [name, []])]);
+  const sum = Object.fromEntries([
+    ...SUMS.map((name) => [name, 0]),
+    ...LEDGERS.map((name) => [name, {}]),
+    ...WITHIN.map((name) => [name, []]),
+  ]);
   for (const period of periods) {
     for (const name of SUMS) sum[name] += period[name];
     for (const name of LEDGERS)
-      for (const [segment, value] of Object.entries(period[name])) sum[name][segment] = (sum[name][segment] || 0) + value;
-    for (const name of WITHIN) period[name].forEach((value, index) => (sum[name][index] = (sum[name][index] || 0) + value));
+      for (const [segment, value] of Object.entries(period[name]))
+        sum[name][segment] = (sum[name][segment] || 0) + value;
+    for (const name of WITHIN)
+      period[name].forEach((value, index) => (sum[name][index] = (sum[name][index] || 0) + value));
   }
   return sum;
 }

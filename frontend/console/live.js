@@ -1,20 +1,43 @@
 // Live: the server now and in the last half hour. Shares, queues and pools of before the page was opened are not known.
 
 import { Lines, StackedBars } from "./chart.js";
-import { card, choice, clock, count, el, empty, ms, percent, rate, setText, span, words } from "./dom.js";
+import { card, choice, clock, count, el, empty, ms, percent, rate, setText } from "./dom.js";
 import { SEGMENTS } from "./facts.js";
 import { added, grouped, tpotKept, ttftKept } from "./history.js";
+import { decisionTable } from "./decisions.js";
+import { Tiles } from "./tiles.js";
 import { Topology } from "./topology.js";
 import { meaning } from "./waterfall.js";
 
 const HISTORY_S = 5;
 const BARS = 30;
-const RANGES = [["300", "5 min"], ["900", "15 min"], ["1800", "30 min"]];
-const LEDGERS = [["ttft", "First token"], ["second_token", "Second token"]];
+const RANGES = [
+  ["300", "5 min"],
+  ["900", "15 min"],
+  ["1800", "30 min"],
+];
+const LEDGERS = [
+  ["ttft", "First token"],
+  ["second_token", "Second token"],
+];
 const OBJECTIVE = 0.95;
 const SLOS = [
-  { name: "ttft", title: "First token within", limits: "ttft_limits_s", usual: 2.5, kept: ttftKept, kind: "s-ttft-kept" },
-  { name: "tpot", title: "Each further token within", limits: "tpot_limits_s", usual: 0.1, kept: tpotKept, kind: "s-tpot-kept" },
+  {
+    name: "ttft",
+    title: "First token within",
+    limits: "ttft_limits_s",
+    usual: 2.5,
+    kept: ttftKept,
+    kind: "s-ttft-kept",
+  },
+  {
+    name: "tpot",
+    title: "Each further token within",
+    limits: "tpot_limits_s",
+    usual: 0.1,
+    kept: tpotKept,
+    kind: "s-tpot-kept",
+  },
 ];
 const MOST_SAMPLES = 900;
 
@@ -30,7 +53,11 @@ export function liveView(app) {
   const split = new StackedBars("Time to token by segment", 220);
   const splitLegend = el("ul", { class: "legend" });
   const splitNothing = empty("No request has ended in this time", "Send one from Chat, or choose a longer time.");
-  const slos = SLOS.map((slo) => ({ ...slo, select: el("select", { id: `slo-${slo.name}` }), figure: el("strong", { class: "figure" }) }));
+  const slos = SLOS.map((slo) => ({
+    ...slo,
+    select: el("select", { id: `slo-${slo.name}` }),
+    figure: el("strong", { class: "figure" }),
+  }));
   const slo = new Lines("Share of requests within the limits", 150);
   const queues = new Lines("Requests that wait", 150);
   const pools = new Lines("Share of KV blocks in use", 150);
@@ -72,17 +99,50 @@ export function liveView(app) {
       card(
         "Promises kept",
         "Of all requests but those that failed by their caller's doing.",
-        el("div", { class: "slos" }, ...slos.map((each) => el("div", { class: "slo" }, each.figure, el("label", { for: `slo-${each.name}` }, el("span", { class: `swatch ${each.kind}` }), each.title), each.select))),
+        el(
+          "div",
+          { class: "slos" },
+          ...slos.map((each) =>
+            el(
+              "div",
+              { class: "slo" },
+              each.figure,
+              el("label", { for: `slo-${each.name}` }, el("span", { class: `swatch ${each.kind}` }), each.title),
+              each.select,
+            ),
+          ),
+        ),
         slo.element,
       ),
     ),
     el(
       "div",
       { class: "columns" },
-      card("Requests that wait", "Since this page was opened.", queues.element, lineLegend([["s-grant", "for a decode worker's room"], ["s-prefill_queue", "on prefill workers"], ["s-decode_step", "on decode workers"]])),
-      card("KV pools in use", "Since this page was opened. What only the prefix cache holds counts as free.", pools.element, lineLegend([["s-prefill_compute", "prefill"], ["s-egress", "decode"]])),
+      card(
+        "Requests that wait",
+        "Since this page was opened.",
+        queues.element,
+        lineLegend([
+          ["s-grant", "for a decode worker's room"],
+          ["s-prefill_queue", "on prefill workers"],
+          ["s-decode_step", "on decode workers"],
+        ]),
+      ),
+      card(
+        "KV pools in use",
+        "Since this page was opened. What only the prefix cache holds counts as free.",
+        pools.element,
+        lineLegend([
+          ["s-prefill_compute", "prefill"],
+          ["s-egress", "decode"],
+        ]),
+      ),
     ),
-    card("The router's latest", "Who computed the prompt, who the answer, and what was predicted of both ways.", decisions),
+    card(
+      "The router's latest",
+      "Who computed the prompt, who the answer, and what was predicted of both ways.",
+      decisions,
+    ),
   );
 
   app.watchers.add((status) => {
@@ -123,7 +183,7 @@ export function liveView(app) {
       from: to - range,
       to,
       times,
-      format: (value) => (Number.isInteger(value) ? count(value) : rate(value)),
+      format: rate,
       series: [
         line("for room", "s-grant", (each) => each.queues[0]),
         line("on prefill", "s-prefill_queue", (each) => each.queues[1]),
@@ -136,7 +196,10 @@ export function liveView(app) {
       times,
       top: 1,
       format: percent,
-      series: [line("prefill", "s-prefill_compute", (each) => each.pools[0]), line("decode", "s-egress", (each) => each.pools[1])],
+      series: [
+        line("prefill", "s-prefill_compute", (each) => each.pools[0]),
+        line("decode", "s-egress", (each) => each.pools[1]),
+      ],
     });
   }
 
@@ -150,14 +213,27 @@ export function liveView(app) {
   }
 
   function drawSplit(from, to, each, groups) {
-    const [num, sum, parts] = ledger === "ttft" ? ["num_answered", "ttft_ms", "ttft_segments"] : ["num_second", "second_token_ms", "second_token_segments"];
+    const [num, sum, parts] =
+      ledger === "ttft"
+        ? ["num_answered", "ttft_ms", "ttft_segments"]
+        : ["num_second", "second_token_ms", "second_token_segments"];
     const names = SEGMENTS.map((segment) => segment.name);
     const bars = groups
       .filter((group) => group.sum[num])
       .map(({ at, sum: total }) => {
-        const means = names.filter((name) => name in total[parts]).map((name) => [name, total[parts][name] / total[num]]);
-        const told = [...means].reverse().filter(([, value]) => value >= 0.005).map(([name, value]) => [`s-${name}`, `${name} ${ms(value)}`]);
-        return { at, width: each, parts: means, lines: [["", `${clock(at)}, ${count(total[num])} requests, mean ${ms(total[sum] / total[num])}`], ...told] };
+        const means = names
+          .filter((name) => name in total[parts])
+          .map((name) => [name, total[parts][name] / total[num]]);
+        const told = [...means]
+          .reverse()
+          .filter(([, value]) => value >= 0.005)
+          .map(([name, value]) => [`s-${name}`, `${name} ${ms(value)}`]);
+        return {
+          at,
+          width: each,
+          parts: means,
+          lines: [["", `${clock(at)}, ${count(total[num])} requests, mean ${ms(total[sum] / total[num])}`], ...told],
+        };
       });
     splitNothing.hidden = bars.length > 0;
     split.element.hidden = splitLegend.hidden = !bars.length;
@@ -170,7 +246,16 @@ export function liveView(app) {
     const sums = all[parts];
     const whole = Object.values(sums).reduce((sum, value) => sum + value, 0);
     const items = SEGMENTS.filter((segment) => segment.name in sums).map(({ name }) =>
-      el("li", { title: meaning(name) }, el("span", { class: `swatch s-${name}` }), name, el("span", { class: "muted", text: ` ${ms(sums[name] / (all[num] || 1))}, ${percent(sums[name] / (whole || 1))}` })),
+      el(
+        "li",
+        { title: meaning(name) },
+        el("span", { class: `swatch s-${name}` }),
+        name,
+        el("span", {
+          class: "muted",
+          text: ` ${ms(sums[name] / (all[num] || 1))}, ${percent(sums[name] / (whole || 1))}`,
+        }),
+      ),
     );
     splitLegend.replaceChildren(...items);
   }
@@ -181,15 +266,29 @@ export function liveView(app) {
       const limits = history[one.limits];
       if (one.select.options.length !== limits.length) {
         const wanted = Number(localStorage.getItem(`tandem-slo-${one.name}`)) || one.usual;
-        one.select.replaceChildren(...limits.map((limit) => el("option", { value: limit, text: ms(1000 * limit), selected: limit === wanted })));
+        one.select.replaceChildren(
+          ...limits.map((limit) => el("option", { value: limit, text: ms(1000 * limit), selected: limit === wanted })),
+        );
       }
       const index = one.select.selectedIndex;
       const share = one.kept(all, index);
       setText(one.figure, share === null ? "–" : percent(share));
       one.figure.dataset.kind = share === null ? "" : share >= OBJECTIVE ? "ready" : "bad";
-      return { name: one.title.toLowerCase(), kind: one.kind, values: groups.map((group) => one.kept(group.sum, index)) };
+      return {
+        name: one.title.toLowerCase(),
+        kind: one.kind,
+        values: groups.map((group) => one.kept(group.sum, index)),
+      };
     });
-    slo.draw({ from, to, times: groups.map((group) => group.at + each / 2), series, format: percent, top: 1, target: OBJECTIVE });
+    slo.draw({
+      from,
+      to,
+      times: groups.map((group) => group.at + each / 2),
+      series,
+      format: percent,
+      top: 1,
+      target: OBJECTIVE,
+    });
   }
 
   async function look() {
@@ -220,55 +319,16 @@ export function liveView(app) {
   };
 }
 
-class Tiles {
-  constructor() {
-    const names = ["Under way", "Answers", "Tokens out", "Prompt tokens", "First token, mean", "First token, p95", "Without an answer"];
-    this.values = names.map(() => el("strong", { text: "–" }));
-    this.notes = names.map(() => el("span", { class: "small muted" }));
-    this.element = el("div", { class: "tiles" }, ...names.map((name, index) => el("div", { class: "tile" }, el("span", { class: "small muted", text: name }), this.values[index], this.notes[index])));
-  }
+const lineLegend = (names) =>
+  el(
+    "ul",
+    { class: "legend" },
+    ...names.map(([kind, text]) => el("li", {}, el("span", { class: `swatch ${kind}` }), text)),
+  );
 
-  draw(status) {
-    const { last_minute: minute } = status;
-    const over = minute.over_s || 1;
-    const failed = Object.entries(minute.num_failed).sort((a, b) => b[1] - a[1]);
-    const number = failed.reduce((sum, [, value]) => sum + value, 0);
-    const told = [
-      [count(status.in_flight), `${count(status.queued_requests)} wait for a worker`],
-      [`${rate(minute.num_answered / over)}/s`, `${count(minute.num_answered)} in ${count(over)} s`],
-      [`${rate(minute.output_tokens / over)}/s`, ""],
-      [`${rate(minute.prompt_tokens / over)}/s`, minute.prompt_tokens ? `${percent(minute.cached_tokens / minute.prompt_tokens)} cached` : ""],
-      [ms(minute.ttft_mean_ms), minute.ttft_p50_ms === null ? "" : `p50 ${ms(minute.ttft_p50_ms)}`],
-      [ms(minute.ttft_p95_ms), minute.ttft_max_ms === null ? "" : `max ${ms(minute.ttft_max_ms)}`],
-      [count(number), failed.map(([reason, value]) => `${words(reason)} ${value}`).join(", ") || `in ${count(over)} s`],
-    ];
-    told.forEach(([value, note], index) => {
-      setText(this.values[index], value);
-      setText(this.notes[index], note);
-    });
-    this.values.at(-1).dataset.kind = number ? "bad" : "";
-  }
-}
-
-const lineLegend = (names) => el("ul", { class: "legend" }, ...names.map(([kind, text]) => el("li", {}, el("span", { class: `swatch ${kind}` }), text)));
-
-const wayLegend = () => lineLegend([["w-prompts", "prompts to prefill"], ["w-kv", "KV to decode"], ["w-local", "prompts that decode computes itself"]]);
-
-function decisionTable(status) {
-  if (!status.decisions.length) return empty("None yet", "The router decides when a request comes.");
-  const rows = status.decisions.slice(0, 6).map((latest) => {
-    const { decision } = latest;
-    const predicted = (name, value, loss) => el("td", { class: `num ${name === decision.choice ? "chosen" : ""}`, text: value === null ? "–" : `${ms(value)}${loss >= 0.1 ? ` +${ms(loss)}` : ""}` });
-    return el(
-      "tr",
-      {},
-      el("td", { class: "num", text: span(status.at_s - latest.at_s) }),
-      el("td", { text: `${decision.prefill || "local"} → ${decision.decode}` }),
-      predicted("local", decision.local_ms, decision.local_loss_ms),
-      predicted("remote", decision.remote_ms, decision.remote_loss_ms),
-      el("td", { text: decision.why }),
-    );
-  });
-  const head = ["Ago", "Way", "Local", "Remote", "Why"].map((text, index) => el("th", { scope: "col", class: [0, 2, 3].includes(index) ? "num" : "", text }));
-  return el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)));
-}
+const wayLegend = () =>
+  lineLegend([
+    ["w-prompts", "prompts to prefill"],
+    ["w-kv", "KV to decode"],
+    ["w-local", "prompts that decode computes itself"],
+  ]);

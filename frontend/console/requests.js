@@ -5,10 +5,17 @@ import { remedy, splitBar, waterfall } from "./waterfall.js";
 
 const LIST_S = 5;
 const MOST = 50;
-const LISTS = [["slowest", "Slowest"], ["failed", "Failed"], ["recent", "Latest"]];
+const LISTS = [
+  ["slowest", "Slowest"],
+  ["failed", "Failed"],
+  ["recent", "Latest"],
+];
 const NONE = {
   slowest: ["No request has had a first token yet", "The slowest of the last ten to twenty minutes will stand here."],
-  failed: ["None has failed", "What ends without an answer, and what was cancelled before its first token, will stand here."],
+  failed: [
+    "None has failed",
+    "What ends without an answer, and what was cancelled before its first token, will stand here.",
+  ],
   recent: ["No request has ended yet", "Send one from Chat. A request that is under way has no record."],
 };
 
@@ -22,15 +29,37 @@ export function requestsView(app) {
   const detail = el("section", { class: "card detail", "aria-label": "Request", tabindex: -1, hidden: true });
   const failure = el("p", { class: "failure", role: "alert", hidden: true });
   const picker = el("div");
-  const find = el("input", { id: "find", type: "search", placeholder: "chatcmpl-… or req-…", autocomplete: "off", spellcheck: "false" });
-  const form = el("form", { class: "row", role: "search" }, el("label", { for: "find", class: "small muted", text: "By id" }), find);
+  const find = el("input", {
+    id: "find",
+    type: "search",
+    placeholder: "chatcmpl-… or req-…",
+    autocomplete: "off",
+    spellcheck: "false",
+  });
+  const form = el(
+    "form",
+    { class: "row", role: "search" },
+    el("label", { for: "find", class: "small muted", text: "By id" }),
+    find,
+  );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     const id = find.value.trim();
     if (id) location.hash = address(list, id);
   });
-  const layout = el("div", { class: "split-view" }, el("section", { class: "card list", "aria-label": "Requests" }, rows), detail);
-  const element = el("div", {}, el("div", { class: "view-head" }, el("h1", { text: "Requests" }), picker, el("span", { class: "spacer" }), form), failure, layout);
+  const layout = el(
+    "div",
+    { class: "split-view" },
+    el("section", { class: "card list", "aria-label": "Requests" }, rows),
+    detail,
+  );
+  const element = el(
+    "div",
+    {},
+    el("div", { class: "view-head" }, el("h1", { text: "Requests" }), picker, el("span", { class: "spacer" }), form),
+    failure,
+    layout,
+  );
 
   async function look() {
     try {
@@ -54,7 +83,15 @@ export function requestsView(app) {
   function table(requests) {
     const now = app.status?.at_s ?? Date.now() / 1000;
     const most = Math.max(...requests.map((each) => each.ttft_ms ?? each.e2e_ms));
-    const head = [["Request"], ["Ago", "num"], ["Outcome"], ["First token", "num"], ["Where", "wide"], ["Prompt", "num minor"], ["Answer", "num minor"]];
+    const head = [
+      ["Request"],
+      ["Ago", "num"],
+      ["Outcome"],
+      ["First token", "num"],
+      ["Where", "wide"],
+      ["Prompt", "num minor"],
+      ["Answer", "num minor"],
+    ];
     return el(
       "table",
       { class: "requests" },
@@ -68,15 +105,29 @@ export function requestsView(app) {
     const whole = each.ttft_ms ?? each.e2e_ms;
     const bar = splitBar(each.ttft_segments, whole);
     bar.style.width = `${Math.max((100 * whole) / (most || 1), 2)}%`;
-    const link = el("a", { class: "mono", href: address(list, each.request_id), title: each.request_id, text: `…${each.request_id.slice(-10)}` });
+    const link = el("a", {
+      class: "mono",
+      href: address(list, each.request_id),
+      title: each.request_id,
+      text: `…${each.request_id.slice(-10)}`,
+    });
     return el(
       "tr",
-      { "data-id": each.request_id, "aria-current": each.request_id === record?.request_id ? "true" : null, on: { click: (event) => event.target === link || link.click() } },
+      {
+        "data-id": each.request_id,
+        "aria-current": each.request_id === record?.request_id ? "true" : null,
+        on: { click: (event) => event.target === link || link.click() },
+      },
       el("th", { scope: "row" }, link),
       el("td", { class: "num", text: span(now - each.arrived_s) }),
       el("td", { class: each.failed ? "bad" : "", text: words(each.outcome) }),
       el("td", { class: "num", text: ms(each.ttft_ms) }),
-      el("td", { class: "wide" }, bar, el("span", { class: "small muted", text: name ? `${name} ${percent(value / (whole || 1))}` : "" })),
+      el(
+        "td",
+        { class: "wide" },
+        bar,
+        el("span", { class: "small muted", text: name ? `${name} ${percent(value / (whole || 1))}` : "" }),
+      ),
       el("td", { class: "num minor", text: count(each.prompt_tokens) }),
       el("td", { class: "num minor", text: count(each.output_tokens) }),
     );
@@ -96,7 +147,8 @@ export function requestsView(app) {
       detail.replaceChildren(...described(found, list, app.status?.trace_ui || ""));
     } catch (error) {
       if (chosen !== id) return;
-      const [title, text] = error.status === 404 ? ["No record is kept of it", `${error.message}.`] : ["It cannot be read", error.message];
+      const [title, text] =
+        error.status === 404 ? ["No record is kept of it", `${error.message}.`] : ["It cannot be read", error.message];
       detail.replaceChildren(closing(list), empty(title, text));
     }
     for (const each of rows.querySelectorAll("tr[data-id]")) mark(each, each.dataset.id === record?.request_id);
@@ -134,18 +186,35 @@ function described(record, list, traceUi) {
   const [name, value] = largest(record.ttft_segments);
   const whole = record.ttft_ms ?? record.e2e_ms;
   const what = record.ttft_ms === null ? "time until it ended" : "time to first token";
-  const verdict = name ? el("p", { class: "verdict" }, el("span", { class: `swatch s-${name}` }), el("strong", { text: `${percent(value / (whole || 1))} of the ${what} was ${name}.` }), ` Where that is much: ${remedy(name) || "–"}.`) : null;
+  const verdict = name
+    ? el(
+        "p",
+        { class: "verdict" },
+        el("span", { class: `swatch s-${name}` }),
+        el("strong", { text: `${percent(value / (whole || 1))} of the ${what} was ${name}.` }),
+        ` Where that is much: ${remedy(name) || "–"}.`,
+      )
+    : null;
   return [
     closing(list),
     el("h2", { class: "mono", text: record.request_id }),
-    el("p", { class: record.failed ? "bad" : "" }, el("strong", { text: words(record.outcome) }), record.error ? ` ${record.error}` : ""),
+    el(
+      "p",
+      { class: record.failed ? "bad" : "" },
+      el("strong", { text: words(record.outcome) }),
+      record.error ? ` ${record.error}` : "",
+    ),
     verdict,
     waterfall(record),
     rest(record),
     facts(record, traceUi),
     el("h3", { text: record.num_attempts === 1 ? "Attempt" : `${record.num_attempts} attempts` }),
-    ...(record.attempts.length ? record.attempts.map((attempt) => tried(attempt)) : [el("p", { class: "muted", text: "No worker had taken it." })]),
-    record.num_attempts > record.attempts.length && record.attempts.length ? el("p", { class: "muted small", text: "Only the first and the latest are kept." }) : null,
+    ...(record.attempts.length
+      ? record.attempts.map((attempt) => tried(attempt))
+      : [el("p", { class: "muted", text: "No worker had taken it." })]),
+    record.num_attempts > record.attempts.length && record.attempts.length
+      ? el("p", { class: "muted small", text: "Only the first and the latest are kept." })
+      : null,
   ].filter(Boolean);
 }
 
@@ -153,7 +222,10 @@ function rest(record) {
   if (record.ttft_ms === null || record.second_token_ms === null || record.output_tokens < 3) return null;
   const number = record.output_tokens - 2;
   const restMs = record.e2e_ms - record.ttft_ms - record.second_token_ms;
-  return el("p", { class: "small muted", text: `${count(number)} more tokens in ${ms(restMs)}, ${ms(restMs / number)} each.` });
+  return el("p", {
+    class: "small muted",
+    text: `${count(number)} more tokens in ${ms(restMs)}, ${ms(restMs / number)} each.`,
+  });
 }
 
 function facts(record, traceUi) {
@@ -161,12 +233,16 @@ function facts(record, traceUi) {
   const rows = [
     ["Arrived", new Date(1000 * record.arrived_s).toLocaleString("en-GB", { timeZoneName: "short" })],
     ["Asked", `${words(record.operation)}, ${record.model}`],
-    ["Tokens", `${count(record.prompt_tokens)} of the prompt${cached}, ${count(record.output_tokens)} answered`],
+    ["Tokens", `${count(record.prompt_tokens)} of the prompt${cached}, ${count(record.output_tokens)} of the answer`],
     ["Whole time", ms(record.e2e_ms)],
     record.key ? ["Key", record.key] : null,
     record.trace_id ? ["Trace", trace(record.trace_id, traceUi)] : null,
   ].filter(Boolean);
-  return el("dl", { class: "facts" }, ...rows.flatMap(([label, value]) => [el("dt", { text: label }), el("dd", {}, value)]));
+  return el(
+    "dl",
+    { class: "facts" },
+    ...rows.flatMap(([label, value]) => [el("dt", { text: label }), el("dd", {}, value)]),
+  );
 }
 
 function trace(id, ui) {
@@ -175,15 +251,26 @@ function trace(id, ui) {
 }
 
 function tried({ number, at_ms, decision, failed }) {
-  const way = decision ? (decision.prefill ? `${decision.prefill} → ${decision.decode}` : `local on ${decision.decode}`) : "no worker had taken it";
-  const box = el("div", { class: "attempt" }, el("p", {}, el("span", { class: "muted", text: `${number} · at ${ms(at_ms)} ` }), el("strong", { text: way })));
+  const way = decision
+    ? decision.prefill
+      ? `${decision.prefill} → ${decision.decode}`
+      : `local on ${decision.decode}`
+    : "no worker had taken it";
+  const box = el(
+    "div",
+    { class: "attempt" },
+    el("p", {}, el("span", { class: "muted", text: `${number} · at ${ms(at_ms)} ` }), el("strong", { text: way })),
+  );
   if (decision) {
     const words = [`${decision.choice}: ${decision.why}`];
     if (decision.cached_tokens) words.push(`${count(decision.cached_tokens)} tokens of the prompt were in its cache`);
     for (const name of ["local", "remote"]) {
       const predicted = decision[`${name}_ms`];
       const loss = decision[`${name}_loss_ms`];
-      if (predicted !== null) words.push(`${name} was predicted to take ${ms(predicted)}${loss >= 0.1 ? `, and ${ms(loss)} of others' streams` : ""}`);
+      if (predicted !== null)
+        words.push(
+          `${name} was predicted to take ${ms(predicted)}${loss >= 0.1 ? `, and ${ms(loss)} of others' streams` : ""}`,
+        );
     }
     box.append(el("p", { class: "small muted", text: `${words.join("; ")}.` }));
   }

@@ -14,7 +14,9 @@ function fill(meter, share, hot) {
 export class Topology {
   constructor() {
     this.lines = svg("svg", { class: "ways", "aria-hidden": true });
-    this.columns = Object.fromEntries(["frontend", "prefill", "decode"].map((role) => [role, el("div", { class: `column ${role}` })]));
+    this.columns = Object.fromEntries(
+      ["frontend", "prefill", "decode"].map((role) => [role, el("div", { class: `column ${role}` })]),
+    );
     this.element = el("div", { class: "topology" }, this.lines, ...Object.values(this.columns));
     this.nodes = new Map(); // by worker, and "" the frontend
     this.ways = new Map();
@@ -45,7 +47,13 @@ export class Topology {
       const state = el("span", { class: "state small" });
       const values = rows.map((label) => ({ label: el("dt", { text: label }), value: el("dd") }));
       const list = el("dl", {}, ...values.flatMap((row) => [row.label, row.value]));
-      const element = el("article", { class: "node" }, el("header", {}, el("span", { class: "dot" }), title, el("span", { class: "role small muted", text: role })), state, list);
+      const element = el(
+        "article",
+        { class: "node" },
+        el("header", {}, el("span", { class: "dot" }), title, el("span", { class: "role small muted", text: role })),
+        state,
+        list,
+      );
       this.nodes.set(name, { element, title, state, values: values.map((row) => row.value), list });
       this.columns[role].append(element);
     }
@@ -73,13 +81,25 @@ export class Topology {
     node.element.dataset.kind = worker.ready ? "ready" : "bad";
     node.element.title = worker.address;
     setText(node.title, name);
-    setText(node.state, worker.ready ? (worker.leaked_blocks ? `${worker.leaked_blocks} KV blocks leaked` : "") : worker.state || "not ready");
+    setText(
+      node.state,
+      worker.ready
+        ? worker.leaked_blocks
+          ? `${worker.leaked_blocks} KV blocks leaked`
+          : ""
+        : worker.state || "not ready",
+    );
     node.list.hidden = !worker.ready;
     if (!worker.ready) return name;
     const [batch, waiting, pool, speed] = node.values;
     const used = worker.num_blocks ? 1 - worker.free_blocks / worker.num_blocks : 0;
-    measured(batch, worker.running / (worker.max_sequences || 1), `${count(worker.running)}/${count(worker.max_sequences)}`, 0.95);
-    setText(waiting, worker.queued ? `${count(worker.queued)}, ${count(worker.queued_tokens)} tokens` : "0");
+    measured(
+      batch,
+      worker.running / (worker.max_sequences || 1),
+      `${count(worker.running)}/${count(worker.max_sequences)}`,
+      0.95,
+    );
+    setText(waiting, worker.queued ? `${count(worker.queued)} (${count(worker.queued_tokens)} tokens)` : "0");
     measured(pool, used, percent(used), 0.9);
     setText(speed, speedOf(worker));
     return name;
@@ -105,15 +125,23 @@ export class Topology {
       this.ways.delete(name);
     }
     const told = traffic.filter((way) => way.number);
-    this.table.replaceChildren(...told.map((way) => el("li", { text: `${way.from || "frontend"} to ${way.to}: ${perMinute(way)}` })));
+    this.table.replaceChildren(
+      ...told.map((way) => el("li", { text: `${way.from || "frontend"} to ${way.to}: ${perMinute(way)}` })),
+    );
   }
 
   path(way, box) {
-    const [from, to] = [this.nodes.get(way.from), this.nodes.get(way.to)].map((node) => node?.element.getBoundingClientRect());
+    const [from, to] = [this.nodes.get(way.from), this.nodes.get(way.to)].map((node) =>
+      node?.element.getBoundingClientRect(),
+    );
     if (!from || !to) return null;
     const across = from.right <= to.left;
-    const a = across ? [from.right - box.left, from.top + from.height / 2 - box.top] : [from.left + from.width / 2 - box.left, from.bottom - box.top];
-    const b = across ? [to.left - box.left, to.top + to.height / 2 - box.top] : [to.left + to.width / 2 - box.left, to.top - box.top];
+    const a = across
+      ? [from.right - box.left, from.top + from.height / 2 - box.top]
+      : [from.left + from.width / 2 - box.left, from.bottom - box.top];
+    const b = across
+      ? [to.left - box.left, to.top + to.height / 2 - box.top]
+      : [to.left + to.width / 2 - box.left, to.top - box.top];
     if (way.around && !this.columns.prefill.hidden) return around(from, to, box, across, a, b);
     const [dx, dy] = across ? [(b[0] - a[0]) / 2, 0] : [0, (b[1] - a[1]) / 2];
     return `M${a}C${a[0] + dx} ${a[1] + dy} ${b[0] - dx} ${b[1] - dy} ${b}`;
@@ -154,7 +182,8 @@ function speedOf(worker) {
     parts.push(`${ms(1000 * worker.decode_step_s)}/step`);
     if (worker.running) parts.push(`${count(worker.running / worker.decode_step_s)} tok/s`);
   }
-  if (worker.role === "prefill" && worker.prefill_tokens_per_s) parts.push(`${count(worker.prefill_tokens_per_s)} tok/s`);
+  if (worker.role === "prefill" && worker.prefill_tokens_per_s)
+    parts.push(`${count(worker.prefill_tokens_per_s)} tok/s`);
   if (worker.transfer_bytes_per_s) parts.push(`KV ${bytes(worker.transfer_bytes_per_s)}/s`);
   return parts.join(" · ") || "not measured yet";
 }
@@ -174,18 +203,42 @@ function around(from, to, box, across, a, b) {
 
 // Every way that there is, with the requests of the last minute.
 function trafficOf(status, history) {
-  const of = (role) => status.workers.filter((worker) => worker.role === role && worker.ready).map((worker) => worker.worker_id || worker.address);
+  const of = (role) =>
+    status.workers
+      .filter((worker) => worker.role === role && worker.ready)
+      .map((worker) => worker.worker_id || worker.address);
   const [prefills, decodes] = [of("prefill"), of("decode")];
   const links = history?.links || [];
   const over = history?.links_over_s || 60;
   const number = (test) => links.filter(test).reduce((sum, link) => sum + link.num_requests, 0);
   const ways = [];
-  const add = (from, to, kind, total, more) => ways.push({ name: `${from}>${to}>${kind}`, from, to, kind, number: total, over, labelAt: 0.5, ...more });
+  const add = (from, to, kind, total, more) =>
+    ways.push({ name: `${from}>${to}>${kind}`, from, to, kind, number: total, over, labelAt: 0.5, ...more });
   for (const prefill of prefills) {
-    add("", prefill, "prompts", number((link) => link.prefill === prefill), { labelAt: prefills.length > 1 ? 0.6 : 0.5 });
-    for (const decode of decodes) add(prefill, decode, "kv", number((link) => link.prefill === prefill && link.decode === decode), { labelAt: 0.35 });
+    add(
+      "",
+      prefill,
+      "prompts",
+      number((link) => link.prefill === prefill),
+      { labelAt: prefills.length > 1 ? 0.6 : 0.5 },
+    );
+    for (const decode of decodes)
+      add(
+        prefill,
+        decode,
+        "kv",
+        number((link) => link.prefill === prefill && link.decode === decode),
+        { labelAt: 0.35 },
+      );
   }
-  for (const decode of decodes) add("", decode, "local", number((link) => link.prefill === null && link.decode === decode), { around: true, labelAt: 0.5 });
+  for (const decode of decodes)
+    add(
+      "",
+      decode,
+      "local",
+      number((link) => link.prefill === null && link.decode === decode),
+      { around: true, labelAt: 0.5 },
+    );
   return ways;
 }
 

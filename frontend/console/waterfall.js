@@ -13,11 +13,24 @@ const swatch = (name) => el("span", { class: `swatch s-${name}` });
 // One bar of all segments, as wide as there is room.
 export function splitBar(segments, wholeMs) {
   const told = Object.entries(segments).map(([name, value]) => `${name} ${ms(value)}`);
-  const bar = svg("svg", { class: "split", viewBox: "0 0 100 1", preserveAspectRatio: "none", role: "img", "aria-label": told.join(", ") });
+  const bar = svg("svg", {
+    class: "split",
+    viewBox: "0 0 100 1",
+    preserveAspectRatio: "none",
+    role: "img",
+    "aria-label": told.join(", "),
+  });
   let at = 0;
   for (const [name, value] of Object.entries(segments)) {
     const width = wholeMs > 0 ? (100 * value) / wholeMs : 0;
-    if (width > 0) bar.append(svg("rect", { class: `s-${name}`, x: at, width, y: 0, height: 1 }, svg("title", { text: `${name} ${ms(value)}` })));
+    if (width > 0)
+      bar.append(
+        svg(
+          "rect",
+          { class: `s-${name}`, x: at, width, y: 0, height: 1 },
+          svg("title", { text: `${name} ${ms(value)}` }),
+        ),
+      );
     at += width;
   }
   return bar;
@@ -29,7 +42,9 @@ export function legend(segments, wholeMs, most) {
   const items = ordered
     .slice(0, most)
     .filter(([, value]) => value > 0)
-    .map(([name, value]) => el("li", { title: meaning(name) }, swatch(name), `${name} ${ms(value)}, ${percent(value / (wholeMs || 1))}`));
+    .map(([name, value]) =>
+      el("li", { title: meaning(name) }, swatch(name), `${name} ${ms(value)}, ${percent(value / (wholeMs || 1))}`),
+    );
   return el("ul", { class: "legend" }, ...items);
 }
 
@@ -45,7 +60,17 @@ export function waterfall(record) {
       at += value;
     }
   };
-  const total = (name, value) => rows.append(el("tr", { class: "total" }, el("th", { scope: "row", text: name }), el("td", { class: "num", text: ms(value) }), el("td"), el("td")));
+  const total = (name, value) =>
+    rows.append(
+      el(
+        "tr",
+        { class: "total" },
+        el("th", { scope: "row", text: name }),
+        el("td", { class: "num", text: ms(value) }),
+        el("td"),
+        el("td"),
+      ),
+    );
   add(record.ttft_segments, first ?? record.e2e_ms);
   if (first === null) total("no first token", record.e2e_ms);
   else {
@@ -56,8 +81,21 @@ export function waterfall(record) {
     }
   }
   const axis = el("div", { class: "axis" }, el("span", { text: "0" }), el("span", { text: ms(knownMs) }));
-  const head = el("tr", {}, el("th", { scope: "col", text: "Segment" }), el("th", { scope: "col", class: "num", text: "Time" }), el("th", { scope: "col", class: "num", text: "Share" }), el("th", { scope: "col" }, axis));
-  return el("table", { class: "waterfall" }, el("caption", { class: "hidden", text: "Where the time went" }), el("thead", {}, head), rows);
+  const head = el(
+    "tr",
+    {},
+    el("th", { scope: "col", text: "Segment" }),
+    el("th", { scope: "col", class: "num", text: "Time" }),
+    el("th", { scope: "col", class: "num", text: "Share" }),
+    el("th", { scope: "col" }, axis),
+  );
+  return el(
+    "table",
+    { class: "waterfall" },
+    el("caption", { class: "hidden", text: "Where the time went" }),
+    el("thead", {}, head),
+    rows,
+  );
 }
 
 function line(name, value, sumMs, at, wholeMs) {

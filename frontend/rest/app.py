@@ -140,9 +140,7 @@ class ErrorsByPath:
 class Pages:
     """What can be read with GET of any server, whatever it speaks."""
 
-    def __init__(
-        self, inference: Inference, metrics: Callable[[], bytes], document: Json, console: Console
-    ) -> None:
+    def __init__(self, inference: Inference, metrics: Callable[[], bytes], document: Json, console: Console) -> None:
         self._inference = inference
         self._metrics = metrics
         self._openapi = msgspec.json.encode(document)

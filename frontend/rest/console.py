@@ -51,8 +51,8 @@ class Asset:
 
     async def answer(self, request: Request) -> Response:
         headers = {**HEADERS, "ETag": self.etag, "Vary": "Accept"}
-        known = request.headers.get("if-none-match", "")
-        if known == "*" or self.etag.removeprefix("W/") in (each.strip().removeprefix("W/") for each in known.split(",")):
+        known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
+        if known & {"*", self.etag.removeprefix("W/")}:
             return Response(status_code=304, headers=headers)
         return Response(self.body, headers=headers, media_type=self.media_type)
 

@@ -1,7 +1,7 @@
 """What whoever runs the server looks at: the state of everything now, and what became of requests.
 
-JSON for `tandem top`, `tandem explain`, the console and whoever else draws it. All of it is behind the keys: workers and means are
-everybody's to see, a request is its own key's and the operator's (`Caller.is_operator`).
+JSON for `tandem top`, `tandem explain`, the console and whoever else draws it. All of it is behind the keys: workers
+and means are everybody's to see, a request is its own key's and the operator's (`Caller.is_operator`).
 """
 
 import time

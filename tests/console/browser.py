@@ -91,7 +91,9 @@ class Page:
         """The size of the window, and the system's colours."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.send("Emulation.setEmulatedMedia", features=[scheme, {"name": "prefers-reduced-motion", "value": "reduce"}])
+        self.send(
+            "Emulation.setEmulatedMedia", features=[scheme, {"name": "prefers-reduced-motion", "value": "reduce"}]
+        )
 
     def go(self, url: str) -> None:
         self.send("Page.navigate", url=url)
@@ -109,7 +111,8 @@ class Page:
             f"  const until = performance.now() + {1000 * patience_s};"
             "  (function look() {"
             f"    let value; try {{ value = ({expression}); }} catch {{ }}"
-            "    if (value || performance.now() > until) found(value); else setTimeout(look, 50);"
+            "    if (value || performance.now() > until) found(value instanceof Node || value);"
+            "    else setTimeout(look, 50);"
             "  })();"
             "})"
         )
@@ -177,7 +180,9 @@ class Page:
 
     def _events(self, method: str) -> Iterator[dict[str, Any]]:
         self.send("Runtime.evaluate", expression="0")  # after which everything before has been read
-        return (each for each in self._pipe.events if each["method"] == method and each.get("sessionId") == self._session)
+        return (
+            each for each in self._pipe.events if each["method"] == method and each.get("sessionId") == self._session
+        )
 
 
 @contextmanager

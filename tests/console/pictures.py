@@ -1,10 +1,14 @@
-"""Takes the pictures of docs/console: python -m tests.console.pictures FOLDER. Starts a server and loads it."""
+"""Takes the pictures of docs/console: python -m tests.console.pictures FOLDER. Starts a server and loads it.
+
+pngquant makes them small.
+"""
 
 import asyncio
 import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.console.browser import Page, chromium
@@ -19,26 +23,27 @@ def main(folder: Path) -> None:
     options = ("--prefill", "2", "--decode", "2", "--trace-ui", "http://127.0.0.1:16686")
     settings = {"TANDEM_LOCAL_PREFILL_TOKENS": "48"}
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as scratch, chromium(Path(scratch)) as browser:
-        with tandem(*options, environment=settings) as server:
-            page = Page(browser)
-            page.look(**SIZE)
-            page.go(f"{server.http}/console#live")
-            loading = threading.Thread(target=lambda: asyncio.run(load(server.http, seconds=LOAD_S)), daemon=True)
-            loading.start()
-            page.js(f"new Promise((done) => setTimeout(done, {1000 * (LOAD_S - 15)}))")
-            for dark in (False, True):
-                ending = "dark" if dark else "light"
-                page.look(**SIZE, dark=dark)
-                live(page, folder, ending)
-                requests(page, folder, ending)
-                tune(page, folder, ending)
-            loading.join()
-            for dark in (False, True):
-                page.look(**SIZE, dark=dark)
-                chat(page, folder, "dark" if dark else "light")
-    for path in folder.glob("*.png"):
-        subprocess.run(["convert", str(path), "-strip", "-colors", "128", f"PNG8:{path}"], check=True)
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+        server = stack.enter_context(tandem(*options, environment=settings))
+        page = Page(stack.enter_context(chromium(Path(scratch))))
+        page.look(**SIZE)
+        page.go(f"{server.http}/console#live")
+        loading = threading.Thread(target=lambda: asyncio.run(load(server.http, seconds=LOAD_S)), daemon=True)
+        loading.start()
+        page.js(f"new Promise((done) => setTimeout(done, {1000 * (LOAD_S - 15)}))")
+        for dark in (False, True):
+            ending = "dark" if dark else "light"
+            page.look(**SIZE, dark=dark)
+            live(page, folder, ending)
+            requests(page, folder, ending)
+            tune(page, folder, ending)
+        loading.join()
+        for dark in (False, True):
+            page.look(**SIZE, dark=dark)
+            chat(page, folder, "dark" if dark else "light")
+    pictures = [str(path) for path in folder.glob("*.png")]
+    subprocess.run(["pngquant", "--force", "--ext", ".png", "--strip", *pictures], check=True)
 
 
 def live(page: Page, folder: Path, ending: str) -> None:

@@ -60,7 +60,7 @@ def test_an_answer_is_streamed_and_its_time_told(page: Page, server: Tandem) -> 
     assert page.text(".said.assistant .text").strip()
     facts = page.text(".timing .facts")
     assert re.fullmatch(
-        r"first token [\d.,]+ m?s · \d+ prompt tokens.* · 12 answered.* tokens/s · cut at the most tokens", facts
+        r"first token [\d.,]+ m?s · \d+ prompt tokens.* · 12 output tokens.* tokens/s · cut at the most tokens", facts
     )
     said = page.js("document.querySelector('.timing .split').getAttribute('aria-label')")
     assert [part.split()[0] for part in said.split(", ")] == list(TTFT_SEGMENTS)
@@ -112,7 +112,7 @@ def test_what_is_refused_is_told_and_can_be_sent_again(page: Page, server: Tande
     assert page.js("document.querySelector('#prompt').value") == "Too much"
     page.js("document.querySelector('#max_tokens').value = 2")
     page.press("Enter")
-    page.until("document.querySelector('.said.assistant:not(.going) .facts')?.innerText.includes('2 answered')")
+    page.until("document.querySelector('.said.assistant:not(.going) .facts')?.innerText.includes('2 output tokens')")
 
 
 def test_texts_are_texts(page: Page, server: Tandem) -> None:
@@ -236,7 +236,9 @@ def test_without_a_key_it_asks_for_one_and_keeps_it_in_the_tab(stranger: Page, s
     assert page.js("document.activeElement.id") == "key-field"
     page.type("wrong")
     page.press("Enter")
-    page.until("document.querySelector('#ask-key').open && /does not take/.test(document.querySelector('#ask-key').innerText)")
+    page.until(
+        "document.querySelector('#ask-key').open && /does not take/.test(document.querySelector('#ask-key').innerText)"
+    )
     page.type(KEY)
     page.press("Enter")
     page.until("document.querySelector('#state').dataset.kind === 'ready'")
@@ -286,8 +288,9 @@ CONTRASTS = """(() => {
     canvas.fillRect(0, 0, 1, 1);
     return [...canvas.getImageData(0, 0, 1, 1).data];
   };
+  const linear = (part) => (part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
   const light = (colour) => {
-    const [r, g, b] = colour.map((each) => (each / 255 <= 0.03928 ? each / 255 / 12.92 : ((each / 255 + 0.055) / 1.055) ** 2.4));
+    const [r, g, b] = colour.map((each) => linear(each / 255));
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const behind = (node) => {
@@ -297,14 +300,18 @@ CONTRASTS = """(() => {
     }
     return [255, 255, 255];
   };
+  const apart = ".hidden, .skip, option, script, dialog";
   const pale = [];
   const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walk.nextNode()) {
+    const text = walk.currentNode.textContent.trim();
     const node = walk.currentNode.parentElement;
-    if (!walk.currentNode.textContent.trim() || !node.checkVisibility() || node.closest(".hidden, .skip, option, script, dialog")) continue;
+    if (!text || !node.checkVisibility() || node.closest(apart)) continue;
     const style = getComputedStyle(node);
-    const [a, b] = [light(rgb(node instanceof SVGElement ? style.fill : style.color)), light(behind(node))].sort((x, y) => y - x);
-    if ((a + 0.05) / (b + 0.05) < 4.5) pale.push(`${walk.currentNode.textContent}: ${((a + 0.05) / (b + 0.05)).toFixed(2)}`);
+    const own = rgb(node instanceof SVGElement ? style.fill : style.color);
+    const [more, less] = [light(own), light(behind(node))].sort((x, y) => y - x);
+    const contrast = (more + 0.05) / (less + 0.05);
+    if (contrast < 4.5) pale.push(`${text}: ${contrast.toFixed(2)}`);
   }
   return pale;
 })()"""

@@ -36,7 +36,10 @@ def test_the_side_that_is_waited_for_binds(prefill_ms: float, decode_ms: float, 
     assert found.why
     assert found.advice
     assert (found.num_prefill, found.num_decode, found.num_requests) == (1, 2, 10)
-    assert (found.for_prefill_ms, found.for_decode_ms) == (pytest.approx(prefill_ms / 10), pytest.approx(decode_ms / 10))
+    assert (found.for_prefill_ms, found.for_decode_ms) == (
+        pytest.approx(prefill_ms / 10),
+        pytest.approx(decode_ms / 10),
+    )
 
 
 def test_advice_says_which_worker_to_add() -> None:

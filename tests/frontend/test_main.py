@@ -27,7 +27,7 @@ def test_a_port_that_is_taken_is_named(option: str, other: str) -> None:
 
 
 def test_a_trace_ui_that_is_no_address_is_named() -> None:
-    ended = frontend("--decode", "127.0.0.1:1", "--http-port", "0", "--grpc-port", "0", "--trace-ui", "javascript:alert(1)")
+    ended = frontend("--decode", "127.0.0.1:1", "--http-port", "0", "--trace-ui", "javascript:alert(1)")
 
     assert ended.returncode == 2
     assert "javascript:alert(1) is not http://" in ended.stderr
