@@ -20,6 +20,8 @@ NEGLIGIBLE = 0.1
 """Of the time until a request has joined its batch: who waits for less is held up by neither side."""
 CLEAR = 2 / 3
 """Of all waiting, that one side must have to be the one that binds."""
+FULL = 0.8
+"""Of a batch or a pool: with less in use, whoever waits does not wait for room."""
 
 
 class Verdict(StrEnum):
@@ -72,6 +74,7 @@ def balance(periods: Sequence[Period], workers: Sequence[WorkerStatus]) -> Balan
         name: sum(getattr(period, name) for period in periods) / num_requests if num_requests else None
         for name in ("ttft_ms", "for_prefill_ms", "for_decode_ms")
     }
+    loads = _loads(periods, ready["prefill"], ready["decode"])
     verdict = Verdict.IDLE
     if num_requests:
         verdict = _verdict(*(mean or 0.0 for mean in means.values()))
@@ -83,8 +86,8 @@ def balance(periods: Sequence[Period], workers: Sequence[WorkerStatus]) -> Balan
         num_prefill=len(ready["prefill"]),
         num_decode=len(ready["decode"]),
         **{name: None if mean is None else round(mean, 3) for name, mean in means.items()},
-        loads=_loads(periods, ready["prefill"], ready["decode"]),
-        advice=_advice(verdict, periods),
+        loads=loads,
+        advice=_advice(verdict, periods, has_room=all(load.now < FULL for load in loads if load.unit == "share")),
     )
 
 
@@ -144,12 +147,15 @@ def _share(what: str, share: float, number: int) -> SideLoad:
     return SideLoad(role="decode", what=what, unit="share", now=round(share, 4), with_one_more=round(less, 4))
 
 
-def _advice(verdict: Verdict, periods: Sequence[Period]) -> list[str]:
+def _advice(verdict: Verdict, periods: Sequence[Period], *, has_room: bool) -> list[str]:
     match verdict:
         case Verdict.IDLE:
             return []
         case Verdict.PREFILL:
             return ["one more prefill worker (--prefill), or one decode worker less", BY_NAME["prefill_queue"].remedy]
+        case Verdict.DECODE if has_room:
+            remedy = BY_NAME["decode_step"].remedy
+            return [f"batches and KV pools have room now, so it is steps that are waited for: {remedy}"]
         case Verdict.DECODE:
             return ["one more decode worker (--decode), or one prefill worker less", BY_NAME["grant"].remedy]
         case Verdict.BOTH:

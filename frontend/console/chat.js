@@ -74,8 +74,10 @@ export function chatView(app) {
     if (event.key === "Escape") asking?.abort();
   });
   app.watchers.add((status) => showModels(status.models));
+  showModels(app.status?.models || []);
 
   function showModels(names) {
+    send.disabled = !names.length;
     if ([...model.options].map((option) => option.value).join("\n") === names.join("\n")) return;
     const current = model.value;
     model.replaceChildren(
@@ -95,7 +97,7 @@ export function chatView(app) {
     }
     const before = system.value.trim() ? [{ role: "system", content: system.value }] : [];
     return {
-      ...(model.value ? { model: model.value } : {}),
+      model: model.value,
       ...given,
       messages: [...before, ...messages],
       stream: true,
@@ -105,7 +107,7 @@ export function chatView(app) {
 
   async function submit() {
     const text = prompt.value;
-    if (!text.trim() || asking) return;
+    if (!text.trim() || asking || send.disabled) return;
     messages.push({ role: "user", content: text });
     const wanted = body();
     if (!wanted) {

@@ -1,6 +1,7 @@
 // The last minute in numbers, one tile each.
 
 import { count, el, ms, percent, rate, setText, words } from "./dom.js";
+import { FAULTS } from "./facts.js";
 
 export class Tiles {
   constructor() {
@@ -51,6 +52,6 @@ export class Tiles {
       setText(this.values[index], value);
       setText(this.notes[index], note);
     });
-    this.values.at(-1).dataset.kind = number ? "bad" : "";
+    this.values.at(-1).dataset.kind = failed.some(([reason]) => FAULTS.includes(reason)) ? "bad" : "";
   }
 }

@@ -1,4 +1,4 @@
-"""The console: a page made of plain files, and of what only code knows, the words for a ledger's segments.
+"""The console: a page made of plain files, and of what only code knows, like the words for a ledger's segments.
 
 The files are open, as there is nothing in them; what the page shows it asks for with a key. It loads nothing from
 elsewhere and runs no script but these files: its Content-Security-Policy says so, and forbids other sites to frame it.
@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from frontend.history import SERVER_FAULTS
 from frontend.segments import SEGMENTS
 
 FOLDER = Path(__file__).resolve().parents[1] / "console"
@@ -80,4 +81,5 @@ class Console:
 def facts() -> bytes:
     """A module of what the page would else have to know twice."""
     segments = [segment._asdict() for segment in SEGMENTS]
-    return b"export const SEGMENTS = " + msgspec.json.encode(segments) + b";\n"
+    told = {"SEGMENTS": segments, "FAULTS": sorted(SERVER_FAULTS)}
+    return b"".join(b"export const %s = %s;\n" % (name.encode(), msgspec.json.encode(it)) for name, it in told.items())

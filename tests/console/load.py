@@ -21,7 +21,7 @@ async def load(url: str, key: str = "", *, seconds: float, at_once: int = 6, max
             number += at_once
             question = f"{number} {QUESTIONS[number % len(QUESTIONS)]} " * (1 + 9 * (number % 4))
             await complete(client, question, max_tokens=max_tokens)
-            if lane == 0:
+            if lane == 0 and number // at_once % 8 == 1:
                 await complete(client, question, max_tokens=1_000_000)
 
     async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120, trust_env=False) as client:

@@ -44,7 +44,9 @@ def test_the_side_that_is_waited_for_binds(prefill_ms: float, decode_ms: float, 
 
 def test_advice_says_which_worker_to_add() -> None:
     assert "--prefill" in balance([period(for_prefill_ms=900.0)], WORKERS).advice[0]
-    assert "--decode" in balance([period(for_decode_ms=900.0)], WORKERS).advice[0]
+    full = [worker("prefill-0"), worker("decode-0", free_blocks=0)]
+    assert "--decode" in balance([period(for_decode_ms=900.0)], full).advice[0]
+    assert "steps" in balance([period(for_decode_ms=900.0)], WORKERS).advice[0]
     (neither,) = balance([period()], WORKERS).advice
     assert "prefill_compute" in neither
 

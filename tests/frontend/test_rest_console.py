@@ -80,6 +80,7 @@ def test_every_segment_has_a_colour_and_its_words_are_told() -> None:
     for segment in SEGMENTS:
         assert re.search(rf"\.s-{segment.name}\b", style), segment.name
         assert segment.meaning in told
+    assert "OVERLOADED" in told
 
 
 # -- how they are served -----------------------------------------------------------------------------------------------
