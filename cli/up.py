@@ -143,6 +143,9 @@ def up(
         bool, typer.Option("--debug-custody", help="Workers check every KV block after every step.")
     ] = False,
     otlp_endpoint: Annotated[str | None, typer.Option(help="Traces over gRPC, http://host:4317.")] = None,
+    trace_ui: Annotated[
+        str | None, typer.Option(help="Where the console's links to traces lead: a Jaeger, http://host:16686.")
+    ] = None,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], typer.Option(help="Of every process.")
     ] = "warning",
@@ -226,6 +229,7 @@ def up(
                 "tls_ca": tls_ca and tls_ca.absolute(),
                 "insecure": insecure or None,
                 "cors_origins": cors_origins,
+                "trace_ui": trace_ui,
             },
             cpus=divided.cpus,
             borrowers=[role for role in divided.borrowers if ranks[role] == 1],

@@ -12,26 +12,9 @@ from rich.text import Text
 
 from cli.ledger import EIGHTHS
 from frontend.records import MAX_ATTEMPTS, RequestAttempt, RequestRecord, RouterDecision
+from frontend.segments import BY_NAME, Kind, of_kind
 
-MEANING: Mapping[str, str] = {
-    "admit": "checks",
-    "tokenize": "chat template and tokenizer",
-    "route": "choosing workers",
-    "grant": "waiting for room on a decode worker",
-    "retry": "attempts that failed, and finding workers again",
-    "prefill": "with the workers, no token yet",
-    "prefill_queue": "waiting for the worker that computes the prompt",
-    "prefill_compute": "computing the prompt",
-    "transfer_wait": "the first token waited for KV",
-    "egress": "hops between processes, and the client's stream",
-    "transfer_tail": "KV on its way to the decode worker",
-    "decode_queue": "waiting for the step that joins it",
-    "decode_step": "that step",
-    "client": "the client had not taken yet what came before",
-}
-STYLES = {"grant": "yellow", "prefill_queue": "yellow", "decode_queue": "yellow"} | dict.fromkeys(
-    ("transfer_wait", "transfer_tail"), "magenta"
-)
+STYLES = dict.fromkeys(of_kind(Kind.WAIT), "yellow") | dict.fromkeys(of_kind(Kind.MOVE), "magenta")
 """Waiting and moving; the rest is work."""
 SLOW_CLIENT = 0.05
 """Share of a request's time from which on it is told that tokens waited for who reads them."""
@@ -141,7 +124,7 @@ def _largest(what: str, segments: Mapping[str, float], whole_ms: float) -> Itera
     if not segments or whole_ms <= 0:
         return
     name, ms = max(segments.items(), key=lambda item: item[1])
-    meaning = f" ({MEANING[name]})" if name in MEANING else ""
+    meaning = f" ({BY_NAME[name].meaning})" if name in BY_NAME else ""
     yield Text(f"{ms / whole_ms:.0%} of the {what} was {name}{meaning}", "bold")
 
 

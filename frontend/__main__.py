@@ -80,6 +80,7 @@ async def run(config: FrontendConfig, models: Sequence[LoadedModel], keys: KeyRi
         openmetrics=metrics.openmetrics,
         lenient=config.unknown_parameters == "ignore",
         cors_origins=config.cors_origins,
+        trace_ui=config.trace_ui.rstrip("/"),
     )
     tls = Tls.of(config.tls_cert, config.tls_key, config.tls_ca)
     with bound(config, mounts, grpc_server, tls) as (sockets, mounts):
@@ -227,6 +228,8 @@ def main() -> int:
         check_guarded(address, guarded=guarded, insecure=config.insecure, how="--api-key or --api-keys")
         if config.local_listen and not config.local_listen.startswith("unix:"):
             raise ConfigError(f"{config.local_listen} is not unix:PATH", field="local_listen")
+        if config.trace_ui and not config.trace_ui.startswith(("http://", "https://")):
+            raise ConfigError(f"{config.trace_ui} is not http://… or https://…", field="trace_ui")
         uvloop.run(run(config, models, keys))
     except ConfigError as error:
         log.error("%s", error.message)

@@ -123,6 +123,8 @@ class FrontendConfig(BaseSettings):
     drain_timeout_s: PositiveFloat = 60.0
     otlp_endpoint: str = ""
     """OTLP over gRPC, e.g. http://localhost:4317; empty exports no traces."""
+    trace_ui: str = ""
+    """Where people look at traces, as Jaeger shows them, e.g. http://localhost:16686: the console links there."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     """How lines look: text, or a JSON object each."""

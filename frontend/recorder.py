@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from frontend.callers import Caller
+from frontend.history import History
 from frontend.minute import LastMinute, Minute
 from frontend.records import RequestRecord, RouterDecision
 
@@ -111,6 +112,7 @@ class Recorder:
     """Requests that have come and not ended."""
     began_s: float = field(init=False)
     minute: Minute = field(init=False)
+    history: History = field(init=False)
     _recent: Shelf = field(init=False)
     _failed: Shelf = field(init=False)
     _slowest: Slowest = field(init=False)
@@ -123,6 +125,7 @@ class Recorder:
     def __post_init__(self) -> None:
         self.began_s = self._period_s = self.now()
         self.minute = Minute(self.now)
+        self.history = History(self.now)
         self._recent = Shelf(self.max_recent, self.max_bytes)
         self._failed = Shelf(self.max_failed, self.max_bytes)
         self._slowest, self._slowest_before = self._new_slowest(), self._new_slowest()
@@ -132,6 +135,7 @@ class Recorder:
     def add(self, record: RequestRecord) -> None:
         """A request has ended."""
         self.minute.add(record)
+        self.history.add(record)
         ttft_ms = record.ttft_ms
         kept = Kept(record.request_id, record.key, ttft_ms or 0.0, msgspec.json.encode(record))
         self._recent.add(kept)
@@ -144,6 +148,7 @@ class Recorder:
 
     def decided(self, decision: LatestDecision) -> None:
         self._decisions.append(decision)
+        self.history.decided(decision.decision)
 
     def _turn_period(self) -> None:
         num_periods = (self.now() - self._period_s) // PERIOD_S

@@ -3,6 +3,7 @@
 import msgspec
 
 from frontend.api import ModelStatus, WorkerStatus
+from frontend.history import LinkTraffic, Period
 from frontend.minute import LastMinute
 from frontend.recorder import LatestDecision
 from frontend.records import RequestRecord
@@ -39,3 +40,22 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The router's, latest first."""
     served: list[ModelStatus] = []
     """Each model once; the default is the first."""
+    trace_ui: str = ""
+    """Where traces are looked at: ADDRESS/trace/TRACE_ID. Empty where nobody has said."""
+
+
+class ServerHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """The last half hour, and who got requests in the last minute. The same for every key."""
+
+    at_s: float
+    """Unix, now."""
+    period_s: int
+    num_periods: int
+    """That are kept."""
+    ttft_limits_s: list[float]
+    """Of each period's `ttft_within`."""
+    tpot_limits_s: list[float]
+    periods: list[Period]
+    """Oldest first; those in which nothing ended are left out."""
+    links_over_s: float
+    links: list[LinkTraffic]

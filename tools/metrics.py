@@ -11,7 +11,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Metric
 
-from frontend.api import KvLinkStatus, ServedModel, WorkerStatus
+from frontend.api import KvLinkStatus, ModelStatus, WorkerStatus
 from frontend.gaps import Pool
 from frontend.ledger import SECOND_TOKEN_SEGMENTS, TTFT_SEGMENTS
 from frontend.metrics import FrontendMetrics
@@ -51,6 +51,7 @@ WORKER = WorkerStatus(
     clock_ahead_s=0.0,
     counts=COUNTS,
 )
+MODEL = ModelStatus(name="m", aliases=(), fallback=(), ready=True, reason="", queued_requests=0, max_queued_requests=1)
 
 
 @dataclass(slots=True)
@@ -66,8 +67,8 @@ class _Server:
     def workers(self) -> list[WorkerStatus]:
         return self.fleet
 
-    def models(self) -> list[ServedModel]:
-        return []
+    def statuses(self) -> list[ModelStatus]:
+        return [MODEL]
 
 
 def families() -> list[Metric]:

@@ -4,13 +4,11 @@
 is below or above: without traffic there is no alert.
 """
 
-from engine.errors import CODES
+from frontend.history import SERVER_FAULTS as FAULTS
 
 AUTO = "$__rate_interval"
 """Grafana's window: a few scrapes, more where the picture covers more time."""
-SERVER_FAULTS = "|".join(
-    sorted({kind.reason.lower() for kind, code in CODES.items() if code.http in (429, 500, 503, 504)})
-)
+SERVER_FAULTS = "|".join(sorted(reason.lower() for reason in FAULTS))
 """Outcomes that are not the caller's fault. Overload is among them; where it is a key's own limit, `faults` leaves it
 out."""
 KEY_LIMITS = "key_requests|key_tokens"

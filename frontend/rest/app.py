@@ -23,9 +23,10 @@ from frontend.mounts import Mount
 from frontend.rest.alone import alone
 from frontend.rest.anthropic.dialect import anthropic_dialect
 from frontend.rest.compression import Compression
+from frontend.rest.console import Console
 from frontend.rest.debug import DebugPages
 from frontend.rest.dialect import ERRORS, Dialect, Errors, HeaderRoute, Json
-from frontend.rest.docs import HOME, docs_page
+from frontend.rest.docs import docs_page
 from frontend.rest.llamacpp.dialect import llamacpp_dialect
 from frontend.rest.middleware import OWN_ID, Authentication, BodyLimit, Outermost
 from frontend.rest.ollama.dialect import ollama_dialect
@@ -68,17 +69,20 @@ def build_app(
     lenient: bool = False,
     cors_origins: Sequence[str] = (),
     mount: Mount | None = None,
+    trace_ui: str = "",
 ) -> Starlette:
     """`metrics` is the Prometheus exposition of now, `openmetrics` the same for who asks for that; pages of
-    `cors_origins` may ask from browsers. With `mount` it is the app of one dialect by itself: without what the operator
-    reads."""
+    `cors_origins` may ask from browsers; traces are looked at at `trace_ui`. With `mount` it is the app of one dialect
+    by itself: without what the operator reads."""
     if mount is None:
         dialects = dialects_of(inference, lenient=lenient)
         document = openapi_document(dialects, guarded=not keys.is_open)
     else:
         dialects = alone(mount.dialect, inference, lenient=lenient)
         document = openapi_document(dialects, guarded=not keys.is_open, is_whole=False, prefix=mount.prefix)
-    pages = Pages(inference, metrics, openmetrics, document)
+    console = Console()
+    pages = Pages(inference, metrics, openmetrics, document, console)
+    public = PUBLIC.union(console.public, *(dialect.public for dialect in dialects))
     errors = ErrorsByPath(dialects)
 
     async def http_error(request: Request, error: Exception) -> Response:
@@ -86,7 +90,7 @@ def build_app(
         assert isinstance(error, HTTPException)
         return errors.of(request.scope).response_of(_named(error, request))
 
-    whole = *DebugPages(inference).routes, *UsagePages(inference).routes, Route("/", pages.home)
+    whole = [*DebugPages(inference, trace_ui).routes, *UsagePages(inference).routes, *console.routes]
     app = Starlette(
         routes=[
             *(route for route, _ in routes_of(dialects)),
@@ -95,13 +99,13 @@ def build_app(
             Route("/metrics", pages.metrics),
             Route("/openapi.json", pages.openapi),
             Route("/docs", pages.docs),
-            *(whole if mount is None else ()),
+            *([*whole, Route("/", pages.home)] if mount is None else ()),
         ],
         middleware=[
             *_cors(cors_origins),
             Middleware(Outermost, errors_of=errors.of),
             Middleware(Compression),
-            Middleware(Authentication, keys=keys, public=PUBLIC.union(*(dialect.public for dialect in dialects))),
+            Middleware(Authentication, keys=keys, public=public),
             Middleware(BodyLimit, max_bytes=max_body_bytes),
         ],
         exception_handlers={HTTPException: http_error},
@@ -154,12 +158,14 @@ class Pages:
         metrics: Callable[[], bytes],
         openmetrics: Callable[[], bytes] | None,
         document: Json,
+        console: Console,
     ) -> None:
         self._inference = inference
         self._metrics = metrics
         self._openmetrics = openmetrics
         self._openapi = msgspec.json.encode(document)
         self._docs = docs_page(document)
+        self._console = console
 
     async def health(self, request: Request) -> Response:
         return _json({"status": "ok"})
@@ -181,9 +187,9 @@ class Pages:
         return HTMLResponse(self._docs)
 
     async def home(self, request: Request) -> Response:
-        """A page for who asks for one. Ollama's clients do not, and look for these words."""
+        """The console for who asks for a page. Ollama's clients do not, and look for these words."""
         if "text/html" in request.headers.get("accept", ""):
-            return HTMLResponse(HOME, headers={"Vary": "Accept"})
+            return await self._console.page.answer(request)
         return PlainTextResponse(RUNNING, headers={"Vary": "Accept"})
 
 

@@ -1,7 +1,7 @@
 """What whoever runs the server looks at: the state of everything now, and what became of requests.
 
-JSON for `tandem top`, `tandem explain` and whoever else draws it. All of it is behind the keys: workers and means are
-everybody's to see, a request is its own key's and the operator's (`Caller.is_operator`).
+JSON for `tandem top`, `tandem explain`, the console and whoever else draws it. All of it is behind the keys: workers
+and means are everybody's to see, a request is its own key's and the operator's (`Caller.is_operator`).
 """
 
 import time
@@ -15,11 +15,13 @@ from starlette.routing import Route
 from engine.errors import InvalidRequest, UnknownRequest
 from engine.version import VERSION
 from frontend.api import Inference
+from frontend.balance import Balance, balance, recent
+from frontend.history import LINKS_OVER_S, NUM_PERIODS, PERIOD_S, TPOT_LIMITS_S, TTFT_LIMITS_S
 from frontend.records import RequestRecord
 from frontend.rest.describe import content, json, operation
 from frontend.rest.dialect import Json
 from frontend.rest.middleware import CALLER
-from frontend.status import RequestList, ServerStatus
+from frontend.status import RequestList, ServerHistory, ServerStatus
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
@@ -27,20 +29,23 @@ IN_STATUS = 10
 """Of the slowest requests and of the router's decisions, each."""
 
 
-SCHEMAS = (RequestList, RequestRecord, ServerStatus)
+SCHEMAS = (Balance, RequestList, RequestRecord, ServerHistory, ServerStatus)
 
 
 class DebugPages:
     """Read with GET."""
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, trace_ui: str = "") -> None:
         self._inference = inference
+        self._trace_ui = trace_ui
 
     @property
     def routes(self) -> list[Route]:
         return [
             Route("/debug/custody", self.custody),
             Route("/debug/status", self.status),
+            Route("/debug/history", self.history),
+            Route("/debug/balance", self.balance),
             Route("/debug/requests", self.requests),
             Route("/debug/requests/{request_id}", self.request),
         ]
@@ -67,8 +72,27 @@ class DebugPages:
             "workers": inference.workers(),
             "slowest": recorder.slowest(caller, IN_STATUS),
             "decisions": recorder.decisions(caller, IN_STATUS),
+            "trace_ui": self._trace_ui,
         }
         return _json(fields)
+
+    async def history(self, request: Request) -> Response:
+        history = self._inference.recorder.history
+        told = ServerHistory(
+            at_s=round(time.time(), 3),
+            period_s=PERIOD_S,
+            num_periods=NUM_PERIODS,
+            ttft_limits_s=list(TTFT_LIMITS_S),
+            tpot_limits_s=list(TPOT_LIMITS_S),
+            periods=history.periods(),
+            links_over_s=LINKS_OVER_S,
+            links=history.links(),
+        )
+        return _json(told)
+
+    async def balance(self, request: Request) -> Response:
+        periods = recent(self._inference.recorder.history.periods(), time.time())
+        return _json(balance(periods, self._inference.workers()))
 
     async def requests(self, request: Request) -> Response:
         recorder = self._inference.recorder
@@ -120,6 +144,8 @@ def operations(error: str) -> Json:
             401,
         ),
         "/debug/status": get("Workers, queues, the last minute, the slowest requests", json("ServerStatus"), 401),
+        "/debug/history": get("The last half hour in periods", json("ServerHistory"), 401),
+        "/debug/balance": get("Which side binds, prefill or decode", json("Balance"), 401),
         "/debug/requests": get(
             "Requests that have ended, and where their time went", json("RequestList"), 400, 401, parameters=which
         ),

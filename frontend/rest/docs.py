@@ -1,4 +1,4 @@
-"""The pages that people open: what this is, and the OpenAPI document to read. They ask for nothing from elsewhere."""
+"""The OpenAPI document as a page to read, which asks for nothing from elsewhere."""
 
 import msgspec
 
@@ -12,17 +12,6 @@ details { margin: 0.4rem 0; }
 .verb { display: inline-block; min-width: 3.5rem; font-weight: 600; color: #06589c; }
 .quiet { color: #667; }
 @media (prefers-color-scheme: dark) { body { background: #15171c; color: #dde; } .verb { color: #7cbcf5; } }
-"""
-
-HOME = f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Tandem</title><style>{_STYLE}</style>
-<h1>Tandem</h1>
-<p>LLM inference with separate prefill and decode workers. Point an OpenAI client at <code>/v1</code> of this address.
-<ul>
-<li><a href="/docs">Documentation of the API</a> (<a href="/openapi.json">OpenAPI</a>)
-<li><a href="/v1/models">Models</a>
-<li><a href="/ready">Readiness</a>, <a href="/metrics">metrics</a>, <a href="/debug/custody">custody of KV blocks</a>
-</ul></html>
 """
 
 _SCRIPT = """

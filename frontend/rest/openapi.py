@@ -56,6 +56,7 @@ def _own_paths(*, is_whole: bool) -> Json:
         **({**debug.operations(ERROR), **usage.operations(ERROR)} if is_whole else {}),
         "/openapi.json": {"get": _get("This document", ANY_OBJECT) | PUBLIC},
         "/docs": {"get": _get("This document, to read", content("text/html", {"type": "string"})) | PUBLIC},
+        "/console": {"get": _get("The console, a page", content("text/html", {"type": "string"})) | PUBLIC},
     }
 
 

@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from cli.__main__ import app
 from cli.ledger import EIGHTHS
-from cli.waterfall import MEANING, drawn, waterfall
+from cli.waterfall import drawn, waterfall
 from frontend.ledger import SECOND_TOKEN_SEGMENTS, TTFT_SEGMENTS
 from frontend.records import MAX_ATTEMPTS, RequestAttempt, RequestRecord
+from frontend.segments import BY_NAME
 from tests.cli.pages import serving
 from tests.statuses import LOCAL, REMOTE, record, refused
 
@@ -90,7 +91,7 @@ def test_attempts_that_are_not_kept_are_counted() -> None:
 
 
 def test_every_segment_has_a_meaning() -> None:
-    assert {*TTFT_SEGMENTS, *SECOND_TOKEN_SEGMENTS} <= set(MEANING)
+    assert {*TTFT_SEGMENTS, *SECOND_TOKEN_SEGMENTS} <= set(BY_NAME)
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])

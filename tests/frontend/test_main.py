@@ -60,6 +60,13 @@ def test_nothing_of_a_frontend_that_lets_anybody_in_listens_beyond_this_machine(
     assert "can be reached from other machines" in ended.stderr
 
 
+def test_a_trace_ui_that_is_no_address_is_named() -> None:
+    ended = frontend("--decode", "127.0.0.1:1", "--http-port", "0", "--trace-ui", "javascript:alert(1)")
+
+    assert ended.returncode == 2
+    assert "javascript:alert(1) is not http://" in ended.stderr
+
+
 def test_without_a_decode_worker_it_does_not_start() -> None:
     ended = frontend("--http-port", "0", "--grpc-port", "0")
 

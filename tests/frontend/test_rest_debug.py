@@ -113,7 +113,8 @@ async def test_the_operator_sees_all_and_nobody_nothing(inference: WithWorkers, 
         assert len(numbers(await client.get("/debug/requests?limit=100"))) == 31
         assert (await client.get(f"/debug/requests/req-{1:024x}")).status_code == 200
     async with asking(inference, ring) as client:
-        for path in ("/debug/status", "/debug/requests", f"/debug/requests/req-{1:024x}", "/debug/custody"):
+        paths = ("/debug/status", "/debug/requests", "/debug/history", "/debug/balance", "/debug/custody")
+        for path in (*paths, f"/debug/requests/req-{1:024x}"):
             assert (await client.get(path)).status_code == 401
 
 
@@ -137,6 +138,8 @@ async def test_the_status(inference: WithWorkers) -> None:
     ("path", "name"),
     [
         ("/debug/status", "ServerStatus"),
+        ("/debug/history", "ServerHistory"),
+        ("/debug/balance", "Balance"),
         ("/debug/requests", "RequestList"),
         (f"/debug/requests/req-{1:024x}", "RequestRecord"),
     ],
