@@ -151,7 +151,10 @@ def test_every_path_of_a_dry_run(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert found["note"] == DRY
     words = [str(row["value"]) for row in found["rows"]]
-    assert "not built" in words
+    measured = {row["measure"] for row in found["rows"] if not isinstance(row["value"], str)}
+    parts = ("8B decode, 64 streams x 1024: host gap", "8B decode, 64 streams, FP8", "8B prefill, 8192")
+    assert measured >= set(parts)
+    assert sum(name.endswith(("in chunks", "two processes")) for name in measured) == 2
     assert not [word for word in words if word == "not reached"]
 
 
