@@ -36,6 +36,7 @@ from frontend.observer import Observer
 from frontend.rest.app import build_app
 from frontend.rest.http import HttpProtocol
 from frontend.router import Policy
+from frontend.schemas.documents import load_documents
 from frontend.service import Health, build_server
 
 log = logging.getLogger("frontend")
@@ -171,6 +172,7 @@ def main() -> int:
             tool_parser=config.tool_parser,
             reasoning_parser=config.reasoning_parser,
             embedding_pooling=config.embedding_pooling,
+            documents=load_documents(config.schemas),
         )
         model = replace(
             model, aliases=frozenset(config.model_aliases) - {model.name}, takes_any_name=config.accept_any_model

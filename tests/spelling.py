@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from engine.grammar import Grammars, GrammarState
-from frontend.grammar import _split
+from frontend.tags import split
 
 NO_SPECIAL: Mapping[str, int] = {}
 
@@ -24,7 +24,7 @@ class Speller:
     def accepts(self, grammar: str, answer: str, special_tokens: Mapping[str, int] = NO_SPECIAL) -> bool:
         """Special tokens that are spelled out in `answer` are themselves."""
         state = self._grammars.start(grammar)
-        for index, part in _split(answer, special_tokens):
+        for index, part in split(answer, special_tokens):
             if index % 2:
                 token = special_tokens[part]
                 if not state.matcher.compute_logit_bias()[token]:
