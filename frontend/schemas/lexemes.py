@@ -13,6 +13,7 @@ from llguidance import LLMatcher, LLTokenizer
 
 from engine.errors import InvalidRequest
 from engine.grammar import LIMITS
+from frontend.schemas.parts import parts_of
 from frontend.schemas.regex import CHAR, json_text, lengths
 from frontend.schemas.shapes import Number, Text
 
@@ -94,9 +95,7 @@ class Lexemes:
         if number.least is not None and number.least == number.most:
             return quoted(decimal(number.least))
         if number.whole is False:
-            if number.least is not None or number.most is not None or number.step is not None:
-                raise InvalidRequest("not of type integer beside minimum, maximum or multipleOf is not supported")
-            return self.terminal(r"/-?(0|[1-9][0-9]*)\.[0-9]*[1-9]/")
+            return self.terminal(parts_of(number))
         is_whole = number.whole or (number.step is not None and number.step.denominator == 1)
         schema: dict[str, object] = {"type": "integer" if is_whole else "number"}
         if number.least is not None:

@@ -71,9 +71,10 @@ def plain(items: Items, least: int, most: int | None, rule_of: Callable[[Conditi
         rest = rule_of(items.rest)
         low, high = max(least - length, 0), None if most is None else most - length
         if length:
-            text = f'("," {rest}){times(low, high)}'
+            text = times(f'("," {rest})', low, high)
         else:
-            text = f'{rest} ("," {rest}){times(max(low - 1, 0), None if high is None else high - 1)}'
+            more = times(f'("," {rest})', max(low - 1, 0), None if high is None else high - 1)
+            text = f"{rest} {more}"
             text = text if low else f"({text})?"
     for position in range(length - 1, -1, -1):
         comma = '"," ' if position else ""
@@ -82,8 +83,11 @@ def plain(items: Items, least: int, most: int | None, rule_of: Callable[[Conditi
     return f'"[" {text} "]"'
 
 
-def times(least: int, most: int | None) -> str:
-    return "*" if (least, most) == (0, None) else f"{{{least},{'' if most is None else most}}}"
+def times(text: str, least: int, most: int | None) -> str:
+    """So many of them, one after the other."""
+    if most == 0:
+        return ""
+    return f"{text}*" if (least, most) == (0, None) else f"{text}{{{least},{'' if most is None else most}}}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -227,14 +227,14 @@ class ObjectRules:
             low, high = max(0, low - 1), None if high is None else high - 1
         before = "" if not pair or high == 0 else pair
         if count:
-            many = f'("," {before}){times(low, high)}' if before else ""
+            many = times(f'("," {before})', low, high) if before else ""
             return f'{many} "," {end}' if end else many or '""'
         if end:
-            return f'({before} ","){times(low, high)} {end}' if before else end
+            return f"""{times(f'({before} ",")', low, high)} {end}""" if before else end
         if not before:
             return '""'
-        many = f'{before} ("," {before}){times(max(low - 1, 0), None if high is None else high - 1)}'
-        return many if low else f"({many})?"
+        more = times(f'("," {before})', max(low - 1, 0), None if high is None else high - 1)
+        return f"{before} {more}" if low else f"({before} {more})?"
 
     def _pair(self, free: Sequence[Free]) -> str:
         pairs = [f'{each.names} ":" {self._rule_of(each.condition)}' for each in free]
