@@ -47,9 +47,7 @@ class _Outcome:
 class GrammarCompiler:
     """Compiles the grammars of one model's answers, off the event loop; what was compiled or refused is remembered."""
 
-    def __init__(
-        self, grammars: Grammars, special_ids: Collection[int], documents: Documents = no_documents
-    ) -> None:
+    def __init__(self, grammars: Grammars, special_ids: Collection[int], documents: Documents = no_documents) -> None:
         """`special_ids` are the tokens that have no text in answers; `documents` those that schemas may refer to."""
         self._grammars = grammars
         self._special_ids = special_ids
@@ -119,9 +117,7 @@ class GrammarCompiler:
             self._kept_bytes -= len(old.text) + len(old.error)
 
 
-def grammar_text(
-    grammar: Grammar, special_tokens: Mapping[str, int], documents: Documents = no_documents
-) -> str:
+def grammar_text(grammar: Grammar, special_tokens: Mapping[str, int], documents: Documents = no_documents) -> str:
     """What llguidance is to read. Raises InvalidRequest for what is malformed before that shows, or cannot be said."""
     tagged = Tagged(special_tokens, partial(write, documents=documents))
     match grammar.kind:
@@ -143,7 +139,9 @@ def grammar_text(
 
 def _refusal(grammar: Grammar, error: TandemError) -> str:
     """In the words of whoever refused it."""
-    return error.message if error.message.startswith("the ") else f"the {grammar.kind} cannot be honoured: {error.message}"
+    return (
+        error.message if error.message.startswith("the ") else f"the {grammar.kind} cannot be honoured: {error.message}"
+    )
 
 
 def _choice(text: str) -> str:

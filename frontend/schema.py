@@ -1,4 +1,4 @@
-"""JSON schemas as clients send them: read and bounded. Does not know what they mean (`frontend.schemas`), or grammars."""
+"""JSON schemas as clients send them: read and bounded. Does not know what they mean (`frontend.schemas`)."""
 
 import json
 from typing import NoReturn

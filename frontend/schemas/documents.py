@@ -1,4 +1,4 @@
-"""The schemas that a deployment has at hand for `$ref`: folders of JSON files, each under a URI. Read once, at start."""
+"""The schemas that a deployment has at hand for `$ref`: folders of JSON files, each under a URI, read at start."""
 
 from collections.abc import Sequence
 from pathlib import Path

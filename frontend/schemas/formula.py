@@ -18,6 +18,7 @@ from frontend.schemas.shapes import (
     Number,
     Shape,
     Text,
+    joined,
     meet,
 )
 
@@ -118,23 +119,24 @@ class Shapes:
                 return self._union(self.of_formula(part, kind, positive=positive) for part in parts)
 
     def _exactly_one(self, parts: tuple[Formula, ...], kind: str, *, positive: bool) -> tuple[Shape, ...]:
-        overlaps = {
-            (i, j)
-            for i in range(len(parts))
-            for j in range(i)
-            if self.of_formula(All((parts[i], parts[j])), kind)
-        }
+        shapes = [self.of_formula(part, kind) for part in parts]
+        filled = [i for i, each in enumerate(shapes) if each]
+        overlaps: dict[tuple[int, int], tuple[Shape, ...]] = {}
+        for i in filled:
+            for j in filled:
+                if j < i and (both := self._product((shapes[i], shapes[j]), kind)):
+                    overlaps[i, j] = both
         if not positive:
-            several = (self.of_formula(All((parts[i], parts[j])), kind) for i, j in sorted(overlaps))
-            return self._union((self.of_formula(Some(parts), kind, positive=False), *several))
+            return self._union((self.of_formula(Some(parts), kind, positive=False), *overlaps.values()))
         made = []
-        for i, part in enumerate(parts):
-            others = (j for j in range(len(parts)) if (max(i, j), min(i, j)) in overlaps)
-            made.append(self.of_formula(All((part, *(Not(parts[j]) for j in others))), kind))
+        for i in filled:
+            others = [j for j in filled if (max(i, j), min(i, j)) in overlaps]
+            apart = (self.of_formula(parts[j], kind, positive=False) for j in others)
+            made.append(self._product((shapes[i], *apart), kind))
         return self._union(made)
 
     def _union(self, unions: Iterable[tuple[Shape, ...]]) -> tuple[Shape, ...]:
-        made = tuple(dict.fromkeys(shape for union in unions for shape in union))
+        made = tuple(joined(dict.fromkeys(shape for union in unions for shape in union)))
         whole = [shape for shape in made if shape in _WHOLES]
         if whole:
             return tuple(whole[:1])

@@ -18,6 +18,8 @@ from frontend.schemas.regex import CHAR, json_text, lengths
 from frontend.schemas.shapes import Number, Text
 
 MAX_TERMINALS = 4_000
+MAX_LOOKS = 4_000
+"""At whether there is a text in one thing and another."""
 MAX_STEP = 10_000
 """Of numbers that are multiples: the automaton that finds them has a state for each remainder."""
 _EXACT = 2**53
@@ -56,7 +58,9 @@ class Lexemes:
             return self.string
         terms = [f"{'' if positive else '~'}{self.terminal(term)}" for positive, term in sorted(text.terms)]
         if text.among is not None:
-            kept = [each for each in sorted(text.among) if not terms or self.has_text([quoted(json_text(each)), *terms])]
+            kept = [
+                each for each in sorted(text.among) if not terms or self.has_text([quoted(json_text(each)), *terms])
+            ]
             return self.terminal(" | ".join(quoted(json_text(each)) for each in kept)) if kept else None
         parts = [each for each in terms if not each.startswith("~")]
         if text.least or text.most is not None:
@@ -79,6 +83,10 @@ class Lexemes:
         """Whether there is anything in all of these."""
         expression = " & ".join(parts)
         if expression not in self._has_text:
+            if len(self._has_text) >= MAX_LOOKS:
+                raise InvalidRequest(
+                    "pattern, patternProperties, propertyNames: there are too many in one another's way"
+                )
             needed: dict[str, str] = {}
             waiting = [expression]
             while waiting:

@@ -39,7 +39,8 @@ class Object:
     most: int | None
 
     def conditions(self) -> Iterator[Condition]:
-        yield from (each.condition for each in (*self.named, *self.free, *(self.last or ())))
+        yield from (field.condition for field in self.named)
+        yield from (each.condition for each in (*self.free, *(self.last or ())))
 
 
 def objects_of(fields: Fields, lexemes: Lexemes) -> list[Object]:
@@ -48,7 +49,9 @@ def objects_of(fields: Fields, lexemes: Lexemes) -> list[Object]:
     for rule in _needed(fields.some, lexemes):  # a property that is named holds it, or another does
         found = [each for before in found for each in _held(*before, rule, lexemes)]
         if len(found) > MAX_OBJECTS:
-            raise InvalidRequest("not, oneOf or if: additionalProperties, patternProperties and propertyNames fail in too many ways")
+            raise InvalidRequest(
+                "not, oneOf or if: additionalProperties, patternProperties and propertyNames fail in too many ways"
+            )
     return [made for each, free in found if (made := _object(each, free, lexemes)) is not None]
 
 
@@ -79,7 +82,9 @@ def _held(
 
 def _object(fields: Fields, some: tuple[Rule, ...], lexemes: Lexemes) -> Object | None:
     if len(fields.rules) > MAX_RULES:
-        raise InvalidRequest(f"patternProperties, additionalProperties, propertyNames: more than {MAX_RULES} are about one object")
+        raise InvalidRequest(
+            f"patternProperties, additionalProperties, propertyNames: more than {MAX_RULES} are about one object"
+        )
     named = []
     for field in fields.named:
         condition = field.condition
@@ -94,7 +99,9 @@ def _object(fields: Fields, some: tuple[Rule, ...], lexemes: Lexemes) -> Object 
     last = None
     if some:
         if len(some) > 1:
-            raise InvalidRequest("not, oneOf or if: that several of additionalProperties, patternProperties and propertyNames fail is not supported")
+            raise InvalidRequest(
+                "not, oneOf or if: several of additionalProperties, patternProperties, propertyNames would have to fail"
+            )
         names = _terms(some[0].names, taken, lexemes)
         last = tuple(
             Free(each.names, condition)

@@ -14,9 +14,11 @@ def parts_of(number: Number) -> str:
     """Raises InvalidRequest for bounds within which it cannot be said."""
     for bound in (number.least, number.most):
         if number.step is not None or (bound is not None and bound.denominator != 1):
-            raise InvalidRequest("not of type integer is not supported beside multipleOf, or a minimum or maximum of parts")
+            raise InvalidRequest(
+                "not of type integer is not supported beside multipleOf, or a minimum or maximum of parts"
+            )
     least, most = (None if bound is None else bound.numerator for bound in (number.least, number.most))
-    sides = []
+    sides: list[str] = []
     if most is None or most > 0:
         sides += _between(max(least or 0, 0), most)
     if least is None or least < 0:

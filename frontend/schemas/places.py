@@ -40,6 +40,7 @@ Documents = Callable[[str], object]
 def no_documents(uri: str) -> object:
     return None
 
+
 _DIALECT = re.compile(r"https?://json-schema\.org/(?:draft-0([467])/|draft/(2019-09|2020-12)/|)schema#?")
 _VALIDATION = re.compile(r"https://json-schema\.org/draft/\d{4}-\d\d/vocab/validation")
 

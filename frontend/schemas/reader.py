@@ -1,4 +1,4 @@
-"""What a schema says of values of one type: its keywords, and those of the schemas that it applies to the same value."""
+"""What a schema says of values of one type: its keywords, and the schemas that it applies to the same value."""
 
 from collections.abc import Iterator
 
@@ -58,7 +58,9 @@ class Reader:
                 return {"$ref"}
             found -= {"dependentRequired", "dependentSchemas", *UNEVALUATED.values()}
         elif "dependencies" in found:
-            raise invalid(place, "dependencies", "means nothing in this draft; give dependentRequired or dependentSchemas")
+            raise invalid(
+                place, "dependencies", "means nothing in this draft; give dependentRequired or dependentSchemas"
+            )
         for keyword in _UNKNOWN:
             if keyword in found:
                 raise invalid(place, keyword, "is not supported")

@@ -4,22 +4,19 @@ A pattern becomes an expression of Lark's terminals, so that it can be negated a
 exactly one text: what must be escaped is, in the shortest way, and nothing else. Does not know schemas.
 """
 
-import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 from engine.errors import InvalidRequest
+from frontend.schemas.patterns import Anchor, Chars, Group, Look, Part, Ranges, Repeat, complement, is_bound, parse
 
+_LOOK = "a pattern has a look-around that is not at its beginning"
 MAX_BRANCHES = 256
 """Of one pattern, where anchors or looks stand within alternatives."""
-_LAST = 0x10FFFF
 _SHORT = {"\b": "b", "\t": "t", "\n": "n", "\f": "f", "\r": "r", '"': '"', "\\": "\\"}
 _ESCAPED = frozenset([*range(0x20), 0x22, 0x5C, 0x7F])
 """Characters that JSON texts hold as escapes only; 0x7F because a grammar's library wants it so."""
-
-Ranges = tuple[tuple[int, int], ...]
 
 
 def _escape_of(code: int) -> str:
@@ -41,90 +38,52 @@ CHAR = rf"(?:[^\x22\x5c\x00-\x1f\x7f]|{'|'.join(_literal(_escape_of(code)) for c
 """Any character in a string's text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chars:
-    """One character of a set: of these ranges and of Unicode's properties, or of none of them."""
-
-    ranges: Ranges = ()
-    properties: tuple[str, ...] = ()
-    negated: bool = False
-
-    def quoted(self) -> str:
-        held = [code for code in sorted(_ESCAPED) if self._has(code)]
-        options = [_literal(_escape_of(code)) for code in held]
-        if plain := self._plain():
-            options.insert(0, plain)
-        return f"(?:{'|'.join(options)})" if options else r"[^\x00-\x{10ffff}]"
-
-    def _has(self, code: int) -> bool:
-        within = any(first <= code <= last for first, last in self.ranges)
-        category = unicodedata.category(chr(code))
-        within = within or any(category.startswith(name) != negated for name, negated in map(_parted, self.properties))
-        return within != self.negated
-
-    def _plain(self) -> str:
-        if self.properties:
-            inner = "".join(f"\\{'P' if negated else 'p'}{{{name}}}" for name, negated in map(_parted, self.properties))
-            held = f"[{'^' if self.negated else ''}{inner}{_class(self.ranges)}]"
-            return rf"[{held}&&[^\x22\x5c\x00-\x1f\x7f]]"
-        ranges = _complement(self.ranges) if self.negated else _merged(self.ranges)
-        escaped: Ranges = tuple((code, code) for code in _ESCAPED)
-        ranges = _complement(_merged((*_complement(ranges), *escaped)))
-        return f"[{_class(ranges)}]" if ranges else ""
+def _quoted(part: Part) -> str:
+    match part:
+        case Chars():
+            return _chars(part)
+        case Group(branches):
+            return f"(?:{'|'.join(map(_sequence, branches))})"
+        case Repeat(repeated, least, most):
+            return f"{_quoted(repeated)}{{{least},{'' if most is None else most}}}"
+        case Anchor():
+            raise InvalidRequest("a pattern has ^ or $ where something must stand before or after it")
+        case Look():
+            raise InvalidRequest(_LOOK)
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Any of some sequences."""
-
-    branches: tuple[tuple["Part", ...], ...]
-
-    def quoted(self) -> str:
-        return f"(?:{'|'.join(map(_sequence, self.branches))})"
+def _chars(chars: Chars) -> str:
+    options = [_literal(_escape_of(code)) for code in sorted(_ESCAPED) if _has(chars, code)]
+    if plain := _plain(chars):
+        options.insert(0, plain)
+    return f"(?:{'|'.join(options)})" if options else r"[^\x00-\x{10ffff}]"
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
-    part: "Chars | Group"
-    least: int
-    most: int | None
-
-    def quoted(self) -> str:
-        most = "" if self.most is None else str(self.most)
-        return f"{self.part.quoted()}{{{self.least},{most}}}"
+def _has(chars: Chars, code: int) -> bool:
+    within = any(first <= code <= last for first, last in chars.ranges)
+    category = unicodedata.category(chr(code))
+    within = within or any(category.startswith(name) != negated for name, negated in chars.categories)
+    return within != chars.negated
 
 
-@dataclass(frozen=True, slots=True)
-class Anchor:
-    end: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What must follow, or must not."""
-
-    group: Group
-    negated: bool
-
-
-Part = Chars | Group | Repeat | Anchor | Look
+def _plain(chars: Chars) -> str:
+    """What of them a text has as they are."""
+    if chars.categories:
+        categories = "".join(f"\\{'P' if negated else 'p'}{{{name}}}" for name, negated in chars.categories)
+        return rf"[[{'^' if chars.negated else ''}{categories}{_class(chars.ranges)}]&&[^\x22\x5c\x00-\x1f\x7f]]"
+    ranges = complement(chars.ranges) if chars.negated else chars.ranges
+    ranges = complement((*complement(ranges), *((code, code) for code in _ESCAPED)))
+    return f"[{_class(ranges)}]" if ranges else ""
 
 
 def _sequence(parts: tuple[Part, ...]) -> str:
-    texts = []
-    for part in parts:
-        if isinstance(part, Anchor):
-            raise InvalidRequest("a pattern has ^ or $ where something must stand before or after it")
-        if isinstance(part, Look):
-            raise InvalidRequest("a pattern has a look-around that is not at its beginning")
-        texts.append(part.quoted())
-    return "".join(texts)
+    return "".join(map(_quoted, parts))
 
 
 @lru_cache(256)
 def terminal(pattern: str) -> str:
     """The strings in which `pattern` is found, as an expression of terminals. Raises InvalidRequest."""
-    return _found(_Parser(pattern).parse(), anchored=False)
+    return _found(parse(pattern), anchored=False)
 
 
 def whole(pattern: str) -> str:
@@ -146,13 +105,13 @@ def _branch(branch: tuple[Part, ...], *, anchored: bool) -> str:
     parts = list(branch)
     looks: list[str] = []
     while parts and (isinstance(parts[0], Look) or parts[0] == Anchor(end=False)):
-        first = parts.pop(0)
-        if isinstance(first, Anchor):
-            anchored = True
-        elif anchored:
-            looks.append(f"{'~' if first.negated else ''}{_found(first.group, anchored=True)}")
-        else:
-            raise InvalidRequest("a pattern has a look-around that is not at its beginning")
+        match parts.pop(0):
+            case Look(group, negated) if anchored:
+                looks.append(f"{'~' if negated else ''}{_found(group, anchored=True)}")
+            case Anchor():
+                anchored = True
+            case _:
+                raise InvalidRequest(_LOOK)
     ended = False
     while parts and parts[-1] == Anchor(end=True):
         parts.pop()
@@ -170,7 +129,7 @@ def _spread(group: Group) -> list[tuple[Part, ...]]:
         branch = waiting.pop()
         for place in (0, len(branch) - 1):
             part = branch[place] if branch else None
-            if isinstance(part, Group) and _is_bound(part):
+            if isinstance(part, Group) and is_bound(part):
                 waiting += [(*branch[:place], *each, *branch[place + 1 :]) for each in reversed(part.branches)]
                 break
         else:
@@ -178,38 +137,6 @@ def _spread(group: Group) -> list[tuple[Part, ...]]:
         if len(found) + len(waiting) > MAX_BRANCHES:
             raise InvalidRequest("a pattern has too many alternatives with ^ or $ in them")
     return found
-
-
-def _is_bound(group: Group) -> bool:
-    return any(
-        isinstance(part, Anchor | Look) or (isinstance(part, Group) and _is_bound(part))
-        for branch in group.branches
-        for part in branch
-    )
-
-
-def _parted(name: str) -> tuple[str, bool]:
-    """Of a property: its name, and whether what has it not is meant."""
-    return (name[1:], True) if name.startswith("^") else (name, False)
-
-
-def _merged(ranges: Ranges) -> Ranges:
-    made: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if made and first <= made[-1][1] + 1:
-            made[-1] = (made[-1][0], max(last, made[-1][1]))
-        else:
-            made.append((first, last))
-    return tuple(made)
-
-
-def _complement(ranges: Ranges) -> Ranges:
-    made, begin = [], 0
-    for first, last in _merged(ranges):
-        if begin < first:
-            made.append((begin, first - 1))
-        begin = last + 1
-    return tuple([*made, (begin, _LAST)] if begin <= _LAST else made)
 
 
 def _class(ranges: Ranges) -> str:
@@ -222,214 +149,3 @@ def _outside_surrogates(ranges: Ranges) -> Iterator[tuple[int, int]]:
             yield first, min(last, 0xD7FF)
         if last > 0xDFFF:
             yield max(first, 0xE000), last
-
-
-_DIGITS: Ranges = ((0x30, 0x39),)
-_WORDS: Ranges = ((0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A))
-_SPACES: Ranges = (
-    *((0x09, 0x0D), (0x20, 0x20), (0xA0, 0xA0), (0x1680, 0x1680), (0x2000, 0x200A), (0x2028, 0x2029)),
-    *((0x202F, 0x202F), (0x205F, 0x205F), (0x3000, 0x3000), (0xFEFF, 0xFEFF)),
-)
-_LINE_ENDS: Ranges = ((0x0A, 0x0A), (0x0D, 0x0D), (0x2028, 0x2029))
-_CLASSES = {"d": _DIGITS, "w": _WORDS, "s": _SPACES}
-_CONTROLS = {"t": 9, "n": 10, "v": 11, "f": 12, "r": 13, "0": 0}
-_CATEGORIES = {
-    **{"letter": "L", "lowercase_letter": "Ll", "uppercase_letter": "Lu", "titlecase_letter": "Lt"},
-    **{"modifier_letter": "Lm", "other_letter": "Lo", "mark": "M", "nonspacing_mark": "Mn", "spacing_mark": "Mc"},
-    **{"enclosing_mark": "Me", "number": "N", "decimal_number": "Nd", "letter_number": "Nl", "other_number": "No"},
-    **{"punctuation": "P", "dash_punctuation": "Pd", "open_punctuation": "Ps", "close_punctuation": "Pe"},
-    **{"initial_punctuation": "Pi", "final_punctuation": "Pf", "connector_punctuation": "Pc", "digit": "Nd"},
-    **{"other_punctuation": "Po", "symbol": "S", "math_symbol": "Sm", "currency_symbol": "Sc", "punct": "P"},
-    **{"modifier_symbol": "Sk", "other_symbol": "So", "separator": "Z", "space_separator": "Zs", "control": "Cc"},
-    **{"line_separator": "Zl", "paragraph_separator": "Zp", "format": "Cf", "private_use": "Co", "cntrl": "Cc"},
-}
-_SHORT_CATEGORIES = frozenset(_CATEGORIES.values())
-_QUANTIFIER = re.compile(r"\{(\d{1,9})(,(\d{0,9}))?\}")
-
-
-class _Parser:
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-
-    def parse(self) -> Group:
-        group = self._group()
-        if self._at < len(self._text):
-            raise self._invalid("a bracket is closed that was not opened")
-        return group
-
-    def _group(self, depth: int = 0) -> Group:
-        if depth > 100:
-            raise self._invalid("it is nested too deeply")
-        branches: list[tuple[Part, ...]] = []
-        parts: list[Part] = []
-        while self._at < len(self._text) and not self._sees(")"):
-            if self._take("|"):
-                branches.append(tuple(parts))
-                parts = []
-            else:
-                parts.append(self._quantified(self._part(depth)))
-        return Group((*branches, tuple(parts)))
-
-    def _part(self, depth: int) -> Part:
-        match char := self._next():
-            case "^" | "$":
-                return Anchor(end=char == "$")
-            case ".":
-                return Chars(_LINE_ENDS, negated=True)
-            case "[":
-                return self._class()
-            case "(":
-                return self._bracket(depth)
-            case "\\":
-                return self._escape()
-            case "*" | "+" | "?":
-                raise self._invalid("there is nothing to repeat")
-            case _:
-                return _one(ord(char))
-
-    def _bracket(self, depth: int) -> Part:
-        look: bool | None = None
-        if self._take("?"):
-            if self._take("="):
-                look = False
-            elif self._take("!"):
-                look = True
-            elif self._take("<"):
-                if self._sees("=") or self._sees("!"):
-                    raise self._invalid("it has a look-around that looks back")
-                name, _, rest = self._text[self._at :].partition(">")
-                self._at = len(self._text) - len(rest)
-                if not name.isidentifier():
-                    raise self._invalid("a group has no name")
-            elif not self._take(":"):
-                raise self._invalid("a group is of an unknown kind")
-        group = self._group(depth + 1)
-        if not self._take(")"):
-            raise self._invalid("a bracket is not closed")
-        return group if look is None else Look(group, look)
-
-    def _quantified(self, part: Part) -> Part:
-        for sign, bounds in (("*", (0, None)), ("+", (1, None)), ("?", (0, 1))):
-            if self._take(sign):
-                least, most = bounds
-                break
-        else:
-            counted = _QUANTIFIER.match(self._text, self._at)
-            if counted is None:
-                return part
-            self._at = counted.end()
-            least = int(counted[1])
-            most = least if counted[2] is None else int(counted[3]) if counted[3] else None
-        self._take("?")  # lazy or not, it is the same language
-        if isinstance(part, Repeat | Anchor | Look) or (most is not None and least > most):
-            raise self._invalid("something cannot be repeated so")
-        if isinstance(part, Group) and _is_bound(part):
-            raise self._invalid("it repeats ^, $ or a look-around")
-        return Repeat(part, least, most)
-
-    def _escape(self) -> Part:
-        if self._sees("b") or self._sees("B"):
-            raise self._invalid("it has a boundary of words (\\b)")
-        if self._at < len(self._text) and self._text[self._at] in "123456789k":
-            raise self._invalid("it refers back to a group")
-        return self._escaped()
-
-    def _escaped(self) -> Chars:
-        char = self._next()
-        if (ranges := _CLASSES.get(char.lower())) is not None and char.isascii():
-            return Chars(ranges, negated=char.isupper())
-        if char in "pP":
-            return self._property(negated=char == "P")
-        if char in _CONTROLS:
-            return _one(_CONTROLS[char])
-        if char == "c":
-            return _one(ord(self._next()) % 32)
-        if char == "x":
-            return _one(self._hex(2))
-        if char == "u":
-            return _one(self._unicode())
-        if char.isalnum():
-            raise self._invalid(f"\\{char} means nothing")
-        return _one(ord(char))
-
-    def _unicode(self) -> int:
-        if self._take("{"):
-            digits, _, _ = self._text[self._at :].partition("}")
-            code = self._hex(len(digits))
-            if not self._take("}") or code > _LAST:
-                raise self._invalid("\\u{ is not closed")
-            return code
-        code = self._hex(4)
-        if 0xD800 <= code < 0xDC00 and self._text.startswith("\\u", self._at):
-            self._at += 2
-            return 0x10000 + ((code - 0xD800) << 10) + (self._hex(4) - 0xDC00)
-        return code
-
-    def _hex(self, count: int) -> int:
-        digits = self._text[self._at : self._at + count]
-        self._at += count
-        if not digits or len(digits) < count or not re.fullmatch("[0-9a-fA-F]{1,6}", digits):
-            raise self._invalid("an escape has no hexadecimal digits")
-        return int(digits, 16)
-
-    def _property(self, *, negated: bool) -> Chars:
-        if not self._take("{"):
-            raise self._invalid("\\p has no property")
-        name, _, rest = self._text[self._at :].partition("}")
-        self._at = len(self._text) - len(rest)
-        value = name.removeprefix("General_Category=").removeprefix("gc=")
-        category = value if value in _SHORT_CATEGORIES else _CATEGORIES.get(value.lower())
-        if category is None:
-            raise self._invalid(f"\\p{{{name}}} is not supported; general categories are")
-        return Chars(properties=(f"^{category}" if negated else category,))
-
-    def _class(self) -> Chars:
-        negated = self._take("^")
-        ranges: list[tuple[int, int]] = []
-        properties: list[str] = []
-        while not self._take("]"):
-            first = self._member()
-            if first.properties:
-                properties += first.properties
-                continue
-            if first.negated or len(first.ranges) > 1 or not self._sees("-") or self._text[self._at + 1 :][:1] == "]":
-                ranges += _complement(first.ranges) if first.negated else first.ranges
-                continue
-            self._at += 1
-            last = self._member()
-            (begin, until), (end, beyond) = first.ranges[0], (last.ranges or ((0, -1),))[0]
-            if begin != until or end != beyond or end < begin or last.negated:
-                raise self._invalid("a range of characters has no end")
-            ranges.append((begin, end))
-        return Chars(tuple(ranges), tuple(properties), negated)
-
-    def _member(self) -> Chars:
-        if self._at >= len(self._text):
-            raise self._invalid("a set of characters is not closed")
-        if not self._take("\\"):
-            return _one(ord(self._next()))
-        return _one(8) if self._take("b") else _one(ord("-")) if self._take("-") else self._escaped()
-
-    def _sees(self, char: str) -> bool:
-        return self._text.startswith(char, self._at)
-
-    def _take(self, char: str) -> bool:
-        if not self._sees(char):
-            return False
-        self._at += 1
-        return True
-
-    def _next(self) -> str:
-        if self._at >= len(self._text):
-            raise self._invalid("it ends too early")
-        self._at += 1
-        return self._text[self._at - 1]
-
-    def _invalid(self, why: str) -> InvalidRequest:
-        return InvalidRequest(f"{self._text[:200]!r} cannot be followed: {why}")
-
-
-def _one(code: int) -> Chars:
-    return Chars(((code, code),))
-

@@ -42,7 +42,7 @@ def is_trivial(schema: object, value: bool) -> bool:
 
 def both(first: Condition, second: Condition) -> Condition:
     made = first | second
-    if NEVER <= made or any(Literal(not each.positive, each.options) in made for each in made):
+    if made >= NEVER or any(Literal(not each.positive, each.options) in made for each in made):
         return NEVER
     return made
 
@@ -145,6 +145,18 @@ def meet(first: Shape, second: Shape) -> Shape | None:
         case Fields(), Fields():
             return _fields(first, second)
     return None
+
+
+def joined(shapes: Iterable[Shape]) -> list[Shape]:
+    """With one shape for all strings that are only named."""
+    found: list[Shape] = []
+    named: set[str] = set()
+    for shape in shapes:
+        if isinstance(shape, Text) and shape.among is not None and not shape.terms:
+            named |= shape.among
+        else:
+            found.append(shape)
+    return [*found, Text(among=frozenset(named))] if named else found
 
 
 def _numbers(a: Number, b: Number) -> Number | None:

@@ -86,9 +86,7 @@ def _others(value: object) -> tuple[Shape, ...]:
             return (*lengths, Items(least=len(value) + 1), *different)
         case dict():
             missing = (Fields((Field(name, NEVER, required=False),)) for name in value)
-            changed = (
-                Fields((Field(name, _is(item, positive=False), required=True),)) for name, item in value.items()
-            )
+            changed = (Fields((Field(name, _is(item, positive=False), required=True),)) for name, item in value.items())
             more = Fields(some=(Rule((Text(without=frozenset(value)),), ANYTHING),))
             return (*missing, *changed, more)
     return ()

@@ -77,7 +77,7 @@ class _Writer:
         waiting = [condition]
         while waiting:
             each = waiting.pop()
-            if each in self._nodes or each == NEVER or each == ANYTHING:
+            if each in self._nodes or each in (NEVER, ANYTHING):
                 continue
             if len(self._nodes) >= MAX_CONDITIONS:
                 raise InvalidRequest(f"properties, items, $ref: it has more than {MAX_CONDITIONS} kinds of values")

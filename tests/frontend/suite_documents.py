@@ -29,9 +29,7 @@ DOCUMENTS: dict[str, Any] = {
         "$defs": {"elements": {"$dynamicAnchor": "elements"}},
     },
     "integer": INTEGER,
-    "locationIndependentIdentifier": {
-        "$defs": {"refToInteger": {"$ref": "#foo"}, "A": {"$anchor": "foo", **INTEGER}}
-    },
+    "locationIndependentIdentifier": {"$defs": {"refToInteger": {"$ref": "#foo"}, "A": {"$anchor": "foo", **INTEGER}}},
     "metaschema-no-validation": {"$vocabulary": {f"{_VOCABULARY}applicator": True, f"{_VOCABULARY}core": True}},
     "metaschema-optional-vocabulary": {
         "$vocabulary": {f"{_VOCABULARY}validation": True, f"{_VOCABULARY}core": True, f"{URI}vocab/custom": False}

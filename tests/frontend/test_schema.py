@@ -57,7 +57,11 @@ def test_documents_are_found_by_their_place_under_a_uri(tmp_path: Path) -> None:
     assert documents("https://schemas.example/v=1/a/b.json") == {"minLength": 2}
     assert documents("https://schemas.example/v=1/a/c.json") is None
     (tmp_path / "c.json").write_text("[")
-    for given, words in ((f"x={tmp_path}", "c.json"), ("nowhere", "URI=FOLDER"), (f"x={tmp_path}/nowhere", "URI=FOLDER")):
+    for given, words in (
+        (f"x={tmp_path}", "c.json"),
+        ("nowhere", "URI=FOLDER"),
+        (f"x={tmp_path}/nowhere", "URI=FOLDER"),
+    ):
         with pytest.raises(ConfigError, match=words) as raised:
             load_documents([given])
         assert raised.value.field == "schemas"

@@ -17,7 +17,12 @@ from tests.spelling import Bytes
 
 WHITE_SPACE = r"[ \n]{1,2}"
 VALUES: list[Any] = [None, True, False, 0, 1, -3, 1.5, 12, "", "a", "abc", "b\n", [], [1], [1, "x"], ["x", "x"], {}]
-INSTANCES = [*VALUES, *({"a": v} for v in VALUES), *({"b": v} for v in VALUES), *([v, w] for v in (1, "a") for w in VALUES)]
+INSTANCES = [
+    *VALUES,
+    *({"a": v} for v in VALUES),
+    *({"b": v} for v in VALUES),
+    *([v, w] for v in (1, "a") for w in VALUES),
+]
 INSTANCES += [dict(zip("abc", values, strict=True)) for values in itertools.product((1, "x"), repeat=3)]
 INSTANCES += [{"a": 1, "b": 1}, {"b": 1, "c": "x"}, {"a": 1, "c": 1}, {"abcd": 1}, {"a": {"a": 1}}, {"a": {"b": [1]}}]
 INSTANCES += [[[1], {}], [1, 2, 3], [1, 1, 1], ["a", 1, 1, "a"], [{"a": 1}, {"a": 1}], [1, 2, 3, 4, 5]]
@@ -38,7 +43,10 @@ SCHEMAS: list[dict[str, Any]] = [
     {"propertyNames": {"anyOf": [{"minLength": 3}, {"const": "b"}]}, "maxProperties": 1},
     {"propertyNames": False},
     {"not": {"propertyNames": {"enum": ["a", "c"]}}},
-    {"patternProperties": {"^a": {"type": "integer"}, "d$": {"minimum": 1}}, "additionalProperties": {"type": "string"}},
+    {
+        "patternProperties": {"^a": {"type": "integer"}, "d$": {"minimum": 1}},
+        "additionalProperties": {"type": "string"},
+    },
     {"properties": {"a": {"minimum": 1}}, "patternProperties": {"a": {"type": "integer"}}},
     {"not": {"additionalProperties": {"type": "string"}}},
     {"not": {"patternProperties": {"^[ab]": {"type": "string"}}, "properties": {"a": True}}},
@@ -47,7 +55,10 @@ SCHEMAS: list[dict[str, Any]] = [
     {"not": {"maxProperties": 1}, "type": "object"},
     {"properties": {"a": {"type": "string"}}, "unevaluatedProperties": False},
     {"allOf": [{"properties": {"a": True}}], "unevaluatedProperties": False},
-    {"anyOf": [{"required": ["a"], "properties": {"a": True}}, {"properties": {"b": True}}], "unevaluatedProperties": False},
+    {
+        "anyOf": [{"required": ["a"], "properties": {"a": True}}, {"properties": {"b": True}}],
+        "unevaluatedProperties": False,
+    },
     {"patternProperties": {"^a": True}, "unevaluatedProperties": {"type": "string"}},
     {"not": {"properties": {"a": True}, "unevaluatedProperties": False}},
     {"prefixItems": [{"type": "integer"}], "unevaluatedItems": False},
@@ -71,7 +82,11 @@ SCHEMAS: list[dict[str, Any]] = [
     {"not": False, "type": "object"},
     {"if": True, "then": {"type": "string"}, "else": {"type": "null"}},
     {"if": {"type": "string"}, "then": {"minLength": 2}, "else": {"not": {"type": "array"}}},
-    {"if": {"properties": {"a": {"const": 1}}, "required": ["a"]}, "then": {"required": ["b"]}, "else": {"maxProperties": 1}},
+    {
+        "if": {"properties": {"a": {"const": 1}}, "required": ["a"]},
+        "then": {"required": ["b"]},
+        "else": {"maxProperties": 1},
+    },
     {"if": {}, "else": False},
     {"if": {"type": "string"}},
     {"then": False, "else": False},
@@ -193,4 +208,6 @@ def test_values_that_cannot_be_are_never_begun() -> None:
     )
     for name in "abcd":
         assert not grammar.accepts(f'{{"{name}":')
-        assert {answer for answer in (grammar.draw(random.Random(seed)) for seed in range(20)) if name in str(answer)[:3]} == set()
+        assert {
+            answer for answer in (grammar.draw(random.Random(seed)) for seed in range(20)) if name in str(answer)[:3]
+        } == set()
