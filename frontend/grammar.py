@@ -30,6 +30,10 @@ MAX_CHOICES = 4_096
 MAX_GBNF_CHARS = 32_768
 """It is converted in Python, one character after the other."""
 
+_OF_SCHEMAS = frozenset(
+    {GrammarKind.JSON_SCHEMA, GrammarKind.JSON_OBJECT, GrammarKind.CALLS, GrammarKind.STRUCTURAL_TAG}
+)
+"""Kinds whose grammars are written here, so that what is wrong with one is how much there is of it."""
 _MAX_KEPT = 512
 _KEPT_BYTES = 16 * 2**20
 
@@ -87,15 +91,27 @@ class GrammarCompiler:
         try:
             self._check_tokenizer()
             text = grammar_text(grammar, self._grammars.special_tokens, self._documents)
-            state = self._grammars.start(text)
-            state.matcher.compute_logit_bias()  # a mask: whether there is a token to begin with
-            if state.error:
-                raise InvalidRequest(f"no answer can begin: {state.error}")
+            self._begin(grammar, text)
         except InvalidRequest as error:
             return _Outcome("", _refusal(grammar, error))
         except UnicodeEncodeError:
             return _Outcome("", f"the {grammar.kind} holds half a surrogate pair")
         return _Outcome(text)
+
+    def _begin(self, grammar: Grammar, text: str) -> None:
+        """Raises InvalidRequest if no answer can begin."""
+        try:
+            state = self._grammars.start(text)
+            state.matcher.compute_logit_bias()  # a mask: whether there is a token to begin with
+            if state.error:
+                raise InvalidRequest(f"no answer can begin: {state.error}")
+        except InvalidRequest as error:
+            if grammar.kind not in _OF_SCHEMAS:
+                raise
+            message = (
+                f"pattern, enum, maxLength and the like, or its size, are too much for a lexer: {error.message[:120]}"
+            )
+            raise InvalidRequest(message) from error
 
     def _check_tokenizer(self) -> None:
         tokenizer = self._grammars.tokenizer

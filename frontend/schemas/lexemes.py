@@ -136,7 +136,7 @@ def _bound(number: Fraction) -> int | float:
     if number.denominator == 1 and (abs(number) <= _EXACT or number in (2**63 - 1, -(2**63))):
         return number.numerator
     if abs(number) > _EXACT:
-        raise InvalidRequest(f"minimum, maximum or multipleOf is too large: {float(number):g}")
+        raise InvalidRequest("minimum, maximum or multipleOf is too large: more than 2 to the power of 53")
     return float(number)
 
 

@@ -13,6 +13,8 @@ from frontend.schemas.shapes import NEVER, Condition, Count, Items, both
 
 MAX_STATES = 600
 """Of what counts items."""
+MAX_COUNTS = 5
+"""Conditions of which items are counted, in one list."""
 MAX_DISTINCT = 60
 """Values that items which all differ may have."""
 _MAX_LISTED = 512
@@ -30,6 +32,8 @@ def conditions_of(items: Items) -> Iterator[Condition]:
     if not items.counts:
         yield from (*items.prefix, items.rest)
         return
+    if len(items.counts) > MAX_COUNTS:
+        raise InvalidRequest(f"contains: more than {MAX_COUNTS} of them are about one list")
     for position in range(_num_places(items) + 1):
         yield from (condition for _, condition in _kinds(items, position))
 

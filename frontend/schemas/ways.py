@@ -60,12 +60,19 @@ class Ways:
     def __init__(self, schemas: Schemas, keywords: Keywords) -> None:
         self._schemas = schemas
         self._keywords = keywords
+        self._known: dict[tuple[Place, str], list[Way]] = {}
 
     def formula(self, place: Place, kind: str) -> Formula:
         """What a schema says in which one of the keywords stands. Raises InvalidRequest for too many ways."""
         return Some(tuple(way for way, _ in self._of(place, kind)))
 
     def _of(self, place: Place, kind: str) -> list[Way]:
+        key = (place, kind)
+        if key not in self._known:
+            self._known[key] = self._found(place, kind)
+        return self._known[key]
+
+    def _found(self, place: Place, kind: str) -> list[Way]:
         if isinstance(place.schema, bool):
             return [(self._schemas.read(place, kind), NOTHING)]
         asked = self._schemas.asked(place)

@@ -27,8 +27,11 @@ MAX_CHARS = 2**20
 def write(schema: object, white_space: str, documents: Documents) -> str:
     """The grammar of the values that match a schema; `white_space`, a regular expression, may stand between any two of
     their tokens. Raises InvalidRequest, with the keyword, for what cannot be honoured."""
-    reader = Reader(schema, documents)
-    return _Writer(reader.shapes, white_space).write(some_of([reader.root]))
+    try:
+        reader = Reader(schema, documents)
+        return _Writer(reader.shapes, white_space).write(some_of([reader.root]))
+    except RecursionError:
+        raise InvalidRequest("$ref, allOf and the like: its schemas apply to one another too deeply") from None
 
 
 @dataclass(slots=True)

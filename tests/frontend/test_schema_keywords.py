@@ -145,6 +145,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"enum": 1}, "#/enum"),
     ({"multipleOf": 0}, "#/multipleOf"),
     ({"allOf": [{"anyOf": [{"required": [f"a{i}"]}, {"required": [f"b{i}"]}]} for i in range(30)]}, "more than 512"),
+    ({"minimum": 10**400}, "minimum"),
+    ({"allOf": [{"contains": {"const": i}} for i in range(9)]}, "contains"),
+    ({"$ref": "#/$defs/0", "$defs": {str(i): {"allOf": [{"$ref": f"#/$defs/{i + 1}"}]} for i in range(900)}}, "$ref"),
     ({"anyOf": [{"properties": {str(i): {}}} for i in range(12)], "unevaluatedProperties": False}, "unevaluated"),
 ]
 
