@@ -108,10 +108,8 @@ class GrammarCompiler:
         except InvalidRequest as error:
             if grammar.kind not in _OF_SCHEMAS:
                 raise
-            message = (
-                f"pattern, enum, maxLength and the like, or its size, are too much for a lexer: {error.message[:120]}"
-            )
-            raise InvalidRequest(message) from error
+            why = "its grammar cannot be followed; pattern, enum, maxLength and the like may make it too large"
+            raise InvalidRequest(f"{why}: {error.message[:120]}") from error
 
     def _check_tokenizer(self) -> None:
         tokenizer = self._grammars.tokenizer

@@ -223,7 +223,7 @@ def test_what_is_drawn_from_a_grammar_is_an_instance_of_its_schema(
 
 def exactly(text: str) -> Any:
     """Numbers as they are written: what is a multiple of 0.0001 is none of the nearest binary number."""
-    return json.loads(text, parse_float=Decimal)
+    return json.loads(text, parse_float=lambda number: float(number) if "e" in number.lower() else Decimal(number))
 
 
 def validator_of(schema: Any) -> Any:
