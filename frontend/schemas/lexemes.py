@@ -68,7 +68,8 @@ class Lexemes:
         parts = [*(parts or [self.string]), *(each for each in terms if each.startswith("~"))]
         if text.without:
             parts.append(f"~{self.terminal(' | '.join(quoted(json_text(each)) for each in sorted(text.without)))}")
-        return self.meet(parts) if len(parts) == 1 or self.has_text(parts) else None
+        is_filled = not text.terms and (text.most is None or not text.without)
+        return self.meet(parts) if is_filled or self.has_text(parts) else None
 
     def meet(self, parts: list[str]) -> str:
         """The terminal of what is in all of these."""

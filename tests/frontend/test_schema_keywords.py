@@ -204,12 +204,14 @@ def test_values_that_cannot_be_are_never_begun() -> None:
             "properties": {
                 "a": {"type": "string", "pattern": "^a", "not": {"pattern": "^a"}},
                 "b": {"type": "integer", "minimum": 2.1, "maximum": 2.9},
+                "e": {"type": "string", "pattern": "a[]"},
+                "f": {"type": "string", "maxLength": 0, "not": {"const": ""}},
                 "c": {"type": "array", "items": {"enum": []}, "minItems": 1},
                 "d": {"type": "object", "properties": {"d": {"$ref": "#/properties/d"}}, "required": ["d"]},
             },
         }
     )
-    for name in "abcd":
+    for name in "abcdef":
         assert not grammar.accepts(f'{{"{name}":')
         assert {
             answer for answer in (grammar.draw(random.Random(seed)) for seed in range(20)) if name in str(answer)[:3]
