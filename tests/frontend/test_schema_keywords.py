@@ -216,3 +216,59 @@ def test_values_that_cannot_be_are_never_begun() -> None:
         assert {
             answer for answer in (grammar.draw(random.Random(seed)) for seed in range(20)) if name in str(answer)[:3]
         } == set()
+
+
+PLAIN: list[Any] = [True, False, {"type": "integer"}, {"type": "string"}, {"const": 1}, {"enum": ["a", 1, None]}]
+PLAIN += [{"minimum": 1}, {"maxLength": 1}, {"type": "object"}, {"type": ["array", "null"]}]
+OF_ONE = ("additionalProperties", "items", "contains", "not", "unevaluatedProperties", "unevaluatedItems")
+OF_MANY = ("anyOf", "oneOf", "allOf", "prefixItems")
+OF_NAMES = ("properties", "dependentSchemas")
+COUNTS = ("minProperties", "maxProperties", "minItems", "maxItems", "minLength", "minContains", "maxContains")
+
+
+def made_up(rng: random.Random, depth: int) -> Any:
+    if depth == 0 or rng.random() < 0.25:
+        return rng.choice(PLAIN)
+    schema: dict[str, Any] = {}
+    for _ in range(rng.choice((1, 1, 2, 2, 3))):
+        parts = [made_up(rng, depth - 1) for _ in range(3)]
+        one, many, names, count = (rng.choice(each) for each in (OF_ONE, OF_MANY, OF_NAMES, COUNTS))
+        a, b = rng.choice("abc"), rng.choice("abc")
+        schema |= rng.choice(
+            [
+                {one: parts[0]},
+                {many: parts[:2]},
+                {names: {a: parts[0], b: parts[1]}},
+                {count: rng.choice((1, 2))},
+                {"properties": {a: {"$ref": "#"}}},
+                {"required": [a]},
+                {"dependentRequired": {a: [b]}},
+                {"patternProperties": {rng.choice(("^a", "b|c", "d$")): parts[0]}},
+                {"propertyNames": rng.choice(({"maxLength": 1}, {"pattern": "^[ab]"}, {"enum": ["a", "c"]}))},
+                {"if": parts[0], "then": parts[1], **({"else": parts[2]} if rng.random() < 0.5 else {})},
+                {rng.choice(("minimum", "exclusiveMaximum")): rng.choice((1, 12))},
+                {"pattern": "^a"},
+            ]
+        )
+    return schema
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_schemas_made_up_at_random_mean_what_they_mean_to_jsonschema(seed: int) -> None:
+    rng, num_refused = random.Random(seed), 0
+    for _ in range(60):
+        schema = {"allOf": [made_up(rng, 3)]}
+        validator = jsonschema.Draft202012Validator(schema)
+        valid = [value for value in INSTANCES if validator.is_valid(value)]
+        try:
+            grammar = grammar_of(schema)
+        except InvalidRequest as error:
+            assert not valid or "Unsatisfiable" not in error.message, json.dumps(schema)
+            num_refused += "Unsatisfiable" not in error.message
+            continue
+        assert [value for value in INSTANCES if can_be_written(grammar, value)] == valid, json.dumps(schema)
+        answers = (grammar.draw(rng, long=30) for _ in range(5))
+        wrong = [each for each in answers if each is not None and not validator.is_valid(json.loads(each))]
+        assert wrong == [], json.dumps(schema)
+    assert num_refused <= 12
