@@ -33,6 +33,9 @@ from engine.profile import Kind, made_up
 from engine.runner import Runner, load_decoder
 from engine.sampler import Sampler
 from engine.sequence import SamplingParams, Sequence, SequenceId
+from frontend.schemas.places import no_documents
+from frontend.schemas.writer import write
+from frontend.tags import WHITE_SPACE
 
 BLOCK_TOKENS = 16
 PERSON = {
@@ -57,8 +60,8 @@ PERSON = {
     "additionalProperties": False,
 }
 GRAMMARS = {
-    "schema": json.dumps({"grammars": [{"json_schema": PERSON}]}),
-    "any JSON object": json.dumps({"grammars": [{"json_schema": {"type": "object"}}]}),
+    "schema": write(PERSON, WHITE_SPACE, no_documents),
+    "any JSON object": write({"type": "object"}, WHITE_SPACE, no_documents),
     "regex": "start: /([a-z]{1,12} ){3,30}[a-z]+[.]/",
     "free text": r"start: /(.|\n)*/",
 }

@@ -92,6 +92,9 @@ def up(
     embedding_pooling: Annotated[
         Literal["auto", "mean", "last"], typer.Option(help="How prompts become vectors; auto asks the model's folder.")
     ] = "auto",
+    schemas: Annotated[
+        str | None, typer.Option(help="Folders of JSON schemas for $ref, comma-separated: URI=FOLDER.")
+    ] = None,
     block_tokens: Annotated[int | None, typer.Option(min=1, help="Positions per KV block.")] = None,
     kv_memory_mb: Annotated[int | None, typer.Option(min=1, help="KV pool of each worker, in MiB.")] = None,
     num_blocks: Annotated[int | None, typer.Option(min=1, help="KV blocks of each worker, instead.")] = None,
@@ -218,6 +221,7 @@ def up(
                 "tool_parser": tool_parser,
                 "reasoning_parser": reasoning_parser,
                 "embedding_pooling": embedding_pooling,
+                "schemas": schemas,
                 "ttft_slo_s": ttft_slo,
                 "max_queued_requests": max_queued_requests,
                 "max_queued_tokens": max_queued_tokens,

@@ -42,6 +42,7 @@ from frontend.rest.http import ErrorsAt, HttpProtocol
 from frontend.rest.mounted import Mounted
 from frontend.rest.openai.errors import OpenAIErrors
 from frontend.router import Policy
+from frontend.schemas.documents import load_documents
 from frontend.served import Served
 from frontend.service import Health, build_server
 
@@ -195,7 +196,7 @@ def load_models(config: FrontendConfig) -> list[LoadedModel]:
     aliases = by_model(config.model_aliases, names, "model_aliases")
     fallbacks = by_model(config.fallback, names, "fallback")
     first, *others = named
-    template = Path(config.chat_template) if config.chat_template else None
+    template, documents = Path(config.chat_template) if config.chat_template else None, load_documents(config.schemas)
     default = LoadedModel.load(
         resolve_model(first.place),
         first.name,
@@ -203,10 +204,11 @@ def load_models(config: FrontendConfig) -> list[LoadedModel]:
         tool_parser=config.tool_parser,
         reasoning_parser=config.reasoning_parser,
         embedding_pooling=config.embedding_pooling,
+        documents=documents,
     )
     models = [
         replace(default, takes_any_name=config.accept_any_model),
-        *(LoadedModel.load(resolve_model(source.place), source.name, None) for source in others),
+        *(LoadedModel.load(resolve_model(each.place), each.name, None, documents=documents) for each in others),
     ]
     return [
         replace(model, aliases=frozenset(aliases[model.name]) - {model.name}, fallback=fallbacks[model.name])

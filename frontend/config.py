@@ -60,6 +60,8 @@ class FrontendConfig(BaseSettings):
     """How the model marks its reasoning; auto asks its chat template, none leaves it in the text."""
     embedding_pooling: Literal["auto", "mean", "last"] = "auto"
     """How prompts become vectors, over all tokens or from the last; auto asks the model's folder, and else is mean."""
+    schemas: Names = ()
+    """Folders of JSON schemas that a `$ref` may lead to, comma-separated: URI=FOLDER. Nothing is ever fetched."""
     prefill: Addresses = ()
     """Addresses of prefill workers, comma-separated: host:port, unix:PATH or dns:///name:port (every address of it)."""
     decode: Addresses = ()

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from engine.errors import InvalidRequest
-from frontend.grammar import Call, Thought, calls
 from frontend.model import LoadedModel
 from frontend.parsed import end_of_prompt
 from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind
+from frontend.tags import Call, Thought, calls
 from frontend.text.parsers import deepseek, hermes, mistral
 from frontend.text.parsers.families import ToolFamily
 from frontend.tools import Tool, name_of

@@ -14,6 +14,7 @@ from engine.pooling import Pooling
 from frontend.embedding import pooling_of
 from frontend.grammar import GrammarCompiler
 from frontend.request import GenerateRequest, ModelLimits, resolve
+from frontend.schemas.places import Documents, no_documents
 from frontend.text.parsers.families import Families
 from frontend.text.template import ChatTemplate
 from frontend.text.tokenizer import Tokenizer
@@ -60,6 +61,7 @@ class LoadedModel:
         tool_parser: str = "auto",
         reasoning_parser: str = "auto",
         embedding_pooling: Literal["auto", "mean", "last"] = "auto",
+        documents: Documents = no_documents,
     ) -> "LoadedModel":
         """Raises ConfigError naming the file and field that is missing, makes no sense or is not supported."""
         if not (folder / "config.json").exists():
@@ -85,7 +87,7 @@ class LoadedModel:
             tokenizer=tokenizer,
             template=template,
             limits=limits,
-            grammars=GrammarCompiler(grammars, tokenizer.special_ids),
+            grammars=GrammarCompiler(grammars, tokenizer.special_ids, documents),
             families=Families.of("" if template is None else template.source, tool_parser, reasoning_parser),
             pooling=pooling_of(folder, embedding_pooling),
             spec=spec,

@@ -1,76 +1,17 @@
-"""JSON schemas as clients send them: read, bounded, and written as llguidance takes them. Does not know grammars.
-
-llguidance honours a schema or says that it cannot. What it would say of keywords, `unsupported` says with their place.
-"""
+"""JSON schemas as clients send them: read and bounded. Does not know what they mean (`frontend.schemas`)."""
 
 import json
-from collections.abc import Iterator, Mapping
-from types import MappingProxyType
 from typing import NoReturn
 
 from engine.errors import InvalidRequest
-from frontend.schema_rewrite import rewrite
 
 MAX_SCHEMA_BYTES = 128 * 1024
 MAX_DEPTH = 64
 """Of objects and lists in one another."""
 
-UNSUPPORTED = frozenset(
-    {
-        "$dynamicAnchor",
-        "$dynamicRef",
-        "$recursiveRef",
-        "contains",
-        "dependencies",
-        "dependentRequired",
-        "dependentSchemas",
-        "else",
-        "if",
-        "maxContains",
-        "minContains",
-        "not",
-        "propertyNames",
-        "then",
-        "unevaluatedItems",
-        "unevaluatedProperties",
-        "uniqueItems",
-    }
-)
-"""Keywords of which a grammar knows nothing."""
-_NO_OPS: Mapping[str, bool] = MappingProxyType(
-    {"uniqueItems": False, "unevaluatedItems": True, "unevaluatedProperties": True}
-)
-"""Those of them that ask for nothing with this value."""
-_ANNOTATIONS = frozenset({"contentSchema", "deprecated"})
-"""Keywords that ask for nothing and that llguidance would refuse."""
-
-_SCHEMAS = frozenset(
-    {
-        "additionalItems",
-        "additionalProperties",
-        "allOf",
-        "anyOf",
-        "contains",
-        "else",
-        "if",
-        "items",
-        "not",
-        "oneOf",
-        "prefixItems",
-        "propertyNames",
-        "then",
-        "unevaluatedItems",
-        "unevaluatedProperties",
-    }
-)
-"""Keywords whose value is a schema, or a list of schemas."""
-_SCHEMAS_BY_NAME = frozenset(
-    {"$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties"}
-)
-
 
 def read_schema(text: str) -> object:
-    """The schema that `text` is, in keywords that llguidance has where it can be said so, and whole numbers as such.
+    """The schema that `text` is, with whole numbers as such.
 
     Raises InvalidRequest for what is no schema, or a larger one than is taken.
     """
@@ -89,55 +30,11 @@ def check_schema(given: object) -> object:
         raise _invalid("it is neither an object nor true or false")
     if isinstance(given, dict) and "x-guidance" in given:
         raise _invalid("x-guidance is not taken")
-    return _schema(given, 0, old=_is_old(given))
-
-
-def unsupported(schema: object, path: str = "#") -> Iterator[str]:
-    """Where keywords stand that no grammar can honour."""
-    if not isinstance(schema, dict):
-        return
-    for key, value in schema.items():
-        here = f"{path}/{key}"
-        if key in UNSUPPORTED:
-            yield here
-        elif key in _SCHEMAS and isinstance(value, list):
-            for position, item in enumerate(value):
-                yield from unsupported(item, f"{here}/{position}")
-        elif key in _SCHEMAS:
-            yield from unsupported(value, here)
-        elif key in _SCHEMAS_BY_NAME and isinstance(value, dict):
-            for name, item in value.items():
-                yield from unsupported(item, f"{here}/{name}")
-
-
-def _schema(given: object, depth: int, *, old: bool) -> object:
-    if isinstance(given, list):  # of schemas
-        _check_depth(depth)
-        return [_schema(item, depth + 1, old=old) for item in given]
-    if not isinstance(given, dict):
-        return _data(given, depth)
-    _check_depth(depth)
-    made: dict[str, object] = {}
-    for key, value in given.items():
-        if key in _ANNOTATIONS or (key in _NO_OPS and value is _NO_OPS[key]):
-            continue
-        if key in _SCHEMAS:
-            made[key] = _schema(value, depth + 1, old=old)
-        elif key in _SCHEMAS_BY_NAME and isinstance(value, dict):
-            made[key] = {name: _schema(item, depth + 2, old=old) for name, item in value.items()}
-        else:
-            made[key] = _data(value, depth + 1)
-    return rewrite(made, old=old)
-
-
-def _is_old(given: object) -> bool:
-    """Whether a schema says that it is of a draft before 2019."""
-    name = given.get("$schema") if isinstance(given, dict) else None
-    return isinstance(name, str) and any(f"draft-0{number}" in name for number in (3, 4, 6, 7))
+    return _data(given, 0)
 
 
 def _data(given: object, depth: int) -> object:
-    """What is no schema: numbers as llguidance takes them, which knows no 2.0 where a count is meant."""
+    """Numbers as they are meant: 2.0 may be a count."""
     match given:
         case float():
             if given - given != 0:

@@ -1,9 +1,15 @@
-"""Whether the masks of a grammar let a text through, token by token, as a sampler would meet them."""
+"""Whether the masks of a grammar let a text through, token by token, as a sampler would meet them; and texts that
+they let through, drawn at random."""
 
+import random
 from collections.abc import Mapping
+from functools import cache
 
-from engine.grammar import Grammars, GrammarState
-from frontend.grammar import _split
+from llguidance import LLMatcher, LLTokenizer
+
+from engine.errors import InvalidRequest
+from engine.grammar import LIMITS, Grammars, GrammarState
+from frontend.tags import split
 
 NO_SPECIAL: Mapping[str, int] = {}
 
@@ -24,7 +30,7 @@ class Speller:
     def accepts(self, grammar: str, answer: str, special_tokens: Mapping[str, int] = NO_SPECIAL) -> bool:
         """Special tokens that are spelled out in `answer` are themselves."""
         state = self._grammars.start(grammar)
-        for index, part in _split(answer, special_tokens):
+        for index, part in split(answer, special_tokens):
             if index % 2:
                 token = special_tokens[part]
                 if not state.matcher.compute_logit_bias()[token]:
@@ -46,3 +52,40 @@ class Speller:
             state.take(token)
             begin += len(self._grammars.tokenizer.decode_bytes([token]))
         return True
+
+
+class Bytes:
+    """A grammar whose tokens are bytes."""
+
+    def __init__(self, grammar: str) -> None:
+        """Raises InvalidRequest for what is no grammar."""
+        self._matcher = LLMatcher(_bytes(), grammar, log_level=0, limits=LIMITS)
+        if self._matcher.is_error():
+            raise InvalidRequest(self._matcher.get_error())
+
+    def accepts(self, answer: str) -> bool:
+        matcher, tokens = self._matcher.deep_copy(), list(answer.encode())
+        return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_accepting()
+
+    def draw(self, rng: random.Random, long: int = 60) -> str | None:
+        """An answer; None if it is not complete within some steps. From `long` bytes on it is brought to an end."""
+        matcher, made = self._matcher.deep_copy(), bytearray()
+        eos = _bytes().eos_token
+        while len(made) < 40 * long:
+            allowed = [token for token, weight in enumerate(matcher.compute_logit_bias()) if weight]
+            assert not matcher.is_error(), f"{made.decode(errors='replace')} is a dead end: {matcher.get_error()}"
+            ends = eos in allowed
+            tokens = [token for token in allowed if token < 256]
+            if ends and (not tokens or len(made) >= long or rng.random() < 0.3):
+                return made.decode()
+            closing = [token for token in tokens if token in b'"]}0' and len(made) >= long]
+            structure = [token for token in tokens if token in b'"{[}],:' and rng.random() < 0.5]
+            token = rng.choice(closing or structure or tokens)
+            matcher.consume_token(token)
+            made.append(token)
+        return None
+
+
+@cache
+def _bytes() -> LLTokenizer:
+    return LLTokenizer("byte")

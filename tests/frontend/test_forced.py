@@ -219,7 +219,7 @@ async def test_who_has_begun_to_answer_goes_on_with_a_call() -> None:
 async def test_what_a_schema_asks_for_and_cannot_be_is_named() -> None:
     parameters = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
     tool: Tool = {"type": "function", "function": {"name": "sort", "parameters": parameters}}
-    with pytest.raises(InvalidRequest, match="#/properties/a/uniqueItems of sort"):
+    with pytest.raises(InvalidRequest, match=r"#/properties/a/uniqueItems .* \(of sort\)"):
         await compiler().compile(grammar(offered=(NOW, tool)))
     assert await compiler().compile(grammar(offered=(NOW, tool), choice=ToolChoice(ToolMode.REQUIRED, "now")))
     text: Tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}
@@ -393,7 +393,7 @@ def test_other_answers_are_free(fields: dict[str, Any]) -> None:
 async def test_what_a_strict_schema_asks_for_and_cannot_be_is_named() -> None:
     parameters = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
     tool: Tool = {"type": "function", "function": {"name": "sort", "parameters": parameters}}
-    with pytest.raises(InvalidRequest, match="uniqueItems of sort"):
+    with pytest.raises(InvalidRequest, match=r"uniqueItems .* \(of sort\)"):
         await compiler().compile(strict("hermes", "", "sort", offered=(ADD, tool)))
     assert await compiler().compile(strict("hermes", "", "add", offered=(ADD, tool)))
 

@@ -15,9 +15,10 @@ from engine.errors import InvalidRequest, Unsupported
 from engine.grammar import Grammars
 from engine.hub import DEMO_MODEL
 from frontend import grammar as grammar_module
-from frontend.grammar import MAX_GBNF_CHARS, Call, GrammarCompiler, calls
+from frontend.grammar import MAX_GBNF_CHARS, GrammarCompiler
 from frontend.model import LoadedModel
 from frontend.request import Grammar, GrammarKind
+from frontend.tags import Call, calls
 from tests.spelling import Speller
 
 EOS = (2, 0)
@@ -118,8 +119,8 @@ async def test_calls_are_wrapped_as_the_model_writes_them() -> None:
     [
         (
             GrammarKind.JSON_SCHEMA,
-            '{"properties": {"a": {"not": {"const": 1}}}}',
-            ["JSON schema", "not", "#/properties/a/not"],
+            '{"properties": {"a": {"not": {"multipleOf": 3}}}}',
+            ["JSON schema", "#/properties/a/not/multipleOf"],
         ),
         (GrammarKind.JSON_SCHEMA, '{"type": "array", "uniqueItems": true}', ["uniqueItems"]),
         (GrammarKind.JSON_SCHEMA, '{"type": "string", "format": "sonnet"}', ["sonnet"]),
@@ -162,9 +163,9 @@ async def test_a_grammar_is_compiled_once_and_a_refusal_remembered(monkeypatch: 
     compiled_texts: list[str] = []
     original = grammar_module.grammar_text
 
-    def counting(grammar: Grammar, special_tokens: object) -> str:
+    def counting(grammar: Grammar, *others: object) -> str:
         compiled_texts.append(grammar.text)
-        return original(grammar, special_tokens)  # type: ignore[arg-type]
+        return original(grammar, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(grammar_module, "grammar_text", counting)
     made = compiler()
@@ -184,10 +185,10 @@ async def test_a_grammar_that_takes_too_long_is_refused_and_holds_up_nobody(monk
     go = threading.Event()
     original = grammar_module.grammar_text
 
-    def slow(grammar: Grammar, special_tokens: object) -> str:
+    def slow(grammar: Grammar, *others: object) -> str:
         if grammar.text == "slow":
             go.wait(10)
-        return original(grammar, special_tokens)  # type: ignore[arg-type]
+        return original(grammar, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(grammar_module, "grammar_text", slow)
     monkeypatch.setattr(grammar_module, "COMPILE_S", 0.2)

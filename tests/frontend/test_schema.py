@@ -1,11 +1,13 @@
-"""Schemas as clients write them: bounded, without what asks for nothing, and what no grammar honours is found."""
+"""Schemas as clients write them: read and bounded; and the documents that they may refer to."""
 
 import json
+from pathlib import Path
 
 import pytest
 
-from engine.errors import InvalidRequest
-from frontend.schema import MAX_DEPTH, MAX_SCHEMA_BYTES, check_schema, read_schema, unsupported
+from engine.errors import ConfigError, InvalidRequest
+from frontend.schema import MAX_DEPTH, MAX_SCHEMA_BYTES, read_schema
+from frontend.schemas.documents import load_documents
 
 
 def test_whole_numbers_are_written_as_such_wherever_they_stand() -> None:
@@ -13,29 +15,6 @@ def test_whole_numbers_are_written_as_such_wherever_they_stand() -> None:
     assert repr(read_schema(given)) == repr(
         {"maxItems": 2, "const": [1, 1.5], "properties": {"a": {"minimum": -3}}, "maximum": 1e300}
     )
-
-
-def test_what_asks_for_nothing_is_left_out_and_names_are_not_keywords() -> None:
-    assert check_schema({"uniqueItems": False, "items": {"unevaluatedProperties": True, "uniqueItems": True}}) == {
-        "items": {"uniqueItems": True}
-    }
-    names = {"properties": {"uniqueItems": False, "not": True}, "const": {"uniqueItems": False}}
-    assert check_schema(names) == names
-    assert list(unsupported(names)) == []
-
-
-def test_keywords_that_no_grammar_honours_are_found_with_their_place() -> None:
-    schema = {
-        "properties": {"a": {"not": {}}, "b": {"items": {"uniqueItems": True}}},
-        "$defs": {"c": {"anyOf": [True, {"if": {}}]}},
-        "enum": [{"not": 1}],
-        "additionalProperties": False,
-    }
-    assert list(unsupported(schema)) == [
-        "#/properties/a/not",
-        "#/properties/b/items/uniqueItems",
-        "#/$defs/c/anyOf/1/if",
-    ]
 
 
 def nested(depth: int) -> str:
@@ -69,3 +48,20 @@ def test_what_is_no_schema_or_too_much_of_one_is_refused(text: str, words: str) 
 def test_what_is_not_too_deep_is_taken() -> None:
     assert read_schema(nested(MAX_DEPTH)) == json.loads(nested(MAX_DEPTH))
     assert read_schema("true") is True
+
+
+def test_documents_are_found_by_their_place_under_a_uri(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.json").write_text('{"minLength": 2.0}')
+    documents = load_documents([f"https://schemas.example/v=1/={tmp_path}"])
+    assert documents("https://schemas.example/v=1/a/b.json") == {"minLength": 2}
+    assert documents("https://schemas.example/v=1/a/c.json") is None
+    (tmp_path / "c.json").write_text("[")
+    for given, words in (
+        (f"x={tmp_path}", "c.json"),
+        ("nowhere", "URI=FOLDER"),
+        (f"x={tmp_path}/nowhere", "URI=FOLDER"),
+    ):
+        with pytest.raises(ConfigError, match=words) as raised:
+            load_documents([given])
+        assert raised.value.field == "schemas"
