@@ -78,7 +78,7 @@ def test_an_answer_is_streamed_and_its_time_told(page: Page, server: Tandem) -> 
     page.until("document.querySelector('.detail .waterfall .total')")
     assert "length" in page.text(".detail")
     page.click(".tabs a")
-    assert page.text(".said.user .text") == "What is prefill?"
+    page.until("document.querySelector('.said.user .text')?.innerText === 'What is prefill?'")
 
 
 def test_the_whole_conversation_is_sent_on(page: Page, server: Tandem) -> None:
