@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 import msgspec
 
 from frontend.rest import debug, usage
-from frontend.rest.describe import ANY_OBJECT, PUBLIC, content, json, operation
+from frontend.rest.describe import ANY_OBJECT, PUBLIC, content, operation
 from frontend.rest.dialect import Dialect, Json
 
 KEYS: Json = {
@@ -53,11 +53,15 @@ def _own_paths(*, is_whole: bool) -> Json:
         "/health": {"get": _get("The process is alive", ANY_OBJECT) | PUBLIC},
         "/ready": {"get": _ready() | PUBLIC},
         "/metrics": {"get": _get("Prometheus metrics", content("text/plain", {"type": "string"})) | PUBLIC},
-        **({**debug.operations(ERROR), **usage.operations(ERROR)} if is_whole else {}),
+        **(_operators_paths() if is_whole else {}),
         "/openapi.json": {"get": _get("This document", ANY_OBJECT) | PUBLIC},
         "/docs": {"get": _get("This document, to read", content("text/html", {"type": "string"})) | PUBLIC},
-        "/console": {"get": _get("The console, a page", content("text/html", {"type": "string"})) | PUBLIC},
     }
+
+
+def _operators_paths() -> Json:
+    page = _get("The console, a page", content("text/html", {"type": "string"})) | PUBLIC
+    return {**debug.operations(ERROR), **usage.operations(ERROR), "/console": {"get": page}}
 
 
 def _get(summary: str, answer: Json) -> Json:
@@ -67,7 +71,7 @@ def _get(summary: str, answer: Json) -> Json:
 def _ready() -> Json:
     not_ready = {"description": "It would not; `reason` says why.", "content": ANY_OBJECT}
     ready = {"description": "OK", "content": ANY_OBJECT}
-    unknown = {"description": "There is no such model.", "content": json(ERROR)}
+    unknown = {"description": "There is no such model.", "content": ANY_OBJECT}
     model = {"name": "model", "in": "query", "schema": {"type": "string"}, "description": "Default: the default one."}
     responses = {"200": ready, "503": not_ready, "404": unknown}
     return {"summary": "Whether a request would succeed now", "parameters": [model], "responses": responses}
