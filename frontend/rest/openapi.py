@@ -78,12 +78,12 @@ def _ready() -> Json:
 
 
 def _schemas(dialects: Sequence[Dialect], *, is_whole: bool) -> Json:
-    taken = {kind for dialect in dialects for kind in dialect.schemas}.union(
-        (*debug.SCHEMAS, *usage.SCHEMAS) if is_whole else ()
-    )
+    own = (*debug.SCHEMAS, *usage.SCHEMAS) if is_whole else ()
+    taken = {kind for dialect in dialects for kind in dialect.schemas}.union(own)
     _, components = msgspec.json.schema_components(
         sorted(taken, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
     )
     for name in {name for dialect in dialects for name in dialect.closed}:
         components[name]["additionalProperties"] = False
-    return components
+    plain: Json = msgspec.json.decode(msgspec.json.encode(components))  # defaults are values of Python's
+    return plain
