@@ -11,6 +11,8 @@ class Proxy:
     def __init__(self, target: str) -> None:
         self._target = target
         self._tasks: set[asyncio.Task[None]] = set()
+        self.num_connections = 0
+        """That were ever made."""
 
     def cut(self) -> None:
         for task in self._tasks:
@@ -19,6 +21,7 @@ class Proxy:
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self.num_connections += 1
         self._tasks.add(task)
         try:
             far_reader, far_writer = await asyncio.open_unix_connection(self._target)
