@@ -34,7 +34,7 @@ from tandem_client import (
 )
 from tests.certificates import Authority
 from tests.frontend.fake_inference import MODEL, FakeInference, say
-from tests.tandem_client.serving import Either, client_of, serving
+from tests.tandem_client.serving import Asyncio, Either, client_of, serving
 
 KINDS = ["blocking", "asyncio"]
 
@@ -187,9 +187,10 @@ async def test_another_may_cancel(client: Either, inference: FakeInference, grac
 async def test_a_task_that_is_cancelled_ends_its_answer(tmp_path: Path) -> None:
     inference = FakeInference([*say("Hel")[:1], asyncio.Event()])
     async with serving(inference, tmp_path) as (address, _), AsyncClient(address) as client:
-        task = asyncio.create_task(client.generate(text("hi", resume_grace_s=30)))
-        await inference.began.acquire()
-        await asyncio.sleep(0.05)
+        numbers: asyncio.Queue[int] = asyncio.Queue()
+        request = text("hi", resume_grace_s=30)
+        task = asyncio.create_task(Asyncio(client).follow(request, numbers.put_nowait))
+        await numbers.get()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -109,13 +109,12 @@ async def test_calls_that_are_lost_before_they_began_are_made_again(kind: str, t
 @pytest.mark.parametrize("kind", KINDS)
 async def test_answers_of_real_workers_have_no_gap_and_no_repeat(kind: str, tmp_path: Path) -> None:
     async with cluster(shared_data("models", "stories260K")) as running:
-        wanted = await running.complete(
-            GenerateRequest(prompt="Once upon a time", temperature=0, max_tokens=300, ignore_eos=True)
-        )
-        request = text("Once upon a time", temperature=0, max_tokens=300, ignore_eos=True)
+        asked = {"temperature": 0.0, "max_tokens": 400, "ignore_eos": True}
+        wanted = await running.complete(GenerateRequest(prompt="Once upon a time", **asked))
+        request = text("Once upon a time", **asked)
         async with serving(running.inference, tmp_path) as (address, between), client_of(kind, address) as client:
             answer = await client.follow(request, Cutting(between, 1, 20, 40))
         assert answer.token_ids == wanted.token_ids
         assert answer.text == wanted.text
-        assert answer.usage.completion_tokens == 300
-        assert between.num_connections == 4
+        assert answer.usage.completion_tokens == 400
+        assert between.num_connections >= 2

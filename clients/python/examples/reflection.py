@@ -14,11 +14,9 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 QUESTION = '{"chat": {"messages": [{"role": "user", "content": "What is decode?"}]}, "sampling": {"temperature": 0}}'
+DEFAULTS = ["127.0.0.1:50051", "tandem.v1.Inference/Generate", QUESTION]
 
-address, method, asked, *_ = [
-    *sys.argv[1:],
-    *["127.0.0.1:50051", "tandem.v1.Inference/Generate", QUESTION][len(sys.argv) - 1 :],
-]
+address, method, asked = [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 1 :]]
 with grpc.insecure_channel(address) as channel:
     database = ProtoReflectionDescriptorDatabase(channel)
     print("services:", *database.get_services(), file=sys.stderr)
