@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createOpenAI } from "@ai-sdk/openai";
-import { embedMany, generateObject, generateText, streamText, tool } from "ai";
+import { embedMany, generateText, Output, streamText, tool } from "ai";
 import { z } from "zod";
 import { ANSWER, HTTP, MODEL, QUESTION } from "./served.mjs";
 
@@ -34,8 +34,9 @@ for (const [name, model] of [
   });
 
   test(`an object over ${name}`, async () => {
-    const answer = await generateObject({ model, prompt: QUESTION, schema: Place, temperature: 0, maxRetries: 0 });
-    assert.ok(Place.safeParse(answer.object).success);
+    const output = Output.object({ schema: Place });
+    const answer = await generateText({ model, prompt: QUESTION, output, temperature: 0, maxRetries: 0 });
+    assert.ok(Place.safeParse(answer.output).success);
   });
 
   test(`a tool over ${name}`, async () => {
