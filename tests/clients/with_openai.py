@@ -153,7 +153,7 @@ def test_completions_of_every_kind_of_prompt(client: OpenAI) -> None:
     (alone,) = client.completions.create(**asked, prompt=text).choices
     for prompt in ([text], ids, [ids]):
         assert client.completions.create(**asked, prompt=prompt).choices[0].text == alone.text
-    both = client.completions.create(**asked, prompt=[text, ids], n=2, stream=False)
+    both = client.completions.create(**asked, prompt=[text, text], n=2)
     assert [choice.index for choice in both.choices] == [0, 1, 2, 3]
     assert {choice.text for choice in both.choices} == {alone.text}
     assert client.completions.create(**asked, prompt=text, echo=True).choices[0].text == text + alone.text

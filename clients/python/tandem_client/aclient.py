@@ -52,7 +52,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        await self._channel.close()
+        await self._channel.close(None)
 
     def stream(self, request: pb.GenerateRequest, *, timeout_s: float | None = None) -> "AsyncStream":
         """An answer in parts, as they come."""

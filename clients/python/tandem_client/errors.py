@@ -134,7 +134,7 @@ _UNSAID = {
 def from_rpc(error: grpc.RpcError) -> TandemError:
     """What a call of gRPC's failed for; `error` is its cause."""
     code, message = error.code(), error.details() or ""
-    trailers = {str(name): value for name, value in error.trailing_metadata() or ()}
+    trailers: dict[Any, Any] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type] # they are pairs
     info, retry_after_s = _details(trailers.get(DETAILS_KEY))
     if info is None:
         kind = _UNSAID.get(code) or _BY_CODE.get(code, TandemError)

@@ -76,7 +76,11 @@ def chat(messages: Messages, **options: Unpack[ChatOptions]) -> pb.GenerateReque
 
 def conversation(messages: Messages) -> pb.Chat:
     given = [pb.ChatMessage(role="user", content=messages)] if isinstance(messages, str) else messages
-    return pb.Chat(messages=[m if isinstance(m, pb.ChatMessage) else pb.ChatMessage(**m) for m in given])
+    return pb.Chat(messages=[each if isinstance(each, pb.ChatMessage) else _message(**each) for each in given])
+
+
+def _message(*, role: str, content: str) -> pb.ChatMessage:
+    return pb.ChatMessage(role=role, content=content)
 
 
 def json_schema(schema: str) -> pb.Grammar:
