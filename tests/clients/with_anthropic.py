@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from served import ANSWER, HTTP, MODEL, QUESTION, WEATHER
 
 USER: Any = {"role": "user", "content": QUESTION}
-GREEDY: Any = {"model": MODEL, "max_tokens": 100, "temperature": 0, "messages": [USER]}
+GREEDY: Any = {"model": MODEL, "max_tokens": 100, "messages": [USER]}
+GREEDY |= {"extra_body": {"temperature": 0}}  # an argument of older versions
 TOOL: Any = {"name": "get_weather", "description": "Now.", "input_schema": WEATHER}
 
 
@@ -96,7 +97,7 @@ def test_errors(client: Anthropic) -> None:
     with pytest.raises(anthropic.NotFoundError):
         client.messages.create(**{**GREEDY, "model": "claude"})
     with pytest.raises(anthropic.BadRequestError, match="temperature"):
-        client.messages.create(**{**GREEDY, "temperature": 1.5})
+        client.messages.create(**{**GREEDY, "extra_body": {"temperature": 1.5}})
     image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "AA=="}}
     with pytest.raises(anthropic.BadRequestError, match="image"):
         client.messages.create(**{**GREEDY, "messages": [{"role": "user", "content": [image]}]})

@@ -39,7 +39,7 @@ def test_details(client: InferenceClient) -> None:
 
 def test_streams(client: InferenceClient) -> None:
     texts = list(client.text_generation(PROMPT, max_new_tokens=100, stream=True))
-    assert "".join(texts) == ANSWER
+    assert "".join(texts) == f"{ANSWER}<|im_end|>", "as TGI's, with the text of the token that ends it"
     events = list(client.text_generation(PROMPT, max_new_tokens=100, stream=True, details=True))
     assert events[-1].generated_text == ANSWER
     assert events[-1].details is not None

@@ -17,7 +17,6 @@ class Place(BaseModel):
 
 MODES = [
     instructor.Mode.TOOLS,
-    instructor.Mode.TOOLS_STRICT,
     instructor.Mode.JSON_SCHEMA,
     instructor.Mode.RESPONSES_TOOLS,
 ]

@@ -3,6 +3,7 @@
 import asyncio
 import importlib.metadata
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "clients" / "python" / "example
 
 def test_it_stands_alone() -> None:
     wanted = importlib.metadata.requires("tandem-client") or []
-    assert sorted(name.split(">")[0] for name in wanted) == ["grpcio", "protobuf"]
+    assert sorted(re.split("[<>]", name)[0] for name in wanted) == ["grpcio", "protobuf"]
     assert importlib.util.find_spec("protos") is None
     assert importlib.util.find_spec("google.rpc") is None
 

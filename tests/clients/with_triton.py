@@ -76,7 +76,7 @@ def test_streams(client: InferenceServerClient) -> None:
     texts, num_parts, open_ids = {"0": "", "1": ""}, 0, {"0", "1"}
     while open_ids:
         result, error = heard.get(timeout=120)
-        assert error is None
+        assert error is None, error.message()
         response = result.get_response()
         texts[response.id] += said(result)
         num_parts += 1
