@@ -1,7 +1,7 @@
 """LangChain's standard tests of chat models, for ChatOpenAI and ChatOllama.
 
-Those that need a model that understands what it is asked are expected to fail, by name: the demonstration model does not.
-That calls are made, and match their schemas, is the server's part, and other tests of these see it.
+Those that need a model that understands what it is asked are expected to fail, by name: the demonstration model does
+not. That calls are made, and match their schemas, is the server's part, and other tests of these see it.
 """
 
 from typing import Any
