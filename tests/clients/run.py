@@ -49,7 +49,7 @@ def run(names: Sequence[str], options: Sequence[str]) -> list[str]:
         for name in names:
             sys.stdout.write(f"-- {name}\n")
             sys.stdout.flush()
-            if subprocess.run(command(name, server), env=environment(server), cwd=ROOT, check=False).returncode:
+            if subprocess.run(command(name, server), env=environment(server), cwd=HERE, check=False).returncode:
                 failed.append(name)
     return failed
 
@@ -63,7 +63,10 @@ def main(arguments: Sequence[str]) -> int:
     if "--install" in arguments:
         return 0
     failed = []
-    for chosen, options in (([n for n in names if n != SCHEMATHESIS], ()), ([SCHEMATHESIS], ("--max-context", "32", "--accept-any-model"))):
+    for chosen, options in (
+        ([n for n in names if n != SCHEMATHESIS], ()),
+        ([SCHEMATHESIS], ("--max-context", "32", "--accept-any-model")),
+    ):
         if set(chosen) & set(names):
             failed += run(chosen, options)
     sys.stdout.write(f"{len(names) - len(failed)} passed, {len(failed)} failed: {', '.join(failed)}\n")

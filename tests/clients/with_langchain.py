@@ -68,3 +68,11 @@ class TestChatOllama(Standard):
     @property
     def has_tool_choice(self) -> bool:
         return False
+
+    @pytest.mark.xfail(reason=NO_CALL)
+    def test_bind_runnables_as_tools(self, model: BaseChatModel) -> None:
+        super().test_bind_runnables_as_tools(model)
+
+    @pytest.mark.xfail(reason=NO_CALL)
+    def test_tool_calling_with_no_arguments(self, model: BaseChatModel) -> None:
+        super().test_tool_calling_with_no_arguments(model)
