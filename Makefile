@@ -5,6 +5,7 @@
 #   make test     the quick tests         make test-all   the slow ones too
 #   make test-observability   deploy/ for real: Prometheus and promtool, the roles as compose.yaml starts them, nginx and Envoy;
 #                             the console in Chromium
+#   make test-clients   installs the official clients (OpenAI's, Anthropic's, Ollama's, ...) and runs them against a server; ARGS="openai npm" some
 #   make fuzz     requests, frames and files that are broken on purpose, FUZZ_MINUTES of each kind (30)
 #   make check    lint, types, imports, generated code, known vulnerabilities
 #   make chaos    kills, stops and cuts off workers under load for MINUTES=10, at most 30, and checks that nobody notices
@@ -26,14 +27,15 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PROTOS := $(sort $(wildcard protos/*.proto))
-PROTOC := $(BIN)/python -m grpc_tools.protoc -I.
+PROTOC := $(BIN)/python -m grpc_tools.protoc
+CLIENT := clients/python/tandem_client
 BUF := node_modules/.bin/buf
 BUF_VERSION := 1.75.0
 # Tests that start threads of their own should not also fight over cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 .DELETE_ON_ERROR:
-.PHONY: up demo test test-all test-observability pictures dashboards metrics fuzz chaos soak bench bench-gpu bench-rivals check check-style check-types check-imports check-protos check-audit protos install install-dev clean
+.PHONY: up demo test test-all test-observability test-clients pictures dashboards metrics fuzz chaos soak bench bench-gpu bench-rivals check check-style check-types check-imports check-protos check-audit protos install install-dev clean
 
 up: install
 	@$(BIN)/tandem up $(ARGS)
@@ -60,6 +62,10 @@ test-observability: install-dev .venv/bin/envoy
 # The pictures of docs/console, taken anew; pngquant makes them small.
 pictures: install-dev
 	$(BIN)/python -m tests.console.pictures docs/console
+
+# Each client in an environment of its own under build/clients. Needs the package registries, and npm.
+test-clients: install-dev
+	$(BIN)/python -m tests.clients.run $(ARGS)
 
 # What stands in deploy/grafana/dashboards and deploy/prometheus/rules.yaml.
 dashboards: install-dev
@@ -121,14 +127,23 @@ check-imports: install-dev
 	$(BIN)/lint-imports
 
 protos: install-dev
-	$(PROTOC) --python_out=. --pyi_out=. --grpc_python_out=. $(PROTOS)
+	$(call generate,.)
+
+# Everything that is generated, under the folder $(1): the code of protos/, and what of it clients/python has.
+define generate
+mkdir -p $(1)/$(CLIENT) && \
+$(PROTOC) -I. --python_out=$(1) --pyi_out=$(1) --grpc_python_out=$(1) $(PROTOS) && \
+$(PROTOC) -Iclients/python --python_out=$(1)/clients/python --pyi_out=$(1)/clients/python tandem_client/status.proto && \
+sed 's/protos\.generate_pb2/tandem_client.generate_pb2/' $(1)/protos/generate_pb2.py > $(1)/$(CLIENT)/generate_pb2.py && \
+cp $(1)/protos/generate_pb2.pyi $(1)/$(CLIENT)/
+endef
 
 # The committed code must be what the committed definitions give.
 check-protos: install-dev
 	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && \
-	$(PROTOC) --python_out="$$fresh" --pyi_out="$$fresh" --grpc_python_out="$$fresh" $(PROTOS) && \
-	for file in "$$fresh"/protos/*; do \
-	    cmp -s "$$file" "protos/$${file##*/}" || { echo "protos/$${file##*/} is stale: run make protos" >&2; exit 1; }; \
+	$(call generate,"$$fresh") && \
+	for file in $$(cd "$$fresh" && find * -type f); do \
+	    cmp -s "$$fresh/$$file" "$$file" || { echo "$$file is stale: run make protos" >&2; exit 1; }; \
 	done && echo "generated code is up to date"
 	@if [ -x $(BUF) ] || command -v npm >/dev/null; then $(MAKE) --no-print-directory buf-lint; \
 	elif [ -n "$(CI)" ]; then echo "buf lint needs npm, and CI does not go without" >&2; exit 1; \
@@ -174,4 +189,4 @@ install-dev: .venv/.installed-dev
 	@touch $@
 
 clean:
-	rm -rf .venv node_modules build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv node_modules build dist *.egg-info clients/python/build clients/python/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

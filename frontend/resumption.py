@@ -1,7 +1,8 @@
 """Answers that outlive the call they were asked by, so that a client whose connection broke goes on where it stopped.
 
 An answer is made by a task of its own, which keeps what comes; calls read along, from any token on. Once nobody has
-read for the grace that its request asked for, it is aborted if it was not complete, and forgotten.
+read for the grace that its request asked for, it is aborted if it was not complete, and forgotten; at once where it had
+not started, as nobody knows what to resume, or where its caller says so.
 """
 
 import asyncio
@@ -44,8 +45,8 @@ class Resumption:
         self._kept: dict[str, _Kept] = {}
 
     def generate(self, request: GenerateRequest, grace_s: float) -> AsyncGenerator[Event, None]:
-        """As `Inference.generate`, but closing the generator only begins the grace. Raises InvalidRequest if that is
-        longer than the server allows."""
+        """As `Inference.generate`, but closing the generator once it has started only begins the grace. Raises
+        InvalidRequest if that is longer than the server allows."""
         if grace_s > self._max_grace_s:
             message = f"resume_grace_ms is at most {self._max_grace_s * 1e3:g} here, not {grace_s * 1e3:g}"
             raise InvalidRequest(message, field="resume_grace_ms")
@@ -59,10 +60,22 @@ class Resumption:
         Raises UnknownRequest for an answer that is not kept, or somebody else's; InvalidRequest for a token at which no
         delta begins.
         """
+        kept = self._find(caller, request_id)
+        return self._read(kept, _position(kept, next_index))
+
+    def cancel(self, caller: Caller, request_id: str) -> None:
+        """End an answer and forget it; whoever reads along hears that it is not there. Raises UnknownRequest as
+        `resume`."""
+        kept = self._find(caller, request_id)
+        if not kept.complete:
+            kept.error = UnknownRequest(f"the answer of {request_id[:80]!r} was cancelled", field="request_id")
+        self._expire(kept)
+
+    def _find(self, caller: Caller, request_id: str) -> _Kept:
         kept = self._kept.get(request_id)
         if kept is None or kept.caller != caller:
             raise UnknownRequest(f"no answer of {request_id[:80]!r} is kept here", field="request_id")
-        return self._read(kept, _position(kept, next_index))
+        return kept
 
     async def _make(self, kept: _Kept, request: GenerateRequest) -> None:
         request_id = ""
@@ -99,7 +112,9 @@ class Resumption:
             await asyncio.shield(kept.task)  # raises what is our own fault
         finally:
             kept.num_readers -= 1
-            if not kept.num_readers:
+            if not kept.events:
+                self._expire(kept)
+            elif not kept.num_readers:
                 kept.expiry = asyncio.get_running_loop().call_later(kept.grace_s, self._expire, kept)
 
     def _expire(self, kept: _Kept) -> None:

@@ -89,6 +89,12 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
             raise no_key()
         await _write(self._resumption.resume(caller, request.request_id, request.next_index), context)
 
+    async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
+        if (caller := identify(self._keys, context.invocation_metadata())) is None:
+            raise no_key()
+        self._resumption.cancel(caller, request.request_id)
+        return pb.CancelResponse()
+
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         given = convert.tokenize_input(request)
         is_said = isinstance(given, str) and request.HasField("add_special_tokens")

@@ -25,6 +25,8 @@ ALIASES = {"streaming": STREAM}
 """Dynamo's."""
 OUTPUT, FINISH = "text_output", "finish_reason"
 OUTPUTS = (OUTPUT, FINISH)
+LAST_IS_TOLD = "triton_enable_empty_final_response"
+"""By this Triton's clients ask to be told which response is the last; they are, whatever it says."""
 MOST = {"stop": MAX_STOP_STRINGS, "stop_token_ids": MAX_STOP_TOKEN_IDS, "logit_bias": MAX_LOGIT_BIAS}
 
 Value = bool | bytes
@@ -176,6 +178,8 @@ def _sampling(message: pb.ModelInferRequest, told: Value | None) -> Sampling:
             raise InvalidRequest(f"{SAMPLING} must be a JSON object", field=SAMPLING)
         fields.update(decoded)
     for name, parameter in message.parameters.items():
+        if name == LAST_IS_TOLD and parameter.WhichOneof("parameter_choice") == "bool_param":
+            continue
         if name in fields:
             raise InvalidRequest(f"{name} is both a parameter and in {SAMPLING}", field=name)
         kind = parameter.WhichOneof("parameter_choice")

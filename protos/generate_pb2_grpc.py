@@ -49,6 +49,11 @@ class InferenceStub:
                 request_serializer=protos_dot_generate__pb2.ResumeRequest.SerializeToString,
                 response_deserializer=protos_dot_generate__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Cancel = channel.unary_unary(
+                '/tandem.v1.Inference/Cancel',
+                request_serializer=protos_dot_generate__pb2.CancelRequest.SerializeToString,
+                response_deserializer=protos_dot_generate__pb2.CancelResponse.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/tandem.v1.Inference/Tokenize',
                 request_serializer=protos_dot_generate__pb2.TokenizeRequest.SerializeToString,
@@ -103,6 +108,14 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Cancel(self, request, context):
+        """Ends an answer that Resume would go on with: its work is aborted, and it is forgotten. NOT_FOUND as for Resume. Answers
+        without `resume_grace_ms` need none of this: they end with their call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Tokenize(self, request, context):
         """Turns text or chat messages into token ids, exactly as Generate would.
         """
@@ -150,6 +163,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Resume,
                     request_deserializer=protos_dot_generate__pb2.ResumeRequest.FromString,
                     response_serializer=protos_dot_generate__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Cancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.Cancel,
+                    request_deserializer=protos_dot_generate__pb2.CancelRequest.FromString,
+                    response_serializer=protos_dot_generate__pb2.CancelResponse.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -236,6 +254,33 @@ class Inference:
             '/tandem.v1.Inference/Resume',
             protos_dot_generate__pb2.ResumeRequest.SerializeToString,
             protos_dot_generate__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Cancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tandem.v1.Inference/Cancel',
+            protos_dot_generate__pb2.CancelRequest.SerializeToString,
+            protos_dot_generate__pb2.CancelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -15,6 +15,8 @@ class Proxy:
         self.bytes_per_s: float | None = None
         """What goes through each connection, each way; None: as fast as it can."""
         self._tasks: set[asyncio.Task[None]] = set()
+        self.num_connections = 0
+        """That were ever made."""
 
     def cut(self) -> None:
         for task in self._tasks:
@@ -23,6 +25,7 @@ class Proxy:
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        self.num_connections += 1
         self._tasks.add(task)
         try:
             if self.refuses:

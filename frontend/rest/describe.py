@@ -47,6 +47,14 @@ def parts(media_type: str, name: str) -> Json:
     return content(media_type, {"$ref": f"#/components/schemas/{name}"})
 
 
+def events(*names: str) -> Json:
+    """An answer that comes as server-sent events, the data of each being JSON of one of these schemas."""
+    references: list[Json] = [{"$ref": f"#/components/schemas/{name}"} for name in names]
+    said: Json = {"anyOf": references} if len(references) > 1 else references[0]
+    data: Json = {"type": "string", "contentMediaType": "application/json", "contentSchema": said}
+    return content("text/event-stream", {"type": "object", "properties": {"data": data}, "required": ["data"]})
+
+
 ANY_OBJECT = content("application/json", {"type": "object"})
 
 

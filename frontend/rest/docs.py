@@ -65,7 +65,8 @@ function content(what, media) {
   Object.entries(media || {}).forEach(([type, m], i) => {
     const kind = make("span", " (" + type + ")");
     kind.className = "quiet";
-    line.append(i ? ", " : "", inline(m.schema), kind);
+    const data = (m.schema.properties || {}).data;  // of an event
+    line.append(i ? ", " : "", inline(data && data.contentSchema || m.schema), kind);
   });
   return line;
 }

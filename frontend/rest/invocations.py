@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from frontend.api import Inference
 from frontend.fields import decode_body, one_of
-from frontend.rest.describe import also, any_of, content, post, ref
+from frontend.rest.describe import also, any_of, events, post, ref
 from frontend.rest.dialect import ERRORS, Errors, Json
 from frontend.rest.openai import chat, completions
 from frontend.rest.openai.answer import Endpoint as OpenAIEndpoint
@@ -64,7 +64,7 @@ def operation(*, only: Sequence[str] = ALL) -> Json:
         "Answer a conversation (messages) or continue a text (prompt, inputs)",
         any_of(ref(ChatCompletionRequest), ref(CompletionRequest), ref(TgiCompatRequest)),
         any_of(ref(ChatCompletion), ref(Completion), {"type": "array", "items": ref(TgiAnswer)})
-        | content("text/event-stream", {"anyOf": [ref(ChatCompletionChunk), ref(CompletionChunk), ref(TgiEvent)]}),
+        | events(*(kind.__name__ for kind in (ChatCompletionChunk, CompletionChunk, TgiEvent))),
         error="ErrorBody",
         description="As /v1/chat/completions, /v1/completions or TGI's / does.",
     )

@@ -109,6 +109,49 @@ async def test_without_a_grace_a_lost_call_is_the_end() -> None:
         await refused(server, grpc.StatusCode.NOT_FOUND)
 
 
+async def cancel(server: Served, request_id: str = "req-1") -> None:
+    await server.stub.Cancel(pb.CancelRequest(request_id=request_id))
+
+
+async def test_who_asked_may_end_it_before_its_grace_is_over() -> None:
+    inference = Slow()
+    async with served(inference) as server:
+        await lost_after(server, 3, asked())
+        await cancel(server)
+        await asyncio.wait_for(inference.closed.wait(), 10)
+        await refused(server, grpc.StatusCode.NOT_FOUND)
+        with pytest.raises(grpc.aio.AioRpcError, match="no answer of 'req-1' is kept here"):
+            await cancel(server)
+
+
+async def test_who_reads_what_is_cancelled_hears_of_it() -> None:
+    async with served(Slow()) as server:
+        call = server.stub.Generate(asked())
+        for _ in range(3):
+            await call.read()
+        await cancel(server)
+        with pytest.raises(grpc.aio.AioRpcError, match="'req-1' was cancelled") as failure:
+            await call.read()
+        assert failure.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+async def test_what_had_not_started_ends_with_its_call() -> None:
+    class Waiting(FakeInference):
+        asked = asyncio.Event()
+
+        async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+            self.asked.set()
+            async for event in super().generate(request):
+                yield event
+
+    inference = Waiting([None])
+    async with served(inference) as server:
+        call = server.stub.Generate(asked())
+        await inference.asked.wait()
+        call.cancel()
+        await asyncio.wait_for(inference.closed.wait(), 10)
+
+
 async def refused(server: Served, code: grpc.StatusCode, next_index: int = 0, request_id: str = "req-1") -> str:
     with pytest.raises(grpc.aio.AioRpcError) as failure:
         await resumed(server, next_index, request_id)
@@ -158,6 +201,8 @@ async def test_an_answer_is_its_callers_alone() -> None:
     for other in (ANYBODY, Caller("you")):
         with pytest.raises(Exception, match="no answer of 'req-1' is kept here"):
             resumption.resume(other, "req-1", 0)
+        with pytest.raises(Exception, match="no answer of 'req-1' is kept here"):
+            resumption.cancel(other, "req-1")
     again = resumption.resume(Caller("me"), "req-1", 1)
     assert (await anext(again)).token_ids == (2, 3)  # type: ignore[union-attr]
     await again.aclose()

@@ -88,6 +88,7 @@ async def test_a_stream_answers_each_request_in_parts_or_whole() -> None:
         for name, stream in (("a", True), ("b", False)):
             request = asking(stream=stream)
             request.id = name
+            request.parameters["triton_enable_empty_final_response"].bool_param = stream
             await call.write(request)
         await call.done_writing()
         answers = [message async for message in call]
@@ -194,6 +195,13 @@ def test_what_is_wrong_is_named(request_: pb.ModelInferRequest, field: str) -> N
     with pytest.raises(InvalidRequest) as error:
         read(request_)
     assert error.value.field == field
+
+
+def test_what_triton_asks_of_the_last_response_is_a_bool() -> None:
+    request = asking()
+    request.parameters["triton_enable_empty_final_response"].string_param = "yes"
+    with pytest.raises(InvalidRequest, match="unknown parameter: triton_enable_empty_final_response"):
+        read(request)
 
 
 def test_nothing_is_said_twice() -> None:

@@ -20,7 +20,7 @@ from frontend.rest.anthropic.answer_types import (
 from frontend.rest.anthropic.errors import AnthropicErrorBody, AnthropicErrors
 from frontend.rest.anthropic.models import model_endpoint, models_endpoint
 from frontend.rest.anthropic.request_types import CountTokensRequest, MessagesRequest
-from frontend.rest.describe import content, json, post
+from frontend.rest.describe import events, json, post
 from frontend.rest.dialect import Dialect, HeaderRoute, Json
 
 VERSION_HEADER = "anthropic-version"
@@ -76,11 +76,10 @@ class NoBatches:
 
 
 def _operations() -> dict[str, Json]:
-    events: Json = {"anyOf": [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in EVENTS]}
     message = post(
         "Answer a conversation, as Anthropic does",
         json("MessagesRequest"),
-        json("AnthropicMessage") | content("text/event-stream", events),
+        json("AnthropicMessage") | events(*(kind.__name__ for kind in EVENTS)),
         error="AnthropicErrorBody",
         description="With `stream`, server-sent events, each named by its type. What fails after the first is an "
         "event with `error`.",

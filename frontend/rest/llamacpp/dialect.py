@@ -8,7 +8,7 @@ from dataclasses import replace
 from starlette.routing import Route
 
 from frontend.api import Inference
-from frontend.rest.describe import ANY_OBJECT, PUBLIC, content, json, operation, parts, post
+from frontend.rest.describe import ANY_OBJECT, PUBLIC, content, events, json, operation, post
 from frontend.rest.dialect import Dialect, Json
 from frontend.rest.llamacpp.answer import LlamaEndpoint
 from frontend.rest.llamacpp.answer_types import (
@@ -85,7 +85,7 @@ def llamacpp_dialect(inference: Inference, *, lenient: bool = False) -> Dialect:
 
 def _operations() -> dict[str, Json]:
     completion: Json = {"post": _generation("Continue a text, as llama.cpp's server does", "LlamaCompletionRequest")}
-    chat_answer = json("ChatCompletion") | parts("text/event-stream", "ChatCompletionChunk")
+    chat_answer = json("ChatCompletion") | events("ChatCompletionChunk")
     conversation = post("As /v1/chat/completions", json("ChatCompletionRequest"), chat_answer, error=ERROR)
     template = post("Render a conversation", json("ChatCompletionRequest"), json("LlamaRendered"), error=ERROR)
     adapters = content("application/json", {"type": "array", "maxItems": 0, "items": {"type": "object"}})
@@ -119,7 +119,7 @@ def _generation(summary: str, request: str) -> Json:
     return post(
         summary,
         json(request),
-        json("LlamaCompletion") | parts("text/event-stream", "LlamaChunk"),
+        json("LlamaCompletion") | events("LlamaChunk", "LlamaCompletion"),
         error=ERROR,
         description="Several prompts, or `n_cmpl`, make a list of answers. With `stream`, server-sent events; the last "
         "of every answer is a `LlamaCompletion`. What fails after the first event is an event with `error`.",

@@ -3,7 +3,7 @@
 from starlette.routing import Route
 
 from frontend.api import Inference
-from frontend.rest.describe import json, operation, parts, post
+from frontend.rest.describe import events, json, operation, post
 from frontend.rest.dialect import Dialect, Json
 from frontend.rest.openai import chat, completions
 from frontend.rest.openai.answer import Endpoint
@@ -86,7 +86,7 @@ def _generation(summary: str, request: str, answer: str) -> Json:
     return post(
         summary,
         json(request),
-        json(answer) | parts("text/event-stream", f"{answer}Chunk"),
+        json(answer) | events(f"{answer}Chunk"),
         error="ErrorBody",
         description="With `stream`, server-sent events: chunks, then `[DONE]`. What fails after the first chunk is "
         "an event with `error`.",

@@ -10,7 +10,7 @@ from starlette.routing import Route
 from engine.version import VERSION
 from frontend.api import Inference
 from frontend.request import MAX_STOP_STRINGS
-from frontend.rest.describe import content, json, operation, parts, ref
+from frontend.rest.describe import content, events, json, operation, ref
 from frontend.rest.dialect import Dialect, Json
 from frontend.rest.tgi.answer import Endpoint
 from frontend.rest.tgi.answer_types import TgiAnswer, TgiEvent, TgiInfo
@@ -26,7 +26,7 @@ FAILURES = {
     429: "No room now; retry after `Retry-After` seconds.",
     503: "Draining, or the workers are gone.",
 }
-EVENTS = parts("text/event-stream", "TgiEvent")
+EVENTS = events("TgiEvent")
 
 
 def tgi_dialect(inference: Inference) -> Dialect:

@@ -1,6 +1,6 @@
 """The paths below /v1/responses in OpenAPI's words."""
 
-from frontend.rest.describe import content, json, operation, post
+from frontend.rest.describe import events, json, operation, post
 from frontend.rest.dialect import Json
 from frontend.rest.openai.responses.answer_types import (
     DeletedResponse,
@@ -35,11 +35,10 @@ ID: Json = {"name": "id", "in": "path", "required": True, "schema": {"type": "st
 
 
 def operations() -> dict[str, Json]:
-    references = [{"$ref": f"#/components/schemas/{kind.__name__}"} for kind in KINDS]
     creation = post(
         "Answer what was said, and keep the answer",
         json("ResponseRequest"),
-        json("ResponseDocument") | content("text/event-stream", {"anyOf": references}),
+        json("ResponseDocument") | events(*(kind.__name__ for kind in KINDS)),
         error="ErrorBody",
         description="With `stream`, server-sent events, each with its type; the last is `response.completed`, "
         "`response.incomplete` or `response.failed`.",
