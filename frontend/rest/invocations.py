@@ -77,7 +77,7 @@ def _of_openai() -> Json:
         "Answer a conversation (messages) or continue a text (prompt)",
         any_of(ref(ChatCompletionRequest), ref(CompletionRequest)),
         any_of(ref(ChatCompletion), ref(Completion))
-        | content("text/event-stream", {"anyOf": [ref(ChatCompletionChunk), ref(CompletionChunk)]}),
+        | events(*(kind.__name__ for kind in (ChatCompletionChunk, CompletionChunk))),
         error="ErrorBody",
         description="As /v1/chat/completions or /v1/completions does.",
     )
