@@ -115,6 +115,7 @@ def test_a_part_runs_in_a_dry_run_without_what_a_gpu_machine_may_lack(tmp_path: 
     assert set(records.limits(records.read(tmp_path / "f"))) == {"copy GB/s", "gemm TFLOP/s", "launch us"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("needs_triton")
 def test_every_part_is_imported_without_what_a_gpu_machine_may_lack() -> None:
     program = (

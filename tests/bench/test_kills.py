@@ -70,6 +70,7 @@ class Recorder:
             self.chunks.add(number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("transport", ["shm", "ipc"])
 async def test_each_moment_comes(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, recorder = shared_data("models", "stories260K"), Recorder()

@@ -15,8 +15,8 @@ SURE = 0.5
     ("model", "golden"),
     [
         ("stories260K", "golden_greedy.json"),
-        ("stories260K", "golden_long.json"),
-        ("babyllama105", "golden_greedy.json"),
+        pytest.param("stories260K", "golden_long.json", marks=pytest.mark.slow),
+        pytest.param("babyllama105", "golden_greedy.json", marks=pytest.mark.slow),
     ],
 )
 def test_int8_leaves_the_goldens_only_where_they_are_unsure(model: str, golden: str, setting: Setting) -> None:

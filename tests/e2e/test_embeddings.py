@@ -22,7 +22,9 @@ def expected(ids: list[int], pooling: str) -> np.ndarray:
     return pooled / np.linalg.norm(pooled)  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("arguments", [(), ("--prefill", "0"), ("--embedding-pooling", "last")])
+@pytest.mark.parametrize(
+    "arguments", [(), pytest.param(("--prefill", "0"), marks=pytest.mark.slow), ("--embedding-pooling", "last")]
+)
 async def test_vectors_are_those_of_the_reference(tandem_up: StartTandem, arguments: tuple[str, ...]) -> None:
     server = tandem_up(*arguments)
     async with openai_client(server) as client, grpc_stub(server) as stub:

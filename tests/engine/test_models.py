@@ -88,7 +88,10 @@ def runner_of(folder: Path, block_tokens: int, num_blocks: int = 120) -> Runner:
     return Runner(decoder, KVCache(decoder.spec, num_blocks, block_tokens))
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(case, marks=pytest.mark.slow) if case == "llama-head-256" else case for case in CASES],
+)
 def model_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
     case = dict(CASES[request.param])

@@ -24,6 +24,7 @@ from engine.telemetry import Telemetry
 from frontend.admission import Admission
 from frontend.attempt import Attempts
 from frontend.callers import ANYBODY, KeyRing
+from frontend.catalogue import Catalogue
 from frontend.cut import Cut
 from frontend.inference import FleetInference
 from frontend.link import Link
@@ -33,6 +34,7 @@ from frontend.observer import Observer
 from frontend.request import GenerateRequest, Started
 from frontend.rest.app import build_app
 from frontend.router import Policy
+from frontend.served import Served
 from frontend.service import build_server
 from protos import generate_pb2 as pb
 from protos import open_inference_pb2 as kserve
@@ -189,9 +191,8 @@ async def running() -> AsyncIterator[Running]:
     worker = fleet.add(worker_pb2.ROLE_DECODE, max_sequences=64)
     model = LoadedModel.load(DEMO_MODEL, "m", None)
     attempts = Attempts(fleet, Admission(100, 100_000), Policy(), 60.0)  # type: ignore[arg-type]
-    inference = FleetInference(
-        model, attempts, Observer(Telemetry(), FrontendMetrics(CollectorRegistry())), max_attempts=3
-    )
+    observer = Observer(Telemetry(), FrontendMetrics(CollectorRegistry()))
+    inference = FleetInference(Catalogue([Served(model, attempts, max_attempts=3)]), attempts.fleet, observer)
     server, _ = build_server(inference, keys=KeyRing(), max_message_bytes=1 << 20, version="0")
     port = server.add_insecure_port("127.0.0.1:0")
     app = build_app(inference, keys=KeyRing(), max_body_bytes=1 << 20, metrics=lambda: b"")

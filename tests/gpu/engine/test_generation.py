@@ -63,6 +63,7 @@ def test_answers_of_a_random_model_are_those_of_the_cpu() -> None:
     agree(Engines.of(spec_of(qk_norm=True, sliding_window=9, sliding_layers=frozenset({0}))))
 
 
+@pytest.mark.slow
 def test_answers_of_the_demonstration_model_are_those_of_the_cpu() -> None:
     folder = ModelFolder.open(Path(engine.__file__).parent / "demo")
     spec = model_spec(folder.config)

@@ -80,6 +80,7 @@ def write(folder: Path, group: int, **config: object) -> None:
         write_packed(DEMO_MODEL, folder / "packed", folder / "dense", group, **config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quantized", "least_cosine", "least_agreement"), [(torch.int8, 0.996, 0.87), (torch.float8_e4m3fn, 0.99, 0.74)]
 )
@@ -97,7 +98,7 @@ def test_logits_of_eight_bits_are_near_to_float32(
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(AWQ_CONFIG, id="awq"),
+        pytest.param(AWQ_CONFIG, id="awq", marks=pytest.mark.slow),
         pytest.param({**GPTQ_CONFIG, "desc_act": True}, id="gptq-act-order", marks=pytest.mark.slow),
     ],
 )
