@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.clients.environments import HERE, REQUIREMENTS, ROOT, node, venv
+from tests.clients.environments import HERE, INSTALLED, REQUIREMENTS, ROOT, node, venv
 from tests.e2e.server import Tandem, tandem
 
 NPM = "npm"
@@ -49,7 +49,9 @@ def run(names: Sequence[str], options: Sequence[str]) -> list[str]:
         for name in names:
             sys.stdout.write(f"-- {name}\n")
             sys.stdout.flush()
-            if subprocess.run(command(name, server), env=environment(server), cwd=HERE, check=False).returncode:
+            if subprocess.run(
+                command(name, server), env=environment(server), cwd=INSTALLED / name, check=False
+            ).returncode:
                 failed.append(name)
     return failed
 
