@@ -54,3 +54,14 @@ def test_what_is_final_once_it_started() -> None:
     short.take(STARTED)
     with pytest.raises(ConnectionLost):
         short.wait_s(ended_early())
+
+
+def test_what_is_said_of_a_prompt_is_put_together_and_may_come_again() -> None:
+    def scores(first: int, *ids: int) -> pb.GenerateResponse:
+        found = [pb.PromptToken(token_id=each) for each in ids]
+        return pb.GenerateResponse(prompt_logprobs=pb.PromptLogprobs(first_index=first, tokens=found))
+
+    way = course()
+    for response in (STARTED, scores(0, 7, 8), scores(2, 9), scores(0, 7, 8), scores(2, 9)):
+        assert way.take(response) is None
+    assert [each.token_id for each in way.answer.prompt_logprobs] == [7, 8, 9]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tandem_client import ChatOptions, Options, chat, json_schema, pb, text, tokens
+from tandem_client import ChatOptions, Options, chat, infill, json_schema, pb, text, tokens
 from tandem_client.requests import conversation, embedding, tokenizing
 
 
@@ -11,11 +11,22 @@ def fields(message: type) -> set[str]:
 
 
 def test_every_field_can_be_asked_for() -> None:
-    parts = {"text", "token_ids", "chat", "sampling", "stopping", "output", "resume_grace_ms"}
+    parts = {"text", "token_ids", "chat", "infill", "sampling", "stopping", "output", "resume_grace_ms"}
     options = fields(pb.GenerateRequest) - parts | {"resume_grace_s"}
     options |= fields(pb.Sampling) | fields(pb.Stopping) | fields(pb.Output)
     assert set(Options.__annotations__) == options
     assert set(ChatOptions.__annotations__) == options | fields(pb.Chat) - {"messages"}
+
+
+def test_what_stands_between_two_texts_is_asked_for() -> None:
+    request = infill("def f(", "return 1", max_tokens=3, prompt_logprobs=2, cache_salt="s", resume_grace_s=0)
+    assert request == pb.GenerateRequest(
+        infill=pb.Infill(prefix="def f(", suffix="return 1"),
+        stopping=pb.Stopping(max_tokens=3),
+        output=pb.Output(prompt_logprobs=2),
+        cache_salt="s",
+        resume_grace_ms=0,
+    )
 
 
 def test_options_find_their_place() -> None:

@@ -1,4 +1,5 @@
-"""Calls Tandem over gRPC: `Client` blocks, `AsyncClient` is for asyncio; requests are made by `text`, `chat`, `tokens`.
+"""Calls Tandem over gRPC: `Client` blocks, `AsyncClient` is for asyncio; requests are made by `text`, `chat`, `tokens`,
+`infill`.
 
     with Client("127.0.0.1:50051") as client:
         print(client.generate(chat("What is prefill?", max_tokens=60)).text)
@@ -26,7 +27,7 @@ from tandem_client.errors import (
     Unavailable,
     Unsupported,
 )
-from tandem_client.requests import ChatOptions, Messages, Options, chat, json_schema, text, tokens
+from tandem_client.requests import ChatOptions, Messages, Options, chat, infill, json_schema, text, tokens
 from tandem_client.tries import Retries
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "Unavailable",
     "Unsupported",
     "chat",
+    "infill",
     "json_schema",
     "pb",
     "text",

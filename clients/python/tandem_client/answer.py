@@ -17,6 +17,7 @@ class Answer:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[pb.TokenLogprobs] = field(default_factory=list)
     tool_calls: list[pb.ToolCall] = field(default_factory=list)
+    prompt_logprobs: list[pb.PromptToken] = field(default_factory=list)
     finished: pb.Finished | None = None
 
     @property
@@ -66,6 +67,9 @@ class Course:
         match response.WhichOneof("event"):
             case "started":
                 self.answer.started = response.started
+            case "prompt_logprobs":
+                first, tokens = response.prompt_logprobs.first_index, response.prompt_logprobs.tokens
+                self.answer.prompt_logprobs[first : first + len(tokens)] = tokens  # who resumes gets them again
             case "finished":
                 self.answer.finished = response.finished
             case "delta":

@@ -37,6 +37,12 @@ class Options(TypedDict, total=False):
     logprobs: int
     skip_special_tokens: bool
     separate_reasoning: bool
+    prompt_logprobs: int
+    prompt_token_ids: bool
+    # Of the prompt
+    add_special_tokens: bool
+    truncate_prompt_tokens: int
+    cache_salt: str
     # What the answer must match
     grammar: pb.Grammar
     resume_grace_s: float
@@ -53,6 +59,7 @@ class ChatOptions(Options, total=False):
     continue_final_message: bool
     documents: Sequence[str]
     template_kwargs: Mapping[str, str]
+    reasoning_effort: str
 
 
 Messages = str | Sequence[pb.ChatMessage | Mapping[str, str]]
@@ -67,6 +74,11 @@ def text(prompt: str, **options: Unpack[Options]) -> pb.GenerateRequest:
 def tokens(prompt: Sequence[int], **options: Unpack[Options]) -> pb.GenerateRequest:
     """Asks how tokens go on."""
     return _with_options(pb.GenerateRequest(token_ids=pb.TokenIds(ids=prompt)), options)
+
+
+def infill(prefix: str, suffix: str, **options: Unpack[Options]) -> pb.GenerateRequest:
+    """Asks what stands between two texts, of a model that was made for it."""
+    return _with_options(pb.GenerateRequest(infill=pb.Infill(prefix=prefix, suffix=suffix)), options)
 
 
 def chat(messages: Messages, **options: Unpack[ChatOptions]) -> pb.GenerateRequest:
