@@ -56,8 +56,8 @@ def has_pairs() -> bool:
 
 
 def takes(head_dim: int) -> bool:
-    """Whether heads of this size are whole vectors."""
-    return head_dim % LANES == 0
+    """Whether heads of this size are whole vectors, of pairs too. Smaller ones are not worth what compiling takes."""
+    return head_dim % (2 * LANES) == 0
 
 
 def _multiply(builder: Any, paired: bool, total: Any, numbers: Any, number: Any) -> Any:
@@ -159,7 +159,7 @@ def _pack_rows(_context, paired, x, x_at, next_at, out, out_at, out_pitch, size)
 @cache
 def kernel(size: int, *, is_exact: bool) -> Callable[..., None]:
     """For one head dimension and one precision: what `flash.py` says."""
-    paired = 0 if is_exact or not has_pairs() or size % (2 * LANES) else 1
+    paired = 0 if is_exact or not has_pairs() else 1
     depth, steps = size >> paired, POSITIONS >> paired
     half, words = POSITIONS * size, size * steps
     scale = np.float32(size**-0.5)
