@@ -1,6 +1,7 @@
 """The OpenAPI 3.1 document of this server. Schemas are those of the Structs that parse and encode the JSON."""
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
@@ -80,10 +81,15 @@ def _ready() -> Json:
 def _schemas(dialects: Sequence[Dialect], *, is_whole: bool) -> Json:
     own = (*debug.SCHEMAS, *usage.SCHEMAS) if is_whole else ()
     taken = {kind for dialect in dialects for kind in dialect.schemas}.union(own)
-    _, components = msgspec.json.schema_components(
-        sorted(taken, key=lambda kind: kind.__name__), ref_template="#/components/schemas/{name}"
-    )
-    for name in {name for dialect in dialects for name in dialect.closed}:
+    closed = frozenset(name for dialect in dialects for name in dialect.closed)
+    return _described(tuple(sorted(taken, key=lambda kind: kind.__name__)), closed)
+
+
+@cache
+def _described(kinds: tuple[type, ...], closed: frozenset[str]) -> Json:
+    """Nobody may change it. `closed` are the names of those that have no other fields."""
+    _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    for name in closed:
         components[name]["additionalProperties"] = False
     plain: Json = msgspec.json.decode(msgspec.json.encode(components))  # defaults are values of Python's
     return plain

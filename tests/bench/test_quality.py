@@ -6,11 +6,16 @@ import pytest
 from bench.quality import Setting, forced_logits, quality, read_llama
 from tests.shared_data import shared_data
 
+_SLOW = Setting(True, "float32"), Setting(False, "int8")
 SURE = 0.5
 """A token whose logit leads the second's by more is the same in int8. The float32 goldens' median lead is 2 to 5."""
 
 
-@pytest.mark.parametrize("setting", [Setting(True, "float32"), Setting(True, "int8"), Setting(False, "int8")], ids=str)
+@pytest.mark.parametrize(
+    "setting",
+    [Setting(True, "int8"), *(pytest.param(each, marks=pytest.mark.slow) for each in _SLOW)],
+    ids=str,
+)
 @pytest.mark.parametrize(
     ("model", "golden"),
     [

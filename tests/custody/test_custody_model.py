@@ -208,7 +208,7 @@ ANY_SPEED = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 @MACHINES
 def test_whatever_happens_no_block_is_lost_shared_or_written_by_a_stranger(machine: type[Custody]) -> None:
-    run_state_machine_as_test(machine, settings=settings(ANY_SPEED, max_examples=200, stateful_step_count=40))
+    run_state_machine_as_test(machine, settings=settings(ANY_SPEED, max_examples=120, stateful_step_count=40))
 
 
 @pytest.mark.slow

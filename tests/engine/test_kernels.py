@@ -159,19 +159,30 @@ def test_rope_cache_of_many_rows() -> None:
     close(pool, expected_pool)
 
 
+_SHAPES = [(heads, head_dim) for heads in ((1, 1), (4, 4), (6, 2), (5, 1)) for head_dim in (8, 20, 64)]
+_FEW_SHAPES = [((4, 4), 64), ((6, 2), 20)]
+"""A kernel is compiled for every group and head size."""
+
+
+@pytest.mark.parametrize("shapes", [_FEW_SHAPES, pytest.param(_SHAPES, marks=pytest.mark.slow)], ids=["few", "all"])
 @quick
 @given(
     seed=seeds,
     lengths=st.lists(st.integers(1, 70), min_size=1, max_size=5),
-    heads=st.sampled_from([(1, 1), (4, 4), (6, 2), (5, 1)]),
-    head_dim=st.sampled_from([8, 20, 64]),
+    data=st.data(),
     block_tokens=st.sampled_from([1, 4, 7, 16]),
     window=st.sampled_from([None, 1, 5, 32, 1000]),
 )
 def test_decode_attention(
-    seed: int, lengths: list[int], heads: tuple[int, int], head_dim: int, block_tokens: int, window: int | None
+    shapes: list[tuple[tuple[int, int], int]],
+    seed: int,
+    lengths: list[int],
+    data: st.DataObject,
+    block_tokens: int,
+    window: int | None,
 ) -> None:
     torch.manual_seed(seed)
+    heads, head_dim = data.draw(st.sampled_from(shapes))
     check_decode(lengths, heads, head_dim, block_tokens, window)
 
 

@@ -159,7 +159,7 @@ names = sorted({*types.ChatCompletionRequest.__struct_fields__, *types.COMPLETIO
 bodies = st.dictionaries(st.sampled_from(names), values, max_size=4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(body=bodies, messages=st.lists(message, max_size=2) | values, stream=st.booleans())
 async def test_no_body_is_a_server_error(body: dict[str, object], messages: object, stream: bool) -> None:
     async with rest_client(FakeInference()) as client:

@@ -676,7 +676,7 @@ item = st.fixed_dictionaries(
 bodies = st.dictionaries(st.sampled_from(names), values, max_size=4)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(body=bodies, items=st.lists(item, max_size=4) | values)
 async def test_no_body_is_a_server_error(body: dict[str, object], items: object) -> None:
     async with rest_client(FakeInference()) as client:

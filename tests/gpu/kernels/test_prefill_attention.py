@@ -63,7 +63,7 @@ def test_blocks_and_heads_of_any_size(head_dim: int, block_tokens: int, dtype: t
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("group", [1, 4])
-@pytest.mark.parametrize("window", [1, 16, 100, 128, 300, 1000])
+@pytest.mark.parametrize("window", [1, 100, 1000, *(pytest.param(n, marks=pytest.mark.slow) for n in (16, 128, 300))])
 def test_a_window_hides_what_is_older(window: int, group: int, dtype: torch.dtype) -> None:
     out, expected = attend([(0, 1), (0, 150), (400, 560)], group, 1, window=window, dtype=dtype)
 
