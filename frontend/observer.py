@@ -110,7 +110,7 @@ class Observer:
         finally:
             self._metrics.in_flight.dec()
             self.recorder.in_flight -= 1
-            self._metrics.observe_gaps(model, watched.gaps.pool)
+            self._metrics.observe_gaps(notes.model, watched.gaps.pool)
             telemetry.finish(span, error=error)
             record = notes.record(error, message)
             self.recorder.add(record)

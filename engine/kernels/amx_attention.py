@@ -27,8 +27,6 @@ from engine.kernels.amx import (
     transpose_tile,
 )
 from engine.kernels.flash import POSITIONS, QUERIES, in_blocks
-from engine.kernels.kv_row import load_row
-from engine.kernels.pool_strides import pool_strides
 from engine.kernels.soften import HIDDEN, hide, rows_of_queries, scale_rows, soften
 from engine.kernels.tile import LANES
 
@@ -55,19 +53,8 @@ def kernel(size: int, *, is_exact: bool) -> Callable[..., None]:
             transpose_tile(packed, at + tile * TILE_WORDS)
 
     @njit(nogil=True)
-    def pack(pool, layer, block_table, head, position, end, keys, values, at):  # type: ignore[no-untyped-def]
-        """Keys as rows of positions, values as rows of d: `POSITIONS` of them from `position` on."""
-        block_tokens, pitch = pool.shape[4:]
-        of_block, of_layer, of_kind = pool_strides(pool)
-        rows = np.empty(2 * POSITIONS * size, np.float32)
-        if end - position < POSITIONS:  # what is not a number would spoil what it is multiplied with zero for
-            rows[:] = np.float32(0)
-        for p in range(min(POSITIONS, end - position)):
-            block = np.int64(block_table[(position + p) // block_tokens])
-            for part in range(2):
-                at_kind = block * of_block + layer * of_layer + part * of_kind
-                source = at_kind + (head * block_tokens + (position + p) % block_tokens) * pitch
-                load_row(pool, source, rows, (part * POSITIONS + p) * size, size)
+    def pack(rows, keys, values, at):  # type: ignore[no-untyped-def]
+        """Keys as rows of positions, values as rows of d."""
         for p in range(POSITIONS):
             for step in range(depth):
                 to = at + (p // QUERIES * depth + step) * step_words + p % QUERIES * LINE_WORDS

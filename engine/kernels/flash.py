@@ -12,6 +12,8 @@ import numpy as np
 from numba import njit, prange
 
 from engine.kernels.amx import LINE_WORDS, offset_to_line
+from engine.kernels.kv_row import load_row
+from engine.kernels.pool_strides import pool_strides
 from engine.kernels.tile import COLUMNS
 
 QUERIES = COLUMNS
@@ -25,11 +27,27 @@ def in_blocks(size: int, words: int, pack: Any, attend: Any) -> Callable[..., No
     """For heads of `size`: `(qkv, first_row, end_row, pool, layer, block_table, end, window, out)` is
     `prefill_attention` of those rows, the last of which stands at position `end - 1`.
 
-    `pack(pool, layer, block_table, head, position, end, keys, values, at)` puts the keys and values of `POSITIONS`
-    positions of a KV head from `position` on into `words` 32-bit items of each, those from `end` on as zeros;
+    `pack(rows, keys, values, at)` puts `POSITIONS` keys and after them as many values, each a row of `size` float32,
+    into `words` 32-bit items of `keys` and of `values`;
     `attend(qkv, first_row, end_row, head, query, keys, values, at, begin, window, out)` is one query head's part of up
     to `QUERIES` rows, the first of which is at position `query`; what is packed begins at `at` and position `begin`.
     """
+
+    @njit(nogil=True)
+    def load_rows(pool, layer, block_table, head, position, end):  # type: ignore[no-untyped-def]
+        """Of a KV head, `POSITIONS` keys from `position` on, and their values; those from `end` on are zeros."""
+        block_tokens, pitch = pool.shape[4:]
+        of_block, of_layer, of_kind = pool_strides(pool)
+        rows = np.empty(2 * POSITIONS * size, np.float32)
+        if end - position < POSITIONS:  # what is not a number would spoil what it is multiplied with zero for
+            rows[:] = np.float32(0)
+        for p in range(min(POSITIONS, end - position)):
+            block = np.int64(block_table[(position + p) // block_tokens])
+            for kind in range(2):
+                at_kind = block * of_block + layer * of_layer + kind * of_kind
+                source = at_kind + (head * block_tokens + (position + p) % block_tokens) * pitch
+                load_row(pool, source, rows, (kind * POSITIONS + p) * size, size)
+        return rows
 
     @njit(parallel=True, nogil=True, cache=True, error_model="numpy")
     def attend_all(qkv, first_row, end_row, pool, layer, block_table, end, window, out):  # type: ignore[no-untyped-def]
@@ -49,7 +67,7 @@ def in_blocks(size: int, words: int, pack: Any, attend: Any) -> Callable[..., No
             for task in prange(count * num_blocks):
                 position = begin + task % num_blocks * POSITIONS
                 head = first + task // num_blocks
-                pack(pool, layer, block_table, head, position, end, keys, values, task * words)
+                pack(load_rows(pool, layer, block_table, head, position, end), keys, values, task * words)
             for task in prange(count * group * num_tiles):
                 at = task // (group * num_tiles) * num_blocks * words
                 row, head = first_row + task % num_tiles * QUERIES, first * group + task // num_tiles

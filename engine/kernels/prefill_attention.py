@@ -98,9 +98,11 @@ def _gather(size: int) -> Callable[..., None]:
     return compiled
 
 
-def rounded_dtype() -> torch.dtype:
-    """The type for products that need not be exact: bfloat16 where the CPU multiplies it twice as fast or more."""
-    is_fast = torch.cpu._is_amx_tile_supported() or vector_attention.has_pairs()
+def rounded_dtype(head_dim: int) -> torch.dtype:
+    """The type for products that need not be exact: bfloat16 where heads of this size are multiplied twice as fast or
+    more in it."""
+    has_tiles = torch.cpu._is_amx_tile_supported()  # torch uses them, for heads of any size
+    is_fast = has_tiles or (vector_attention.has_pairs() and vector_attention.takes(head_dim))
     return torch.bfloat16 if is_fast else torch.float32
 
 

@@ -16,9 +16,7 @@ from numba.core import cgutils, types
 
 from engine.kernels.amx import LINE_WORDS, nearest_pairs, offset_to_line, transposed
 from engine.kernels.flash import POSITIONS, QUERIES, in_blocks
-from engine.kernels.kv_row import load_row
 from engine.kernels.native import native
-from engine.kernels.pool_strides import pool_strides
 from engine.kernels.soften import HIDDEN, hide, rows_of_queries, scale_rows, soften_in_place
 from engine.kernels.tile import COLUMNS, LANES
 from engine.kernels.vectors import Loop, broadcast, call, constant, load, pointer_to, splat, store
@@ -165,19 +163,8 @@ def kernel(size: int, *, is_exact: bool) -> Callable[..., None]:
     scale = np.float32(size**-0.5)
 
     @njit(nogil=True)
-    def pack(pool, layer, block_table, head, position, end, keys, values, at):  # type: ignore[no-untyped-def]
+    def pack(rows, keys, values, at):  # type: ignore[no-untyped-def]
         """Keys by d and position, values by position and d, each in groups of `_ROWS`."""
-        block_tokens, pitch = pool.shape[4:]
-        of_block, of_layer, of_kind = pool_strides(pool)
-        rows = np.empty(2 * half, np.float32)
-        if end - position < POSITIONS:  # what is not a number would spoil what it is multiplied with zero for
-            rows[:] = np.float32(0)
-        for p in range(min(POSITIONS, end - position)):
-            block = np.int64(block_table[(position + p) // block_tokens])
-            for part in range(2):
-                at_kind = block * of_block + layer * of_layer + part * of_kind
-                source = at_kind + (head * block_tokens + (position + p) % block_tokens) * pitch
-                load_row(pool, source, rows, part * half + p * size, size)
         for p in range(0, POSITIONS, LANES):
             for word in range(0, depth, LANES):
                 to = at + p * depth + word * _ROWS

@@ -110,7 +110,7 @@ class Decoder:
         # A native step is one call from embeddings to logits, in which nobody can be waited for.
         self._native = stacks.native(self) if ranks.size == 1 else None
         # int8 has rounded more by far already.
-        self._attention_dtype = rounded_dtype() if quantize else torch.float32
+        self._attention_dtype = rounded_dtype(spec.head_dim) if quantize else torch.float32
 
     def __call__(self, batch: Batch, cache: KVCache) -> torch.Tensor:
         """Compute `batch` against `cache`; the logits of its sample rows, `[R, V]` float32. Ranks call it with the same

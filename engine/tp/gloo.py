@@ -11,12 +11,11 @@ from typing import Protocol
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
 from engine.errors import ConfigError
 from engine.gloo import LOOPBACK, Work, first_line, gloo_group
 from engine.tp.ranks import RankFailed
-from engine.tp.split import share
+from engine.tp.split import joined, widened
 
 MAKE_LIMIT_S = 300.0
 """That ranks may wait for each other as the group is made; all of them have loaded their weights by then."""
@@ -79,14 +78,12 @@ class GlooRanks:
     def gather(self, part: torch.Tensor, num_columns: int) -> torch.Tensor:
         if not len(part):  # nobody samples, as every rank knows
             return part.new_empty(0, num_columns)
-        widest = -(-num_columns // self.size)
-        part = F.pad(part, (0, widest - part.shape[1])) if part.shape[1] < widest else part.contiguous()
+        part = widened(part, num_columns, self.size)
         parts = self._room_for(part) if self.rank == 0 else []
         self._wait(lambda group: group.gather([parts] if parts else [], [part], self._to_lead))
         if not parts:
             return part
-        shares = [share(num_columns, rank, self.size) for rank in range(self.size)]
-        return torch.cat([each[:, : its.stop - its.start] for each, its in zip(parts, shares, strict=True)], 1)
+        return joined(parts, num_columns, self.size)
 
     def spread(self, numbers: torch.Tensor) -> None:
         self._wait(lambda group: group.broadcast([numbers], self._from_lead))

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 
 from engine.errors import ConfigError
 from engine.gloo import first_line
 from engine.tp.gloo import MAKE_LIMIT_S
 from engine.tp.ranks import RankFailed
-from engine.tp.split import share
+from engine.tp.split import joined, widened
 
 
 class NcclRanks:
@@ -65,14 +64,12 @@ class NcclRanks:
     def gather(self, part: torch.Tensor, num_columns: int) -> torch.Tensor:
         if not len(part):  # nobody samples, as every rank knows
             return part.new_empty(0, num_columns)
-        widest = -(-num_columns // self.size)
-        part = F.pad(part, (0, widest - part.shape[1])) if part.shape[1] < widest else part.contiguous()
+        part = widened(part, num_columns, self.size)
         parts = part.new_empty(self.size, *part.shape)
         self._group._allgather_base(parts, part).wait()
         if self.rank:
             return part
-        shares = [share(num_columns, rank, self.size) for rank in range(self.size)]
-        return torch.cat([each[:, : its.stop - its.start] for each, its in zip(parts, shares, strict=True)], 1)
+        return joined(parts, num_columns, self.size)
 
     def spread(self, numbers: torch.Tensor) -> None:
         self._group.broadcast([numbers], self._from_lead).wait()

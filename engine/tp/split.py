@@ -5,10 +5,14 @@
     embedding, norms           whole, on every rank
 
 Where there are more ranks than KV heads, ranks whose queries share a KV head all have it, and write the same keys and
-values. Knows numbers and names of tensors. Does not know files or processes.
+values. Knows numbers, names of tensors, and how columns of ranks are one again. Does not know files or processes.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
 
 from engine.errors import ConfigError
 from engine.models.spec import ModelSpec
@@ -17,6 +21,18 @@ from engine.models.spec import ModelSpec
 def share(total: int, rank: int, size: int) -> slice:
     """The rank's part of `total` things: parts differ by one at most."""
     return slice(total * rank // size, total * (rank + 1) // size)
+
+
+def widened(part: torch.Tensor, num_columns: int, size: int) -> torch.Tensor:
+    """One rank's columns as wide as the widest rank's, for groups that move parts of one size; contiguous."""
+    missing = -(-num_columns // size) - part.shape[1]
+    return F.pad(part, (0, missing)) if missing > 0 else part.contiguous()
+
+
+def joined(parts: Iterable[torch.Tensor], num_columns: int, size: int) -> torch.Tensor:
+    """All columns, of the ranks' widened parts in order."""
+    shares = [share(num_columns, rank, size) for rank in range(size)]
+    return torch.cat([each[:, : its.stop - its.start] for each, its in zip(parts, shares, strict=True)], 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ A request passes `Outermost` (ids, errors), `Authentication` and `BodyLimit`, th
 CORS; on its way out an answer that comes whole may be compressed. Does not know workers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
 from starlette.applications import Starlette
@@ -75,14 +75,17 @@ def build_app(
     `cors_origins` may ask from browsers; traces are looked at at `trace_ui`. With `mount` it is the app of one dialect
     by itself: without what the operator reads."""
     if mount is None:
+        console = Console()
         dialects = dialects_of(inference, lenient=lenient)
         document = openapi_document(dialects, guarded=not keys.is_open)
+        own = [*DebugPages(inference, trace_ui).routes, *UsagePages(inference).routes, *console.routes]
+        own.append(Route("/", home_of(console)))
+        public = PUBLIC.union(console.public)
     else:
         dialects = alone(mount.dialect, inference, lenient=lenient)
         document = openapi_document(dialects, guarded=not keys.is_open, is_whole=False, prefix=mount.prefix)
-    console = Console()
-    pages = Pages(inference, metrics, openmetrics, document, console)
-    public = PUBLIC.union(console.public, *(dialect.public for dialect in dialects))
+        own, public = [], PUBLIC
+    pages = Pages(inference, metrics, openmetrics, document)
     errors = ErrorsByPath(dialects)
 
     async def http_error(request: Request, error: Exception) -> Response:
@@ -90,7 +93,6 @@ def build_app(
         assert isinstance(error, HTTPException)
         return errors.of(request.scope).response_of(_named(error, request))
 
-    whole = [*DebugPages(inference, trace_ui).routes, *UsagePages(inference).routes, *console.routes]
     app = Starlette(
         routes=[
             *(route for route, _ in routes_of(dialects)),
@@ -99,13 +101,13 @@ def build_app(
             Route("/metrics", pages.metrics),
             Route("/openapi.json", pages.openapi),
             Route("/docs", pages.docs),
-            *([*whole, Route("/", pages.home)] if mount is None else ()),
+            *own,
         ],
         middleware=[
             *_cors(cors_origins),
             Middleware(Outermost, errors_of=errors.of),
             Middleware(Compression),
-            Middleware(Authentication, keys=keys, public=public),
+            Middleware(Authentication, keys=keys, public=public.union(*(dialect.public for dialect in dialects))),
             Middleware(BodyLimit, max_bytes=max_body_bytes),
         ],
         exception_handlers={HTTPException: http_error},
@@ -158,14 +160,12 @@ class Pages:
         metrics: Callable[[], bytes],
         openmetrics: Callable[[], bytes] | None,
         document: Json,
-        console: Console,
     ) -> None:
         self._inference = inference
         self._metrics = metrics
         self._openmetrics = openmetrics
         self._openapi = msgspec.json.encode(document)
         self._docs = docs_page(document)
-        self._console = console
 
     async def health(self, request: Request) -> Response:
         return _json({"status": "ok"})
@@ -186,11 +186,15 @@ class Pages:
     async def docs(self, request: Request) -> Response:
         return HTMLResponse(self._docs)
 
-    async def home(self, request: Request) -> Response:
+
+def home_of(console: Console) -> Callable[[Request], Awaitable[Response]]:
+    async def home(request: Request) -> Response:
         """The console for who asks for a page. Ollama's clients do not, and look for these words."""
         if "text/html" in request.headers.get("accept", ""):
-            return await self._console.page.answer(request)
+            return await console.page.answer(request)
         return PlainTextResponse(RUNNING, headers={"Vary": "Accept"})
+
+    return home
 
 
 def _json(value: object, status: int = 200) -> Response:
