@@ -146,6 +146,15 @@ def up(
         bool, typer.Option("--debug-custody", help="Workers check every KV block after every step.")
     ] = False,
     otlp_endpoint: Annotated[str | None, typer.Option(help="Traces over gRPC, http://host:4317.")] = None,
+    trace_sample_ratio: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Of the traces that begin here, so many are exported.")
+    ] = None,
+    trace_slow_ttft: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Of the others, those of requests that fail or have no first token in so many seconds."
+        ),
+    ] = None,
     trace_ui: Annotated[
         str | None, typer.Option(help="Where the console's links to traces lead: a Jaeger, http://host:16686.")
     ] = None,
@@ -233,6 +242,8 @@ def up(
                 "tls_ca": tls_ca and tls_ca.absolute(),
                 "insecure": insecure or None,
                 "cors_origins": cors_origins,
+                "trace_sample_ratio": trace_sample_ratio,
+                "trace_slow_ttft_s": trace_slow_ttft,
                 "trace_ui": trace_ui,
             },
             cpus=divided.cpus,

@@ -58,7 +58,7 @@ def _head(record: RequestRecord) -> Iterator[Text]:
     whose = f", key {record.key}" if record.key else ""
     yield Text(f"{record.prompt_tokens} prompt tokens{cached}, {record.output_tokens} output tokens{whose}", "dim")
     if record.trace_id:
-        yield Text(f"trace {record.trace_id}", "dim")
+        yield Text(f"trace {record.trace_id}{'' if record.traced else ', not exported'}", "dim")
 
 
 def _ledger(record: RequestRecord, cells: int) -> Iterator[Text]:

@@ -89,6 +89,9 @@ class DecodeService:
     def abort(self, leg: Leg) -> None:
         self._loop.submit(GiveUp(leg.id))
 
+    def keep_trace(self, trace_id: bytes) -> None:
+        self._spans.keep(trace_id)
+
     def load(self) -> pb.Load:
         load = self._worker.load
         return pb.Load(

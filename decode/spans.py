@@ -26,6 +26,10 @@ class DecodeSpans:
         self._worker_id = worker_id
         self._open: dict[SequenceId, _Open] = {}
 
+    def keep(self, trace_id: bytes) -> None:
+        """A trace that was not sampled is wanted after all."""
+        self._tracing.keep(trace_id)
+
     def granted(self, leg: Leg, now_ns: int) -> None:
         if self._tracing.enabled:
             self._open.setdefault(leg.id, _Open(leg, now_ns, []))  # a second time if a prefill worker was lost

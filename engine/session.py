@@ -51,6 +51,9 @@ class Role(Protocol):
 
     def load(self) -> pb.Load: ...
 
+    def keep_trace(self, trace_id: bytes) -> None:
+        """Export what is known of a trace, which was not sampled."""
+
     async def custody(self) -> pb.GetCustodyResponse:
         """Blocks and their holders, by sequence id in `request_id`; sessions complete the holders."""
 
@@ -270,6 +273,8 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
                         session.legs[number].lease_ends_at = ends_at
             case "drain":
                 self.draining = True
+            case "keep_trace":
+                self._role.keep_trace(command.keep_trace.trace_id)
             case None:
                 log.warning("command of a kind this worker does not know from %s", session.name)
 

@@ -2,7 +2,8 @@
 
 Spans are started where a request arrives and recorded after the fact everywhere else: durations travel by value, and
 whoever knows them calls `Telemetry.record` with times in Unix nanoseconds. A parent is a W3C `traceparent`, as it
-travels. Without an endpoint nothing is recorded, and the caller's trace context is passed on as it came.
+travels. Without an endpoint nothing is recorded, and the caller's trace context is passed on as it came. What is not
+sampled is held for a while (`engine.unsampled`): `keep` exports it after all.
 
 Does not know requests or workers. A collector that is slow or gone costs spans, never an answer.
 """
@@ -29,6 +30,7 @@ from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, Status, Status
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from engine.errors import ConfigError
+from engine.unsampled import Unsampled, unsampled
 
 GEN_AI_OPERATION_NAME = "gen_ai.operation.name"
 GEN_AI_PROVIDER_NAME = "gen_ai.provider.name"
@@ -79,6 +81,7 @@ AttributeValue = str | bool | int | float | Sequence[str] | Sequence[bool] | Seq
 Attributes = Mapping[str, AttributeValue | None]
 """None is "not given" and is left out."""
 
+SCOPE = "tandem"
 FLUSH_TIMEOUT_S = 3.0
 EXPORT_TIMEOUT_S = 5.0
 MAX_QUEUED_SPANS = 4096
@@ -102,11 +105,10 @@ class SpanEvent:
 class Telemetry:
     """The traces of this process; made by `setup_tracing`."""
 
-    def __init__(self, provider: TracerProvider | None = None, exporter: SpanExporter | None = None) -> None:
-        self.enabled = provider is not None
-        self.tracer: Tracer = provider.get_tracer("tandem") if provider else NoOpTracer()
-        self._provider = provider
-        self._exporter = exporter
+    def __init__(self, pipeline: "_Pipeline | None" = None) -> None:
+        self.enabled = pipeline is not None
+        self.tracer: Tracer = pipeline.provider.get_tracer(SCOPE) if pipeline else NoOpTracer()
+        self._pipeline = pipeline
 
     def start(
         self,
@@ -119,9 +121,15 @@ class Telemetry:
     ) -> Span:
         """A span that is under way; the caller calls `finish`. Without `context` it begins a trace."""
         context = Context() if context is None else context  # never what happens to be current in this task
-        if not self.enabled:
-            return get_current_span(context)
-        return self.tracer.start_span(name, context, kind, _given(attributes), start_time=start_ns)
+        parent = get_current_span(context)
+        if self._pipeline is None:
+            return parent
+        given, held = _given(attributes), self._pipeline.unsampled
+        above = parent.get_span_context()
+        if above.is_valid and not above.trace_flags.sampled:
+            return held.start(name, above, kind, given, start_ns=start_ns)
+        span = self.tracer.start_span(name, context, kind, given, start_time=start_ns)
+        return span if span.is_recording() else held.begin(name, span.get_span_context(), kind, given, start_ns)
 
     def record(
         self,
@@ -140,26 +148,34 @@ class Telemetry:
 
         `parent` and `links` are `traceparent` values; what is not valid is as if it were not there.
         """
-        if not self.enabled:
+        if self._pipeline is None:
             return parent
-        span = self.tracer.start_span(
-            name, context_from(parent), kind, _given(attributes), [*map(_link, links)], start_time=start_ns
-        )
+        given, linked = _given(attributes), [*map(_link, links)]
+        span: Span
+        if (above := unsampled(parent)) is not None:
+            span = self._pipeline.unsampled.start(name, above, kind, given, linked, start_ns)
+        else:
+            span = self.tracer.start_span(name, context_from(parent), kind, given, linked, start_time=start_ns)
         for event in events if span.is_recording() else ():
             span.add_event(event.name, _given(event.attributes), event.at_ns)
         finish(span, end_ns=end_ns, error=error)
         return inject(span)
 
+    def keep(self, trace_id: bytes) -> None:
+        """Export a trace that is not sampled: what is still held of it here, and what comes."""
+        if self._pipeline is not None:
+            self._pipeline.unsampled.keep(int.from_bytes(trace_id))
+
     def shutdown(self, timeout_s: float = FLUSH_TIMEOUT_S) -> None:
         """Export what is waiting, for at most `timeout_s`. Blocks: not for the event loop."""
-        if self._provider is None or self._exporter is None:
+        if self._pipeline is None:
             return
-        flush = threading.Thread(target=self._provider.shutdown, name="telemetry-flush", daemon=True)
+        flush = threading.Thread(target=self._pipeline.provider.shutdown, name="telemetry-flush", daemon=True)
         flush.start()
         flush.join(timeout_s)
         if flush.is_alive():
             log.warning("spans were not exported within %g s and are lost", timeout_s)
-            self._exporter.shutdown()
+            self._pipeline.exporter.shutdown()
 
     async def aclose(self) -> None:
         """`shutdown`, off the event loop."""
@@ -188,8 +204,18 @@ def setup_tracing(
         shutdown_on_exit=False,  # it would wait for longer than we do
         span_limits=SpanLimits(max_span_attribute_length=4096),
     )
-    provider.add_span_processor(BatchSpanProcessor(exporter, MAX_QUEUED_SPANS, EXPORT_INTERVAL_MS, EXPORT_BATCH))
-    return Telemetry(provider, exporter)
+    batches = BatchSpanProcessor(exporter, MAX_QUEUED_SPANS, EXPORT_INTERVAL_MS, EXPORT_BATCH)
+    provider.add_span_processor(batches)
+    return Telemetry(_Pipeline(provider, exporter, Unsampled(batches, provider.resource, SCOPE)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Pipeline:
+    """Where spans go, and those that may yet."""
+
+    provider: TracerProvider
+    exporter: SpanExporter
+    unsampled: Unsampled
 
 
 def extract(headers: Mapping[str, str]) -> Context:

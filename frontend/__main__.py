@@ -33,6 +33,7 @@ from frontend.catalogue import Catalogue
 from frontend.config import FrontendConfig, by_model
 from frontend.fleet import Fleet
 from frontend.inference import FleetInference
+from frontend.keeper import Keeper
 from frontend.metrics import FrontendMetrics
 from frontend.model import LoadedModel
 from frontend.mounts import Mount, parse_mounts
@@ -58,12 +59,13 @@ LAST_WORDS_S = 2
 async def run(config: FrontendConfig, models: Sequence[LoadedModel], keys: KeyRing) -> None:
     """Serve gRPC and REST until told to stop; then refuse new requests, finish those there are, and return."""
     mounts = parse_mounts(config.mount, {config.http_port: "--http-port", config.grpc_port: "--grpc-port"})
-    tracing = setup_tracing("tandem-frontend", config.otlp_endpoint)
+    tracing = setup_tracing("tandem-frontend", config.otlp_endpoint, sample_ratio=config.trace_sample_ratio)
     metrics = FrontendMetrics(CollectorRegistry())
     workers = Tls.of(config.worker_cert, config.worker_key, config.worker_ca, prefix="worker")
     fleet = Fleet(config.prefill, config.decode, workers)
     catalogue = Catalogue([_served(config, model, fleet) for model in models])
-    inference = FleetInference(catalogue, fleet, Observer(tracing, metrics))
+    keeper = Keeper(tracing, fleet.keep_trace, config.trace_slow_ttft_s)
+    inference = FleetInference(catalogue, fleet, Observer(tracing, metrics, keeper))
     metrics.watch(inference)
     grpc_server, health = build_server(
         inference,

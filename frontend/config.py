@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, P
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine.errors import ConfigError
+from frontend.keeper import SLOW_TTFT_S
 
 
 def _split(value: object) -> object:
@@ -125,6 +126,11 @@ class FrontendConfig(BaseSettings):
     drain_timeout_s: PositiveFloat = 60.0
     otlp_endpoint: str = ""
     """OTLP over gRPC, e.g. http://localhost:4317; empty exports no traces."""
+    trace_sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Of the traces that begin here, how many are exported. A caller's decision on its own is followed."""
+    trace_slow_ttft_s: NonNegativeFloat = SLOW_TTFT_S
+    """Of the others, those are exported after all whose request fails, loses a worker, or has no first token for longer
+    than this (0: for whatever time); at most 60 a minute."""
     trace_ui: str = ""
     """Where people look at traces, as Jaeger shows them, e.g. http://localhost:16686: the console links there."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -70,6 +70,11 @@ class Fleet:
     def all_links(self) -> list[tuple["pb.Role", Link]]:
         return [(self._role_of(link), link) for link in self._links.values()]
 
+    def keep_trace(self, trace_id: bytes) -> None:
+        """Any worker may have had a part in it: attempts end and others have the rest."""
+        for link in self._links.values():
+            link.keep_trace(trace_id)
+
     @property
     def counts(self) -> Counts:
         """Of all workers there ever were."""

@@ -141,6 +141,11 @@ class Link:
         if regrant.leg in self._legs:
             self._outbox.put_nowait(pb.WorkerCommand(regrant=regrant))
 
+    def keep_trace(self, trace_id: bytes) -> None:
+        """Have the worker export what it holds of a trace that was not sampled."""
+        if self.view is not None:
+            self._outbox.put_nowait(pb.WorkerCommand(keep_trace=pb.KeepTrace(trace_id=trace_id)))
+
     @property
     def num_legs(self) -> int:
         return len(self._legs)

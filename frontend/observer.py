@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import msgspec
 from opentelemetry.trace import Span, SpanKind
 
 from engine import telemetry
@@ -13,6 +14,7 @@ from engine.telemetry import Telemetry
 from frontend.accounts import Accounts
 from frontend.gaps import Gaps
 from frontend.job import Job
+from frontend.keeper import Keeper
 from frontend.ledger import Ledger
 from frontend.leg_events import Row
 from frontend.metrics import Exemplar, FrontendMetrics
@@ -48,9 +50,10 @@ log = logging.getLogger(__name__)
 class Observer:
     """What every request of a frontend is watched by."""
 
-    def __init__(self, tracing: Telemetry, metrics: FrontendMetrics) -> None:
+    def __init__(self, tracing: Telemetry, metrics: FrontendMetrics, keeper: Keeper | None = None) -> None:
         self._tracing = tracing
         self._metrics = metrics
+        self._keeper = keeper or Keeper(tracing)
         self.recorder = Recorder()
         self.accounts = Accounts()
 
@@ -85,7 +88,7 @@ class Observer:
             operation=operation,
             ledger=ledger,
         )
-        watched = Watched(self._tracing, self._metrics, self.recorder, span, notes)
+        watched = Watched(self._tracing, self._metrics, self.recorder, self._keeper, span, notes)
         self._metrics.in_flight.inc()
         self.recorder.in_flight += 1
         error: str | None = None
@@ -113,6 +116,9 @@ class Observer:
             self._metrics.observe_gaps(notes.model, watched.gaps.pool)
             telemetry.finish(span, error=error)
             record = notes.record(error, message)
+            if self._keeper.wants(record):
+                watched.keep_trace()
+            record = msgspec.structs.replace(record, traced=watched.exemplar is not None)
             self.recorder.add(record)
             self.accounts.add(record)
             _log(record)
@@ -123,18 +129,25 @@ class Watched:
     """One request under watch."""
 
     def __init__(
-        self, tracing: Telemetry, metrics: FrontendMetrics, recorder: Recorder, span: Span, notes: Notes
+        self,
+        tracing: Telemetry,
+        metrics: FrontendMetrics,
+        recorder: Recorder,
+        keeper: Keeper,
+        span: Span,
+        notes: Notes,
     ) -> None:
         self.request_id = notes.request_id
         self.traceparent = notes.traceparent
         self.gaps = Gaps()
         self.exemplar: Exemplar = {"trace_id": notes.trace_id} if span.get_span_context().trace_flags.sampled else None
-        """None where the trace is not recorded: nobody would find it."""
+        """None where the trace is not exported: nobody would find it."""
         self._decode: WorkerView | None = None
         """Who has the answer."""
         self._tracing = tracing
         self._metrics = metrics
         self._recorder = recorder
+        self._keeper = keeper
         self._span = span
         self._notes = notes
 
@@ -204,11 +217,18 @@ class Watched:
         self._metrics.observe_retry()
         self._span.add_event("retry", {telemetry.TANDEM_ATTEMPT: job.attempt, "tandem.retry.reason": reason})
 
+    def keep_trace(self) -> None:
+        """It is worth looking at: have it exported if it is not anyway."""
+        if self._tracing.enabled and self.exemplar is None and self._keeper.keep(self._notes.trace_id):
+            self.exemplar = {"trace_id": self._notes.trace_id}
+
     def finished(self, finished: Finished) -> None:
         """The answer is complete."""
         notes = self._notes
         notes.finish(finished)
         usage, timing = finished.usage, finished.timing
+        if self._keeper.is_slow(timing.ttft_ms):
+            self.keep_trace()
         self._metrics.observe_finished(
             notes.model,
             timing,

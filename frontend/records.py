@@ -67,6 +67,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str
     trace_id: str
     """Empty where nothing is traced and the client brought none."""
+    traced: bool = False
+    """Whether the trace is exported, by us or by the client's side, so that it can be looked at."""
     key: str
     """The name of the client's key; empty: it needs none or has the server's own."""
     model: str

@@ -114,6 +114,9 @@ class PrefillService:
         self._loop.submit(GiveUp(leg.id))  # at once: the transfer may take a moment to let go
         self._end_transfer(leg.id)
 
+    def keep_trace(self, trace_id: bytes) -> None:
+        self._spans.keep(trace_id)
+
     def load(self) -> pb.Load:
         load = self._worker.load
         return pb.Load(

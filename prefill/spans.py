@@ -17,6 +17,10 @@ class PrefillSpans:
         self._tracing = tracing
         self._worker_id = worker_id
 
+    def keep(self, trace_id: bytes) -> None:
+        """A trace that was not sampled is wanted after all."""
+        self._tracing.keep(trace_id)
+
     def prefilled(self, leg: Leg, event: FirstToken) -> None:
         if not self._tracing.enabled:
             return

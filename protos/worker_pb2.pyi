@@ -64,18 +64,20 @@ FAILURE_REASON_INVALID: FailureReason
 FAILURE_REASON_DEAD_END: FailureReason
 
 class WorkerCommand(_message.Message):
-    __slots__ = ("admit", "abort", "renew_lease", "drain", "regrant")
+    __slots__ = ("admit", "abort", "renew_lease", "drain", "regrant", "keep_trace")
     ADMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     RENEW_LEASE_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     REGRANT_FIELD_NUMBER: _ClassVar[int]
+    KEEP_TRACE_FIELD_NUMBER: _ClassVar[int]
     admit: Admit
     abort: Abort
     renew_lease: RenewLease
     drain: Drain
     regrant: Regrant
-    def __init__(self, admit: _Optional[_Union[Admit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., renew_lease: _Optional[_Union[RenewLease, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., regrant: _Optional[_Union[Regrant, _Mapping]] = ...) -> None: ...
+    keep_trace: KeepTrace
+    def __init__(self, admit: _Optional[_Union[Admit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., renew_lease: _Optional[_Union[RenewLease, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., regrant: _Optional[_Union[Regrant, _Mapping]] = ..., keep_trace: _Optional[_Union[KeepTrace, _Mapping]] = ...) -> None: ...
 
 class Admit(_message.Message):
     __slots__ = ("leg", "request_id", "attempt", "token_ids", "num_prompt", "block_hashes", "sampling", "traceparent", "hash_root", "grammar", "pooling", "prompt_logprobs", "reserve", "local", "push")
@@ -191,6 +193,12 @@ class RenewLease(_message.Message):
 class Drain(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class KeepTrace(_message.Message):
+    __slots__ = ("trace_id",)
+    TRACE_ID_FIELD_NUMBER: _ClassVar[int]
+    trace_id: bytes
+    def __init__(self, trace_id: _Optional[bytes] = ...) -> None: ...
 
 class WorkerEvent(_message.Message):
     __slots__ = ("hello", "granted", "refused", "step_output", "prefill_done", "kv_arrived", "failed", "released", "load", "blocks_stored", "blocks_evicted", "prompt_scores")

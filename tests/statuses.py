@@ -48,6 +48,7 @@ def record(number: int = 0, **changes: object) -> RequestRecord:
     made = RequestRecord(
         request_id=f"req-{number:024x}",
         trace_id="4bf92f3577b34da6a3ce929d0e0e4736",
+        traced=True,
         key="",
         model="demo",
         operation="chat",

@@ -236,7 +236,7 @@ function facts(record, traceUi) {
     ["Tokens", `${count(record.prompt_tokens)} of the prompt${cached}, ${count(record.output_tokens)} of the answer`],
     ["Whole time", ms(record.e2e_ms)],
     record.key ? ["Key", record.key] : null,
-    record.trace_id ? ["Trace", trace(record.trace_id, traceUi)] : null,
+    record.trace_id ? ["Trace", trace(record, traceUi)] : null,
   ].filter(Boolean);
   return el(
     "dl",
@@ -245,7 +245,8 @@ function facts(record, traceUi) {
   );
 }
 
-function trace(id, ui) {
+function trace({ trace_id: id, traced }, ui) {
+  if (!traced) return el("span", { class: "mono muted", text: `${id} (not exported)` });
   if (!/^https?:\/\//.test(ui)) return el("span", { class: "mono", text: id });
   return el("a", { class: "mono", href: `${ui}/trace/${id}`, target: "_blank", rel: "noopener noreferrer", text: id });
 }

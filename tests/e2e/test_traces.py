@@ -48,6 +48,27 @@ async def test_a_chat_and_a_completion(spans: Spans) -> None:
     assert {each.service for each in spans.received} == set(SERVICES.values())
 
 
+async def test_a_slow_request_is_a_trace_although_nobody_samples(spans: Spans) -> None:
+    options = ("--otlp-endpoint", spans.endpoint, "--trace-sample-ratio", "0")
+    environment = {"TANDEM_ALWAYS_REMOTE": "true"}
+    with tandem(*options, "--trace-slow-ttft", "1e-6", environment=environment) as server:
+        trace_id, headers = secrets.token_hex(16), {}
+        headers["traceparent"] = f"00-{trace_id}-{secrets.token_hex(8)}-00"
+        async with openai_client(server) as client:
+            await stream_text(client, DEMO, "A ticket is", max_tokens=8, extra_headers=headers)
+        trace = traced(spans, trace_id)
+        check_shape(trace, trace.named(f"text_completion {DEMO}"))
+
+
+async def test_a_quick_one_is_not(spans: Spans) -> None:
+    before = len(spans.received)
+    options = ("--otlp-endpoint", spans.endpoint, "--trace-sample-ratio", "0", "--trace-slow-ttft", "600")
+    with tandem(*options) as server:
+        async with openai_client(server) as client:
+            await stream_text(client, DEMO, "A ticket is", max_tokens=8)
+    assert len(spans.received) == before
+
+
 async def check_chat(server: Tandem, spans: Spans) -> None:
     trace_id, parent_id = secrets.token_hex(16), secrets.token_hex(8)
     async with openai_client(server) as client:

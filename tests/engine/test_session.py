@@ -27,6 +27,7 @@ class FakeRole:
     legs: dict[int, Leg] = field(default_factory=dict)
     aborted: list[int] = field(default_factory=list)
     regranted: list[int] = field(default_factory=list)
+    kept_traces: list[bytes] = field(default_factory=list)
     hold: bool = False
     told: pb.Load = field(default_factory=pb.Load)
     error: Exception | None = None
@@ -59,6 +60,9 @@ class FakeRole:
     def free(self, leg: Leg) -> None:
         self.legs.pop(leg.number, None)
         self.sessions.released(leg.id)
+
+    def keep_trace(self, trace_id: bytes) -> None:
+        self.kept_traces.append(trace_id)
 
     def load(self) -> pb.Load:
         made = pb.Load()
@@ -299,6 +303,15 @@ async def test_a_lease_that_is_not_renewed_ends_the_leg(monkeypatch: pytest.Monk
         assert events[1].released.leg == 1
         assert role.sessions.leg(kept.id) is kept
         timers.cancel()
+
+
+async def test_a_trace_to_keep_is_handed_on() -> None:
+    role = FakeRole()
+    async with worker(role) as address, frontend(address) as f:
+        f.send(keep_trace=pb.KeepTrace(trace_id=b"t" * 16))
+        f.admit(1)
+        await role.until(1)
+    assert role.kept_traces == [b"t" * 16]
 
 
 async def test_draining_takes_no_new_legs_and_waits_for_those_there_are() -> None:

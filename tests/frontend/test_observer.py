@@ -68,11 +68,11 @@ def granted(watched: Watched, job: Job, *, remote: bool = True) -> None:
     watched.placed(job)
 
 
-def answered(watched: Watched, job: Job, num_tokens: int = 2) -> None:
+def answered(watched: Watched, job: Job, num_tokens: int = 2, ttft_ms: int = 20) -> None:
     ledger = job.ledger
     ledger.queue_ns, ledger.compute_ns = 4 * MS, 9 * MS
-    ledger.first_token_ns = ledger.arrived_ns + 20 * MS
-    ledger.second_token_ns = ledger.arrived_ns + 25 * MS
+    ledger.first_token_ns = ledger.arrived_ns + ttft_ms * MS
+    ledger.second_token_ns = ledger.first_token_ns + 5 * MS
     job.tokens += [1] * num_tokens
     watched.finished(Finished(Finish.LENGTH, None, Usage(job.num_prompt, num_tokens, 4), ledger.timing()))
 
