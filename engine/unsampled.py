@@ -160,7 +160,12 @@ class Unsampled:
         return HeldSpan(self, name, own, parent, kind, attributes, links, start_ns or time.time_ns())
 
     def begin(
-        self, name: str, own: SpanContext, kind: SpanKind, attributes: Mapping[str, AttributeValue], start_ns: int | None
+        self,
+        name: str,
+        own: SpanContext,
+        kind: SpanKind,
+        attributes: Mapping[str, AttributeValue],
+        start_ns: int | None,
     ) -> HeldSpan:
         """The first span of a trace, whose ids are drawn already."""
         return HeldSpan(self, name, own, None, kind, attributes, (), start_ns or time.time_ns())
