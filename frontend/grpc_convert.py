@@ -11,12 +11,9 @@ from engine.errors import InvalidRequest
 from engine.pooling import Pooling
 from frontend import embedding
 from frontend.api import ServedModel, WorkerStatus
+from frontend.checks import MAX_LOGIT_BIAS, MAX_PROMPT_IDS, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS, check_count
 from frontend.grpc_chat import chat
 from frontend.request import (
-    MAX_LOGIT_BIAS,
-    MAX_PROMPT_IDS,
-    MAX_STOP_STRINGS,
-    MAX_STOP_TOKEN_IDS,
     CallDelta,
     Chat,
     Delta,
@@ -35,7 +32,6 @@ from frontend.request import (
     TokenLogprob,
     TokenLogprobs,
     TokenPrompt,
-    check_count,
 )
 from protos import generate_pb2 as pb
 

@@ -12,9 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import InvalidRequest
 from frontend.api import Inference, ServedModel
+from frontend.checks import check_count
 from frontend.embedding import floats, unit
 from frontend.fields import Off, convert, decode_body, supported
-from frontend.request import Finished, TokenPrompt, check_count
+from frontend.request import Finished, TokenPrompt
 from frontend.rest.ollama.models import served
 from frontend.rest.vectors import MAX_INPUTS, Document, send_vectors
 

@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from frontend.api import Inference
+from frontend.checks import MAX_PROMPT_IDS, check_count
 from frontend.embedding import floats, unit
 from frontend.fields import Off, convert, decode_body, supported
-from frontend.request import MAX_PROMPT_IDS, Finished, check_count
+from frontend.request import Finished
 from frontend.rest.openai.parse import prompts_of
 from frontend.rest.openai.request_types import IgnoredText
 from frontend.rest.vectors import MAX_INPUTS, send_vectors
