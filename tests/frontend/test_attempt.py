@@ -76,9 +76,9 @@ async def test_what_decode_says_before_prefill_has_answered_is_kept() -> None:
 
 async def test_an_answer_that_ends_with_token_one_aborts_the_transfer() -> None:
     scene = Scene()
-    async with scene.attempt(job(max_tokens=1)) as hearing:
+    async with scene.attempt(job()) as hearing:
         push, reserve = await scene.granted(hearing)
-        scene.prefill.tokens(push, 0, 50, finish=LENGTH)
+        scene.prefill.tokens(push, 0, 50, finish=pb.FINISH_REASON_STOP)
         assert await hearing.tokens() == [50]
         with pytest.raises(StopAsyncIteration):
             await hearing.next()
