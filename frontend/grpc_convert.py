@@ -186,9 +186,12 @@ def embedding_request(
 
 def embedded(message: pb.EmbedRequest, model: ServedModel, finished: Finished) -> pb.EmbedResponse:
     normalize = message.normalize if message.HasField("normalize") else True
-    vector = embedding.unit(finished.vector) if normalize else finished.vector
-    values, prompt_tokens = embedding.floats(vector), finished.usage.prompt_tokens
-    return pb.EmbedResponse(values=values, prompt_tokens=prompt_tokens, model=model.name)
+    values = embedding.floats(finished.vector)
+    return pb.EmbedResponse(
+        values=embedding.unit(values) if normalize else values,
+        prompt_tokens=finished.usage.prompt_tokens,
+        model=model.name,
+    )
 
 
 def _trace_headers(metadata: Mapping[str, str | bytes]) -> dict[str, str]:

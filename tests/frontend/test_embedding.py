@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from engine.errors import ConfigError
 from engine.hub import DEMO_MODEL
 from engine.pooling import Pooling
-from frontend.embedding import embedding_request, floats, pooling_of, unit
+from frontend.embedding import embedding_request, floats, packed, pooling_of, unit
 from frontend.request import Delta, GenerateRequest
 from tests.cluster import cluster
 
@@ -49,7 +49,8 @@ def test_what_we_cannot_pool_is_refused_by_name(tmp_path: Path, modes: dict[str,
 def test_a_unit_vector_has_length_one_and_the_same_direction(values: list[float]) -> None:
     vector = struct.pack(f"<{len(values)}f", *values)
     length = math.hypot(*values)
-    scaled = floats(unit(vector))
+    assert packed(floats(vector)) == vector
+    scaled = unit(floats(vector))
     if not length:
         assert scaled.tolist() == values
     else:

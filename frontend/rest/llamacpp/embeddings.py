@@ -67,5 +67,6 @@ def _parse(body: bytes) -> tuple[str, str | list[str | int | list[int]], bool]:
 
 
 def _document(normalize: bool, finals: Sequence[Finished]) -> list[LlamaEmbedding]:
-    vectors = [unit(final.vector) if normalize else final.vector for final in finals]
-    return [LlamaEmbedding(index=i, embedding=[floats(vector).tolist()]) for i, vector in enumerate(vectors)]
+    vectors = [floats(final.vector) for final in finals]
+    scaled = map(unit, vectors) if normalize else vectors
+    return [LlamaEmbedding(index=i, embedding=[vector.tolist()]) for i, vector in enumerate(scaled)]

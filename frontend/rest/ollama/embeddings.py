@@ -107,7 +107,7 @@ async def _prompt(inference: Inference, model: ServedModel, text: str) -> TokenP
 def _embedded(model: str, begun_ns: int, finals: Sequence[Finished]) -> OllamaEmbedResponse:
     return OllamaEmbedResponse(
         model=model,
-        embeddings=[floats(unit(final.vector)).tolist() for final in finals],
+        embeddings=[unit(floats(final.vector)).tolist() for final in finals],
         total_duration=time.monotonic_ns() - begun_ns,
         prompt_eval_count=sum(final.usage.prompt_tokens for final in finals),
     )
