@@ -25,6 +25,8 @@ from typing import Literal
 Limit = Literal["queue", "queue_timeout", "ttft_slo", "deadline", "key_requests", "key_tokens"]
 """What a request may be refused for that is sound: room in the queue, its time to wait there, the operator's objective,
 the caller's deadline, or what its own key may ask in a minute."""
+KEY_LIMITS: frozenset[Limit] = frozenset({"key_requests", "key_tokens"})
+"""Those of the caller's own key: nobody else's doing."""
 
 
 class TandemError(Exception):

@@ -2,6 +2,7 @@
 
  1. `_place` waits for the turn and for room, and sends `Admit` to the decode worker the router chose.
  2. The worker grants: with a ticket, for which `Admit` then goes to a prefill worker; or without, and prefills itself.
+    An answer of a single token needs no such room: a prefill worker gives it, past those who wait for decode workers.
  3. Tokens are handed on in the order of their numbers (`frontend.legs`).
  4. Whatever ends the attempt, legs that are not over are aborted; the workers free what they hold.
 
@@ -10,9 +11,10 @@ If that was the prefill worker, the room on decode is kept for the next attempt,
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 
 from engine.errors import ContextOverflow
@@ -55,13 +57,14 @@ class Attempts:
         Unavailable when no worker serves the model, ContextOverflow when none could ever hold the request.
         """
         job.attempt += 1
-        if job.attempt == 1:
+        single = self._single_past_queue(job)
+        if job.attempt == 1 and single is None:
             self.outlook.check(job)
         legs = self._kept.pop(job.request_id, None) or Legs(job)
         try:
             try:
                 async with asyncio.timeout(self.queue_timeout_s):
-                    placement = await self._place(job, legs)
+                    placement = await self._place(job, legs, single)
             except TimeoutError:
                 raise self.outlook.timed_out(job) from None
             yield []
@@ -69,7 +72,7 @@ class Attempts:
                 rows = await legs.rows()
                 if rows[0].index == 0:
                     self.outlook.first_token(job)
-                    if placement.prefill is not None:
+                    if placement.prefill is not None and placement.decodes:
                         self.places.note_hop(job.ledger)
                 yield rows
                 if rows[-1].finish:
@@ -91,8 +94,17 @@ class Attempts:
         if legs := self._kept.pop(job.request_id, None):
             legs.abort()
 
-    async def _place(self, job: Job, legs: Legs) -> Placement:
-        """Find room, and have the workers promise it."""
+    def _single_past_queue(self, job: Job) -> Placement | None:
+        """Who gives an answer of a single token in time while others wait for decode workers; None where it waits with
+        them, or nobody does."""
+        if not (job.single_token and self.admission.queued_requests):
+            return None
+        placement = self.places.find_single(job)
+        within_s = min(self.outlook.ttft_slo_s or math.inf, job.left_s())
+        return placement if placement is not None and (placement.first_token_s or 0.0) <= within_s else None
+
+    async def _place(self, job: Job, legs: Legs, single: Placement | None) -> Placement:
+        """Find room, where it is not `single` that needs none, and have the workers promise it."""
         if legs.reserved is not None:
             self.outlook.taken(job)
             if placement := await self._place_prefill_again(job, legs):
@@ -102,23 +114,23 @@ class Attempts:
         returning = job.attempt > 1
         while True:
             with ExitStack() as until_granted:
-                async with self.admission.turn(job.demand(), first=returning, caller=job.caller):
-                    placement = job.place(await self._find_room(job))
-                    if placement.prefill is not None:
-                        num_tokens = len(job.tokens) - placement.cached_tokens
-                        until_granted.enter_context(placement.prefill.expecting(num_tokens))
-                    leg = self._send_to_decode(job, placement, legs)
-                    self.outlook.taken(job)
+                turn = self.admission.turn(job.demand(), first=returning, caller=job.caller)
+                async with turn if single is None else nullcontext():
+                    placement = job.place(single or await self._find_room(job))
+                    leg = self._send_first(job, placement, legs, until_granted)
                 answer = await legs.answer(leg)
             if isinstance(answer, pb.Granted):
                 job.note_granted(answer)
+                if not placement.decodes:
+                    return placement
                 if filled := await self._place_prefill(job, placement, answer, legs):
                     return filled
             elif isinstance(answer, pb.Refused):
                 _raise_if_final(answer)
             self.outlook.left(job)
             legs.abort()
-            returning = True  # room went to somebody else meanwhile: look again, before those who come now
+            # Room went to somebody else meanwhile: look again, before those who come now.
+            returning, single = returning or single is None, None
 
     async def _place_prefill(self, job: Job, placement: Placement, granted: pb.Granted, legs: Legs) -> Placement | None:
         """Have the room that was granted filled, by who was chosen or by who else can when that one refuses; None when
@@ -164,13 +176,20 @@ class Attempts:
                 return placement
             await self.fleet.pulse.wait()
 
-    def _send_to_decode(self, job: Job, placement: Placement, legs: Legs) -> Leg:
-        admit = job.admit()
-        if placement.prefill is None:
+    def _send_first(self, job: Job, placement: Placement, legs: Legs, until_granted: ExitStack) -> Leg:
+        """To the decode worker; or to the prefill worker, if that gives all of the answer."""
+        admit, prefill = job.admit(), placement.prefill
+        if not placement.decodes:
+            admit.single_token.SetInParent()
+            return legs.add(self._link(pb.ROLE_PREFILL, placement.decode), admit)
+        if prefill is None:
             admit.local.SetInParent()
         else:
             admit.reserve.SetInParent()
-        return legs.add(self._link(pb.ROLE_DECODE, placement.decode), admit)
+            until_granted.enter_context(prefill.expecting(len(job.tokens) - placement.cached_tokens))
+        leg = legs.add(self._link(pb.ROLE_DECODE, placement.decode), admit)
+        self.outlook.taken(job)
+        return leg
 
     def _send_to_prefill(self, job: Job, view: WorkerView, granted: pb.Granted, legs: Legs) -> Leg:
         admit = job.admit(legs.num_tokens)

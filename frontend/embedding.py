@@ -35,16 +35,18 @@ def floats(vector: bytes) -> "array[float]":
     return values
 
 
-def unit(vector: bytes) -> bytes:
-    """The vector of that direction and length 1; of zeros, itself."""
-    values = floats(vector)
-    length = math.hypot(*values)
-    if not length:
-        return vector
-    scaled = array("f", [value / length for value in values])
+def packed(values: "array[float]") -> bytes:
+    """Little-endian float32 of the numbers."""
     if sys.byteorder == "big":
-        scaled.byteswap()
-    return scaled.tobytes()
+        values = values[:]
+        values.byteswap()
+    return values.tobytes()
+
+
+def unit(values: "array[float]") -> "array[float]":
+    """The vector of that direction and length 1; of zeros, itself."""
+    length = math.hypot(*values)
+    return array("f", [value / length for value in values]) if length else values
 
 
 def pooling_of(folder: Path, choice: Literal["auto", "mean", "last"] = "auto") -> Pooling:

@@ -19,7 +19,7 @@ from llguidance.gbnf_to_lark import gbnf_to_lark, is_lark_syntax
 from engine.errors import InvalidRequest, TandemError, Unsupported
 from engine.grammar import MAX_GRAMMAR_BYTES, NUM_THREADS, Grammars
 from frontend.request import Grammar, GrammarKind
-from frontend.schema import read_schema
+from frontend.schemas.given import read_schema
 from frontend.schemas.places import Documents, no_documents
 from frontend.schemas.writer import write
 from frontend.tags import WHITE_SPACE, Tagged, quoted

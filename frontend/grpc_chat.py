@@ -3,7 +3,8 @@
 import msgspec
 
 from engine.errors import InvalidRequest
-from frontend.request import MAX_DOCUMENTS, MAX_MESSAGES, Chat, check_count, check_role, opens_answer, reasoning_fields
+from frontend.checks import MAX_DOCUMENTS, MAX_MESSAGES, check_count, check_role
+from frontend.request import Chat, opens_answer, reasoning_fields
 from frontend.tools import MAX_TOOLS, Tool, ToolChoice, ToolMode, check_tools
 from protos import generate_pb2 as pb
 

@@ -11,12 +11,9 @@ from engine.errors import InvalidRequest
 from engine.pooling import Pooling
 from frontend import embedding
 from frontend.api import ServedModel, WorkerStatus
+from frontend.checks import MAX_LOGIT_BIAS, MAX_PROMPT_IDS, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS, check_count
 from frontend.grpc_chat import chat
 from frontend.request import (
-    MAX_LOGIT_BIAS,
-    MAX_PROMPT_IDS,
-    MAX_STOP_STRINGS,
-    MAX_STOP_TOKEN_IDS,
     CallDelta,
     Chat,
     Delta,
@@ -35,7 +32,6 @@ from frontend.request import (
     TokenLogprob,
     TokenLogprobs,
     TokenPrompt,
-    check_count,
 )
 from protos import generate_pb2 as pb
 
@@ -190,9 +186,12 @@ def embedding_request(
 
 def embedded(message: pb.EmbedRequest, model: ServedModel, finished: Finished) -> pb.EmbedResponse:
     normalize = message.normalize if message.HasField("normalize") else True
-    vector = embedding.unit(finished.vector) if normalize else finished.vector
-    values, prompt_tokens = embedding.floats(vector), finished.usage.prompt_tokens
-    return pb.EmbedResponse(values=values, prompt_tokens=prompt_tokens, model=model.name)
+    values = embedding.floats(finished.vector)
+    return pb.EmbedResponse(
+        values=embedding.unit(values) if normalize else values,
+        prompt_tokens=finished.usage.prompt_tokens,
+        model=model.name,
+    )
 
 
 def _trace_headers(metadata: Mapping[str, str | bytes]) -> dict[str, str]:

@@ -23,7 +23,7 @@ TPOT_LIMITS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.5)
 LINKS_OVER_S = 60.0
 MAX_ROUTED = 4096
 SERVER_FAULTS = frozenset(kind.reason for kind, code in CODES.items() if code.http in (429, 500, 503, 504))
-"""Outcomes that are not the caller's fault. Overload is among them, though it may be a key's own limit."""
+"""Outcomes that are not the caller's fault. Overload is among them, unless it is a key's own limit."""
 WHOLE = frozenset(finish.value for finish in Finish)
 """Outcomes of answers that came to their end."""
 
@@ -82,7 +82,7 @@ class History:
 
     def add(self, record: RequestRecord) -> None:
         period = self._current()
-        if record.outcome in SERVER_FAULTS:
+        if record.outcome in SERVER_FAULTS and not record.used_up_key:
             period.num_faults += 1
         if record.ttft_ms is None:
             return

@@ -21,6 +21,7 @@ from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, Unsuppo
 from frontend.accounts import Accounts
 from frontend.api import ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.catalogue import Catalogue
+from frontend.checks import check_token_ids
 from frontend.cut import Cut
 from frontend.fleet import Fleet
 from frontend.job import Job
@@ -31,7 +32,7 @@ from frontend.observer import Observer, Watched
 from frontend.parsed import answer_of
 from frontend.prompt import rendered, tokens_of
 from frontend.recorder import Recorder
-from frontend.request import Chat, Event, GenerateRequest, Started, check_token_ids
+from frontend.request import Chat, Event, GenerateRequest, Started
 from frontend.served import Served
 from frontend.tally import Counts
 from frontend.worker_status import worker_status

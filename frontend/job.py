@@ -67,6 +67,11 @@ class Job:
         return root if self.cache_salt is None else salted(root, self.cache_salt)
 
     @property
+    def single_token(self) -> bool:
+        """Whether the answer is its first token."""
+        return self.params.max_tokens == 1
+
+    @property
     def num_output(self) -> int:
         return len(self.tokens) - self.num_prompt
 
@@ -103,7 +108,8 @@ class Job:
             self.ledger.commit_ns = 0  # of an earlier attempt
 
     def need(self) -> Need:
-        return Need(self.model, len(self.tokens), self.num_prompt + self.params.max_tokens, tuple(self.hashes))
+        longest = self.num_prompt + self.params.max_tokens
+        return Need(self.model, len(self.tokens), longest, tuple(self.hashes), self.single_token)
 
     def admit(self, num_tokens: int | None = None) -> pb.Admit:
         """For a leg that takes up all tokens so far, or only so many."""

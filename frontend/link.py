@@ -16,7 +16,6 @@ from typing import Protocol
 
 import grpc.aio
 
-from engine.cost import Costs
 from engine.errors import ProtocolError
 from engine.hashes import split_hashes
 from engine.sequence import BlockHash
@@ -107,9 +106,6 @@ class Link:
     clock: Clock = field(default_factory=Clock)
     """The worker's, against this one."""
     hashes: set[BlockHash] = field(default_factory=set)
-    _costs: Costs | None = None
-    """The worker's profile, as of its start, with every CPU it may borrow."""
-    _own_costs: Costs | None = None
     _legs: dict[int, Leg] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
     _outbox: "asyncio.Queue[pb.WorkerCommand]" = field(default_factory=asyncio.Queue)
@@ -302,25 +298,7 @@ class Link:
         self.hello = hello
         self.incarnation, self.model = hello.incarnation, hello.model
         self.hashes = set()
-        self._costs = Costs.from_proto(hello.profile)
-        self._own_costs = Costs.from_proto(hello.own_profile)
-        self.view = WorkerView(
-            worker_id=hello.worker_id,
-            model=hello.model,
-            layout=hello.layout,
-            num_blocks=hello.num_blocks,
-            block_tokens=hello.block_tokens,
-            block_bytes=hello.block_bytes,
-            max_context=hello.max_context,
-            max_sequences=hello.max_sequences,
-            max_step_tokens=hello.max_step_tokens or hello.max_context,
-            costs=self._costs,
-            own_costs=self._own_costs,
-            cpu_board=hello.cpu_board,
-            hashes=self.hashes,
-            draining=hello.draining,
-            free_blocks=hello.num_blocks,
-        )
+        self.view = WorkerView.of(hello, self.hashes)
         log.info("worker %s (%s) is there", hello.worker_id, self.address)
         self.pulse.beat()
 
@@ -331,30 +309,13 @@ class Link:
         view = self.view
         if view is None:
             return
-        view.draining = load.draining
         if load.stalled and not view.stalled:
             log.warning("worker %s is stalled: %s", view.worker_id, load.stalled)
             for leg in self._legs.values():
                 leg.inbox.put_nowait((leg, Lost(f"worker {view.worker_id} is stalled: {load.stalled}")))
-        view.stalled = load.stalled
-        view.full = False
-        view.free_blocks = load.free_blocks
-        view.running = load.running + load.waiting
-        view.waiting = load.waiting
-        view.waiting_tokens = load.waiting_tokens
-        view.promised_blocks = load.promised_blocks
-        view.costs = self._costs_now(load)
-        view.own_costs = self._own_costs and self._own_costs.slower(load.slowdown or 1.0)
-        view.transfer_bytes_per_s = load.transfer_bytes_per_s
-        view.sent_legs = view.sent_blocks = view.sent_tokens = 0
+        view.take(load)
         for leg in self._legs.values():
             leg.counted = leg.answered
             if not leg.counted:
                 self._count_sent(view, leg)
         self.pulse.beat()
-
-    def _costs_now(self, load: pb.Load) -> Costs | None:
-        """The profile as the worker's latest steps bear it out; without one, what is known of its speed."""
-        if self._costs is not None:
-            return self._costs.slower(load.slowdown) if load.slowdown > 0 else self._costs
-        return Costs.flat(load.prefill_tokens_per_s, load.decode_step_s) if load.prefill_tokens_per_s > 0 else None

@@ -59,7 +59,7 @@ class Minute:
             parts = (record.ttft_segments.get(name, 0.0) for name in TTFT_SEGMENTS)
             self._answered.append((self.now(), record.ttft_ms, *counts, *parts))
         if record.failed:
-            self._failed.append((self.now(), record.outcome))
+            self._failed.append((self.now(), record.limit if record.used_up_key else record.outcome))
 
     def summary(self) -> LastMinute:
         now_s = self.now()

@@ -11,9 +11,10 @@ from engine.grammar import Grammars
 from engine.models.families import model_spec
 from engine.models.spec import ModelSpec
 from engine.pooling import Pooling
+from frontend.checks import ModelLimits, resolve
 from frontend.embedding import pooling_of
 from frontend.grammar import GrammarCompiler
-from frontend.request import GenerateRequest, ModelLimits, resolve
+from frontend.request import GenerateRequest
 from frontend.schemas.places import Documents, no_documents
 from frontend.text.parsers.families import Families
 from frontend.text.template import ChatTemplate

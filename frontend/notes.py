@@ -74,8 +74,8 @@ class Notes:
         """The answer is complete."""
         self.finished, self._ended_ns = finished, time.monotonic_ns()
 
-    def record(self, error: str | None, message: str) -> RequestRecord:
-        """`error` is the word for why there is no whole answer; None if there is."""
+    def record(self, error: str | None, message: str, limit: str = "") -> RequestRecord:
+        """`error` is the word for why there is no whole answer, None if there is; `limit` what there was no room in."""
         ledger, job, now_ns = self.ledger, self.job, self._ended_ns or time.monotonic_ns()
         timing = ledger.timing() if ledger.first_token_ns else None
         second_ms = timing.second_token_ms if timing else None
@@ -90,6 +90,7 @@ class Notes:
             arrived_s=ledger.arrived_unix_ns / 1e9,
             outcome=self.finished.reason.value if error is None and self.finished else error or CANCELLED,
             failed=failed,
+            limit=limit,
             error=message,
             prompt_tokens=job.num_prompt if job else 0,
             cached_tokens=job.cached_tokens if job else 0,

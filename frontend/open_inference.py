@@ -1,7 +1,7 @@
 """inference.GRPCInferenceService, the Open Inference Protocol, over `frontend.api.Inference`.
 
-Knows calls. What its tensors mean is in `frontend.tensors`; keys are asked for, and errors become statuses, as for our
-own service. In a stream an error is a message, for the other requests of the stream go on.
+Knows calls. What its tensors mean is in `frontend.open_inference_tensors`; keys are asked for, and errors become
+statuses, as for our own service. In a stream an error is a message, for the other requests of the stream go on.
 """
 
 import asyncio
@@ -19,8 +19,8 @@ from frontend.callers import Caller, KeyRing
 from frontend.grpc_convert import TRACE_HEADERS
 from frontend.grpc_errors import abort
 from frontend.interceptors import identify, no_key
+from frontend.open_inference_tensors import FINISH, INPUTS, OUTPUT, Wanted, read, response
 from frontend.request import Delta, Finished, Started
-from frontend.tensors import FINISH, INPUTS, OUTPUT, Wanted, read, response
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
 

@@ -7,7 +7,7 @@ from engine.errors import ContextOverflow, Unavailable
 from frontend.fleet import Fleet
 from frontend.job import Job
 from frontend.ledger import Ledger
-from frontend.router import Placement, Policy, can_ever_serve, place, place_prefill
+from frontend.router import Placement, Policy, can_ever_serve, place, place_prefill, place_single
 from frontend.worker_view import WorkerView
 from protos import worker_pb2 as pb
 
@@ -41,6 +41,11 @@ class Places:
         """Who computes the prompt of a job that has room on a decode worker; None when nobody may now."""
         _, prefills = self.views()
         return place_prefill(job.need(), decode, prefills, self.policy, self.hop_s, self._cut_now())
+
+    def find_single(self, job: Job) -> Placement | None:
+        """Who gives an answer of a single token without a place on a decode worker; None when nobody may now."""
+        _, prefills = self.views()
+        return place_single(job.need(), prefills, self.hop_s)
 
     def note_failed_transfer(self, placement: Placement) -> None:
         """For a while KV goes other ways: a link that swallows packets is found out by a time limit, each time."""

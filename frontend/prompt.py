@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from functools import partial
 
 from engine.errors import ContextOverflow, InvalidRequest
+from frontend.checks import check_token_ids
 from frontend.infill import infill_tokens
 from frontend.model import LoadedModel
-from frontend.request import Chat, Infill, Prompt, TokenPrompt, check_token_ids
+from frontend.request import Chat, Infill, Prompt, TokenPrompt
 from frontend.text.parsers.families import reasoning_family, takes_tools
 
 OFF_LOOP_CHARS = 8_192

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from engine.errors import TandemError, codes
+from engine.errors import KEY_LIMITS, TandemError, codes
 from frontend.router import Placement
 
 MAX_ATTEMPTS = 8
@@ -79,6 +79,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     outcome: str
     """stop, length or tool_calls; or why there is no whole answer, as errors name it, or CANCELLED."""
     failed: bool
+    limit: str = ""
+    """Of what was refused: what there was no room within (`engine.errors.Limit`)."""
     error: str = ""
     """What the client was told. Empty where that may have words of its own in it."""
     prompt_tokens: int
@@ -96,6 +98,11 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """That tokens waited for the client to take those before them."""
     num_attempts: int
     attempts: list[RequestAttempt]
+
+    @property
+    def used_up_key(self) -> bool:
+        """Whether it was refused for what its own key may ask, whatever the server had to do."""
+        return self.limit in KEY_LIMITS
 
 
 def rounded(segments: Mapping[str, float]) -> dict[str, float]:

@@ -12,6 +12,9 @@ To each is added what it takes from those who stream: locally every chunk's step
 takes beyond `itl_tolerance` times that counts more, for a stall is worse than the same time in small pieces; remotely
 they lose the CPUs that the prefill worker lends while it is idle (`engine.lending`), for as long as it computes.
 
+An answer of a single token, like that to a prompt of which only the vector is wanted, needs nobody who decodes: it has
+no place on a decode worker unless its prompt is computed there, and nothing is transferred.
+
 Each worker's speed counts as it is now: two roles that share cores or memory are measured while they do. Where the two
 ways are about equal the prompt goes to a prefill worker, so that decode stays free for whoever comes next; unless the
 two lend CPUs to each other, for then it is not free. Until there is a measurement the prompt goes there too.
@@ -47,6 +50,8 @@ class Need:
     max_tokens: int
     """Longest that prompt and answer can get."""
     hashes: tuple[BlockHash, ...]
+    single_token: bool = False
+    """Whether that is all of the answer."""
 
 
 class Why(StrEnum):
@@ -58,6 +63,7 @@ class Why(StrEnum):
     ALWAYS_REMOTE = "prompts are always sent away"
     UNMEASURED = "no worker's speed is known"
     ESTIMATE = "by the estimates"
+    SINGLE_TOKEN = "a single token needs no decode worker"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,7 @@ class Placement:
     """The decision and its estimate, as they stand on the span."""
 
     decode: WorkerView
+    """Who has the answer: the prefill worker itself where nobody has to decode."""
     prefill: WorkerView | None
     """None: the decode worker prefills."""
     cached_tokens: int
@@ -75,6 +82,11 @@ class Placement:
     local_loss_s: float = 0.0
     """What that takes from those who stream, over all of them."""
     remote_loss_s: float = 0.0
+
+    @property
+    def decodes(self) -> bool:
+        """Whether a decode worker has a part in it."""
+        return self.decode is not self.prefill
 
     @property
     def is_estimated(self) -> bool:
@@ -115,7 +127,9 @@ def place(
     decode = min(
         (view for view in decodes if _num_places(view, need)), key=lambda view: _decode_cost(view, need), default=None
     )
-    return place_prefill(need, decode, prefills, policy, hop_s, cut) if decode is not None else None
+    if decode is not None:
+        return place_prefill(need, decode, prefills, policy, hop_s, cut)
+    return place_single(need, prefills, hop_s) if need.single_token else None
 
 
 def place_prefill(
@@ -127,9 +141,10 @@ def place_prefill(
     cut: Sequence[tuple[WorkerView, WorkerView]] = (),
 ) -> Placement | None:
     """Choose who computes the prompt for a decode worker that has room; None when nobody may now."""
-    cached = min(decode.cached_tokens(need.hashes), need.num_tokens - 1)
-    able = [view for view in prefills if _can_prefill(view, need, decode)]
-    able = [view for view in able if not any(p is view and d is decode for p, d in cut)]
+    cached = _cached(decode, need)
+    able = [view for view in prefills if _can_prefill(view, need)]
+    if not need.single_token:
+        able = [view for view in able if _gets_through(view, decode, cut)]
     usable = ((_prefill_s(view, _prefill_costs(view, decode), need), view) for view in able if not view.full)
     (queue_s, compute_s), prefill = min(usable, key=lambda pair: sum(pair[0]), default=((0.0, 0.0), None))
     if prefill is None:
@@ -138,7 +153,8 @@ def place_prefill(
     if uncached <= policy.local_prefill_tokens:
         return Placement(decode, None, cached, Why.SHORT)
     under_way_s = _under_way_s(decode, prefill)
-    remote_s = under_way_s + queue_s + compute_s + hop_s + _transfer_s(prefill, decode, need, cached)
+    kv_s = 0.0 if need.single_token else under_way_s + _transfer_s(prefill, decode, need, cached)
+    remote_s = queue_s + compute_s + hop_s + kv_s
     remote_loss_s = _crowding_s(decode, prefill, compute_s)
     local_s, local_loss_s = _local_s(decode, prefill, uncached, cached, policy.itl_tolerance)
     local_s += under_way_s
@@ -147,8 +163,22 @@ def place_prefill(
     better = remote_s + remote_loss_s <= enough * (local_s + local_loss_s)
     remote = policy.always_remote or not measured or better
     why = Why.ALWAYS_REMOTE if policy.always_remote else Why.ESTIMATE if measured else Why.UNMEASURED
-    chosen = prefill if remote else None
-    return Placement(decode, chosen, cached, why, local_s, remote_s, local_loss_s, remote_loss_s)
+    estimates = local_s, remote_s, local_loss_s, remote_loss_s
+    if not remote:
+        return Placement(decode, None, cached, why, *estimates)
+    if need.single_token:
+        return Placement(prefill, prefill, _cached(prefill, need), why, *estimates)
+    return Placement(decode, prefill, cached, why, *estimates)
+
+
+def place_single(need: Need, prefills: Iterable[WorkerView], hop_s: float) -> Placement | None:
+    """Choose who gives an answer of a single token without asking decode workers; None when nobody may now."""
+    able = [view for view in prefills if _can_prefill(view, need) and not view.full]
+    predicted = ((sum(_prefill_s(view, view.costs or UNMEASURED, need)), view) for view in able)
+    prefill_s, prefill = min(predicted, key=lambda pair: pair[0], default=(0.0, None))
+    if prefill is None:
+        return None
+    return Placement(prefill, prefill, _cached(prefill, need), Why.SINGLE_TOKEN, remote_s=prefill_s + hop_s)
 
 
 def _why_local(able: Sequence[WorkerView]) -> Why:
@@ -200,14 +230,23 @@ def _decode_cost(view: WorkerView, need: Need) -> tuple[float, int]:
     return max(used, legs / view.max_sequences) - cached, legs
 
 
-def _can_prefill(view: WorkerView, need: Need, decode: WorkerView) -> bool:
-    fits = need.num_tokens <= min(view.max_context, view.num_blocks * view.block_tokens)
-    return _serves(view, need) and view.layout == decode.layout and fits
+def _can_prefill(view: WorkerView, need: Need) -> bool:
+    return _serves(view, need) and need.num_tokens <= min(view.max_context, view.num_blocks * view.block_tokens)
+
+
+def _gets_through(prefill: WorkerView, decode: WorkerView, cut: Sequence[tuple[WorkerView, WorkerView]]) -> bool:
+    """Whether KV does, as far as is known."""
+    return prefill.layout == decode.layout and not any(p is prefill and d is decode for p, d in cut)
+
+
+def _cached(view: WorkerView, need: Need) -> int:
+    """Tokens of the prompt that need not be computed there; the last one has to be."""
+    return min(view.cached_tokens(need.hashes), need.num_tokens - 1)
 
 
 def _prefill_s(view: WorkerView, costs: Costs, need: Need, tokens_before: int = 0) -> tuple[float, float]:
     """Waiting and computing on a worker that does nothing else."""
-    cached = min(view.cached_tokens(need.hashes), need.num_tokens - 1)
+    cached = _cached(view, need)
     return _queue_s(view, costs, tokens_before), costs.prefill_s(need.num_tokens - cached, cached, view.max_step_tokens)
 
 

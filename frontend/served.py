@@ -15,6 +15,7 @@ from engine.hashes import block_hashes
 from frontend.api import ModelStatus, Readiness, ServedModel
 from frontend.attempt import Attempts
 from frontend.callers import Allowances
+from frontend.checks import resolve
 from frontend.forced import calls_grammar
 from frontend.job import Job
 from frontend.ledger import Ledger
@@ -24,7 +25,7 @@ from frontend.model import LoadedModel
 from frontend.observer import Watched
 from frontend.prompt import encode
 from frontend.quarantine import Quarantine
-from frontend.request import Chat, GenerateRequest, resolve
+from frontend.request import Chat, GenerateRequest
 from frontend.scores import PromptScores
 from frontend.worker_view import WorkerView
 from protos import worker_pb2 as pb

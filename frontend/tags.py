@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.errors import InvalidRequest
 from frontend.request import Grammar, GrammarKind
-from frontend.schema import check_schema, read_schema
+from frontend.schemas.given import check_schema, read_schema
 
 MAX_TAGS = 256
 WHITE_SPACE = r"[ \n\r\t]{1,20}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from engine.cost import Costs
 from engine.sequence import BlockHash
+from protos import worker_pb2 as pb
 
 
 @dataclass(slots=True)
@@ -47,6 +48,52 @@ class WorkerView:
     sent_tokens: int = 0
     coming_tokens: int = 0
     """Of prompts that will be sent to it as soon as a decode worker has promised room for their KV."""
+    _profile: Costs | None = None
+    """As of its start, with every CPU it may borrow."""
+    _own_profile: Costs | None = None
+
+    @classmethod
+    def of(cls, hello: pb.Hello, hashes: AbstractSet[BlockHash]) -> "WorkerView":
+        """A worker that says hello; `hashes` will be those of the blocks it holds."""
+        profile, own_profile = Costs.from_proto(hello.profile), Costs.from_proto(hello.own_profile)
+        return cls(
+            worker_id=hello.worker_id,
+            model=hello.model,
+            layout=hello.layout,
+            num_blocks=hello.num_blocks,
+            block_tokens=hello.block_tokens,
+            block_bytes=hello.block_bytes,
+            max_context=hello.max_context,
+            max_sequences=hello.max_sequences,
+            max_step_tokens=hello.max_step_tokens or hello.max_context,
+            costs=profile,
+            own_costs=own_profile,
+            cpu_board=hello.cpu_board,
+            hashes=hashes,
+            draining=hello.draining,
+            free_blocks=hello.num_blocks,
+            _profile=profile,
+            _own_profile=own_profile,
+        )
+
+    def take(self, load: pb.Load) -> None:
+        """What the worker reports; of what was sent to it, the caller knows what that does not count."""
+        self.draining, self.stalled, self.full = load.draining, load.stalled, False
+        self.free_blocks = load.free_blocks
+        self.running = load.running + load.waiting
+        self.waiting = load.waiting
+        self.waiting_tokens = load.waiting_tokens
+        self.promised_blocks = load.promised_blocks
+        self.costs = self._costs_now(load)
+        self.own_costs = self._own_profile and self._own_profile.slower(load.slowdown or 1.0)
+        self.transfer_bytes_per_s = load.transfer_bytes_per_s
+        self.sent_legs = self.sent_blocks = self.sent_tokens = 0
+
+    def _costs_now(self, load: pb.Load) -> Costs | None:
+        """The profile as the worker's latest steps bear it out; without one, what is known of its speed."""
+        if self._profile is not None:
+            return self._profile.slower(load.slowdown) if load.slowdown > 0 else self._profile
+        return Costs.flat(load.prefill_tokens_per_s, load.decode_step_s) if load.prefill_tokens_per_s > 0 else None
 
     @contextmanager
     def expecting(self, num_tokens: int) -> Iterator[None]:

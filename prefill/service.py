@@ -2,7 +2,7 @@
 
 One `Outgoing` per leg carries its blocks: what the step reports as ready is sent in order, then the commit. However it
 ends (taken by the peer, failed, given up, or the answer ended with its first token), `Close` tells the step loop that
-nobody reads the blocks any more; what that frees strikes the leg off.
+nobody reads the blocks any more; what that frees strikes the leg off. A leg whose answer is a single token has none.
 """
 
 import asyncio
@@ -86,25 +86,37 @@ class PrefillService:
         return self._who.hello(self._senders.transports)
 
     def admit(self, leg: Leg, admit: pb.Admit) -> None:
-        if admit.WhichOneof("work") != "push":
-            raise InvalidRequest("a prefill worker takes `push` legs", field="work")
+        sequence = sequence_from(leg.id, admit, self._who)
+        ticket: Ticket | None = None
+        match admit.WhichOneof("work"):
+            case "push":
+                ticket = self._ticket(admit.push, sequence)
+            case "single_token":
+                if sequence.num_output + 1 != sequence.params.max_tokens:
+                    raise InvalidRequest("the answer may have more than a single token", field="work")
+            case _:
+                raise InvalidRequest("a prefill worker takes `push` and `single_token` legs", field="work")
+        self._constraints.then(leg, sequence, admit.grammar, partial(self._compute, leg, sequence, ticket))
+
+    def _ticket(self, push: pb.Push, sequence: Prompt) -> Ticket:
+        """Raises InvalidRequest if it cannot be filled from here."""
         who = self._who
-        sequence = sequence_from(leg.id, admit, who)
         try:
-            ticket = ticket_from_proto(admit.push.ticket)
+            ticket = ticket_from_proto(push.ticket)
             check_layout(ticket, who.layout, who.block_bytes)
             choose(ticket.endpoints, self._senders.transports)
         except ProtocolError as error:
             raise InvalidRequest(error.message, field="ticket") from error
         if ticket.num_blocks != -(-len(sequence.tokens) // who.block_tokens):
             raise InvalidRequest(f"the ticket's {ticket.num_blocks} blocks do not fit the prompt", field="ticket")
-        self._constraints.then(leg, sequence, admit.grammar, partial(self._compute, leg, sequence, ticket))
+        return ticket
 
-    def _compute(self, leg: Leg, sequence: Prompt, ticket: Ticket) -> None:
-        ready: asyncio.Queue[BlocksReady | PromptDone] = asyncio.Queue()
-        task = asyncio.create_task(self._push(leg, ticket, ready))
-        task.add_done_callback(lambda _: self._close(leg.id))
-        self._outgoing[leg.id] = Outgoing(ready, task)
+    def _compute(self, leg: Leg, sequence: Prompt, ticket: Ticket | None) -> None:
+        if ticket is not None:
+            ready: asyncio.Queue[BlocksReady | PromptDone] = asyncio.Queue()
+            task = asyncio.create_task(self._push(leg, ticket, ready))
+            task.add_done_callback(lambda _: self._close(leg.id))
+            self._outgoing[leg.id] = Outgoing(ready, task)
         self._loop.submit(Compute(sequence))
 
     def regrant(self, leg: Leg, regrant: pb.Regrant) -> None:
@@ -158,8 +170,8 @@ class PrefillService:
                     self._outgoing.pop(sequence_id, None)
                     self.sessions.released(sequence_id)
                 case Refused(sequence_id, too_large, message):
-                    self._end_transfer(sequence_id)
-                    del self._outgoing[sequence_id]
+                    if outgoing := self._outgoing.pop(sequence_id, None):
+                        outgoing.task.cancel()
                     self.sessions.refuse(sequence_id, message, too_large=too_large)
                 case BlocksReady(sequence_id):
                     if outgoing := self._outgoing.get(sequence_id):
@@ -227,7 +239,7 @@ class PrefillService:
                 self._say_failed(leg, failure)
 
     def _close(self, sequence_id: SequenceId) -> None:
-        """However a transfer ended, or was cancelled before it began, the step loop learns that it did."""
+        """However a transfer ended, was cancelled before it began, or if there was none: the step loop learns of it."""
         self._loop.submit(GiveUp(sequence_id))
         self._loop.submit(Close(sequence_id))
 
@@ -239,6 +251,8 @@ class PrefillService:
     def _end_transfer(self, sequence_id: SequenceId) -> None:
         if outgoing := self._outgoing.get(sequence_id):
             outgoing.task.cancel()
+        else:
+            self._close(sequence_id)
 
     async def aclose(self) -> None:
         """Cancel what is still being sent and let go of the transport."""

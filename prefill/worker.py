@@ -6,7 +6,8 @@ A prompt's life on this thread:
  3. After each chunk, full blocks are reported (`BlocksReady`): the service pushes them while the next chunk runs; and
     how likely its tokens are (`Scored`), where that was asked for.
  4. After the last chunk the first token is sampled (`FirstToken`).
- 5. `Close` says that the transfer is over, well or not; the blocks go to the prefix cache (`Freed`).
+ 5. `Close` says that the transfer is over, well or not, or that there was none; the blocks go to the prefix cache
+    (`Freed`).
 `GiveUp` may come at any moment; memory that a transfer may read is freed by the `Close` that follows it.
 """
 

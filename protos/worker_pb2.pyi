@@ -80,7 +80,7 @@ class WorkerCommand(_message.Message):
     def __init__(self, admit: _Optional[_Union[Admit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., renew_lease: _Optional[_Union[RenewLease, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., regrant: _Optional[_Union[Regrant, _Mapping]] = ..., keep_trace: _Optional[_Union[KeepTrace, _Mapping]] = ...) -> None: ...
 
 class Admit(_message.Message):
-    __slots__ = ("leg", "request_id", "attempt", "token_ids", "num_prompt", "block_hashes", "sampling", "traceparent", "hash_root", "grammar", "pooling", "prompt_logprobs", "reserve", "local", "push")
+    __slots__ = ("leg", "request_id", "attempt", "token_ids", "num_prompt", "block_hashes", "sampling", "traceparent", "hash_root", "grammar", "pooling", "prompt_logprobs", "reserve", "local", "push", "single_token")
     LEG_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class Admit(_message.Message):
     RESERVE_FIELD_NUMBER: _ClassVar[int]
     LOCAL_FIELD_NUMBER: _ClassVar[int]
     PUSH_FIELD_NUMBER: _ClassVar[int]
+    SINGLE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     leg: int
     request_id: str
     attempt: int
@@ -111,7 +112,8 @@ class Admit(_message.Message):
     reserve: Reserve
     local: Local
     push: Push
-    def __init__(self, leg: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt: _Optional[int] = ..., block_hashes: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., hash_root: _Optional[bytes] = ..., grammar: _Optional[str] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., prompt_logprobs: _Optional[int] = ..., reserve: _Optional[_Union[Reserve, _Mapping]] = ..., local: _Optional[_Union[Local, _Mapping]] = ..., push: _Optional[_Union[Push, _Mapping]] = ...) -> None: ...
+    single_token: SingleToken
+    def __init__(self, leg: _Optional[int] = ..., request_id: _Optional[str] = ..., attempt: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_prompt: _Optional[int] = ..., block_hashes: _Optional[bytes] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., traceparent: _Optional[str] = ..., hash_root: _Optional[bytes] = ..., grammar: _Optional[str] = ..., pooling: _Optional[_Union[Pooling, str]] = ..., prompt_logprobs: _Optional[int] = ..., reserve: _Optional[_Union[Reserve, _Mapping]] = ..., local: _Optional[_Union[Local, _Mapping]] = ..., push: _Optional[_Union[Push, _Mapping]] = ..., single_token: _Optional[_Union[SingleToken, _Mapping]] = ...) -> None: ...
 
 class Reserve(_message.Message):
     __slots__ = ()
@@ -126,6 +128,10 @@ class Push(_message.Message):
     TICKET_FIELD_NUMBER: _ClassVar[int]
     ticket: _kvtransfer_pb2.Ticket
     def __init__(self, ticket: _Optional[_Union[_kvtransfer_pb2.Ticket, _Mapping]] = ...) -> None: ...
+
+class SingleToken(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ("max_tokens", "min_tokens", "seed", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "logit_bias", "stop_token_ids", "num_logprobs")

@@ -4,6 +4,7 @@
 is below or above: without traffic there is no alert.
 """
 
+from engine.errors import KEY_LIMITS as LIMITS
 from frontend.history import SERVER_FAULTS as FAULTS
 
 AUTO = "$__rate_interval"
@@ -11,7 +12,7 @@ AUTO = "$__rate_interval"
 SERVER_FAULTS = "|".join(sorted(reason.lower() for reason in FAULTS))
 """Outcomes that are not the caller's fault. Overload is among them; where it is a key's own limit, `faults` leaves it
 out."""
-KEY_LIMITS = "key_requests|key_tokens"
+KEY_LIMITS = "|".join(sorted(LIMITS))
 
 
 def rate(metric: str, window: str = AUTO, *, by: str = "", where: str = "") -> str:

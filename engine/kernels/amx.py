@@ -8,10 +8,9 @@ float32 has no tiles, but every float32 is a sum of three bfloat16 exactly, x = 
 one before. Of the nine products of parts six are computed; those left out are below 2^-21 of the whole at worst, and
 the sums are float32. A product of many rows is so as exact as by float32 instructions, in about half the time
 (Henry, Tang and Heinecke, "Leveraging the bfloat16 Artificial Intelligence Datatype For Higher-Precision Computations",
-2019). Weights stay float32 in memory and are split on the way: six bytes are more than four, and a decode step is as
-fast as memory.
+2019).
 
-int8 weights are multiplied as they lie in their panels.
+What is done here is common to attention and to products with weights, which have more of their own (`amx_weights.py`).
 
 Every tile must begin at a multiple of 64 bytes: loads that cross cache lines take six times as long.
 """
@@ -28,9 +27,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 
 from engine.kernels.native import native
-from engine.kernels.prefetch import emit_prefetch
 from engine.kernels.tile import COLUMNS, LANES
-from engine.kernels.vectors import Loop, broadcast, call, constant, load, pointer_to, splat, store
+from engine.kernels.vectors import Loop, constant, load, pointer_to, splat, store
 
 TILE_ROWS = 16
 TILE_WORDS = 256
@@ -40,28 +38,27 @@ LINE_WORDS = 16
 TALL = 2
 """Tiles of rows in a block, at most."""
 PARTS = 3
-STEP_WORDS = PARTS * TALL * TILE_WORDS
-"""Of the parts of rows or of weights, a step of a block."""
-SLOTS = 2
-"""Steps of weights, split, that stay in the first cache beside the rows that they meet. A power of two."""
 FLOAT_DEPTH = 32
 """Depth of a step of float32: a tile of bfloat16 holds pairs, of consecutive k."""
 INT8_DEPTH = 64
-
-_WIDE = COLUMNS // LANES
-_FIRST_X, _FIRST_W = 4, 6
+WIDE = COLUMNS // LANES
+"""Tiles of columns in a block."""
+FIRST_X, FIRST_W = 4, 6
 """Tile registers; the sums are before them."""
+
 _PRODUCTS = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2))
 """Parts of x and of w, in an order in which as few as can be are loaded again."""
-_AHEAD_FLOATS = 2048
-"""How early a weight is asked for, as in `tile.py`."""
 _TOP_BITS = -(1 << 16)
 
 _BYTE, _INT, _INT64, _FLOAT = ir.IntType(8), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _BYTES = _BYTE.as_pointer()
 _FLOATS, _INTS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
 _NEXT_LINE = constant(64)
-_NEXT_ROW = constant(COLUMNS * 4)
+NEXT_ROW = constant(COLUMNS * 4)
+"""How far apart the rows of a tile are in a panel, and in sums."""
+
+Meanwhile = Callable[[float], None]
+"""(share of a step's products that are done) -> instructions"""
 
 _PERMISSION = 158, 0x1023, 18
 """Linux on x86-64: arch_prctl, ARCH_REQ_XCOMP_PERM, the state of tiles."""
@@ -91,7 +88,7 @@ def _shapes() -> np.ndarray:
     for num_rows in range(1, len(found)):
         upper = min(num_rows, TILE_ROWS)
         lower = (num_rows - upper) or TILE_ROWS
-        for registers, rows in (((0, 1, _FIRST_X), upper), ((2, 3, _FIRST_X + 1), lower)):
+        for registers, rows in (((0, 1, FIRST_X), upper), ((2, 3, FIRST_X + 1), lower)):
             found[num_rows, [48 + register for register in registers]] = rows
     return found
 
@@ -143,20 +140,20 @@ def _register(number: int) -> ir.Constant:
     return ir.Constant(_BYTE, number)
 
 
-def _load_tile(builder: Any, register: int, address: Any, pitch: Any = _NEXT_LINE) -> None:
+def load_tile(builder: Any, register: int, address: Any, pitch: Any = _NEXT_LINE) -> None:
     _instruct(builder, "tileloadd64", _register(register), builder.bitcast(address, _BYTES), pitch)
 
 
 def _store_tile(builder: Any, register: int, address: Any) -> None:
-    _instruct(builder, "tilestored64", _register(register), builder.bitcast(address, _BYTES), _NEXT_ROW)
+    _instruct(builder, "tilestored64", _register(register), builder.bitcast(address, _BYTES), NEXT_ROW)
 
 
-class _Sums:
+class SumTiles:
     """The tiles of sums of a block `tall` tiles high; in memory `[16 * tall, COLUMNS]`, from `address`."""
 
     def __init__(self, builder: Any, tall: int, address: Any) -> None:
         self._builder = builder
-        self._tiles = [(row, column) for row in range(tall) for column in range(_WIDE)]
+        self._tiles = [(row, column) for row in range(tall) for column in range(WIDE)]
         self._address = address
 
     def _at(self, row: int, column: int) -> Any:
@@ -164,19 +161,19 @@ class _Sums:
 
     def load(self) -> None:
         for row, column in self._tiles:
-            _load_tile(self._builder, _WIDE * row + column, self._at(row, column), _NEXT_ROW)
+            load_tile(self._builder, WIDE * row + column, self._at(row, column), NEXT_ROW)
 
     def clear(self) -> None:
         for row, column in self._tiles:
-            _instruct(self._builder, "tilezero", _register(_WIDE * row + column))
+            _instruct(self._builder, "tilezero", _register(WIDE * row + column))
 
     def store(self) -> None:
         for row, column in self._tiles:
-            _store_tile(self._builder, _WIDE * row + column, self._at(row, column))
+            _store_tile(self._builder, WIDE * row + column, self._at(row, column))
 
     def multiply(self, instruction: str, after_each: Callable[[], None] = lambda: None) -> None:
         for row, column in self._tiles:
-            numbers = _WIDE * row + column, _FIRST_X + row, _FIRST_W + column
+            numbers = WIDE * row + column, FIRST_X + row, FIRST_W + column
             _instruct(self._builder, instruction, *map(_register, numbers))
             after_each()
 
@@ -269,52 +266,27 @@ def transpose_tile(_context, words, at):  # type: ignore[no-untyped-def]
     return types.void(words, at), generate
 
 
-class _Splitting:
-    """Puts the parts of a step of weights into its slot, `[PARTS, 2, tile]`, a few vectors at a time."""
-
-    def __init__(self, builder: Any, weights: Any, step: Any, slot: Any) -> None:
-        self._builder = builder
-        self._from = builder.gep(weights, [builder.mul(step, constant(FLOAT_DEPTH * COLUMNS))])
-        self._slot = slot
-        self._pairs = [(row, column) for row in range(TILE_ROWS) for column in range(_WIDE)]
-        self._done = 0
-
-    def advance(self, share: float) -> None:
-        """Until `share` of the step is done."""
-        builder = self._builder
-        end = round(share * len(self._pairs))
-        for row, column in self._pairs[self._done : end]:
-            pair = [builder.gep(self._from, [constant((2 * row + odd) * COLUMNS + column * LANES)]) for odd in (0, 1)]
-            for address in pair:
-                emit_prefetch(builder, builder.gep(address, [constant(_AHEAD_FLOATS)]))
-            numbers = [load(builder, address, 0, _FLOATS) for address in pair]
-            to = builder.gep(self._slot, [constant(column * TILE_WORDS + row * LANES)])
-            split(builder, numbers, parts_at(builder, to, PARTS))
-        self._done = max(end, self._done)
-
-
-def _multiply_parts(
-    builder: Any, sums: _Sums, num_parts: int, tall: int, x: Any, w: Any, splitting: _Splitting | None
+def multiply_parts(
+    builder: Any, sums: SumTiles, num_parts: int, tall: int, x: Any, w: Any, meanwhile: Meanwhile = lambda _: None
 ) -> None:
-    """One step of a block; the next step is split between its products, which keep only the tiles busy."""
+    """One step of a block. Its products keep only the tiles busy: after each comes what `meanwhile` adds."""
     products = [pair for pair in _PRODUCTS if max(pair) < num_parts]
-    total, done = len(products) * tall * _WIDE, 0
+    total, done = len(products) * tall * WIDE, 0
 
     def after_each() -> None:
         nonlocal done
         done += 1
-        if splitting is not None:
-            splitting.advance(done / total)
+        meanwhile(done / total)
 
     loaded_x, loaded_w = -1, -1
     for part_x, part_w in products:
         if part_x != loaded_x:
             for row in range(tall):
-                _load_tile(builder, _FIRST_X + row, builder.gep(x, [constant((part_x * TALL + row) * TILE_WORDS)]))
+                load_tile(builder, FIRST_X + row, builder.gep(x, [constant((part_x * TALL + row) * TILE_WORDS)]))
         if part_w != loaded_w:
-            for column in range(_WIDE):
-                at = builder.gep(w, [constant((part_w * _WIDE + column) * TILE_WORDS)])
-                _load_tile(builder, _FIRST_W + column, at)
+            for column in range(WIDE):
+                at = builder.gep(w, [constant((part_w * WIDE + column) * TILE_WORDS)])
+                load_tile(builder, FIRST_W + column, at)
         loaded_x, loaded_w = part_x, part_w
         sums.multiply("tdpbf16ps", after_each)
 
@@ -329,7 +301,7 @@ def float_block(_context, num_parts, tall, is_first, steps, x, x_at, w, w_at, su
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         x_to, w_to, sums_to = (pointer_to(context, builder, signature.args[i], args[i], args[i + 1]) for i in (4, 6, 8))
-        tiles = _Sums(builder, high, sums_to)
+        tiles = SumTiles(builder, high, sums_to)
         if begins:
             tiles.clear()
         else:
@@ -337,111 +309,9 @@ def float_block(_context, num_parts, tall, is_first, steps, x, x_at, w, w_at, su
         loop = Loop(builder, args[3])
         words = builder.mul(loop.step, constant(count * TALL * TILE_WORDS))
         x_here, w_here = (builder.gep(to, [words]) for to in (x_to, w_to))
-        _multiply_parts(builder, tiles, count, high, x_here, w_here, None)
+        multiply_parts(builder, tiles, count, high, x_here, w_here)
         loop.close()
         tiles.store()
         return context.get_dummy_value()
 
     return types.void(num_parts, tall, is_first, steps, x, x_at, w, w_at, sums, sums_at), generate
-
-
-@native
-def float_block_of_weights(_context, tall, steps, x, x_at, weight, weight_at, parts, parts_at, sums, sums_at):  # type: ignore[no-untyped-def]
-    """Add products in float32 with a panel's weights, not split yet: step after step of them is, into `parts`, which
-    keeps the last `SLOTS` of them.
-    """
-    high = tall.literal_value
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x_to, weight_to, parts_to = (
-            pointer_to(context, builder, signature.args[i], args[i], args[i + 1]) for i in (2, 4, 6)
-        )
-        tiles = _Sums(builder, high, pointer_to(context, builder, signature.args[8], args[8], args[9]))
-
-        def slot(step: Any) -> Any:
-            number = builder.and_(step, constant(SLOTS - 1))
-            return builder.gep(parts_to, [builder.mul(number, constant(STEP_WORDS))])
-
-        tiles.load()
-        _Splitting(builder, weight_to, constant(0), slot(constant(0))).advance(1)
-        loop = Loop(builder, args[1])
-        # The last step has no next one, and is split again: the same numbers into the same place.
-        following = builder.select(loop.is_last, loop.step, loop.following)
-        splitting = _Splitting(builder, weight_to, following, slot(following))
-        x_here = builder.gep(x_to, [builder.mul(loop.step, constant(STEP_WORDS))])
-        _multiply_parts(builder, tiles, PARTS, high, x_here, slot(loop.step), splitting)
-        loop.close()
-        tiles.store()
-        return context.get_dummy_value()
-
-    return types.void(tall, steps, x, x_at, weight, weight_at, parts, parts_at, sums, sums_at), generate
-
-
-@native
-def int8_block(_context, tall, steps, x, x_at, weight, weight_at, sums, sums_at):  # type: ignore[no-untyped-def]
-    """The sums of a block. `x` is `[tall, steps, tile]` of signed bytes, `weight` a panel (`gemm.Panels`)."""
-    high = tall.literal_value
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        x_to, weight_to, sums_to = (
-            pointer_to(context, builder, signature.args[i], args[i], args[i + 1]) for i in (2, 4, 6)
-        )
-        tiles = _Sums(builder, high, sums_to)
-        tiles.clear()
-        loop = Loop(builder, args[1])
-        weight_here = builder.gep(weight_to, [builder.mul(loop.step, constant(TILE_ROWS * COLUMNS))])
-        for row in range(high):
-            tile = builder.add(builder.mul(args[1], constant(row)), loop.step)
-            _load_tile(builder, _FIRST_X + row, builder.gep(x_to, [builder.mul(tile, constant(TILE_WORDS))]))
-        for column in range(_WIDE):
-            _load_tile(builder, _FIRST_W + column, builder.gep(weight_here, [constant(column * LANES)]), _NEXT_ROW)
-        for row in range(TILE_ROWS):
-            for column in range(_WIDE):
-                at = constant(row * COLUMNS + column * LANES + _AHEAD_FLOATS)
-                emit_prefetch(builder, builder.gep(weight_here, [at]))
-        tiles.multiply("tdpbsud")
-        loop.close()
-        tiles.store()
-        return context.get_dummy_value()
-
-    return types.void(tall, steps, x, x_at, weight, weight_at, sums, sums_at), generate
-
-
-@native
-def add_row(_context, one, one_at, other, other_at, to, to_at):  # type: ignore[no-untyped-def]
-    """`to = one + other`, of a row of `COLUMNS`."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        first, second, out = (pointer_to(context, builder, signature.args[i], args[i], args[i + 1]) for i in (0, 2, 4))
-        for column in range(_WIDE):
-            store(
-                builder,
-                builder.fadd(
-                    load(builder, first, column * LANES, _FLOATS), load(builder, second, column * LANES, _FLOATS)
-                ),
-                out,
-                column * LANES,
-            )
-        return context.get_dummy_value()
-
-    return types.void(one, one_at, other, other_at, to, to_at), generate
-
-
-@native
-def scale_row(_context, sums, sums_at, start, x_scale, scales, bias, columns_at, y, y_at):  # type: ignore[no-untyped-def]
-    """`y = (sums + start) * x_scale * scales + bias`, of a row of `COLUMNS` int32 sums."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        def at(array: int, index: int) -> Any:
-            return pointer_to(context, builder, signature.args[array], args[array], args[index])
-
-        sums_to, scales_to, bias_to, y_to = at(0, 1), at(4, 6), at(5, 6), at(7, 8)
-        begin, factor = (broadcast(builder, args[i], LANES) for i in (2, 3))
-        for column in range(0, COLUMNS, LANES):
-            total = builder.sitofp(builder.add(load(builder, sums_to, column, _INTS), begin), _FLOATS)
-            scaled = builder.fmul(total, factor)
-            of, added = (load(builder, address, column, _FLOATS) for address in (scales_to, bias_to))
-            store(builder, call(builder, "fma", _FLOATS, scaled, of, added), y_to, column)
-        return context.get_dummy_value()
-
-    return types.void(sums, sums_at, start, x_scale, scales, bias, columns_at, y, y_at), generate

@@ -1,4 +1,4 @@
-"""Matrix products on AMX, from rows and panels to results; `amx.py` has what is done with a block.
+"""Matrix products on AMX, from rows and panels to results; what is done with a block is in `amx.py`, `amx_weights.py`.
 
 Rows are packed once, as tiles of parts (float32) or of int8. A panel's weights meet one block of rows after another:
 float32 ones a few steps at a time, so that their parts stay in the first cache, split for the first block while it is
@@ -15,21 +15,16 @@ from engine.kernels.amx import (
     LINE_WORDS,
     PARTS,
     SHAPES,
-    SLOTS,
-    STEP_WORDS,
     TALL,
     TILE_ROWS,
     TILE_WORDS,
-    add_row,
     begin_tiles,
     end_tiles,
     float_block,
-    float_block_of_weights,
-    int8_block,
     offset_to_line,
-    scale_row,
     split_row,
 )
+from engine.kernels.amx_weights import SLOTS, STEP_WORDS, add_row, float_block_of_weights, int8_block, scale_row
 from engine.kernels.quantize import quantize_row
 from engine.kernels.sharing import num_shares, share_out, take
 from engine.kernels.tile import COLUMNS

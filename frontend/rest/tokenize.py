@@ -22,8 +22,9 @@ from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from frontend.api import Inference
+from frontend.checks import MAX_PROMPT_IDS, check_count, check_token_ids
 from frontend.fields import Body, Off, convert, decode_body, one_of, supported
-from frontend.request import MAX_PROMPT_IDS, Chat, check_count, check_token_ids
+from frontend.request import Chat
 from frontend.rest.describe import also, any_of, content, post, ref
 from frontend.rest.dialect import ERRORS, Errors, Json
 from frontend.rest.openai.errors import OpenAIErrors

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.errors import ConfigError, InvalidRequest
-from frontend.schema import read_schema
+from frontend.schemas.given import read_schema
 from frontend.schemas.places import Documents
 
 MAX_DOCUMENTS = 10_000

@@ -12,6 +12,7 @@ from dataclasses import replace
 from engine.errors import UnknownModel, Unsupported
 from frontend.accounts import Accounts
 from frontend.api import ModelStatus, Readiness, ServedModel, WorkerStatus
+from frontend.checks import ModelLimits, check_token_ids, resolve
 from frontend.recorder import Recorder
 from frontend.request import (
     Chat,
@@ -21,7 +22,6 @@ from frontend.request import (
     Finished,
     GenerateRequest,
     Infill,
-    ModelLimits,
     PromptLogprobs,
     PromptToken,
     Started,
@@ -30,8 +30,6 @@ from frontend.request import (
     TokenLogprobs,
     TokenPrompt,
     Usage,
-    check_token_ids,
-    resolve,
 )
 from frontend.tally import Counts
 from frontend.text.spans import Span

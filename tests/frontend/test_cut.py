@@ -43,7 +43,7 @@ from protos.generate_pb2_grpc import InferenceStub
 from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.e2e.clients import read_to_end
 from tests.frontend.fake_worker import FakeWorker
-from tests.frontend.test_attempt import FakeFleet
+from tests.frontend.scene import FakeFleet
 from tests.frontend.test_rest_head import serving
 
 SAID = "the server is shutting down, and could not wait for the end of this answer"

@@ -1,8 +1,10 @@
-"""How a model's prompts become vectors, and their length."""
+"""How a model's prompts become vectors, and their length; and that no decode worker has a part in it."""
 
+import asyncio
 import json
 import math
 import struct
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import ConfigError
+from engine.hub import DEMO_MODEL
 from engine.pooling import Pooling
-from frontend.embedding import floats, pooling_of, unit
+from frontend.embedding import embedding_request, floats, packed, pooling_of, unit
+from frontend.request import Delta, GenerateRequest
+from tests.cluster import cluster
 
 
 def model_that_says(folder: Path, **modes: object) -> Path:
@@ -44,9 +49,27 @@ def test_what_we_cannot_pool_is_refused_by_name(tmp_path: Path, modes: dict[str,
 def test_a_unit_vector_has_length_one_and_the_same_direction(values: list[float]) -> None:
     vector = struct.pack(f"<{len(values)}f", *values)
     length = math.hypot(*values)
-    scaled = floats(unit(vector))
+    assert packed(floats(vector)) == vector
+    scaled = unit(floats(vector))
     if not length:
         assert scaled.tolist() == values
     else:
         assert math.hypot(*scaled) == pytest.approx(1, rel=1e-5)
         assert scaled.tolist() == pytest.approx([value / length for value in values], rel=1e-5, abs=1e-30)
+
+
+async def test_a_full_decode_side_does_not_delay_a_vector() -> None:
+    long = GenerateRequest(prompt="Once", max_tokens=2_000, ignore_eos=True)
+    async with cluster(DEMO_MODEL, worker={"max_sequences": 1}) as running:
+        wanted = embedding_request("What is a KV cache?", None, Pooling.MEAN)
+        expected = (await running.complete(wanted)).finished.vector
+        async with aclosing(running.inference.generate(long)) as events:
+            async for event in events:
+                if isinstance(event, Delta):
+                    break
+            waiting = asyncio.create_task(running.complete(GenerateRequest(prompt="Twice", max_tokens=2)))
+            while not running.inference.queued_requests:
+                await running.fleet.pulse.wait()
+            assert (await running.complete(wanted)).finished.vector == expected
+            assert running.inference.queued_requests == 1, "for the decode worker's only place"
+        assert len((await waiting).token_ids) == 2

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from engine.errors import UnknownModel
+from frontend import checks
 from frontend import request as values
 from frontend.accounts import Accounts
 from frontend.api import ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
@@ -29,7 +30,7 @@ STARTED = Started("req-1", "m", 3, 2**64 - 1)
 TIMING = Timing(12.3456, {"admit": 0.1, "egress": 12.2456}, 4.0, {"decode_step": 4.0})
 FINISHED = Finished(Finish.LENGTH, None, Usage(3, 2, 1), TIMING)
 ANSWER = (STARTED, Delta("Hel", (1,), 0), Delta("lo", (2,), 1), FINISHED)
-LIMITS = values.ModelLimits(vocab_size=100, max_context=64, eos_token_ids=frozenset((2,)))
+LIMITS = checks.ModelLimits(vocab_size=100, max_context=64, eos_token_ids=frozenset((2,)))
 WORKER = WorkerStatus(
     worker_id="decode-0",
     role="decode",
@@ -64,8 +65,8 @@ class FakeInference:
         self.requests.append(request)
         self.model(request.model)
         if isinstance(request.prompt, TokenPrompt):
-            values.check_token_ids(request.prompt.ids, LIMITS.vocab_size, "prompt")
-        values.resolve(request, 3, LIMITS)
+            checks.check_token_ids(request.prompt.ids, LIMITS.vocab_size, "prompt")
+        checks.resolve(request, 3, LIMITS)
         try:
             for step in self.script:
                 if isinstance(step, Exception):

@@ -1,11 +1,14 @@
 """Half an hour in periods: what is added up, what is forgotten, and who was served in time."""
 
 from dataclasses import dataclass
+from typing import get_args
 
 import msgspec
 import pytest
 
+from deploy.observability.promql import KEY_LIMITS as LIMITS_OF_ALERTS
 from deploy.observability.promql import SERVER_FAULTS as FAULTS_OF_ALERTS
+from engine.errors import KEY_LIMITS, Limit
 from frontend.history import (
     LINKS_OVER_S,
     NUM_PERIODS,
@@ -97,6 +100,14 @@ def test_refusals_are_faults_and_mistakes_of_callers_are_not(history: History) -
     assert (period.num_faults, period.num_answered) == (1, 0)
     assert {"OVERLOADED", "INTERNAL", "UNAVAILABLE"} <= SERVER_FAULTS
     assert {reason.lower() for reason in SERVER_FAULTS} == set(FAULTS_OF_ALERTS.split("|"))
+
+
+def test_a_caller_over_its_own_limit_is_not_the_servers_fault(history: History) -> None:
+    for limit in get_args(Limit):
+        history.add(msgspec.structs.replace(refused(), limit=limit))
+    (period,) = history.periods()
+    assert period.num_faults == len(get_args(Limit)) - len(KEY_LIMITS)
+    assert set(LIMITS_OF_ALERTS.split("|")) == KEY_LIMITS, "and alerts leave the same out"
 
 
 def test_a_prompt_that_waits_on_a_decode_worker_waits_for_decode(history: History, clock: Clock) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from engine.errors import InvalidRequest
 from frontend import grpc_convert
-from frontend.request import (
+from frontend.checks import (
     MAX_LOGIT_BIAS,
     MAX_MESSAGES,
     MAX_PROMPT_IDS,

@@ -1,3 +1,4 @@
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,12 +19,13 @@ def test_a_minute() -> None:
     for number in range(4):
         minute.add(record(number, ttft_ms=100.0 * (number + 1)))
     minute.add(refused())
+    minute.add(msgspec.structs.replace(refused(), limit="key_tokens"))
     minute.add(record(9, outcome="CANCELLED"))  # it had its first token: nothing was refused to it
     clock.at_s += WINDOW_S / 2
     summary = minute.summary()
     assert summary.over_s == WINDOW_S / 2
     assert summary.num_answered == 5
-    assert summary.num_failed == {"OVERLOADED": 1}
+    assert summary.num_failed == {"OVERLOADED": 1, "key_tokens": 1}
     assert summary.output_tokens == 5 * 64
     assert (summary.prompt_tokens, summary.cached_tokens) == (5 * 812, 5 * 256)
     assert (summary.ttft_p50_ms, summary.ttft_p95_ms, summary.ttft_max_ms) == (200.0, 400.0, 400.0)

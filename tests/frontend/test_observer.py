@@ -26,7 +26,7 @@ from frontend.request import Finish, Finished, GenerateRequest, Usage
 from frontend.router import Placement, Why
 from protos import worker_pb2 as pb
 from tests.frontend.fake_worker import FakeWorker
-from tests.frontend.test_attempt import job as job_of
+from tests.frontend.scene import job as job_of
 
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 MS = 1_000_000

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from engine.errors import InvalidRequest, Overloaded
 from frontend.callers import KeyRing
+from frontend.open_inference_tensors import read
 from frontend.service import build_server
-from frontend.tensors import read
 from protos import open_inference_pb2 as pb
 from protos.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.frontend.fake_inference import MODEL, FakeInference, say

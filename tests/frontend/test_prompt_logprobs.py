@@ -11,15 +11,8 @@ import torch
 from engine.config import WorkerConfig
 from engine.device import OpenModel, open_model
 from engine.errors import InvalidRequest, ProtocolError
-from frontend.request import (
-    MAX_PROMPT_LOGPROBS,
-    Finish,
-    GenerateRequest,
-    ModelLimits,
-    PromptToken,
-    TokenPrompt,
-    resolve,
-)
+from frontend.checks import MAX_PROMPT_LOGPROBS, ModelLimits, resolve
+from frontend.request import Finish, GenerateRequest, PromptToken, TokenPrompt
 from frontend.router import Policy
 from frontend.scores import PromptScores
 from frontend.text.tokenizer import Tokenizer

@@ -14,7 +14,7 @@ from frontend.quarantine import PROGRESS_TOKENS, Quarantine
 from frontend.request import GenerateRequest, TokenPrompt
 from protos import worker_pb2 as pb
 from tests.cluster import cluster
-from tests.frontend.test_attempt import job, settle
+from tests.frontend.scene import job, settle
 from tests.shared_data import shared_data
 
 

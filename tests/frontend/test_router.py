@@ -354,3 +354,50 @@ def test_always_remote_waits_for_a_full_prefill_worker_and_others_do_not() -> No
 def test_who_drains_or_is_too_small_can_never_serve() -> None:
     assert can_ever_serve(need(), [worker(full=True, free_blocks=0)])
     assert not can_ever_serve(need(), [worker(draining=True), worker(max_context=49), worker(model="x")])
+
+
+# -- answers of a single token ---------------------------------------------------------------------------------------
+
+
+def single(num_tokens: int = 40, num_hashes: int = 0) -> Need:
+    return replace(need(num_tokens, num_tokens + 1, num_hashes), single_token=True)
+
+
+def test_a_single_token_needs_no_room_on_a_decode_worker() -> None:
+    full, prefill = worker("d", free_blocks=0), worker("p")
+    assert placed([full], [prefill], asked=need()) is None
+    placement = placed([full], [prefill], asked=single())
+    assert placement is not None
+    assert (placement.prefill, placement.decode, placement.decodes) == (prefill, prefill, False)
+    assert placement.why is Why.SINGLE_TOKEN
+    assert placed([full], [worker("p", full=True)], asked=single()) is None
+    assert placed([full], [worker("p", model="other")], asked=single()) is None
+
+
+def test_a_single_token_goes_to_the_prefill_worker_that_is_done_first() -> None:
+    idle, busy = worker("a", costs=COSTS), worker("b", costs=COSTS, waiting_tokens=100)
+    cached = worker("c", costs=COSTS, hashes=frozenset(map(hash_of, range(9))))
+    placement = placed([worker("d", free_blocks=0)], [busy, idle], asked=single(num_hashes=10))
+    assert placement is not None
+    assert (placement.decode, placement.cached_tokens) == (idle, 0)
+    placement = placed([worker("d", free_blocks=0)], [busy, idle, cached], asked=single(num_hashes=10))
+    assert placement is not None
+    assert (placement.decode, placement.cached_tokens) == (cached, 36)
+    assert placement.first_token_s == pytest.approx(COSTS.prefill_s(4, 36, cached.max_step_tokens) + HOP_S)
+
+
+def test_where_both_have_room_a_single_token_goes_the_quicker_way() -> None:
+    decode = worker("d", costs=COSTS)
+    here = placed([decode], [worker("p", costs=COSTS, waiting_tokens=1000)], asked=single())
+    assert here is not None
+    assert (here.decode, here.prefill, here.decodes) == (decode, None, True)
+    busy = worker("d", costs=COSTS, running=4, waiting=0)
+    there = placed([busy], [worker("p", costs=COSTS)], asked=single())
+    assert there is not None
+    assert not there.decodes
+
+
+def test_a_single_token_goes_where_no_kv_could_come_from() -> None:
+    placement = placed([worker("d")], [worker("p", layout="other")], Policy(always_remote=True), single())
+    assert placement is not None
+    assert placement.decode.worker_id == "p"

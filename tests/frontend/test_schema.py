@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from engine.errors import ConfigError, InvalidRequest
-from frontend.schema import MAX_DEPTH, MAX_SCHEMA_BYTES, read_schema
 from frontend.schemas.documents import load_documents
+from frontend.schemas.given import MAX_DEPTH, MAX_SCHEMA_BYTES, read_schema
 
 
 def test_whole_numbers_are_written_as_such_wherever_they_stand() -> None:

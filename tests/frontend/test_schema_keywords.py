@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 from engine.errors import InvalidRequest
-from frontend.schema import check_schema
+from frontend.schemas.given import check_schema
 from frontend.schemas.places import no_documents
 from frontend.schemas.writer import write
 from tests.spelling import Bytes

@@ -120,13 +120,16 @@ def admits(draw: DrawFn) -> worker_pb2.WorkerCommand:
     if draw(st.booleans()):
         made.hash_root = draw(st.just(bytes(16)) | st.binary(max_size=20))
         made.block_hashes = draw(st.just(bytes(16 * (made.num_prompt % 100 // 16))) | st.binary(max_size=40))
-    match draw(st.sampled_from(["reserve", "local", "push", "none"])):
+    match draw(st.sampled_from(["reserve", "local", "push", "single", "none"])):
         case "reserve":
             made.reserve.SetInParent()
         case "local":
             made.local.SetInParent()
         case "push":
             made.push.ticket.CopyFrom(draw(messages(kv.Ticket)))
+        case "single":
+            made.single_token.SetInParent()
+            made.sampling.max_tokens = draw(st.sampled_from([0, 1, 2]))
     return worker_pb2.WorkerCommand(admit=made)
 
 

@@ -76,6 +76,11 @@ class Scene:
     def handle(self, **command: object) -> None:
         self.service.sessions._handle(self.session, pb.WorkerCommand(**command))
 
+    def admit_single(self, number: int = 1, *, num_tokens: int = 10, max_tokens: int = 1) -> None:
+        sampling = pb.Sampling(max_tokens=max_tokens, repetition_penalty=1)
+        tokens = {"token_ids": [number] * num_tokens, "num_prompt": num_tokens}
+        self.handle(admit=pb.Admit(leg=number, single_token=pb.SingleToken(), sampling=sampling, **tokens))
+
     def admit(self, number: int = 1, *, num_tokens: int = 10, max_tokens: int = 5, first_block: int = 0) -> None:
         fence = Fence(TicketId("t"), "i", 1)
         ticket = Ticket(fence, "d", -(-num_tokens // P), first_block, 1, "l", (Endpoint("fake", "there"),))
@@ -132,6 +137,42 @@ async def test_an_answer_of_one_token_is_not_sent_to_its_end() -> None:
     await scene.turn(5)
     assert scene.sender.sent == []
     assert scene.heard() == ["granted", "prefill_done", "step_output", "released"]
+    scene.check_empty()
+
+
+async def test_an_answer_of_a_single_token_needs_no_ticket() -> None:
+    scene = Scene()
+    scene.admit_single()
+    await scene.turn(5)
+    assert scene.sender.sent == []
+    assert scene.heard() == ["granted", "prefill_done", "step_output", "released"]
+    scene.check_empty()
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 2, 3])
+async def test_an_answer_of_a_single_token_can_be_given_up(num_steps: int) -> None:
+    scene = Scene()
+    scene.admit_single()
+    await scene.turn(num_steps)
+    scene.handle(abort=pb.Abort(leg=1))
+    await scene.turn(3)
+    assert scene.heard()[-1] == "released"
+    scene.check_empty()
+
+
+async def test_an_answer_of_a_single_token_that_finds_no_room_leaves_nothing() -> None:
+    scene = Scene(max_queued_tokens=10)
+    scene.admit_single(1)
+    scene.admit_single(2)
+    await scene.turn(5)
+    assert scene.heard().count("refused") == 1
+    scene.check_empty()
+
+
+async def test_an_answer_that_may_go_on_needs_a_ticket() -> None:
+    scene = Scene()
+    scene.admit_single(max_tokens=2)
+    assert scene.heard() == ["refused"]
     scene.check_empty()
 
 

@@ -1,6 +1,6 @@
 """From the bytes of an Anthropic request to what the frontend is asked for.
 
-Ranges that bind every dialect are left to `frontend.request.resolve`; `NAMES` says what its fields are called here.
+Ranges that bind every dialect are left to `frontend.checks.resolve`; `NAMES` says what its fields are called here.
 """
 
 import json
@@ -11,8 +11,9 @@ from types import MappingProxyType
 from msgspec import Struct
 
 from engine.errors import InvalidRequest
+from frontend.checks import MAX_MESSAGES, MAX_STOP_STRINGS, check_count
 from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
-from frontend.request import MAX_MESSAGES, MAX_STOP_STRINGS, Chat, GenerateRequest, Grammar, GrammarKind, check_count
+from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind
 from frontend.rest.anthropic.conversation import conversation
 from frontend.rest.anthropic.request_types import (
     BLOCKS,

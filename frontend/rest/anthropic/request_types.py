@@ -1,7 +1,7 @@
 """The JSON that Anthropic's clients send: what is supported, what means nothing, and what is refused by name.
 
 Each Struct is both the parser's type and the schema in `/openapi.json`; null is the same as leaving a parameter out.
-Limits are documented here and checked where they bind every dialect (`frontend.request.resolve`), but for those that
+Limits are documented here and checked where they bind every dialect (`frontend.checks.resolve`), but for those that
 only Anthropic has. Does not know HTTP or how answers look.
 """
 

@@ -10,9 +10,10 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import InvalidRequest
 from frontend.api import Inference
+from frontend.checks import MAX_PROMPT_IDS, check_count
 from frontend.embedding import floats, unit
 from frontend.fields import Off, UnsupportedParameter, convert, decode_body, supported
-from frontend.request import MAX_PROMPT_IDS, Finished, check_count
+from frontend.request import Finished
 from frontend.rest.openai.parse import prompts_of
 from frontend.rest.vectors import MAX_INPUTS, send_vectors
 
@@ -66,5 +67,6 @@ def _parse(body: bytes) -> tuple[str, str | list[str | int | list[int]], bool]:
 
 
 def _document(normalize: bool, finals: Sequence[Finished]) -> list[LlamaEmbedding]:
-    vectors = [unit(final.vector) if normalize else final.vector for final in finals]
-    return [LlamaEmbedding(index=i, embedding=[floats(vector).tolist()]) for i, vector in enumerate(vectors)]
+    vectors = [floats(final.vector) for final in finals]
+    scaled = map(unit, vectors) if normalize else vectors
+    return [LlamaEmbedding(index=i, embedding=[vector.tolist()]) for i, vector in enumerate(scaled)]

@@ -1,6 +1,6 @@
 """From the bytes of a llama.cpp request to what the frontend is asked for, with llama.cpp's defaults.
 
-Ranges that bind every dialect are left to `frontend.request.resolve`; `Ask.names` says what its fields are called here.
+Ranges that bind every dialect are left to `frontend.checks.resolve`; `Ask.names` says what its fields are called here.
 """
 
 import asyncio
@@ -14,20 +14,10 @@ from typing import TypeVar
 
 from engine.errors import InvalidRequest
 from frontend.api import Inference
+from frontend.checks import MAX_LOGIT_BIAS, MAX_PROMPT_IDS, MAX_STOP_STRINGS, check_count
 from frontend.fields import Body, UnsupportedParameter, convert, decode_body, supported
 from frontend.infill import check_chars, infill_tokens
-from frontend.request import (
-    MAX_LOGIT_BIAS,
-    MAX_PROMPT_IDS,
-    MAX_STOP_STRINGS,
-    GenerateRequest,
-    Grammar,
-    GrammarKind,
-    Infill,
-    OtherFile,
-    TokenPrompt,
-    check_count,
-)
+from frontend.request import GenerateRequest, Grammar, GrammarKind, Infill, OtherFile, TokenPrompt
 from frontend.rest.llamacpp.request_types import (
     DETAILS,
     OFF,

@@ -12,9 +12,10 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import InvalidRequest
 from frontend.api import Inference, ServedModel
+from frontend.checks import check_count
 from frontend.embedding import floats, unit
 from frontend.fields import Off, convert, decode_body, supported
-from frontend.request import Finished, TokenPrompt, check_count
+from frontend.request import Finished, TokenPrompt
 from frontend.rest.ollama.models import served
 from frontend.rest.vectors import MAX_INPUTS, Document, send_vectors
 
@@ -106,7 +107,7 @@ async def _prompt(inference: Inference, model: ServedModel, text: str) -> TokenP
 def _embedded(model: str, begun_ns: int, finals: Sequence[Finished]) -> OllamaEmbedResponse:
     return OllamaEmbedResponse(
         model=model,
-        embeddings=[floats(unit(final.vector)).tolist() for final in finals],
+        embeddings=[unit(floats(final.vector)).tolist() for final in finals],
         total_duration=time.monotonic_ns() - begun_ns,
         prompt_eval_count=sum(final.usage.prompt_tokens for final in finals),
     )

@@ -1,6 +1,6 @@
 """From the bytes of an Ollama request to what the frontend is asked for.
 
-Ranges that bind every dialect are left to `frontend.request.resolve`; `NAMES` says what its fields are called here.
+Ranges that bind every dialect are left to `frontend.checks.resolve`; `NAMES` says what its fields are called here.
 """
 
 import json
@@ -12,17 +12,9 @@ import msgspec
 
 from engine.errors import InvalidRequest
 from frontend.api import ServedModel
+from frontend.checks import MAX_MESSAGES, MAX_PROMPT_IDS, MAX_STOP_STRINGS, check_count
 from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
-from frontend.request import (
-    MAX_MESSAGES,
-    MAX_PROMPT_IDS,
-    MAX_STOP_STRINGS,
-    Chat,
-    GenerateRequest,
-    Grammar,
-    GrammarKind,
-    check_count,
-)
+from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind
 from frontend.rest.ollama.conversation import conversation
 from frontend.rest.ollama.request_types import (
     CHAT_OFF,

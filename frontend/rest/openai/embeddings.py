@@ -10,9 +10,10 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from frontend.api import Inference
-from frontend.embedding import floats, unit
+from frontend.checks import MAX_PROMPT_IDS, check_count
+from frontend.embedding import floats, packed, unit
 from frontend.fields import Off, convert, decode_body, supported
-from frontend.request import MAX_PROMPT_IDS, Finished, check_count
+from frontend.request import Finished
 from frontend.rest.openai.parse import prompts_of
 from frontend.rest.openai.request_types import IgnoredText
 from frontend.rest.vectors import MAX_INPUTS, send_vectors
@@ -79,5 +80,5 @@ def _document(model: str, encoding: Literal["float", "base64"], finals: Sequence
 
 
 def _encoded(vector: bytes, encoding: Literal["float", "base64"]) -> list[float] | str:
-    scaled = unit(vector)
-    return base64.b64encode(scaled).decode() if encoding == "base64" else floats(scaled).tolist()
+    scaled = unit(floats(vector))
+    return base64.b64encode(packed(scaled)).decode() if encoding == "base64" else scaled.tolist()

@@ -1,6 +1,6 @@
 """From the bytes of an OpenAI request to what the frontend is asked for.
 
-Ranges that bind every dialect are left to `frontend.request.resolve`; `names` says what its fields are called here.
+Ranges that bind every dialect are left to `frontend.checks.resolve`; `names` says what its fields are called here.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from engine.errors import InvalidRequest
-from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
-from frontend.request import (
+from frontend.checks import (
     MAX_DOCUMENTS,
     MAX_LOGIT_BIAS,
     MAX_LOGPROBS,
@@ -17,13 +16,10 @@ from frontend.request import (
     MAX_PROMPT_IDS,
     MAX_STOP_STRINGS,
     MAX_STOP_TOKEN_IDS,
-    Chat,
-    GenerateRequest,
-    GrammarKind,
-    Infill,
-    TokenPrompt,
     check_count,
 )
+from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
+from frontend.request import Chat, GenerateRequest, GrammarKind, Infill, TokenPrompt
 from frontend.rest.openai.conversation import conversation
 from frontend.rest.openai.grammar import StructuredOutputs, find_grammar
 from frontend.rest.openai.request_types import (

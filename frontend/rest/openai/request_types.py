@@ -1,7 +1,7 @@
 """The JSON that OpenAI's clients send: what is supported, what means nothing, and what is refused by name.
 
 Each Struct is both the parser's type and the schema in `/openapi.json`. `limits` are documented here and checked where
-they bind every dialect (`frontend.request.resolve`). null is the same as leaving a parameter out.
+they bind every dialect (`frontend.checks.resolve`). null is the same as leaving a parameter out.
 
 Does not know HTTP or how answers look.
 """

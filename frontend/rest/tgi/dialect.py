@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from engine.version import VERSION
 from frontend.api import Inference
-from frontend.request import MAX_STOP_STRINGS
+from frontend.checks import MAX_STOP_STRINGS
 from frontend.rest.describe import content, events, json, operation, ref
 from frontend.rest.dialect import Dialect, Json
 from frontend.rest.tgi.answer import Endpoint

@@ -1,6 +1,6 @@
 """From the bytes of a TGI request to what the frontend is asked for.
 
-Ranges that bind every dialect are left to `frontend.request.resolve`; `NAMES` says what its fields are called here.
+Ranges that bind every dialect are left to `frontend.checks.resolve`; `NAMES` says what its fields are called here.
 What a request leaves out is as TGI has it, whatever the model's files say.
 """
 
@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from engine.errors import InvalidRequest
+from frontend.checks import MAX_STOP_STRINGS, check_count
 from frontend.fields import Off, convert, decode_body, supported
-from frontend.request import MAX_STOP_STRINGS, GenerateRequest, Grammar, GrammarKind, check_count
+from frontend.request import GenerateRequest, Grammar, GrammarKind
 from frontend.rest.tgi.request_types import (
     MAX_BEST_OF,
     PARAMETERS_OFF,

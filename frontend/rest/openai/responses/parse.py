@@ -8,8 +8,9 @@ from types import MappingProxyType
 from msgspec import Struct
 
 from engine.errors import InvalidRequest
+from frontend.checks import MAX_MESSAGES, MAX_STOP_STRINGS, check_count
 from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
-from frontend.request import MAX_MESSAGES, MAX_STOP_STRINGS, Chat, GenerateRequest, Grammar, GrammarKind, check_count
+from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind
 from frontend.rest.openai.conversation import allowed
 from frontend.rest.openai.parse import MAX_PARTS
 from frontend.rest.openai.responses.conversation import messages_of

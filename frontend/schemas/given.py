@@ -1,4 +1,4 @@
-"""JSON schemas as clients send them: read and bounded. Does not know what they mean (`frontend.schemas`)."""
+"""JSON schemas as clients send them: read and bounded. Does not know what they mean."""
 
 import json
 from typing import NoReturn

@@ -6,15 +6,8 @@ import pytest
 
 from engine.errors import ContextOverflow, InvalidRequest
 from engine.sequence import SamplingParams
-from frontend.request import (
-    MAX_LOGIT_BIAS,
-    MAX_STOP_CHARS,
-    MAX_STOP_STRINGS,
-    GenerateRequest,
-    ModelLimits,
-    check_token_ids,
-    resolve,
-)
+from frontend.checks import MAX_LOGIT_BIAS, MAX_STOP_CHARS, MAX_STOP_STRINGS, ModelLimits, check_token_ids, resolve
+from frontend.request import GenerateRequest
 
 LIMITS = ModelLimits(vocab_size=100, max_context=64, eos_token_ids=frozenset((2, 3)))
 NAN, INF = float("nan"), float("inf")

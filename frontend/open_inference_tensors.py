@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import msgspec
 
 from engine.errors import InvalidRequest
+from frontend.checks import MAX_LOGIT_BIAS, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS, check_count
 from frontend.fields import convert, supported
-from frontend.request import MAX_LOGIT_BIAS, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS, GenerateRequest, check_count
+from frontend.request import GenerateRequest
 from protos import open_inference_pb2 as pb
 
 TEXT, STREAM, SAMPLING, EXCLUDE = "text_input", "stream", "sampling_parameters", "exclude_input_in_output"
