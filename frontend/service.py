@@ -47,6 +47,7 @@ SERVICES = ("", SERVICE, open_inference.SERVICE)
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _MOST_PENDING = 1_000_000
+_LONGEST_PENDING_S = 24 * 3600
 
 
 class InferenceServicer(generate_pb2_grpc.InferenceServicer):
@@ -201,4 +202,5 @@ def _options(max_message_bytes: int) -> list[tuple[str, int]]:
         # Calls that wait to be taken in: from a thousand on gRPC would cancel some without a word. We refuse with one.
         ("grpc.server.max_pending_requests", _MOST_PENDING),
         ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
+        ("grpc.server_max_unrequested_time_in_server", _LONGEST_PENDING_S),  # after 30 s, too
     ]
