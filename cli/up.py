@@ -153,7 +153,7 @@ def up(
         Literal["debug", "info", "warning", "error"], typer.Option(help="Of every process.")
     ] = "warning",
     log_format: Annotated[Literal["text", "json"], typer.Option(help="Of every process's lines.")] = "text",
-    drain_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that requests may take to end.")] = 60.0,
+    drain_timeout: Annotated[float, typer.Option(min=0, help="Seconds that requests may take to end.")] = 60.0,
 ) -> None:
     """Serve a model, or several, on this machine: a frontend, prefill workers and decode workers.
 

@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from engine.cpus import pin
+from engine.disks import Disks
 from engine.errors import ConfigError
 from engine.exposure import check_guarded
 from engine.hub import resolve_model
@@ -65,6 +66,12 @@ async def run(config: FrontendConfig, models: Sequence[LoadedModel], keys: KeyRi
     catalogue = Catalogue([_served(config, model, fleet) for model in models])
     inference = FleetInference(catalogue, fleet, Observer(tracing, metrics))
     metrics.watch(inference)
+
+    def note_disks(full: str) -> None:
+        inference.unready = full
+        fleet.pulse.beat()
+
+    disks = Disks(config.watch_folders, note_disks)
     grpc_server, health = build_server(
         inference,
         keys=keys,
@@ -88,7 +95,8 @@ async def run(config: FrontendConfig, models: Sequence[LoadedModel], keys: KeyRi
         app = Mounted(build(), mounts, lambda mount: build(mount=mount))
         rest = RestServer(rest_config(app, tls, app.errors_at))
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(fleet.run()), tasks.create_task(_tell_health(inference, fleet, health))]
+            health_told = _tell_health(inference, fleet, health)
+            background = [tasks.create_task(work) for work in (fleet.run(), disks.run(), health_told)]
             serving = tasks.create_task(rest.serve(sockets=sockets))
             await grpc_server.start()
             try:

@@ -331,7 +331,7 @@ class Link:
             log.warning("worker %s is stalled: %s", view.worker_id, load.stalled)
             for leg in self._legs.values():
                 leg.inbox.put_nowait((leg, Lost(f"worker {view.worker_id} is stalled: {load.stalled}")))
-        view.stalled = load.stalled
+        view.stalled, view.unready = load.stalled, load.unready
         view.full = False
         view.free_blocks = load.free_blocks
         view.running = load.running + load.waiting

@@ -152,9 +152,9 @@ class Served:
             roles.append((pb.ROLE_PREFILL, "prefill"))
         for role, name in roles:
             views = self._views(role)
-            if not any(view.takes_requests for view in views):
-                stalled = "; ".join(f"{view.worker_id}: {view.stalled}" for view in views if view.stalled)
-                return Readiness(False, f"no {name} worker is ready" + (f" ({stalled})" if stalled else ""))
+            if not any(view.takes_requests and not view.unready for view in views):
+                reasons = "; ".join(f"{view.worker_id}: {view.hindered}" for view in views if view.hindered)
+                return Readiness(False, f"no {name} worker is ready" + (f" ({reasons})" if reasons else ""))
         return Readiness(True, "")
 
     def status(self, others: Collection[str]) -> ModelStatus:

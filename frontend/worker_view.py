@@ -32,6 +32,8 @@ class WorkerView:
     draining: bool = False
     stalled: str = ""
     """Why it gets nowhere."""
+    unready: str = ""
+    """Why it should get nothing new, although it gets on."""
     full: bool = False
     """Whether it has refused somebody since its last `Load`."""
     free_blocks: int = 0
@@ -60,6 +62,11 @@ class WorkerView:
     @property
     def takes_requests(self) -> bool:
         return not self.draining and not self.stalled
+
+    @property
+    def hindered(self) -> str:
+        """Why it is not ready, if it is not that it drains."""
+        return self.stalled or self.unready
 
     def cached_tokens(self, hashes: Sequence[BlockHash]) -> int:
         """Leading prompt tokens whose KV this worker holds."""
