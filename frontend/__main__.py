@@ -19,9 +19,10 @@ from starlette.types import ASGIApp
 
 from engine.cpus import pin
 from engine.disks import Disks
-from engine.errors import ConfigError
+from engine.errors import USAGE_STATUS, ConfigError
 from engine.exposure import check_guarded
 from engine.hub import resolve_model
+from engine.options import parse_options
 from engine.process import drain, stop_signal
 from engine.source import sources
 from engine.telemetry import setup_logging, setup_tracing
@@ -158,7 +159,8 @@ def bound(
     the port that is taken."""
     with ExitStack() as stack:
         own = stack.enter_context(_listening(config.host, config.http_port, "http_port"))
-        grpc_port = listen(grpc_server, f"{config.host}:{config.grpc_port}", tls, field="grpc_port")
+        grpc_host = f"[{config.host}]" if ":" in config.host else config.host
+        grpc_port = listen(grpc_server, f"{grpc_host}:{config.grpc_port}", tls, field="grpc_port")
         if config.local_listen:
             listen(grpc_server, config.local_listen, None, field="local_listen")
         scheme = "https" if tls else "http"
@@ -175,7 +177,10 @@ def bound(
 
 def _listening(host: str, port: int, field: str) -> socket.socket:
     try:
-        return socket.create_server((host, port), backlog=2048)
+        is_6 = ":" in host
+        family = socket.AF_INET6 if is_6 else socket.AF_INET
+        both = is_6 and host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as error:
         message = f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
         raise ConfigError(message, field=field) from error
@@ -225,7 +230,7 @@ def load_models(config: FrontendConfig) -> list[LoadedModel]:
 
 
 def main() -> int:
-    config = FrontendConfig(_cli_parse_args=True, _cli_prog_name="python -m frontend")  # type: ignore[call-arg]
+    config = parse_options(FrontendConfig, "frontend")
     setup_logging(config.log_level, "frontend", config.log_format)
     try:
         pin(config.cpus)
@@ -243,7 +248,7 @@ def main() -> int:
         uvloop.run(run(config, models, keys))
     except ConfigError as error:
         log.error("%s", error.message)
-        return 2
+        return USAGE_STATUS
     return 0
 
 

@@ -99,11 +99,18 @@ class Attempts:
                 return placement
             self.outlook.left(job)
             legs.abort()
-        returning = job.attempt > 1
+        returning, overtaken = job.attempt > 1, False
+        if self.admission.overtakes(job.caller):
+            self.fleet.pulse.beat()  # who has the turn looks up
         while True:
             with ExitStack() as until_granted:
-                async with self.admission.turn(job.demand(), first=returning, caller=job.caller):
-                    placement = job.place(await self._find_room(job))
+                async with self.admission.turn(job.demand(), first=returning, again=overtaken, caller=job.caller):
+                    found = await self._find_room(job, yields=not returning)
+                    if found is None:
+                        self.admission.give_back(job.caller, job.demand())
+                        overtaken = True
+                        continue
+                    placement = job.place(found)
                     if placement.prefill is not None:
                         num_tokens = len(job.tokens) - placement.cached_tokens
                         until_granted.enter_context(placement.prefill.expecting(num_tokens))
@@ -154,7 +161,8 @@ class Attempts:
         job.note_granted(granted)
         return await self._place_prefill(job, chosen, granted, legs)
 
-    async def _find_room(self, job: Job) -> Placement:
+    async def _find_room(self, job: Job, *, yields: bool) -> Placement | None:
+        """Wait until there is some; None, if this one `yields`, once somebody has come whose priority goes before."""
         while True:
             began_ns = time.monotonic_ns()
             placement = self.places.find(job)
@@ -162,10 +170,12 @@ class Attempts:
                 job.ledger.route_ns += time.monotonic_ns() - began_ns
             if placement is not None:
                 return placement
+            if yields and self.admission.overtaken(job.caller):
+                return None
             await self.fleet.pulse.wait()
 
     def _send_to_decode(self, job: Job, placement: Placement, legs: Legs) -> Leg:
-        admit = job.admit()
+        admit = job.admit(placement.decode.block_tokens)
         if placement.prefill is None:
             admit.local.SetInParent()
         else:
@@ -173,7 +183,7 @@ class Attempts:
         return legs.add(self._link(pb.ROLE_DECODE, placement.decode), admit)
 
     def _send_to_prefill(self, job: Job, view: WorkerView, granted: pb.Granted, legs: Legs) -> Leg:
-        admit = job.admit(legs.num_tokens)
+        admit = job.admit(view.block_tokens, legs.num_tokens)
         admit.push.ticket.CopyFrom(granted.ticket)
         return legs.add(self._link(pb.ROLE_PREFILL, view), admit)
 

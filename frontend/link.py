@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from engine.cost import Costs
 from engine.errors import ProtocolError
@@ -166,6 +167,8 @@ class Link:
                 reason = f"{error.code().name}: {error.details()}"
             except ProtocolError as error:
                 reason = error.message
+            except DecodeError:
+                reason = "it says what cannot be parsed"
             except TimeoutError:
                 reason = f"it said nothing for {self._silence_s():g} s"
             finally:
@@ -211,7 +214,9 @@ class Link:
         while True:
             wait_s = renewed_at + self._lease_s() / 3 - time.monotonic()
             try:
-                command = await asyncio.wait_for(outbox.get(), max(wait_s, 0.0))
+                if wait_s <= 0:  # however many commands wait
+                    raise TimeoutError
+                command = await asyncio.wait_for(outbox.get(), wait_s)
             except TimeoutError:
                 renewed_at = time.monotonic()
                 wanted = [leg.number for leg in self._legs.values() if leg.wanted]
@@ -294,6 +299,8 @@ class Link:
         view.sent_tokens += times * leg.num_tokens
 
     def _take_hello(self, hello: pb.Hello) -> None:
+        if not (hello.num_blocks and hello.block_tokens and hello.max_context and hello.max_sequences):
+            raise ProtocolError("its hello says nothing of what it holds")
         self.hello = hello
         self.incarnation, self.model = hello.incarnation, hello.model
         self.hashes = set()

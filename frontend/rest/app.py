@@ -27,6 +27,7 @@ from frontend.rest.console import Console
 from frontend.rest.debug import DebugPages
 from frontend.rest.dialect import ERRORS, Dialect, Errors, HeaderRoute, Json
 from frontend.rest.docs import docs_page
+from frontend.rest.errors import PREDICTED_TTFT, QUEUE_POSITION
 from frontend.rest.llamacpp.dialect import llamacpp_dialect
 from frontend.rest.middleware import OWN_ID, Authentication, BodyLimit, Outermost
 from frontend.rest.ollama.dialect import ollama_dialect
@@ -40,7 +41,15 @@ from frontend.rest.vllm import vllm_dialect
 PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metrics"})
 """Paths that probes, scrapers and readers of the documentation read without a key."""
 
-EXPOSED = ("x-request-id", OWN_ID, "retry-after", "retry-after-ms", "x-should-retry")
+EXPOSED = (
+    "x-request-id",
+    OWN_ID,
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+    QUEUE_POSITION,
+    PREDICTED_TTFT,
+)
 """Headers of answers that pages may read."""
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from engine.errors import ContextOverflow, InvalidRequest, Overloaded, Unavailable
+from engine.hashes import block_hashes
 from engine.sequence import SamplingParams
 from frontend.admission import Admission
 from frontend.attempt import Attempts
-from frontend.callers import ANYBODY
+from frontend.callers import ANYBODY, Caller
 from frontend.forecast import Bias, Forecast
 from frontend.job import Job
 from frontend.ledger import Ledger
@@ -347,6 +348,40 @@ async def test_who_was_refused_goes_before_who_came_later() -> None:
             scene.decode.grant(admit.leg)
         await asyncio.gather(*hearings)
     assert [admit.request_id for admit in order] == ["b", "a", "c"], "b had the turn already"
+
+
+async def test_who_found_no_room_lets_those_before_whose_priority_says_so() -> None:
+    """And is back at the head of its own afterwards."""
+    scene = Scene(prefill=False)
+    scene.decode.load(free_blocks=0)
+    async with AsyncExitStack() as stack:
+        hearings = []
+        for name, priority in (("low", 1), ("low too", 1), ("high", 0), ("highest", -1)):
+            one = replace(job(name=name), caller=Caller("c", priority=priority))
+            run = await stack.enter_async_context(aclosing(scene.attempts.run(one)))
+            hearings.append(Hearing(run).next())
+            await settle()
+        assert scene.admission.queued_requests == 4
+        scene.decode.load()
+        await settle()
+        order = scene.decode.admits()
+        for admit in order:
+            scene.decode.grant(admit.leg)
+        await asyncio.gather(*hearings)
+    assert [admit.request_id for admit in order] == ["highest", "high", "low", "low too"]
+    assert scene.admission.queued_tokens == 0
+
+
+async def test_workers_with_other_blocks_get_hashes_of_those() -> None:
+    scene = Scene(prefill=False)
+    made = job()
+    made.hashes, made.block_tokens = block_hashes(made.tokens, 2, made.hash_root), 2  # as workers were before
+    async with scene.attempt(made) as hearing:
+        taken = hearing.next()
+        (admit,) = await admits(scene.decode)
+        assert admit.block_hashes == b"".join(block_hashes(made.tokens, 4, made.hash_root))
+        scene.decode.grant(admit.leg)
+        assert await taken == []
 
 
 async def test_a_full_prefill_worker_costs_no_attempt_and_frees_the_ticket() -> None:
