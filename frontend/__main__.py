@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -229,11 +230,18 @@ def load_models(config: FrontendConfig) -> list[LoadedModel]:
     ]
 
 
+def _take_all_descriptors() -> None:
+    """A connection is one, and what a shell gives by default (1,024) is soon used up by those that are idle."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main() -> int:
     config = parse_options(FrontendConfig, "frontend")
     setup_logging(config.log_level, "frontend", config.log_format)
     try:
         pin(config.cpus)
+        _take_all_descriptors()
         if not config.decode:
             raise ConfigError("a frontend needs the address of at least one decode worker: --decode", field="decode")
         models = load_models(config)

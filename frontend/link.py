@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc.aio
-from google.protobuf.message import DecodeError
 
 from engine.cost import Costs
 from engine.errors import ProtocolError
@@ -167,8 +166,6 @@ class Link:
                 reason = f"{error.code().name}: {error.details()}"
             except ProtocolError as error:
                 reason = error.message
-            except DecodeError:
-                reason = "it says what cannot be parsed"
             except TimeoutError:
                 reason = f"it said nothing for {self._silence_s():g} s"
             finally:
@@ -196,6 +193,8 @@ class Link:
         heard_at = now()
         async with asyncio.timeout_at(heard_at + self._silence_s()) as silence:
             async for event in stub.Session(self._commands(self._outbox)):
+                if event is None:
+                    raise ProtocolError("it says what cannot be parsed")
                 if now() > heard_at + LOOK_S:  # moving the limit costs more than the look
                     heard_at = now()
                     silence.reschedule(heard_at + self._silence_s())

@@ -26,6 +26,7 @@ from tests.certificates import Authority
 from tests.frontend.fake_worker import FakeWorker
 
 Inbox = asyncio.Queue[tuple[Leg, LegEvent]]
+HOLDS = {"num_blocks": 8, "block_tokens": 4, "max_context": 32, "max_sequences": 2}
 
 
 def decode(**hello: object) -> FakeWorker:
@@ -139,7 +140,7 @@ async def test_what_a_worker_counts_goes_on_over_its_starts() -> None:
     worker = decode()
 
     def start(incarnation: str) -> None:
-        worker.say(hello=pb.Hello(worker_id="decode", role=pb.ROLE_DECODE, incarnation=incarnation))
+        worker.say(hello=pb.Hello(worker_id="decode", role=pb.ROLE_DECODE, incarnation=incarnation, **HOLDS))
 
     start("a")
     assert worker.link.tally.total == Counts()
@@ -165,7 +166,7 @@ async def test_what_was_counted_where_nobody_is_any_more_stays_counted_and_is_no
 
     def both_say() -> None:
         for _, link in fleet.all_links:
-            link._take(pb.WorkerEvent(hello=pb.Hello(incarnation=link.address, role=pb.ROLE_DECODE)))
+            link._take(pb.WorkerEvent(hello=pb.Hello(incarnation=link.address, role=pb.ROLE_DECODE, **HOLDS)))
             link._take(report)
 
     async with asyncio.TaskGroup() as streams:
@@ -265,8 +266,7 @@ class Scripted(worker_pb2_grpc.WorkerServicer):
     async def Session(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.WorkerCommand], context: object
     ) -> AsyncIterator[pb.WorkerEvent]:
-        holds = {"num_blocks": 8, "block_tokens": 4, "max_context": 32, "max_sequences": 2}
-        yield pb.WorkerEvent(hello=pb.Hello(worker_id="w", role=pb.ROLE_DECODE, lease_ms=60, **holds))
+        yield pb.WorkerEvent(hello=pb.Hello(worker_id="w", role=pb.ROLE_DECODE, lease_ms=60, **HOLDS))
         reader = asyncio.create_task(self._read(request_iterator))
         while (event := await self.events.get()) is not None:
             yield event

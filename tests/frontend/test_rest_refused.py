@@ -21,7 +21,6 @@ PATHS = {
     "/generate": {"inputs": "hi"},
     "/generate_stream": {"inputs": "hi"},
     "/completion": {"prompt": "hi"},
-    "/infill": {"input_prefix": "a", "input_suffix": "b"},
 }
 
 
