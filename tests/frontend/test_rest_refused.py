@@ -25,6 +25,21 @@ PATHS = {
 
 
 @pytest.mark.parametrize("path", PATHS)
+async def test_every_dialect_takes_a_deadline(path: str) -> None:
+    inference = FakeInference([Overloaded("full", retry_after_s=1)])
+    body = {**PATHS[path]} if path.startswith("/generate") else {"model": inference.names[0], **PATHS[path]}
+    async with rest_client(inference) as client:
+        await client.post(path, json=body, headers={"x-tandem-deadline-ms": "1500"})
+        await client.post(path, json=body)
+        assert [request.deadline_s for request in inference.requests] == [1.5, None]
+        for wrong in ("0", "-1", "1.5", "soon", "1" * 10, ""):
+            response = await client.post(path, json=body, headers={"x-tandem-deadline-ms": wrong})
+            assert response.status_code in (400, 422), wrong
+            assert "x-tandem-deadline-ms is whole milliseconds" in response.text
+    assert len(inference.requests) == 2
+
+
+@pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("stream", [False, True])
 async def test_refusals_say_when_to_come_again(path: str, stream: bool) -> None:
     full = Overloaded("full", retry_after_s=2.2, queue_position=7, predicted_ttft_s=1.2345)
