@@ -28,8 +28,8 @@ the caller's deadline, or what its own key may ask in a minute."""
 
 
 USAGE_STATUS = 2
-"""Of a process that ends with a ConfigError, or whose options make no sense, as argparse has it: to start it again as it
-is cannot help."""
+"""Of a process that ends with a ConfigError, or whose options make no sense, as argparse has it: to start it again
+cannot help."""
 MAX_RETRY_AFTER_S = 7 * 24 * 3600.0
 """More is not told: a key's limits may make it longer than what protobuf can say."""
 

@@ -5,7 +5,7 @@ A Generate call in steps:
  1. The interceptors check the key, parse the message and stand ready to turn whatever is raised into a status.
  2. The call's deadline and trace context go into the request; the generator of events starts.
  3. The first event carries the request's id: it leaves in the initial metadata before anything else does.
- 4. Each event is one message, written as it comes. A client that is slow to read is waited for, one that does not is not.
+ 4. Each event is one message, written as it comes. A client that is slow to read is waited for, for a while.
  5. The ledger leaves in the trailing metadata; of a call that fails, the request's id does.
  6. A client that goes away, and a deadline that passes, cancel the handler: the generator is closed, at once; unless
     the request asked for a grace, in which the answer is kept (`frontend.resumption`).

@@ -9,7 +9,6 @@ from starlette.exceptions import HTTPException
 
 from engine.errors import CODES, Overloaded, TandemError, Unauthenticated, Unsupported, codes
 
-
 QUEUE_POSITION, PREDICTED_TTFT = "x-tandem-queue-position", "x-tandem-predicted-ttft-ms"
 
 

@@ -1,6 +1,6 @@
-"""HTTP/1.1 as uvicorn reads it, with three things of ours: what stands before a body has a limit, a client that does not
-send its request to an end, or does not read its answer, is not waited for, and who is refused there is told so in the
-words of whose port it is. Knows bytes and time. Does not know the app.
+"""HTTP/1.1 as uvicorn reads it, with three things of ours: what stands before a body has a limit, a client that does
+not send its request to an end, or does not read its answer, is not waited for, and who is refused there is told so in
+the words of whose port it is. Knows bytes and time. Does not know the app.
 """
 
 import asyncio

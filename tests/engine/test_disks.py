@@ -12,9 +12,13 @@ from engine.disks import Disks
 GIB = 1 << 30
 
 
-def disk(*, size: int = GIB, free: int = GIB, files: int = 100, free_files: int = 50, flag: int = 0) -> os.statvfs_result:
+def disk(
+    *, size: int = GIB, free: int = GIB, files: int = 100, free_files: int = 50, flag: int = 0
+) -> os.statvfs_result:
     block = 1024
-    return os.statvfs_result((block, block, size // block, free // block, free // block, files, free_files, free_files, flag, 255))
+    return os.statvfs_result(
+        (block, block, size // block, free // block, free // block, files, free_files, free_files, flag, 255)
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,18 +35,18 @@ def disk(*, size: int = GIB, free: int = GIB, files: int = 100, free_files: int 
         (disk(free=0, flag=os.ST_RDONLY), ""),
     ],
 )
-async def test_what_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: os.statvfs_result, complaint: str) -> None:
+async def test_what_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: os.statvfs_result, complaint: str
+) -> None:
     monkeypatch.setattr(os, "statvfs", lambda path: found if path == str(tmp_path) else disk())
-    told: list[str] = []
-    disks = Disks([str(tmp_path)], told.append)
+    told: asyncio.Queue[str] = asyncio.Queue()
+    disks = Disks([str(tmp_path)], told.put_nowait)
     running = asyncio.create_task(disks.run())
-    async with asyncio.timeout(10):
-        while complaint and not told:
-            await asyncio.sleep(0.001)
-    await asyncio.sleep(0.01)
+    if complaint:
+        assert await asyncio.wait_for(told.get(), 10) == disks.full == f"the disk that holds {tmp_path} {complaint}"
+    else:
+        assert disks._look() == ""
     running.cancel()
-    assert disks.full == (f"the disk that holds {tmp_path} {complaint}" if complaint else "")
-    assert told == ([disks.full] if complaint else [])
 
 
 async def test_room_again_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,4 +126,3 @@ async def peek(receive) -> str:  # type: ignore[no-untyped-def]
         asked.cancel()
         return ""
     return str(asked.result()["type"])
-
