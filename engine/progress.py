@@ -1,8 +1,8 @@
 """Whether a worker gets on, by what it says of its load from one look to the next.
 
 A worker that is *stalled* gets nowhere: what it holds is better done elsewhere. One that is *unready* should get
-nothing new, and goes on with what it has. Each has a reason in words, and is over when the reason is. Knows the figures of a
-`Load`, durations and disks. Does not know what prefill or decode do.
+nothing new, and goes on with what it has. Each has a reason in words, and is over when the reason is. Knows the figures
+of a `Load`, durations and disks. Does not know what prefill or decode do.
 """
 
 import time
