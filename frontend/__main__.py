@@ -91,6 +91,7 @@ async def run(config: FrontendConfig, models: Sequence[LoadedModel], keys: KeyRi
         lenient=config.unknown_parameters == "ignore",
         cors_origins=config.cors_origins,
         trace_ui=config.trace_ui.rstrip("/"),
+        local_only=not (_is_guarded(config, keys) or config.insecure or "*" in config.cors_origins),
     )
     tls = Tls.of(config.tls_cert, config.tls_key, config.tls_ca)
     with bound(config, mounts, grpc_server, tls) as (sockets, mounts):
@@ -230,6 +231,11 @@ def load_models(config: FrontendConfig) -> list[LoadedModel]:
     ]
 
 
+def _is_guarded(config: FrontendConfig, keys: KeyRing) -> bool:
+    """Whether who asks must show something."""
+    return not keys.is_open or bool(config.tls_ca)
+
+
 def _take_all_descriptors() -> None:
     """A connection is one, and what a shell gives by default (1,024) is soon used up by those that are idle."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -246,8 +252,7 @@ def main() -> int:
             raise ConfigError("a frontend needs the address of at least one decode worker: --decode", field="decode")
         models = load_models(config)
         keys = KeyRing(config.api_key, Path(config.api_keys) if config.api_keys else None)
-        guarded = not keys.is_open or bool(config.tls_ca)
-        address = f"{config.host}:{config.http_port}"
+        address, guarded = f"{config.host}:{config.http_port}", _is_guarded(config, keys)
         check_guarded(address, guarded=guarded, insecure=config.insecure, how="--api-key or --api-keys")
         if config.local_listen and not config.local_listen.startswith("unix:"):
             raise ConfigError(f"{config.local_listen} is not unix:PATH", field="local_listen")
