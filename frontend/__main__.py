@@ -161,18 +161,18 @@ def bound(
     the port that is taken."""
     with ExitStack() as stack:
         own = stack.enter_context(_listening(config.host, config.http_port, "http_port"))
-        grpc_host = f"[{config.host}]" if ":" in config.host else config.host
-        grpc_port = listen(grpc_server, f"{grpc_host}:{config.grpc_port}", tls, field="grpc_port")
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        grpc_port = listen(grpc_server, f"{host}:{config.grpc_port}", tls, field="grpc_port")
         if config.local_listen:
             listen(grpc_server, config.local_listen, None, field="local_listen")
         scheme = "https" if tls else "http"
-        log.info("%s://%s:%d grpc://%s:%d", scheme, config.host, _port(own), config.host, grpc_port)
+        log.info("%s://%s:%d grpc://%s:%d", scheme, host, _port(own), host, grpc_port)
         sockets, bound_to = [own], []
         for mount in mounts:
             if mount.port is not None:
                 sockets.append(stack.enter_context(_listening(config.host, mount.port, "mount")))
                 mount = replace(mount, port=_port(sockets[-1]))
-            log.info("%s %s://%s:%d%s", mount.dialect, scheme, config.host, mount.port or _port(own), mount.prefix)
+            log.info("%s %s://%s:%d%s", mount.dialect, scheme, host, mount.port or _port(own), mount.prefix)
             bound_to.append(mount)
         yield sockets, tuple(bound_to)
 
