@@ -3,6 +3,7 @@
 Knows the options of `python -m frontend | prefill | decode`. Starts nothing.
 """
 
+import os
 import sys
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -123,7 +124,7 @@ class Deployment:
             own["kv_groups"] = "gloo"
         return ProcessSpec(
             name=name,
-            command=self._command(role, {**self._model(role, name), **self.shared, **self.worker, **own}),
+            command=self._command(role, folder, {**self._model(role, name), **self.shared, **self.worker, **own}),
             environment=child_environment(),
             until_ready=worker_serving(address),
             drain_stage=1,
@@ -153,7 +154,7 @@ class Deployment:
             until_ready = frontend_serving(local, names)
         return ProcessSpec(
             name="frontend",
-            command=self._command("frontend", {**told, **self.shared, **self.frontend, **own}),
+            command=self._command("frontend", folder, {**told, **self.shared, **self.frontend, **own}),
             environment=child_environment(**key),
             until_ready=until_ready,
             drain_stage=0,
@@ -164,8 +165,11 @@ class Deployment:
         shares = dict(zip(names, share_out(self.cpus.get(role, ()), len(names)), strict=True))
         return format_cpus(shares[name]) or None
 
-    def _command(self, role: str, options: Options) -> tuple[str, ...]:
-        given = {**options, "drain_timeout_s": self.drain_timeout_s}
+    def _command(self, role: str, folder: Path, options: Options) -> tuple[str, ...]:
+        # Processes write to pipes of ours; the disk that their lines end on, if any, is where our own output goes.
+        watched = folder, *(f"/proc/{os.getpid()}/fd/{number}" for number in (1, 2))
+        own = {"drain_timeout_s": self.drain_timeout_s, "watch_folders": ",".join(map(str, watched))}
+        given = {**options, **own}
         arguments = [
             part
             for name, value in given.items()

@@ -52,8 +52,11 @@ def api(
     }
     # What JSON makes of a string, a number or a list of strings, TOML reads.
     lines = [f"{field} = {json.dumps(value)}" for field, value in fields.items() if value is not None]
-    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as out:
-        out.write("[[key]]\n" + "\n".join(lines) + "\n\n")
+    try:
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a") as out:
+            out.write("[[key]]\n" + "\n".join(lines) + "\n\n")
+    except OSError as error:
+        _refuse(f"cannot write {file}: {error.strerror}")
     typer.echo(key)
 
 

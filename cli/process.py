@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import BinaryIO, Protocol
 
+from engine.errors import USAGE_STATUS
 from engine.leash import leashed
 
-USAGE_STATUS = 2
-"""Exit status of a program that refuses its options or configuration: starting it again cannot help."""
 LAST_LINES = 20
 
 Tell = Callable[[str], None]
@@ -75,7 +74,8 @@ class Restarts:
     max_delay_s: float = 10.0
     """Delays double up to this; a process that was ready for as long starts from `first_delay_s` again."""
     attempts: int = 5
-    """Deaths in a row, each before the process was ever ready, after which it is given up."""
+    """Deaths after which a process is given up that was never ready. One that was has options that can be served: what
+    is in its way now (memory, a disk) may go, and the others serve meanwhile."""
 
 
 class GaveUp(Exception):
@@ -102,14 +102,14 @@ class KeptProcess:
 
     async def keep(self) -> int | None:
         """Run until `retire`; return the exit status, None when there was no process. Raises GaveUp."""
-        unready_deaths, delay_s = 0, self._restarts.first_delay_s
+        num_deaths, was_ready, delay_s = 0, False, self._restarts.first_delay_s
         while True:
             status = await self._run()
             if self._retired.is_set():
                 self._report(Phase.STOPPED)
                 return status
-            unready_deaths = unready_deaths + 1 if self._ready_s is None else 0
-            if status == USAGE_STATUS or unready_deaths == self._restarts.attempts:
+            num_deaths, was_ready = num_deaths + 1, was_ready or self._ready_s is not None
+            if not was_ready and (status == USAGE_STATUS or num_deaths == self._restarts.attempts):
                 raise GaveUp(self.spec.name, ended(status), tuple(self.last_lines))
             if self._was_ready_for() >= self._restarts.max_delay_s:
                 delay_s = self._restarts.first_delay_s

@@ -3,7 +3,9 @@ JSON, an object per line."""
 
 import json
 import time
+from contextlib import suppress
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.live import Live
@@ -15,6 +17,26 @@ from cli.process import Phase, Status
 
 REMIND_S = 10.0
 """Without a terminal, how often a process that is still starting is mentioned again."""
+
+
+class Lossy:
+    """A text stream that drops what cannot be written, on a disk that is full or to a reader that is gone: who shows
+    lines of others must not end with that."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._stream, name)
 
 
 class Progress:

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,6 +15,7 @@ from cli.cores import check_ranks, divide_cores
 from cli.deployment import Deployment, reachable
 from cli.launch import launch, refusals
 from cli.machine import take_ports
+from cli.progress import Lossy
 from cli.trust import PEM, anchor
 from engine.exposure import check_guarded
 from engine.source import Source, sources
@@ -162,7 +164,7 @@ def up(
         Literal["debug", "info", "warning", "error"], typer.Option(help="Of every process.")
     ] = "warning",
     log_format: Annotated[Literal["text", "json"], typer.Option(help="Of every process's lines.")] = "text",
-    drain_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that requests may take to end.")] = 60.0,
+    drain_timeout: Annotated[float, typer.Option(min=0, help="Seconds that requests may take to end.")] = 60.0,
 ) -> None:
     """Serve a model, or several, on this machine: a frontend, prefill workers and decode workers.
 
@@ -171,7 +173,7 @@ def up(
 
     The first Ctrl-C or SIGTERM lets requests finish, the second leaves at once.
     """
-    console = Console(stderr=True, highlight=False)
+    console = Console(file=Lossy(sys.stderr), highlight=False)  # type: ignore[arg-type] # what rich needs of a stream
     with refusals(console):
         ranks = {"prefill": prefill_tp, "decode": decode_tp}
         check_ranks(ranks, prefill, borrow)

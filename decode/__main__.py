@@ -15,8 +15,9 @@ from engine.audit import audited
 from engine.config import WorkerConfig
 from engine.cost import Slowdown
 from engine.device import OpenModel, open_model
-from engine.errors import ConfigError
+from engine.errors import USAGE_STATUS, ConfigError
 from engine.lending import lending
+from engine.options import parse_options
 from engine.process import check_exposure, serve, stop_signal
 from engine.shared_memory import can_share_memory
 from engine.steploop import StepLoop
@@ -88,7 +89,7 @@ def _receivers(config: WorkerConfig, store: Store, deliver: Deliver, vocab_size:
 
 
 def main() -> int:
-    config = WorkerConfig(_cli_parse_args=True, _cli_prog_name="python -m decode")  # type: ignore[call-arg]
+    config = parse_options(WorkerConfig, "decode")
     setup_logging(config.log_level, "decode", config.log_format)
     try:
         check_exposure(config)
@@ -98,7 +99,7 @@ def main() -> int:
         uvloop.run(run(config, model, tracing))
     except ConfigError as error:
         log.error("%s", error.message)
-        return 2
+        return USAGE_STATUS
     return 0
 
 

@@ -96,8 +96,11 @@ class WorkerConfig(BaseSettings):
     """Without word from its frontend, a request is given up after this."""
     stall_limit_s: PositiveFloat = 10.0
     """A transfer whose peer takes nothing for this long has failed."""
-    drain_timeout_s: PositiveFloat = 60.0
+    drain_timeout_s: NonNegativeFloat = 60.0
     """After the first SIGTERM, requests may take this long to end."""
+    watch_folders: str = ""
+    """Folders, comma-separated, whose disks must have room, as that of the log must where it is a file: while one has
+    none, this worker takes nothing new."""
     debug_custody: bool = False
     """Check after every command and step that each KV block is where the books say; end the process if one is not."""
     otlp_endpoint: str = ""

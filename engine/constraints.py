@@ -33,12 +33,17 @@ class Constraints:
 
     async def _constrain(self, leg: Leg, sequence: Sequence, grammar: str, take_in: Callable[[], None]) -> None:
         failure = "this worker follows no grammars"
-        if self._grammars is not None:
-            try:
+        try:
+            if self._grammars is not None:
+                failure = "its grammar could not be read"  # for a reason that only the log has
                 output = sequence.tokens[sequence.num_prompt :]
                 sequence.constraint = await self._grammars.run(self._grammars.start, grammar, output)
-            except TandemError as error:
-                failure = f"its grammar: {error.message}"
+        except TandemError as error:
+            failure = f"its grammar: {error.message}"
+        finally:
+            self._answer(leg, sequence, failure, take_in)
+
+    def _answer(self, leg: Leg, sequence: Sequence, failure: str, take_in: Callable[[], None]) -> None:
         if leg.given_up:
             self._sessions.released(leg.id)
         elif sequence.constraint is None:

@@ -29,6 +29,13 @@ KEY_LIMITS: frozenset[Limit] = frozenset({"key_requests", "key_tokens"})
 """Those of the caller's own key: nobody else's doing."""
 
 
+USAGE_STATUS = 2
+"""Of a process that ends with a ConfigError, or whose options make no sense, as argparse has it: to start it again
+cannot help."""
+MAX_RETRY_AFTER_S = 7 * 24 * 3600.0
+"""More is not told: a key's limits may make it longer than what protobuf can say."""
+
+
 class TandemError(Exception):
     """Root of the tree; an instance of exactly this class is a bug of ours."""
 
@@ -99,7 +106,7 @@ class Overloaded(TandemError):
         super().__init__(message)
         self.limit: Limit = limit
         """Which limit there is no room within."""
-        self.retry_after_s = retry_after_s
+        self.retry_after_s = min(retry_after_s, MAX_RETRY_AFTER_S)
         self.queue_position = queue_position
         """How many requests wait before this one; None where that is not why."""
         self.predicted_ttft_s = predicted_ttft_s

@@ -18,8 +18,10 @@ from grpc_health.v1._async import HealthServicer
 
 from engine.config import WorkerConfig
 from engine.cost import Costs
+from engine.disks import Disks
 from engine.errors import ConfigError
 from engine.exposure import check_guarded, is_local
+from engine.progress import Progress
 from engine.session import LOAD_INTERVAL_S, Sessions
 from engine.steploop import StepLoop
 from engine.tls import Tls, listen
@@ -66,7 +68,14 @@ async def serve(
     `deliver` takes in what each step reports, on the event loop. A fault in any part of this ends all of it.
     """
     usual_s = costs.table_s(config.max_step_tokens) if costs else 0.0
-    longest_step_s = max(config.stall_limit_s, STALL_TIMES * usual_s)
+    disks = Disks([folder for folder in config.watch_folders.split(",") if folder])
+    progress = Progress(
+        loop.busy_s,
+        sessions.load,
+        lambda: disks.full,
+        longest_step_s=max(config.stall_limit_s, STALL_TIMES * usual_s),
+        stall_limit_s=config.stall_limit_s,
+    )
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     server, health = await _start(sessions, config)
     outbox: asyncio.Queue[list[Event]] = asyncio.Queue()
@@ -80,7 +89,8 @@ async def serve(
         background = [
             tasks.create_task(sessions.run_timers()),
             tasks.create_task(_deliver_all(outbox, deliver)),
-            tasks.create_task(watch_progress(loop.busy_s, sessions, health, longest_step_s)),
+            tasks.create_task(disks.run()),
+            tasks.create_task(watch_progress(progress, sessions, health)),
         ]
         try:
             await stop.wait()
@@ -96,18 +106,16 @@ async def serve(
     log.info("stopped")
 
 
-async def watch_progress(
-    busy_s: Callable[[], float], sessions: Sessions, health: HealthServicer, limit_s: float
-) -> None:
-    """Health is progress: a worker whose step does not end is not serving, and says so, until it ends."""
+async def watch_progress(progress: Progress, sessions: Sessions, health: HealthServicer) -> None:
+    """Health is progress: a worker that gets nowhere, or will not for long, is not serving, and says why, until it
+    does."""
     while True:
         await asyncio.sleep(LOAD_INTERVAL_S)
-        stalled = f"a step takes longer than {limit_s:g} s" if busy_s() > limit_s else ""
-        if stalled != sessions.stalled:
-            log.warning("%s", stalled or "steps end again")
-            sessions.stalled = stalled
+        if progress.look():
+            log.warning("%s", progress.stalled or progress.unready or "this worker gets on again")
+            sessions.stalled, sessions.unready = progress.stalled, progress.unready
             sessions.report_load()
-            await health.set("", NOT_SERVING if stalled else SERVING)
+            await health.set("", NOT_SERVING if progress.stalled or progress.unready else SERVING)
 
 
 async def _deliver_all(outbox: asyncio.Queue[list[Event]], deliver: Deliver[Event]) -> None:

@@ -74,7 +74,9 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
         self._idle.set()
         self.draining = False
         self.stalled = ""
-        """Why this worker gets nowhere; told to every frontend."""
+        """Why this worker gets nowhere; told to every frontend, as the next."""
+        self.unready = ""
+        """Why it should get nothing new, although it gets on."""
 
     # -- what the role says ------------------------------------------------------------------------------------------
 
@@ -240,6 +242,10 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
         self.report_load()
         await self._idle.wait()
 
+    def load(self) -> pb.Load:
+        """What the role says of itself."""
+        return self._role.load()
+
     def close(self) -> None:
         """End every stream."""
         for session in self._sessions.values():
@@ -326,7 +332,7 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
 
     def _load(self) -> pb.Load:
         load = self._role.load()
-        load.draining, load.stalled = self.draining, self.stalled
+        load.draining, load.stalled, load.unready = self.draining, self.stalled, self.unready
         return load
 
 

@@ -26,6 +26,8 @@ class WatchedFile(Generic[T]):
         """Raises what `read` raises."""
         self._path = path
         self._beside = beside
+        self._wrong: list[State | None] | None = None
+        """What the files were when they could not be used, and that was said."""
         self._read = read
         self._state = self._file_state()
         self._content = read(path)
@@ -43,12 +45,16 @@ class WatchedFile(Generic[T]):
     def _read_if_changed(self) -> None:
         if (state := self._file_state()) == self._state:
             return
-        self._state = state
         try:
             self._content = self._read(self._path)
-            log.info("%s has changed and was read again", self._path)
         except ConfigError as error:
-            log.warning("%s; what was read before holds", error.message)
+            # Tried again at every look: what was in the way (permissions, say) may end without a change of the file.
+            if state != self._wrong:
+                self._wrong = state
+                log.warning("%s; what was read before holds", error.message)
+        else:
+            self._state, self._wrong = state, None
+            log.info("%s has changed and was read again", self._path)
 
     def _file_state(self) -> "list[State | None]":
         return [_state_of(path) for path in (self._path, *self._beside)]

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,11 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from engine.cpus import pin
-from engine.errors import ConfigError
+from engine.disks import Disks
+from engine.errors import USAGE_STATUS, ConfigError
 from engine.exposure import check_guarded
 from engine.hub import resolve_model
+from engine.options import parse_options
 from engine.process import drain, stop_signal
 from engine.source import sources
 from engine.telemetry import setup_logging, setup_tracing
@@ -67,6 +70,12 @@ async def run(config: FrontendConfig, models: Sequence[LoadedModel], keys: KeyRi
     keeper = Keeper(tracing, fleet.keep_trace, config.trace_slow_ttft_s)
     inference = FleetInference(catalogue, fleet, Observer(tracing, metrics, keeper))
     metrics.watch(inference)
+
+    def note_disks(full: str) -> None:
+        inference.unready = full
+        fleet.pulse.beat()
+
+    disks = Disks(config.watch_folders, note_disks)
     grpc_server, health = build_server(
         inference,
         keys=keys,
@@ -84,13 +93,15 @@ async def run(config: FrontendConfig, models: Sequence[LoadedModel], keys: KeyRi
         lenient=config.unknown_parameters == "ignore",
         cors_origins=config.cors_origins,
         trace_ui=config.trace_ui.rstrip("/"),
+        local_only=not (_is_guarded(config, keys) or config.insecure or "*" in config.cors_origins),
     )
     tls = Tls.of(config.tls_cert, config.tls_key, config.tls_ca)
     with bound(config, mounts, grpc_server, tls) as (sockets, mounts):
         app = Mounted(build(), mounts, lambda mount: build(mount=mount))
         rest = RestServer(rest_config(app, tls, app.errors_at))
         async with asyncio.TaskGroup() as tasks:
-            background = [tasks.create_task(fleet.run()), tasks.create_task(_tell_health(inference, fleet, health))]
+            health_told = _tell_health(inference, fleet, health)
+            background = [tasks.create_task(work) for work in (fleet.run(), disks.run(), health_told)]
             serving = tasks.create_task(rest.serve(sockets=sockets))
             await grpc_server.start()
             try:
@@ -152,24 +163,28 @@ def bound(
     the port that is taken."""
     with ExitStack() as stack:
         own = stack.enter_context(_listening(config.host, config.http_port, "http_port"))
-        grpc_port = listen(grpc_server, f"{config.host}:{config.grpc_port}", tls, field="grpc_port")
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        grpc_port = listen(grpc_server, f"{host}:{config.grpc_port}", tls, field="grpc_port")
         if config.local_listen:
             listen(grpc_server, config.local_listen, None, field="local_listen")
         scheme = "https" if tls else "http"
-        log.info("%s://%s:%d grpc://%s:%d", scheme, config.host, _port(own), config.host, grpc_port)
+        log.info("%s://%s:%d grpc://%s:%d", scheme, host, _port(own), host, grpc_port)
         sockets, bound_to = [own], []
         for mount in mounts:
             if mount.port is not None:
                 sockets.append(stack.enter_context(_listening(config.host, mount.port, "mount")))
                 mount = replace(mount, port=_port(sockets[-1]))
-            log.info("%s %s://%s:%d%s", mount.dialect, scheme, config.host, mount.port or _port(own), mount.prefix)
+            log.info("%s %s://%s:%d%s", mount.dialect, scheme, host, mount.port or _port(own), mount.prefix)
             bound_to.append(mount)
         yield sockets, tuple(bound_to)
 
 
 def _listening(host: str, port: int, field: str) -> socket.socket:
     try:
-        return socket.create_server((host, port), backlog=2048)
+        is_6 = ":" in host
+        family = socket.AF_INET6 if is_6 else socket.AF_INET
+        both = is_6 and host == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server((host, port), family=family, backlog=2048, dualstack_ipv6=both)
     except OSError as error:
         message = f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}"
         raise ConfigError(message, field=field) from error
@@ -218,17 +233,28 @@ def load_models(config: FrontendConfig) -> list[LoadedModel]:
     ]
 
 
+def _is_guarded(config: FrontendConfig, keys: KeyRing) -> bool:
+    """Whether who asks must show something."""
+    return not keys.is_open or bool(config.tls_ca)
+
+
+def _take_all_descriptors() -> None:
+    """A connection is one, and what a shell gives by default (1,024) is soon used up by those that are idle."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def main() -> int:
-    config = FrontendConfig(_cli_parse_args=True, _cli_prog_name="python -m frontend")  # type: ignore[call-arg]
+    config = parse_options(FrontendConfig, "frontend")
     setup_logging(config.log_level, "frontend", config.log_format)
     try:
         pin(config.cpus)
+        _take_all_descriptors()
         if not config.decode:
             raise ConfigError("a frontend needs the address of at least one decode worker: --decode", field="decode")
         models = load_models(config)
         keys = KeyRing(config.api_key, Path(config.api_keys) if config.api_keys else None)
-        guarded = not keys.is_open or bool(config.tls_ca)
-        address = f"{config.host}:{config.http_port}"
+        address, guarded = f"{config.host}:{config.http_port}", _is_guarded(config, keys)
         check_guarded(address, guarded=guarded, insecure=config.insecure, how="--api-key or --api-keys")
         if config.local_listen and not config.local_listen.startswith("unix:"):
             raise ConfigError(f"{config.local_listen} is not unix:PATH", field="local_listen")
@@ -237,7 +263,7 @@ def main() -> int:
         uvloop.run(run(config, models, keys))
     except ConfigError as error:
         log.error("%s", error.message)
-        return 2
+        return USAGE_STATUS
     return 0
 
 

@@ -7,6 +7,7 @@ saves up turns by asking nothing (virtual token counters: Sheng et al., "Fairnes
 """
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -29,9 +30,12 @@ class _Waiters:
     def __len__(self) -> int:
         return sum(map(len, self._queues.values()))
 
-    def add(self, waiter: asyncio.Future[None], caller: Caller, demand: Demand) -> None:
+    def add(self, waiter: asyncio.Future[None], caller: Caller, demand: Demand, *, again: bool) -> None:
         self._served[caller.name] = self._count_of(caller)
-        self._queues.setdefault((caller.priority, caller.name), OrderedDict())[waiter] = demand
+        queue = self._queues.setdefault((caller.priority, caller.name), OrderedDict())
+        queue[waiter] = demand
+        if again:
+            queue.move_to_end(waiter, last=False)
 
     def discard(self, waiter: asyncio.Future[None], caller: Caller) -> None:
         place = caller.priority, caller.name
@@ -48,6 +52,11 @@ class _Waiters:
             del self._queues[place]
         self.note(place[1], demand.prompt_tokens)
         return waiter
+
+    @property
+    def lowest(self) -> float:
+        """Priority of who goes first; infinite where nobody waits."""
+        return min((priority for priority, _ in self._queues), default=math.inf)
 
     def before(self, caller: Caller) -> Iterator[Demand]:
         """Those whose turn comes before that of a request of `caller` that comes now, in order."""
@@ -95,6 +104,7 @@ class Admission:
         self.queued_tokens = 0
         self._looking: Demand | None = None
         """Of who has the turn."""
+        self._looking_priority = 0
         self._returning: OrderedDict[asyncio.Future[None], Demand] = OrderedDict()
         self._new = _Waiters()
 
@@ -116,15 +126,31 @@ class Admission:
         looking = () if self._looking is None else (self._looking,)
         return [*looking, *self._returning.values(), *self._new.before(caller)]
 
+    def overtakes(self, caller: Caller) -> bool:
+        """Whether a request of `caller` that comes now goes before the one that has the turn."""
+        return self._looking is not None and caller.priority < self._looking_priority
+
+    def overtaken(self, caller: Caller) -> bool:
+        """Whether somebody waits who goes before `caller`, who has the turn and has found no room so far."""
+        return self._new.lowest < caller.priority
+
+    def give_back(self, caller: Caller, demand: Demand) -> None:
+        """A turn that was given up counts as none."""
+        self._new.note(caller.name, -demand.prompt_tokens)
+
     @asynccontextmanager
-    async def turn(self, demand: Demand, *, first: bool = False, caller: Caller = ANYBODY) -> AsyncIterator[None]:
-        """Wait for the turn to look for room and hold it; `first` goes before everybody who does not say so.
+    async def turn(
+        self, demand: Demand, *, first: bool = False, again: bool = False, caller: Caller = ANYBODY
+    ) -> AsyncIterator[None]:
+        """Wait for the turn to look for room and hold it; `first` goes before everybody who does not say so, and who
+        comes `again`, having given up his turn, before the caller's others.
 
         Whether there is room to wait is for the caller to ask: see `full`.
         """
         self.queued_tokens += demand.prompt_tokens
         try:
-            await self._wait(demand, caller, first=first)
+            await self._wait(demand, caller, first=first, again=again)
+            self._looking_priority = caller.priority
             try:
                 yield
             finally:
@@ -132,7 +158,7 @@ class Admission:
         finally:
             self.queued_tokens -= demand.prompt_tokens
 
-    async def _wait(self, demand: Demand, caller: Caller, *, first: bool) -> None:
+    async def _wait(self, demand: Demand, caller: Caller, *, first: bool, again: bool) -> None:
         if self._looking is None:
             self._looking = demand
             self._new.note(caller.name, demand.prompt_tokens)
@@ -141,7 +167,7 @@ class Admission:
         if first:
             self._returning[waiter] = demand
         else:
-            self._new.add(waiter, caller, demand)
+            self._new.add(waiter, caller, demand, again=again)
         try:
             await waiter
         except asyncio.CancelledError:

@@ -111,12 +111,19 @@ class Attempts:
                 return placement
             self.outlook.left(job)
             legs.abort()
-        returning = job.attempt > 1
+        returning, overtaken = job.attempt > 1, False
+        if self.admission.overtakes(job.caller):
+            self.fleet.pulse.beat()  # who has the turn looks up
         while True:
             with ExitStack() as until_granted:
-                turn = self.admission.turn(job.demand(), first=returning, caller=job.caller)
+                turn = self.admission.turn(job.demand(), first=returning, again=overtaken, caller=job.caller)
                 async with turn if single is None else nullcontext():
-                    placement = job.place(single or await self._find_room(job))
+                    found = single or await self._find_room(job, yields=not returning)
+                    if found is None:
+                        self.admission.give_back(job.caller, job.demand())
+                        overtaken = True
+                        continue
+                    placement = job.place(found)
                     leg = self._send_first(job, placement, legs, until_granted)
                 answer = await legs.answer(leg)
             if isinstance(answer, pb.Granted):
@@ -166,7 +173,8 @@ class Attempts:
         job.note_granted(granted)
         return await self._place_prefill(job, chosen, granted, legs)
 
-    async def _find_room(self, job: Job) -> Placement:
+    async def _find_room(self, job: Job, *, yields: bool) -> Placement | None:
+        """Wait until there is some; None, if this one `yields`, once somebody has come whose priority goes before."""
         while True:
             began_ns = time.monotonic_ns()
             placement = self.places.find(job)
@@ -174,11 +182,13 @@ class Attempts:
                 job.ledger.route_ns += time.monotonic_ns() - began_ns
             if placement is not None:
                 return placement
+            if yields and self.admission.overtaken(job.caller):
+                return None
             await self.fleet.pulse.wait()
 
     def _send_first(self, job: Job, placement: Placement, legs: Legs, until_granted: ExitStack) -> Leg:
         """To the decode worker; or to the prefill worker, if that gives all of the answer."""
-        admit, prefill = job.admit(), placement.prefill
+        admit, prefill = job.admit(placement.decode.block_tokens), placement.prefill
         if not placement.decodes:
             admit.single_token.SetInParent()
             return legs.add(self._link(pb.ROLE_PREFILL, placement.decode), admit)
@@ -192,7 +202,7 @@ class Attempts:
         return leg
 
     def _send_to_prefill(self, job: Job, view: WorkerView, granted: pb.Granted, legs: Legs) -> Leg:
-        admit = job.admit(legs.num_tokens)
+        admit = job.admit(view.block_tokens, legs.num_tokens)
         admit.push.ticket.CopyFrom(granted.ticket)
         return legs.add(self._link(pb.ROLE_PREFILL, view), admit)
 

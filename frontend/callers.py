@@ -100,7 +100,7 @@ def read_keys(path: Path) -> dict[str, Caller]:
         file = msgspec.toml.decode(path.read_bytes(), type=_File)
     except OSError as error:
         raise ConfigError(f"cannot read API keys: {path}: {error.strerror}", field="api_keys") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is no file of API keys: {error}", field="api_keys") from error
     callers: dict[str, Caller] = {}
     for key in file.key:

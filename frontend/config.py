@@ -123,7 +123,10 @@ class FrontendConfig(BaseSettings):
     more against prefilling on the decode worker."""
     cpus: str = ""
     """CPUs this process is pinned to, like 0 or 0-3 or 0,2-3; empty pins it to none."""
-    drain_timeout_s: PositiveFloat = 60.0
+    watch_folders: Names = ()
+    """Folders whose disks must have room, as that of the log must where it is a file: while one has none, this frontend
+    is not ready."""
+    drain_timeout_s: NonNegativeFloat = 60.0
     otlp_endpoint: str = ""
     """OTLP over gRPC, e.g. http://localhost:4317; empty exports no traces."""
     trace_sample_ratio: float = Field(default=1.0, ge=0, le=1)

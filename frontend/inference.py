@@ -46,6 +46,8 @@ class FleetInference:
         self._fleet = fleet
         self._observer = observer
         self.draining = False
+        self.unready = ""
+        """Why it should get no requests, whatever its workers say; those that come are served all the same."""
         self._cut = Cut()
         self._active = 0
         self._idle = asyncio.Event()
@@ -163,7 +165,8 @@ class FleetInference:
 
     def statuses(self) -> list[ModelStatus]:
         statuses = [served.status(self._catalogue.beside(served)) for served in self._catalogue]
-        return [replace(each, ready=False, reason="draining") for each in statuses] if self.draining else statuses
+        reason = "draining" if self.draining else self.unready
+        return [replace(each, ready=False, reason=reason) for each in statuses] if reason else statuses
 
     @property
     def recorder(self) -> Recorder:
@@ -184,6 +187,8 @@ class FleetInference:
     def readiness(self, model: str | None = None) -> Readiness:
         if self.draining:
             return Readiness(False, "draining")
+        if self.unready:
+            return Readiness(False, self.unready)
         served = self._catalogue.named(model)
         return served.readiness(self._catalogue.beside(served))
 

@@ -5,6 +5,7 @@ import math
 import time
 from dataclasses import dataclass, field
 
+from engine.hashes import block_hashes
 from engine.pooling import Pooling
 from engine.sequence import BlockHash, SamplingParams
 from engine.wire import pooling_to, sampling_to
@@ -29,9 +30,11 @@ class Job:
     params: SamplingParams
     caller: Caller
     hashes: list[BlockHash]
-    """Of the prompt's full blocks."""
+    """Of the prompt's full blocks, as the model's first worker cuts them."""
     traceparent: str
     ledger: Ledger
+    block_tokens: int = 16
+    """Of a block that `hashes` are of."""
     deadline: float = math.inf
     """On the event loop's clock; nobody wants the answer after it."""
     cached_tokens: int = 0
@@ -111,14 +114,17 @@ class Job:
         longest = self.num_prompt + self.params.max_tokens
         return Need(self.model, len(self.tokens), longest, tuple(self.hashes), self.single_token)
 
-    def admit(self, num_tokens: int | None = None) -> pb.Admit:
-        """For a leg that takes up all tokens so far, or only so many."""
+    def admit(self, block_tokens: int, num_tokens: int | None = None) -> pb.Admit:
+        """For a leg that takes up all tokens so far, or only so many, on a worker with blocks of so many."""
+        hashes = self.hashes
+        if block_tokens != self.block_tokens and self.hash_root:  # workers change while requests wait
+            hashes = block_hashes(self.tokens[: self.num_prompt], block_tokens, self.hash_root)
         return pb.Admit(
             request_id=self.request_id,
             attempt=self.attempt,
             token_ids=self.tokens[:num_tokens],
             num_prompt=self.num_prompt,
-            block_hashes=b"".join(self.hashes),
+            block_hashes=b"".join(hashes),
             hash_root=self.hash_root,
             sampling=sampling_to(self.params),
             traceparent=self.traceparent,

@@ -194,6 +194,8 @@ class Link:
         heard_at = now()
         async with asyncio.timeout_at(heard_at + self._silence_s()) as silence:
             async for event in stub.Session(self._commands(self._outbox)):
+                if event is None:
+                    raise ProtocolError("it says what cannot be parsed")
                 if now() > heard_at + LOOK_S:  # moving the limit costs more than the look
                     heard_at = now()
                     silence.reschedule(heard_at + self._silence_s())
@@ -212,7 +214,9 @@ class Link:
         while True:
             wait_s = renewed_at + self._lease_s() / 3 - time.monotonic()
             try:
-                command = await asyncio.wait_for(outbox.get(), max(wait_s, 0.0))
+                if wait_s <= 0:  # however many commands wait
+                    raise TimeoutError
+                command = await asyncio.wait_for(outbox.get(), wait_s)
             except TimeoutError:
                 renewed_at = time.monotonic()
                 wanted = [leg.number for leg in self._legs.values() if leg.wanted]
@@ -295,6 +299,8 @@ class Link:
         view.sent_tokens += times * leg.num_tokens
 
     def _take_hello(self, hello: pb.Hello) -> None:
+        if not (hello.num_blocks and hello.block_tokens and hello.max_context and hello.max_sequences):
+            raise ProtocolError("its hello says nothing of what it holds")
         self.hello = hello
         self.incarnation, self.model = hello.incarnation, hello.model
         self.hashes = set()

@@ -82,7 +82,7 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
 
     async def ModelStreamInfer(self, requests: AsyncIterator[pb.ModelInferRequest], context: Context) -> None:
         try:
-            caller, headers = self._caller(context)
+            self._caller(context)
         except TandemError as error:
             await abort(context, error)
         free = asyncio.Semaphore(AT_ONCE)
@@ -94,6 +94,7 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
 
         async def serve(request: pb.ModelInferRequest) -> None:
             try:
+                caller, headers = self._caller(context)  # a key may be taken back, or get other limits, meanwhile
                 wanted = self._read(request)
                 async with aclosing(self._answer(wanted, caller, headers, context.time_remaining())) as answers:
                     async for answer in answers:

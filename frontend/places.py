@@ -27,9 +27,15 @@ class Places:
     started anew has another view: what its last start could not receive says nothing of this one."""
 
     def views(self) -> tuple[list[WorkerView], list[WorkerView]]:
-        """Decode and prefill workers that are there."""
-        decodes = [link.view for link in self.fleet.links(pb.ROLE_DECODE) if link.view is not None]
-        return decodes, [link.view for link in self.fleet.links(pb.ROLE_PREFILL) if link.view is not None]
+        """Decode and prefill workers that are there. One that should get nothing new is asked where nobody else can do
+        its work: a decode worker beside no other of its model."""
+        decodes, prefills = (
+            [link.view for link in self.fleet.links(role) if link.view is not None]
+            for role in (pb.ROLE_DECODE, pb.ROLE_PREFILL)
+        )
+        ready = {view.model for view in decodes if view.takes_requests and not view.unready}
+        decodes = [view for view in decodes if not view.unready or view.model not in ready]
+        return decodes, [view for view in prefills if not view.unready]
 
     def find(self, job: Job) -> Placement | None:
         """Workers that have room now, as far as they have said. Raises what waiting cannot mend."""

@@ -73,7 +73,7 @@ class Resumption:
 
     def _find(self, caller: Caller, request_id: str) -> _Kept:
         kept = self._kept.get(request_id)
-        if kept is None or kept.caller != caller:
+        if kept is None or kept.caller.name != caller.name:  # what its key allows may have changed meanwhile
             raise UnknownRequest(f"no answer of {request_id[:80]!r} is kept here", field="request_id")
         return kept
 

@@ -81,7 +81,8 @@ class Served:
         if request.prompt_logprobs is not None:
             job.scores = PromptScores(job.num_prompt, min(request.prompt_logprobs, model.limits.vocab_size))
         if job.hash_root:
-            job.hashes = block_hashes(tokens, self._block_tokens(), job.hash_root)
+            job.block_tokens = self._block_tokens()
+            job.hashes = block_hashes(tokens, job.block_tokens, job.hash_root)
         job.grammar = await _grammar(model, request, tokens)
         self._quarantine.check(job)
         return job
@@ -153,9 +154,9 @@ class Served:
             roles.append((pb.ROLE_PREFILL, "prefill"))
         for role, name in roles:
             views = self._views(role)
-            if not any(view.takes_requests for view in views):
-                stalled = "; ".join(f"{view.worker_id}: {view.stalled}" for view in views if view.stalled)
-                return Readiness(False, f"no {name} worker is ready" + (f" ({stalled})" if stalled else ""))
+            if not any(view.takes_requests and not view.unready for view in views):
+                reasons = "; ".join(f"{view.worker_id}: {view.hindered}" for view in views if view.hindered)
+                return Readiness(False, f"no {name} worker is ready" + (f" ({reasons})" if reasons else ""))
         return Readiness(True, "")
 
     def status(self, others: Collection[str]) -> ModelStatus:
@@ -175,7 +176,7 @@ class Served:
         return max((view.max_context for view in self._views(pb.ROLE_DECODE)), default=self.model.limits.max_context)
 
     def _block_tokens(self) -> int:
-        """Of the model's workers; requests are hashed for the first, and workers of one model agree."""
+        """Of the model's workers; requests are hashed for the first, and again for one that has others."""
         views = self._views(pb.ROLE_DECODE)
         return views[0].block_tokens if views else 16
 

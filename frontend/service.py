@@ -5,7 +5,7 @@ A Generate call in steps:
  1. The interceptors check the key, parse the message and stand ready to turn whatever is raised into a status.
  2. The call's deadline and trace context go into the request; the generator of events starts.
  3. The first event carries the request's id: it leaves in the initial metadata before anything else does.
- 4. Each event is one message, written as it comes. A client that is slow to read is waited for.
+ 4. Each event is one message, written as it comes. A client that is slow to read is waited for, for a while.
  5. The ledger leaves in the trailing metadata; of a call that fails, the request's id does.
  6. A client that goes away, and a deadline that passes, cancel the handler: the generator is closed, at once; unless
     the request asked for a grace, in which the answer is kept (`frontend.resumption`).
@@ -14,6 +14,7 @@ Knows messages and calls. Does not know workers, tokenizers or ports.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import replace
@@ -24,7 +25,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from engine.errors import InvalidRequest, TandemError
+from engine.errors import InvalidRequest, TandemError, Unavailable
 from frontend import grpc_convert as convert
 from frontend import open_inference
 from frontend.api import Inference
@@ -46,6 +47,10 @@ SERVICES = ("", SERVICE, open_inference.SERVICE)
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
+log = logging.getLogger(__name__)
+
+READ_S = 300.0
+"""A client that takes no message for so long is gone, though its connection may be there."""
 _MOST_PENDING = 1_000_000
 _LONGEST_PENDING_S = 24 * 3600
 
@@ -132,8 +137,9 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
 
 
 async def _write(events: AsyncGenerator[Event, None], context: Context) -> None:
-    """Each event as a message."""
+    """Each event as a message. Raises Unavailable when they were not read in time, to who reads after all."""
     response = pb.GenerateResponse()  # one for the whole stream; writing serializes it at once
+    writer = _Writer(events, context)
     async with aclosing(events):
         async for event in events:
             if isinstance(event, Delta):
@@ -144,8 +150,33 @@ async def _write(events: AsyncGenerator[Event, None], context: Context) -> None:
                 context.set_trailing_metadata(convert.timing_trailers(event.timing))
             for part in convert.split(event) if isinstance(event, PromptLogprobs) else (event,):
                 convert.fill(response, part)
-                await context.write(response)
+                await writer.write(response)
                 response.Clear()
+
+
+class _Writer:
+    """Waits for a client to take each message; when that takes too long, ends the work at `events`. The message stays:
+    gRPC can neither take it back nor end the call before it."""
+
+    def __init__(self, events: AsyncGenerator[Event, None], context: Context) -> None:
+        self._events = events
+        self._context = context
+        self._loop = asyncio.get_running_loop()
+        self._closing: asyncio.Task[None] | None = None
+
+    async def write(self, response: pb.GenerateResponse) -> None:
+        timer = self._loop.call_later(READ_S, self._give_up)
+        try:
+            await self._context.write(response)
+        finally:
+            timer.cancel()
+        if self._closing is not None:
+            await self._closing
+            raise Unavailable(f"the answer was given up: nobody read it for {READ_S:g} s")
+
+    def _give_up(self) -> None:
+        log.warning("an answer is given up that nobody has read for %g s", READ_S)
+        self._closing = self._loop.create_task(self._events.aclose())  # a coroutine, it is
 
 
 class Health:

@@ -44,7 +44,7 @@ def _state(link: Link, models: Collection[str]) -> str:
         return "not connected"
     if link.model not in models:
         return f"its model {link.model!r} is not served here"
-    return link.view.stalled or ("draining" if link.view.draining else "")
+    return link.view.hindered or ("draining" if link.view.draining else "")
 
 
 def _buckets(histogram: pb.Histogram) -> Buckets:

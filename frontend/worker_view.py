@@ -33,6 +33,8 @@ class WorkerView:
     draining: bool = False
     stalled: str = ""
     """Why it gets nowhere."""
+    unready: str = ""
+    """Why it should get nothing new, although it gets on."""
     full: bool = False
     """Whether it has refused somebody since its last `Load`."""
     free_blocks: int = 0
@@ -78,7 +80,8 @@ class WorkerView:
 
     def take(self, load: pb.Load) -> None:
         """What the worker reports; of what was sent to it, the caller knows what that does not count."""
-        self.draining, self.stalled, self.full = load.draining, load.stalled, False
+        self.draining, self.stalled, self.unready = load.draining, load.stalled, load.unready
+        self.full = False
         self.free_blocks = load.free_blocks
         self.running = load.running + load.waiting
         self.waiting = load.waiting
@@ -107,6 +110,11 @@ class WorkerView:
     @property
     def takes_requests(self) -> bool:
         return not self.draining and not self.stalled
+
+    @property
+    def hindered(self) -> str:
+        """Why it is not ready, if it is not that it drains."""
+        return self.stalled or self.unready
 
     def cached_tokens(self, hashes: Sequence[BlockHash]) -> int:
         """Leading prompt tokens whose KV this worker holds."""

@@ -10,8 +10,9 @@ from engine.audit import audited
 from engine.config import WorkerConfig
 from engine.cost import Slowdown
 from engine.device import OpenModel, open_model
-from engine.errors import ConfigError
+from engine.errors import USAGE_STATUS, ConfigError
 from engine.lending import lending
+from engine.options import parse_options
 from engine.process import check_exposure, serve, stop_signal
 from engine.steploop import StepLoop
 from engine.telemetry import Telemetry, setup_logging, setup_tracing
@@ -77,7 +78,7 @@ def _senders(config: WorkerConfig, model: OpenModel) -> Senders:
 
 
 def main() -> int:
-    config = WorkerConfig(_cli_parse_args=True, _cli_prog_name="python -m prefill")  # type: ignore[call-arg]
+    config = parse_options(WorkerConfig, "prefill")
     setup_logging(config.log_level, "prefill", config.log_format)
     try:
         check_exposure(config)
@@ -87,7 +88,7 @@ def main() -> int:
         uvloop.run(run(config, model, tracing))
     except ConfigError as error:
         log.error("%s", error.message)
-        return 2
+        return USAGE_STATUS
     return 0
 
 

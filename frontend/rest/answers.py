@@ -17,11 +17,14 @@ from typing import Protocol
 from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 
-from engine.errors import ContextOverflow, TandemError
+from engine.errors import ContextOverflow, InvalidRequest, TandemError
 from frontend.api import Inference
 from frontend.request import CallDelta, Delta, Event, Finished, GenerateRequest, PromptToken, TokenLogprobs
 from frontend.rest.hangup import run_unless_hung_up
 from frontend.rest.middleware import CALLER, REQUEST_ID
+
+DEADLINE = "x-tandem-deadline-ms"
+"""Header of who will not wait for longer, as gRPC's deadline is."""
 
 Generate = Callable[[Inference, GenerateRequest], AsyncGenerator[Event, None]]
 
@@ -73,12 +76,22 @@ async def answer(
 
 
 def asked_by(scope: Scope, request: GenerateRequest) -> GenerateRequest:
-    """`request` with who asks, and in whose trace."""
+    """`request` with who asks, in whose trace, and for how long."""
     headers = Headers(scope=scope)
     trace_headers = {
         name: ",".join(values) for name in ("traceparent", "tracestate") if (values := headers.getlist(name))
     }
-    return replace(request, trace_headers=trace_headers, caller=scope[CALLER])
+    deadline_s = _deadline_s(headers.get(DEADLINE))
+    return replace(request, trace_headers=trace_headers, caller=scope[CALLER], deadline_s=deadline_s)
+
+
+def _deadline_s(given: str | None) -> float | None:
+    """Raises InvalidRequest."""
+    if given is None:
+        return None
+    if not (given.isascii() and given.isdecimal() and len(given) <= 9 and int(given)):
+        raise InvalidRequest(f"{DEADLINE} is whole milliseconds, from 1 to 999999999", field=DEADLINE)
+    return int(given) / 1e3
 
 
 async def generate_what_fits(

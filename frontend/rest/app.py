@@ -27,7 +27,9 @@ from frontend.rest.console import Console
 from frontend.rest.debug import DebugPages
 from frontend.rest.dialect import ERRORS, Dialect, Errors, HeaderRoute, Json
 from frontend.rest.docs import docs_page
+from frontend.rest.errors import PREDICTED_TTFT, QUEUE_POSITION
 from frontend.rest.llamacpp.dialect import llamacpp_dialect
+from frontend.rest.local_names import LocalNames
 from frontend.rest.middleware import OWN_ID, Authentication, BodyLimit, Outermost
 from frontend.rest.ollama.dialect import ollama_dialect
 from frontend.rest.ollama.models import RUNNING
@@ -40,7 +42,15 @@ from frontend.rest.vllm import vllm_dialect
 PUBLIC = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/metrics"})
 """Paths that probes, scrapers and readers of the documentation read without a key."""
 
-EXPOSED = ("x-request-id", OWN_ID, "retry-after", "retry-after-ms", "x-should-retry")
+EXPOSED = (
+    "x-request-id",
+    OWN_ID,
+    "retry-after",
+    "retry-after-ms",
+    "x-should-retry",
+    QUEUE_POSITION,
+    PREDICTED_TTFT,
+)
 """Headers of answers that pages may read."""
 
 
@@ -70,9 +80,11 @@ def build_app(
     cors_origins: Sequence[str] = (),
     mount: Mount | None = None,
     trace_ui: str = "",
+    local_only: bool = False,
 ) -> Starlette:
     """`metrics` is the Prometheus exposition of now, `openmetrics` the same for who asks for that; pages of
-    `cors_origins` may ask from browsers; traces are looked at at `trace_ui`. With `mount` it is the app of one dialect
+    `cors_origins` may ask from browsers; traces are looked at at `trace_ui`. `local_only` refuses pages
+    of other sites, for a server that asks for no key. With `mount` it is the app of one dialect
     by itself: without what the operator reads."""
     if mount is None:
         console = Console()
@@ -106,6 +118,7 @@ def build_app(
         middleware=[
             *_cors(cors_origins),
             Middleware(Outermost, errors_of=errors.of),
+            *([Middleware(LocalNames, origins=cors_origins)] if local_only else []),
             Middleware(Compression),
             Middleware(Authentication, keys=keys, public=public.union(*(dialect.public for dialect in dialects))),
             Middleware(BodyLimit, max_bytes=max_body_bytes),

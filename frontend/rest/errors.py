@@ -9,6 +9,8 @@ from starlette.exceptions import HTTPException
 
 from engine.errors import CODES, Overloaded, TandemError, Unauthenticated, Unsupported, codes
 
+QUEUE_POSITION, PREDICTED_TTFT = "x-tandem-queue-position", "x-tandem-predicted-ttft-ms"
+
 
 def status_of(error: Exception) -> int:
     if isinstance(error, HTTPException):
@@ -33,6 +35,10 @@ def headers_of(error: Exception) -> dict[str, str]:
         case Overloaded():
             headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
             headers["Retry-After-Ms"] = str(math.ceil(error.retry_after_s * 1e3))  # OpenAI's clients read it first
+            if error.queue_position is not None:  # few dialects' bodies have a place for these
+                headers[QUEUE_POSITION] = str(error.queue_position)
+            if error.predicted_ttft_s is not None:
+                headers[PREDICTED_TTFT] = str(round(error.predicted_ttft_s * 1e3))
         case Unauthenticated():
             headers["WWW-Authenticate"] = "Bearer"
         case Unsupported():

@@ -1,28 +1,48 @@
 """The Jinja environment that chat templates run in.
 
-Sandboxed, and set up as transformers does, which is what the authors of templates test with.
+Sandboxed, and set up as transformers does, which is what the authors of templates test with. Loops end with the time
+that a rendering may take.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from typing import NoReturn
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, pass_context
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import Node, Scope
+from jinja2.nodes import Filter, For, Node, Scope
+from jinja2.nodes import Template as Tree
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+MAX_RENDER_S = 2.0
+"""Real templates take milliseconds for a long conversation."""
+
+_ends_s: ContextVar[float] = ContextVar("_ends_s")
+"""When the rendering that is under way has taken its time, by `time.monotonic()`."""
+
+
+@contextmanager
+def in_time() -> Iterator[None]:
+    """Templates that are rendered within may loop for `MAX_RENDER_S`; TemplateError after that."""
+    token = _ends_s.set(time.monotonic() + MAX_RENDER_S)
+    try:
+        yield
+    finally:
+        _ends_s.reset(token)
+
 
 def sandbox(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
     """An environment whose templates reach nothing but what they are given; `now` is their clock."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
+    environment = _Environment(trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols])
     environment.filters["tojson"] = _to_json
+    environment.filters[_IN_TIME] = _each_in_time
     environment.globals.update(
         dict=_new_dict,
         namespace=_new_namespace,
@@ -30,6 +50,28 @@ def sandbox(now: Callable[[], datetime]) -> ImmutableSandboxedEnvironment:
         strftime_now=lambda format: now().strftime(format),
     )
     return environment
+
+
+_IN_TIME = "_in_time"
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Has every loop look at the time."""
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> Tree:
+        tree = super()._parse(source, name, filename)
+        for loop in list(tree.find_all(For)):
+            loop.iter = Filter(loop.iter, _IN_TIME, [], [], None, None, lineno=loop.lineno)
+        return tree
+
+
+@pass_context  # or Jinja would run it as it compiles
+def _each_in_time(_: object, values: Iterable[object]) -> Iterator[object]:
+    ends_s = _ends_s.get(None)
+    for value in values:
+        if ends_s is not None and time.monotonic() > ends_s:
+            raise TemplateError("it takes too long")
+        yield value
 
 
 class _Generation(Extension):

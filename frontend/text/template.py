@@ -1,7 +1,7 @@
 """Renders a conversation into the prompt its model was trained on, with the model's own Jinja chat template.
 
-Templates come with models and are not trusted: they run in Jinja's sandbox and their output is bounded. A template that
-loops without output cannot be stopped. Does not know tokens; what it renders is encoded without adding special tokens.
+Templates come with models and are not trusted: they run in Jinja's sandbox, and their output and the time of their
+loops are bounded. Does not know tokens; what it renders is encoded without adding special tokens.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from jinja2 import Template, TemplateError, TemplateSyntaxError
 from jinja2.meta import find_undeclared_variables
 
 from engine.errors import ConfigError, InvalidRequest
-from frontend.text.sandbox import sandbox
+from frontend.text.sandbox import in_time, sandbox
 from frontend.text.tokenizer_config import TokenizerConfig, read_json
 
 MAX_RENDERED_CHARS = 16_000_000
@@ -100,7 +100,8 @@ class ChatTemplate:
             "add_generation_prompt": add_generation_prompt,
         }
         try:
-            rendered = self._bounded(template, context, max_chars)
+            with in_time():
+                rendered = self._bounded(template, context, max_chars)
         except FAULTS as error:
             raise InvalidRequest(f"the chat template refuses these messages: {error}", field="messages") from error
         if not continue_final or (max_chars is not None and len(rendered) > max_chars):

@@ -53,10 +53,12 @@ def test_every_process_understands_its_options() -> None:
     assert (decode.model, decode.dtype, decode.threads, decode.num_blocks) == ("/models/m", "float32", 2, 64)
     assert (decode.niceness, worker_config(specs["prefill-1"]).niceness) == (0, 5)
     assert decode.drain_timeout_s == 3.0
+    assert decode.watch_folders.split(",")[0] == str(FOLDER)
 
     frontend = frontend_config(specs["frontend"])
     assert frontend.prefill == (f"unix:{FOLDER}/prefill-0.sock", f"unix:{FOLDER}/prefill-1.sock")
     assert frontend.decode == (decode.listen,)
+    assert frontend.watch_folders == tuple(decode.watch_folders.split(","))
     assert (frontend.http_port, frontend.grpc_port) == (8001, 50052)
     assert (frontend.model, frontend.served_model_name) == (("/models/m",), "m")
     assert (frontend.chat_template, frontend.log_level) == ("t.jinja", "warning")

@@ -50,6 +50,13 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert file.read_text() == "dear diary"
 
 
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    refused = RUN.invoke(app, ["keys", "api", "one", "--file", str(tmp_path / "nowhere" / "keys.toml")])
+    assert refused.exit_code == 1
+    assert "cannot write" in refused.stderr
+    assert not refused.stdout
+
+
 def test_a_worker_key(tmp_path: Path) -> None:
     file = tmp_path / "kv.key"
     made = RUN.invoke(app, ["keys", "kv", str(file)])

@@ -5,7 +5,7 @@ import time
 from rich.console import Console
 
 from cli.process import Phase, Status
-from cli.progress import REMIND_S, Progress
+from cli.progress import REMIND_S, Lossy, Progress
 
 
 def test_without_a_terminal_changes_are_lines_and_repetition_is_not() -> None:
@@ -44,6 +44,23 @@ def test_on_a_terminal_the_processes_share_a_table_until_it_is_settled() -> None
     assert "✓" in table
     assert "decode-0" in table
     assert "decode-0: was ended by SIGKILL" in written.getvalue().removeprefix(table)
+
+
+def test_a_disk_that_is_full_ends_nobody() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+        flush = close = lambda self: None  # type: ignore[assignment]
+
+    full = Full()
+    shown = Console(file=Lossy(full), highlight=False)  # type: ignore[arg-type]
+    with Progress(shown) as progress:
+        for number in range(3):
+            progress.output("decode-0", f"line {number}")
+    Full.write = io.StringIO.write  # type: ignore[method-assign]
+    progress.output("decode-0", "there is room again")
+    assert full.getvalue() == "[decode-0] there is room again\n"
 
 
 def test_as_json_every_line_is_an_object_that_names_its_process() -> None:

@@ -141,6 +141,25 @@ async def test_a_process_that_refuses_its_options_is_not_tried_again() -> None:
     assert recorder.lines == ["worker: unknown option"]
 
 
+async def test_a_process_that_was_ready_once_is_tried_for_as_long_as_the_others_serve(tmp_path: Path) -> None:
+    """What it refuses now, its memory or a disk, may be there again."""
+    recorder, mark = Recorder(), tmp_path / "was up"
+    script = f"""
+import pathlib, sys, time
+mark = pathlib.Path({str(mark)!r})
+if mark.exists(): print("no memory"); sys.exit(2)
+mark.touch(); print("up", flush=True); time.sleep(0.1); sys.exit(3)
+"""
+    async with supervised(recorder, process(recorder, script), process(recorder, SERVES, "other")) as (
+        supervisor,
+        running,
+    ):
+        await recorder.until_line("worker: no memory", QUICK.attempts + 2)
+        assert recorder.phases("other")[-1] is Phase.READY
+        supervisor.stop()
+        assert await running in (Ending.DRAINED, Ending.UNCLEAN)
+
+
 async def test_later_stages_drain_after_earlier_ones_have_ended() -> None:
     recorder = Recorder()
     frontend = process(recorder, DRAINS_SLOWLY, "frontend", stage=0)

@@ -101,3 +101,18 @@ async def test_who_is_given_up_meanwhile_is_never_taken_in() -> None:
         assert scene.taken == []
         assert [event.WhichOneof("event") for event in scene.heard()] == ["released"]
         assert scene.sessions._legs == {} == scene.session.legs
+
+
+async def test_a_grammar_that_breaks_its_reader_leaves_no_leg_behind() -> None:
+    class Broken(SlowGrammars):
+        def start(self, text: str, tokens: list[int]) -> GrammarState:
+            raise ZeroDivisionError
+
+    grammars = Broken()
+    grammars.go.set()
+    scene = Scene(grammars)
+    scene.admit("start: /a/")
+    await asyncio.gather(*scene.constraints._tasks, return_exceptions=True)
+    (refused,) = scene.heard()
+    assert refused.refused.message == "its grammar could not be read"
+    assert scene.sessions._legs == {} == scene.session.legs

@@ -3,16 +3,18 @@
 import asyncio
 import random
 from collections.abc import Iterator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
 
 import pytest
 
 from engine.errors import InvalidRequest
+from engine.hashes import block_hashes
+from frontend.callers import Caller
 from frontend.legs import Interrupted
 from protos import worker_pb2 as pb
 from tests.frontend.fake_worker import FakeWorker
-from tests.frontend.scene import LENGTH, Scene, admits, job, settle
+from tests.frontend.scene import LENGTH, Hearing, Scene, admits, job, settle
 
 
 async def test_token_one_comes_from_prefill_and_the_rest_from_decode() -> None:
@@ -206,3 +208,37 @@ async def test_any_course_of_events_gives_each_its_tokens_once_and_leaves_nothin
         assert answer == [*range(100, 108)] or task in left, answer
     assert scene.left() == []
     assert all(worker.link.num_legs == 0 for worker in scene.fleet.workers)
+
+
+async def test_who_found_no_room_lets_those_before_whose_priority_says_so() -> None:
+    """And is back at the head of its own afterwards."""
+    scene = Scene(prefill=False)
+    scene.decode.load(free_blocks=0)
+    async with AsyncExitStack() as stack:
+        hearings = []
+        for name, priority in (("low", 1), ("low too", 1), ("high", 0), ("highest", -1)):
+            one = replace(job(name=name), caller=Caller("c", priority=priority))
+            run = await stack.enter_async_context(aclosing(scene.attempts.run(one)))
+            hearings.append(Hearing(run).next())
+            await settle()
+        assert scene.admission.queued_requests == 4
+        scene.decode.load()
+        await settle()
+        order = scene.decode.admits()
+        for admit in order:
+            scene.decode.grant(admit.leg)
+        await asyncio.gather(*hearings)
+    assert [admit.request_id for admit in order] == ["highest", "high", "low", "low too"]
+    assert scene.admission.queued_tokens == 0
+
+
+async def test_workers_with_other_blocks_get_hashes_of_those() -> None:
+    scene = Scene(prefill=False)
+    made = job()
+    made.hashes, made.block_tokens = block_hashes(made.tokens, 2, made.hash_root), 2  # as workers were before
+    async with scene.attempt(made) as hearing:
+        taken = hearing.next()
+        (admit,) = await admits(scene.decode)
+        assert admit.block_hashes == b"".join(block_hashes(made.tokens, 4, made.hash_root))
+        scene.decode.grant(admit.leg)
+        assert await taken == []

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine import watched_file
-from engine.errors import ConfigError, Overloaded, PermissionDenied
+from engine.errors import MAX_RETRY_AFTER_S, ConfigError, Overloaded, PermissionDenied
 from frontend.callers import (
     ANYBODY,
     Allowance,
@@ -114,6 +114,49 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(
     key_file(path, entry("two", "k2"))
     os.utime(path, ns=(2, 2))
     assert ring.find(b"k1") is None, "taken back"
+
+
+def test_a_file_that_can_be_read_again_is_read_although_it_did_not_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watched_file, "LOOK_S", 0.0)
+    path = key_file(tmp_path / "keys", entry("one", "k1"))
+    ring = KeyRing("", path)
+    read_bytes = Path.read_bytes
+
+    def denied(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    key_file(path, entry("one", "k1"), entry("two", "k2"))
+    os.utime(path, ns=(1, 1))
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    assert ring.find(b"k2") is None
+    assert ring.find(b"k1") is not None, "what was read before holds"
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    assert ring.find(b"k2") is not None
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"key = " + b"[" * 100_000])
+def test_what_is_no_text_or_too_deep_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(watched_file, "LOOK_S", 0.0)
+    path = key_file(tmp_path / "keys", entry("one", "k1"))
+    ring = KeyRing("", path)
+    path.write_bytes(content)
+    assert ring.find(b"k1") is not None
+    with pytest.raises(ConfigError, match="no file of API keys"):
+        read_keys(path)
+
+
+def test_a_limit_next_to_nothing_is_told_as_a_time_that_can_be_told() -> None:
+    caller = Caller("a", requests_per_minute=1e-300)
+    allowances = Allowances(Clock())
+    with allowances.charged(caller, 1, 1, lambda: 1):
+        pass
+    with pytest.raises(UsedUp) as refused, allowances.charged(caller, 1, 1, lambda: 1):
+        pass
+    assert refused.value.retry_after_s == MAX_RETRY_AFTER_S
 
 
 def test_every_tenant_has_a_prefix_cache_of_his_own() -> None:

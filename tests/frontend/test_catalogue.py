@@ -196,6 +196,29 @@ async def test_the_server_is_as_ready_as_its_default_and_each_model_says_why_it_
     assert {each.reason for each in inference.statuses()} == {"draining"}
 
 
+async def test_who_should_get_nothing_new_is_not_ready_and_says_why() -> None:
+    several = Several("big", "small", prefill=True)
+    inference, decode, prefill = several.inference, several.decode["big"], several.prefill["big"]
+    prefill.load(unready="transfers of KV stall")
+    assert inference.readiness().reason == "no prefill worker is ready (prefill-big: transfers of KV stall)"
+    views = several.served["big"].attempts.places.views()
+    assert prefill.link.view not in views[1], "decode computes prompts"
+    prefill.load()
+    decode.load(unready="the disk is full")
+    assert inference.readiness().reason == "no decode worker is ready (decode-big: the disk is full)"
+    assert [worker.state for worker in inference.workers() if not worker.ready] == ["the disk is full"]
+    views = several.served["big"].attempts.places.views()
+    assert decode.link.view in views[0], "there is no other"
+
+
+async def test_a_frontend_that_should_get_nothing_says_why_and_serves_who_comes() -> None:
+    several = Several("big")
+    several.inference.unready = "the disk is full"
+    assert several.inference.readiness().reason == "the disk is full"
+    assert [(each.ready, each.reason) for each in several.inference.statuses()] == [(False, "the disk is full")]
+    assert who(await several.ask(request("big"), "big")) == "big"
+
+
 async def test_a_model_without_prefill_workers_is_ready_beside_one_that_has_some() -> None:
     several = Several("big", "small", prefill=True)
     del several.fleet._links["prefill-small"], several.fleet._roles["prefill-small"]

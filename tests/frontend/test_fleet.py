@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import grpc
 import grpc.aio
 import msgspec
 import pytest
@@ -25,6 +26,7 @@ from tests.certificates import Authority
 from tests.frontend.fake_worker import FakeWorker
 
 Inbox = asyncio.Queue[tuple[Leg, LegEvent]]
+HOLDS = {"num_blocks": 8, "block_tokens": 4, "max_context": 32, "max_sequences": 2}
 
 
 def decode(**hello: object) -> FakeWorker:
@@ -138,7 +140,7 @@ async def test_what_a_worker_counts_goes_on_over_its_starts() -> None:
     worker = decode()
 
     def start(incarnation: str) -> None:
-        worker.say(hello=pb.Hello(worker_id="decode", role=pb.ROLE_DECODE, incarnation=incarnation))
+        worker.say(hello=pb.Hello(worker_id="decode", role=pb.ROLE_DECODE, incarnation=incarnation, **HOLDS))
 
     start("a")
     assert worker.link.tally.total == Counts()
@@ -164,7 +166,7 @@ async def test_what_was_counted_where_nobody_is_any_more_stays_counted_and_is_no
 
     def both_say() -> None:
         for _, link in fleet.all_links:
-            link._take(pb.WorkerEvent(hello=pb.Hello(incarnation=link.address, role=pb.ROLE_DECODE)))
+            link._take(pb.WorkerEvent(hello=pb.Hello(incarnation=link.address, role=pb.ROLE_DECODE, **HOLDS)))
             link._take(report)
 
     async with asyncio.TaskGroup() as streams:
@@ -264,7 +266,7 @@ class Scripted(worker_pb2_grpc.WorkerServicer):
     async def Session(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.WorkerCommand], context: object
     ) -> AsyncIterator[pb.WorkerEvent]:
-        yield pb.WorkerEvent(hello=pb.Hello(worker_id="w", role=pb.ROLE_DECODE, block_tokens=4, lease_ms=60))
+        yield pb.WorkerEvent(hello=pb.Hello(worker_id="w", role=pb.ROLE_DECODE, lease_ms=60, **HOLDS))
         reader = asyncio.create_task(self._read(request_iterator))
         while (event := await self.events.get()) is not None:
             yield event
@@ -326,7 +328,14 @@ async def test_leases_of_wanted_legs_are_renewed_and_others_are_aborted_until_th
     assert list(command.renew_lease.legs) == [kept.number]
 
 
-@pytest.mark.parametrize("end", [None, pb.WorkerEvent(step_output=pb.StepOutput(legs=[1]))])
+@pytest.mark.parametrize(
+    "end",
+    [
+        None,
+        pb.WorkerEvent(step_output=pb.StepOutput(legs=[1])),
+        pb.WorkerEvent(hello=pb.Hello(worker_id="of another kind")),
+    ],
+)
 async def test_a_stream_that_ended_or_made_no_sense_is_opened_again(end: pb.WorkerEvent | None) -> None:
     async with scripted() as (worker, address), running(address) as fleet:
         link, inbox = await up(fleet), Inbox()
@@ -336,6 +345,24 @@ async def test_a_stream_that_ended_or_made_no_sense_is_opened_again(end: pb.Work
         assert isinstance(event, Lost)
         assert await up(fleet) is link
         assert link.num_legs == 0
+
+
+async def test_what_is_no_event_ends_that_stream_and_nothing_else() -> None:
+    async def babble(request_iterator: object, context: object) -> AsyncIterator[bytes]:
+        came.release()
+        yield b"\xff\xff no event"
+
+    came = asyncio.Semaphore(0)
+    methods = {"Session": grpc.stream_stream_rpc_method_handler(babble)}
+    with tempfile.TemporaryDirectory(prefix="tandem-") as folder:
+        server = grpc.aio.server()
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("tandem.worker.v1.Worker", methods)])
+        server.add_insecure_port(f"unix:{folder}/w")
+        await server.start()
+        async with running(f"unix:{folder}/w"), asyncio.timeout(10):
+            for _ in range(2):
+                await came.acquire()
+        await server.stop(grace=None)
 
 
 async def test_a_worker_that_says_nothing_is_lost_and_found_again(monkeypatch: pytest.MonkeyPatch) -> None:

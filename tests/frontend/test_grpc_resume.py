@@ -203,6 +203,6 @@ async def test_an_answer_is_its_callers_alone() -> None:
             resumption.resume(other, "req-1", 0)
         with pytest.raises(Exception, match="no answer of 'req-1' is kept here"):
             resumption.cancel(other, "req-1")
-    again = resumption.resume(Caller("me"), "req-1", 1)
+    again = resumption.resume(Caller("me", requests_per_minute=5), "req-1", 1)  # the file of keys has changed
     assert (await anext(again)).token_ids == (2, 3)  # type: ignore[union-attr]
     await again.aclose()

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from google.rpc.status_pb2 import Status
 
 from engine.errors import UnknownModel
-from frontend import checks
+from frontend import checks, service
 from frontend import request as values
 from frontend.accounts import Accounts
 from frontend.api import ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
@@ -169,6 +169,35 @@ def details(failure: grpc.aio.AioRpcError, kind: type[Detail]) -> Detail:
     found = kind()
     packed.Unpack(found)
     return found
+
+
+class Flood(FakeInference):
+    """An answer without end."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
+        try:
+            yield STARTED
+            while True:
+                await asyncio.sleep(0)
+                yield Delta("x" * 100_000, (1,), 0)
+        finally:
+            self.closed.set()
+
+
+async def test_an_answer_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "READ_S", 0.2)
+    inference = Flood()
+    async with served(inference) as server:
+        call = server.stub.Generate(pb.GenerateRequest(text="hi"))
+        await asyncio.wait_for(inference.closed.wait(), 20)
+
+        async def read() -> None:
+            async for _ in call:
+                pass
+
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await asyncio.wait_for(read(), 20)
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE, "it is said to who reads after all"
 
 
 async def test_events_come_as_messages_in_order() -> None:

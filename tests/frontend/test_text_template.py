@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from engine.errors import ConfigError, InvalidRequest
+from frontend.text import sandbox
 from frontend.text.template import ChatTemplate
 from tests.frontend.text_samples import tokenizer
 from tests.shared_data import shared_data
@@ -163,6 +164,13 @@ def test_output_is_bounded() -> None:
     subject = ChatTemplate({"default": source}, {}, max_chars=50_000)
     with pytest.raises(InvalidRequest, match="longer than 50000"):
         subject.render([USER])
+
+
+def test_loops_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MAX_RENDER_S", 0.05)
+    source = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}"
+    with pytest.raises(InvalidRequest, match="it takes too long"):
+        template(source).render([USER])
 
 
 def test_namespaces_and_dicts_work() -> None:
