@@ -44,6 +44,7 @@ DECODE = WorkerStatus(
     queued_tokens=70,
     steps=Steps(Buckets((0, 2, 1), 0.0007), Buckets((1, 2), 5.0), Buckets((0, 0, 3), 11.0)),
     clock_ahead_s=-0.25,
+    clock_within_s=0.002,
     counts=Counts(preemptions=5, fenced_writes=1),
 )
 PREFILL = replace(
@@ -367,6 +368,8 @@ def test_queues_are_told_in_tokens_too_and_clocks_where_they_are_known(metrics: 
     assert samples["tandem_queued_prompt_tokens"] == 90
     assert samples["tandem_worker_waiting_prompt_tokens{role=decode,worker=decode-0}"] == 70
     assert samples["tandem_worker_clock_ahead_seconds{role=decode,worker=decode-0}"] == -0.25
+    assert samples["tandem_worker_clock_within_seconds{role=decode,worker=decode-0}"] == 0.002
+    assert sum(name.startswith("tandem_worker_clock") for name in samples) == 2, "of the one that is away nothing is"
 
 
 def test_refusals_by_the_limit_that_was_met(metrics: FrontendMetrics) -> None:
