@@ -191,7 +191,7 @@ class Ledger:
         client = min(self.second_client_ns, second_ns)
         rest = second_ns - client
         made = self._made(1, self.first_token_ns, rest)
-        step = min(self.step_end_ns - self.step_start_ns, made)
+        step = min(max(self.step_end_ns - self.step_start_ns, 0), made)
         queue = made - step
         if self.commit_ns:
             queue = min(max(self.step_start_ns - self.commit_ns, 0), queue)
