@@ -18,7 +18,8 @@ def ledger(finished: pb.Finished) -> Group:
         tables.append(_table("first to second token", timing.second_token_ms, list(timing.second_token_segments)))
     cached = f" ({usage.cached_tokens} cached)" if usage.cached_tokens else ""
     counts = f"{usage.prompt_tokens} prompt tokens{cached}, {usage.completion_tokens} completion tokens"
-    return Group(*tables, Text(counts, "dim"))
+    known = f"workers' clocks are known ± {timing.clock_within_ms:.2f} ms" if timing.HasField("clock_within_ms") else ""
+    return Group(*tables, *(Text(line, "dim") for line in (counts, known) if line))
 
 
 def _table(title: str, total_ms: float, segments: list[pb.Segment]) -> Table:

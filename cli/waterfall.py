@@ -29,6 +29,9 @@ class _Bar:
     name: str
     began_ms: float
     ms: float
+    way_began_ms: float = 0.0
+    way_ms: float = 0.0
+    """A part of it that was before."""
 
 
 def waterfall(record: RequestRecord, width: int = 80) -> RenderableType:
@@ -37,6 +40,7 @@ def waterfall(record: RequestRecord, width: int = 80) -> RenderableType:
     lines = [*_head(record), Text(), *_ledger(record, cells), Text()]
     if record.ttft_ms is not None:
         lines += [*_rest(record), *_largest("time to first token", record.ttft_segments, record.ttft_ms)]
+        lines += _vague(record)
         lines += _cold(record)
     else:
         lines += _largest("time until it failed", record.ttft_segments, record.e2e_ms)
@@ -64,7 +68,7 @@ def _head(record: RequestRecord) -> Iterator[Text]:
 def _ledger(record: RequestRecord, cells: int) -> Iterator[Text]:
     known_ms = record.e2e_ms if record.ttft_ms is None else record.ttft_ms + (record.second_token_ms or 0.0)
     yield _axis(known_ms, cells)
-    for bar in _bars(record.ttft_segments, 0.0):
+    for bar in _ttft_bars(record):
         yield _line(bar, sum(record.ttft_segments.values()), known_ms, cells)
     if record.ttft_ms is None:
         yield _total("no first token", record.e2e_ms)
@@ -74,6 +78,16 @@ def _ledger(record: RequestRecord, cells: int) -> Iterator[Text]:
         for bar in _bars(record.second_token_segments, record.ttft_ms):
             yield _line(bar, record.second_token_ms, known_ms, cells)
         yield _total("second token", known_ms)
+
+
+def _ttft_bars(record: RequestRecord) -> Iterator[_Bar]:
+    """The way to the worker is of egress, and before the worker's."""
+    way_ms, shift_ms, way_began_ms = record.way_ms, 0.0, 0.0
+    for bar in _bars(record.ttft_segments, 0.0):
+        if bar.name == "prefill_queue":
+            shift_ms, way_began_ms = way_ms, bar.began_ms
+        way = (way_began_ms, way_ms) if bar.name == "egress" else ()
+        yield _Bar(bar.name, bar.began_ms + shift_ms, bar.ms, *way)
 
 
 def _bars(segments: Mapping[str, float], began_ms: float) -> Iterator[_Bar]:
@@ -91,7 +105,9 @@ def _line(bar: _Bar, sum_ms: float, whole_ms: float, cells: int) -> Text:
     """`sum_ms` is what it is a share of, `whole_ms` the axis."""
     share = bar.ms / sum_ms if sum_ms > 0 else 0.0
     left = Text(f"{bar.name[:16]:<16}{_ms(bar.ms):>9}{share:>5.0%} ")
-    return left.append(drawn(bar.began_ms, bar.ms, whole_ms, cells), STYLES.get(bar.name, "blue"))
+    way = drawn(bar.way_began_ms, bar.way_ms, whole_ms, cells)
+    rest = drawn(bar.began_ms, bar.ms - bar.way_ms, whole_ms, cells)
+    return left.append(way + rest[len(way) :], STYLES.get(bar.name, "blue"))
 
 
 def _total(name: str, ms: float) -> Text:
@@ -126,6 +142,14 @@ def _largest(what: str, segments: Mapping[str, float], whole_ms: float) -> Itera
     name, ms = max(segments.items(), key=lambda item: item[1])
     meaning = f" ({BY_NAME[name].meaning})" if name in BY_NAME else ""
     yield Text(f"{ms / whole_ms:.0%} of the {what} was {name}{meaning}", "bold")
+
+
+def _vague(record: RequestRecord) -> Iterator[Text]:
+    """How well it is known where workers' segments stand; how long they are they measure."""
+    if record.clock_within_ms is not None:
+        yield Text(
+            f"workers' clocks are known ± {_ms(record.clock_within_ms)} ms: so far their segments may be shifted", "dim"
+        )
 
 
 def _cold(record: RequestRecord) -> Iterator[Text]:

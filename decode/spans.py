@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from engine import telemetry
-from engine.clock import unix_ns
 from engine.leg import Leg
 from engine.sequence import SequenceId
 from engine.telemetry import SpanEvent, Telemetry
@@ -13,7 +12,8 @@ from engine.telemetry import SpanEvent, Telemetry
 class _Open:
     leg: Leg
     granted_ns: int
-    events: list[SpanEvent]
+    events: list[tuple[str, int]]
+    """Names and times."""
     link: str = ""
     num_tokens: int = 0
 
@@ -37,7 +37,7 @@ class DecodeSpans:
     def note(self, sequence_id: SequenceId, name: str, at_ns: int, *, link: str = "") -> None:
         """Something happened to the leg: its KV arrived, its prompt was computed here."""
         if span := self._open.get(sequence_id):
-            span.events.append(SpanEvent(name, unix_ns(at_ns)))
+            span.events.append((name, at_ns))
             span.link = link or span.link
 
     def token(self, sequence_id: SequenceId) -> None:
@@ -49,18 +49,20 @@ class DecodeSpans:
         if span is None:
             return
         if given_up:
-            span.events.append(SpanEvent("given_up", unix_ns(end_ns)))
+            span.events.append(("given_up", end_ns))
+        axis = span.leg.axis
         self._tracing.record(
             "decode",
             parent=span.leg.traceparent,
-            start_ns=unix_ns(span.granted_ns),
-            end_ns=unix_ns(end_ns),
+            start_ns=axis.unix_ns(span.granted_ns),
+            end_ns=axis.unix_ns(end_ns),
             attributes={
                 telemetry.TANDEM_REQUEST_ID: span.leg.request_id,
                 telemetry.TANDEM_ATTEMPT: span.leg.attempt,
                 telemetry.TANDEM_WORKER_ID: self._worker_id,
                 telemetry.GEN_AI_USAGE_OUTPUT_TOKENS: span.num_tokens,
+                **telemetry.clock_attributes(axis),
             },
-            events=span.events,
+            events=[SpanEvent(name, axis.unix_ns(at_ns)) for name, at_ns in span.events],
             links=[span.link] if span.link else [],
         )

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from engine.clock import Axis, own_axis
 from engine.sequence import SequenceId
 from protos import worker_pb2 as pb
 
@@ -23,6 +24,11 @@ class Leg:
     given_up: str = ""
     """Why, once it is."""
 
+    @property
+    def axis(self) -> Axis:
+        """Of time, on which its frontend tells a trace."""
+        return self.session.axis or own_axis()
+
 
 @dataclass(slots=True, eq=False)
 class FrontendSession:
@@ -31,6 +37,8 @@ class FrontendSession:
     name: str
     outbox: asyncio.Queue[pb.WorkerEvent | None] = field(default_factory=asyncio.Queue)
     legs: dict[int, Leg] = field(default_factory=dict)
+    axis: Axis | None = None
+    """The frontend's, as it said last; None until it knows it."""
 
     def send(self, event: pb.WorkerEvent) -> None:
         self.outbox.put_nowait(event)

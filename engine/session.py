@@ -21,6 +21,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError
 
 from engine.blocks import CacheChanges
+from engine.clock import Axis, own_axis
 from engine.errors import InvalidRequest
 from engine.leg import FrontendSession, Leg, Row
 from engine.sequence import BlockHash, SequenceId
@@ -155,7 +156,6 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
         load, now = self._load(), time.monotonic()
         if (encoded := _news(load)) != self._last_load or now >= self._load_due_s:
             self._last_load, self._load_due_s = encoded, now + HEARTBEAT_S
-            load.sent_unix_ns = time.time_ns()
             self.broadcast(load=load)
 
     def broadcast(self, **event: object) -> None:
@@ -178,10 +178,10 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
             if self._stored:
                 yield pb.WorkerEvent(blocks_stored=pb.BlocksStored(hashes=b"".join(self._stored)))
             self._last_load = None  # this one hears what nobody was told yet: that it is over must be news to him, too
-            load = self._load()
-            load.sent_unix_ns = time.time_ns()
-            yield pb.WorkerEvent(load=load)
+            yield pb.WorkerEvent(load=self._load())
             while (event := await session.outbox.get()) is not None:
+                if event.HasField("clock_reply"):
+                    event.clock_reply.answered_ns = time.monotonic_ns()  # as late as can be
                 yield event
             if reader.done():
                 try:
@@ -281,6 +281,8 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
                 self.draining = True
             case "keep_trace":
                 self._role.keep_trace(command.keep_trace.trace_id)
+            case "clock_probe":
+                self._tell_clock(session, command.clock_probe)
             case None:
                 log.warning("command of a kind this worker does not know from %s", session.name)
 
@@ -321,6 +323,15 @@ class Sessions(worker_pb2_grpc.WorkerServicer):
                 failed = pb.Failed(leg=leg.number, reason=pb.FAILURE_REASON_INVALID, message=error.message)
                 session.send(pb.WorkerEvent(failed=failed))
                 self._give_up(leg, "its frontend said what makes no sense")
+
+    def _tell_clock(self, session: FrontendSession, probe: pb.ClockProbe) -> None:
+        received_ns = time.monotonic_ns()
+        if probe.HasField("axis"):
+            session.axis = Axis(probe.axis.unix_at_zero_ns, probe.axis.within_ns)
+        reply = pb.ClockReply(
+            sent_ns=probe.sent_ns, received_ns=received_ns, unix_at_zero_ns=own_axis().unix_at_zero_ns
+        )
+        session.send(pb.WorkerEvent(clock_reply=reply))
 
     def _refuse(self, session: FrontendSession, number: int, reason: pb.RefusalReason, message: str) -> None:
         session.send(pb.WorkerEvent(refused=pb.Refused(leg=number, reason=reason, message=message)))

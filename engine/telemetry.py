@@ -29,6 +29,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import Link, NoOpTracer, Span, SpanKind, Status, StatusCode, Tracer, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from engine.clock import Axis, own_axis
 from engine.errors import ConfigError
 from engine.unsampled import Unsampled, unsampled
 
@@ -76,6 +77,10 @@ TANDEM_SECOND_TOKEN_MS = "tandem.second_token_ms"
 TANDEM_SECOND_TOKEN_SEGMENT_MS = "tandem.second_token.{}_ms"
 TANDEM_CLIENT_MS = "tandem.client_ms"
 """That tokens waited for the client."""
+TANDEM_CLOCK_WITHIN_MS = "tandem.clock.within_ms"
+"""Of what a worker has measured: so much later or earlier it may have been."""
+TANDEM_CLOCK_AHEAD_MS = "tandem.clock.ahead_ms"
+"""The worker's wall clock, of its frontend's: the span's times are on that one's."""
 
 AttributeValue = str | bool | int | float | Sequence[str] | Sequence[bool] | Sequence[int] | Sequence[float]
 Attributes = Mapping[str, AttributeValue | None]
@@ -247,6 +252,14 @@ def finish(
         span.set_attribute(ERROR_TYPE, error)
         span.set_status(Status(StatusCode.ERROR, error))
     span.end(end_ns)
+
+
+def clock_attributes(axis: Axis) -> Attributes:
+    """How a worker's span came by its times; none where they are of its own wall clock."""
+    if axis.within_ns is None:
+        return {}
+    ahead_ns = own_axis().unix_at_zero_ns - axis.unix_at_zero_ns
+    return {TANDEM_CLOCK_WITHIN_MS: axis.within_ns / 1e6, TANDEM_CLOCK_AHEAD_MS: ahead_ns / 1e6}
 
 
 def _given(attributes: Attributes | None) -> dict[str, AttributeValue]:

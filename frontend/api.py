@@ -110,8 +110,9 @@ class WorkerStatus:
     links: tuple[KvLinkStatus, ...] = ()
     """Of a prefill worker, to decode workers."""
     clock_ahead_s: float | None = None
-    """How far its wall clock is ahead of the frontend's, less the shortest way that a report of the last minute took;
-    None until there was one."""
+    """How far its wall clock is ahead of the frontend's, by round trips; None until there was one."""
+    clock_within_s: float | None = None
+    """It may be so much more or less."""
     state: str = ""
     """Why the worker takes no requests; empty if it does."""
     counts: Counts

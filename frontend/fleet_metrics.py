@@ -60,6 +60,20 @@ WORKER_COUNTERS = (
 never goes back, and `tandem_worker_*_total` with a worker and its role for labels."""
 
 
+WORKER_CLOCKS = (
+    (
+        "tandem_worker_clock_ahead_seconds",
+        "How far its wall clock is ahead of the frontend's, by round trips.",
+        "clock_ahead_s",
+    ),
+    (
+        "tandem_worker_clock_within_seconds",
+        "It may be ahead by so much more or less: half of the shortest round trip of late, and drift since.",
+        "clock_within_s",
+    ),
+)
+"""What is known of workers' clocks, by attribute of their status."""
+
 MODEL_GAUGES = (
     ("ready", "Whether the model has a worker of every role that takes requests."),
     ("queued_requests", "Waiting for a worker of the model."),
@@ -106,15 +120,12 @@ class FleetCollector(Collector):
             for worker in workers:
                 counters.add_metric((worker.name, worker.role), getattr(worker.counts, attribute))
             yield counters
-        clocks = GaugeMetricFamily(
-            "tandem_worker_clock_ahead_seconds",
-            "By worker. How far its clock is ahead of the frontend's, less the shortest way of a report.",
-            labels=WORKER,
-        )
-        for worker in workers:
-            if worker.clock_ahead_s is not None:
-                clocks.add_metric((worker.name, worker.role), worker.clock_ahead_s)
-        yield clocks
+        for name, text, attribute in WORKER_CLOCKS:
+            clocks = GaugeMetricFamily(name, f"By worker. {text}", labels=WORKER)
+            for worker in workers:
+                if (value := getattr(worker, attribute)) is not None:
+                    clocks.add_metric((worker.name, worker.role), value)
+            yield clocks
         yield from of_steps(workers)
         yield from of_links(workers)
         yield from of_workers(models, workers)

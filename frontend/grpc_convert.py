@@ -247,6 +247,7 @@ def _finished(event: Finished) -> pb.Finished:
             second_token_segments=_segments(event.timing.second_token_segments),
             client_ms=event.timing.client_ms,
             cached_share=event.timing.cached_share,
+            clock_within_ms=event.timing.clock_within_ms,
         ),
     )
 
@@ -294,6 +295,8 @@ def timing_trailers(timing: Timing) -> tuple[tuple[str, str], ...]:
         ledger["client_ms"] = _us(timing.client_ms)
     if timing.cached_share:
         ledger["cached_share"] = round(timing.cached_share, 3)
+    if timing.clock_within_ms is not None:
+        ledger["clock_within_ms"] = _us(timing.clock_within_ms)
     return (
         ("tandem-timing", json.dumps(ledger, separators=(",", ":"))),
         ("tandem-ttft-ms", f"{timing.ttft_ms:.3f}"),

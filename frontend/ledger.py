@@ -10,22 +10,27 @@
     transfer_wait   what the first token waited for KV to move: nothing, it goes straight to the frontend
     egress          the hops to the worker and back, and handing the token to the client's stream
 
-    transfer_tail   from token one to the commit of the KV on decode, with the hops there
+    transfer_tail   from token one to the commit of the KV on decode
     decode_queue    from there to the step that joins it
     decode_step     that step
+    decode_egress   the hop back from there, and handing the token to the client's stream
     client          the token was here, and the client had not taken yet what came before it
 
 `retry` and `client` are told only where they took any time. What the rest of the answer waited for its client is one
 number beside them, and so is the share of the prompt that the prefix cache had: computing the rest of it is what
 `prefill_compute` is.
 
-Durations measured on a worker are of its own clock; only frontend times are subtracted from one another.
+Durations measured on a worker are of its own clock. Where they stand on the frontend's axis hangs on one moment of each
+worker, the end of the step that made the token, as the round trips of `frontend.clock` place it. It is kept between
+what was certainly before it and when the token was heard of: a clock that is wrong moves time between neighbours, and
+the sum stays.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from frontend.clock import Moment
 from frontend.leg_events import Row
 from frontend.request import Timing
 
@@ -40,9 +45,11 @@ TTFT_SEGMENTS = (
     "transfer_wait",
     "egress",
 )
-SECOND_TOKEN_SEGMENTS = ("transfer_tail", "decode_queue", "decode_step", "client")
+SECOND_TOKEN_SEGMENTS = ("transfer_tail", "decode_queue", "decode_step", "decode_egress", "client")
 IF_ANY = frozenset({"retry", "client"})
 """Segments that are told only where they took any time."""
+NUM_TIMED = 2
+"""Tokens of an answer that have segments."""
 
 
 @dataclass(slots=True)
@@ -63,9 +70,13 @@ class Ledger:
     has failed."""
     lost_route_ns: int = 0
     """What of `route_ns` was before that."""
+    sent_ns: int = 0
+    """When a worker was asked last."""
     queue_ns: int = 0
     """Of the worker that prefilled."""
     compute_ns: int = 0
+    made: dict[int, Moment] = field(default_factory=dict)
+    """When workers had the tokens that have segments, by index; never after they were heard of."""
     first_token_ns: int = 0
     second_token_ns: int = 0
     commit_ns: int = 0
@@ -83,6 +94,19 @@ class Ledger:
     def granted(self) -> None:
         """A decode worker has promised room."""
         self.granted_ns, self.granted_route_ns = time.monotonic_ns(), self.route_ns
+
+    def sent(self) -> None:
+        """A worker is asked for something that the first token perhaps waits for."""
+        if not self.first_token_ns:
+            self.sent_ns = time.monotonic_ns()
+
+    def heard(self, row: Row, made: Moment | None) -> None:
+        """One of the tokens that have segments has come; where it was made that was at `made`, as far as is known."""
+        if self.second_token_ns if row.index else self.first_token_ns:
+            return
+        earliest_ns = 0 if row.index else self.sent_ns + self.queue_ns + self.compute_ns
+        made = made or Moment(row.heard_ns, None)
+        self.made[row.index] = Moment(min(max(made.ns, earliest_ns), row.heard_ns), made.within_ns)
 
     def interrupted(self) -> None:
         """An attempt has failed; of account only before the first token."""
@@ -119,10 +143,17 @@ class Ledger:
         tokenize = self.tokenized_ns - self.checked_ns
         grant, retry = self._grant()
         rest = ttft_ns - admit - tokenize - self.route_ns - grant - retry
-        compute = min(self.compute_ns, rest)
-        queue = min(self.queue_ns, rest - compute)
+        made = self._made(0, self.first_token_ns - rest, rest)
+        compute = min(self.compute_ns, made)
+        queue = min(self.queue_ns, made - compute)
         parts = (admit, tokenize, self.route_ns, grant, retry, queue, compute, 0, rest - queue - compute)
-        timing = Timing(_ms(ttft_ns), _told(TTFT_SEGMENTS, parts), client_ms=_ms(self.client_ns))
+        timing = Timing(
+            _ms(ttft_ns),
+            _told(TTFT_SEGMENTS, parts),
+            client_ms=_ms(self.client_ns),
+            way_ms=_ms(made - compute - queue),
+            clock_within_ms=self._within_ms(),
+        )
         if self.second_token_ns:
             second_ns = self.second_token_ns - self.first_token_ns
             timing = replace(timing, second_token_ms=_ms(second_ns), second_token_segments=self._second(second_ns))
@@ -159,11 +190,22 @@ class Ledger:
     def _second(self, second_ns: int) -> dict[str, float]:
         client = min(self.second_client_ns, second_ns)
         rest = second_ns - client
-        step = min(self.step_end_ns - self.step_start_ns, rest)
-        queue = rest - step
+        made = self._made(1, self.first_token_ns, rest)
+        step = min(max(self.step_end_ns - self.step_start_ns, 0), made)
+        queue = made - step
         if self.commit_ns:
             queue = min(max(self.step_start_ns - self.commit_ns, 0), queue)
-        return _told(SECOND_TOKEN_SEGMENTS, (rest - step - queue, queue, step, client))
+        return _told(SECOND_TOKEN_SEGMENTS, (made - step - queue, queue, step, rest - made, client))
+
+    def _made(self, index: int, since_ns: int, rest_ns: int) -> int:
+        """How long after `since_ns` a worker had the token, of `rest_ns` that it took to be taken."""
+        made = self.made.get(index)
+        return rest_ns if made is None else min(max(made.ns - since_ns, 0), rest_ns)
+
+    def _within_ms(self) -> float | None:
+        """How far off may be what hangs on workers' clocks; None where nobody knows."""
+        within_ns = [made.within_ns for made in self.made.values() if made.within_ns is not None]
+        return _ms(max(within_ns)) if within_ns and len(within_ns) == len(self.made) else None
 
 
 def _told(names: Sequence[str], parts: Sequence[int]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import InvalidRequest, ProtocolError, TandemError
 from frontend.job import Job
+from frontend.ledger import NUM_TIMED
 from frontend.leg_events import LegEvent, Lost, Row, Start
 from frontend.link import Leg, Link
 from protos import worker_pb2 as pb
@@ -47,6 +48,7 @@ class Legs:
     def add(self, link: Link, admit: pb.Admit) -> Leg:
         leg = link.admit(admit, self._inbox)
         self._legs.append(leg)
+        self.job.ledger.sent()
         if not admit.HasField("push"):
             self.reserved = leg if admit.HasField("reserve") else None
             self.arrived, self.num_tokens = False, len(admit.token_ids)
@@ -92,6 +94,7 @@ class Legs:
         if len(job.tokens) > self.num_tokens:
             regrant.heard = job.tokens[self.num_tokens]
         (regrant.local if local else regrant.reserve).SetInParent()
+        self.job.ledger.sent()
         leg.link.regrant(regrant)
         answer = await self.answer(leg)
         match answer:
@@ -149,6 +152,8 @@ class Legs:
             return  # it was given up; what it still says is of no account
         if isinstance(event, Row):
             self._early[event.index] = event
+            if event.index < NUM_TIMED:
+                self.job.ledger.heard(event, sender.link.clock.here(event.end_ns))
             return
         ledger = self.job.ledger
         match event:

@@ -21,7 +21,7 @@ from engine.hashes import split_hashes
 from engine.sequence import BlockHash
 from engine.tls import Tls
 from engine.wire import MAX_MESSAGE_BYTES
-from frontend.clock import Clock
+from frontend.clock import Clock, pauses_s
 from frontend.leg_events import LegEvent, Lost, Row, Start
 from frontend.pulse import Pulse
 from frontend.tally import Tally
@@ -104,7 +104,7 @@ class Link:
     tally: Tally = field(default_factory=Tally)
     """Goes on over the worker's starts, and over links to it."""
     clock: Clock = field(default_factory=Clock)
-    """The worker's, against this one."""
+    """Where the worker's stands against this one's."""
     hashes: set[BlockHash] = field(default_factory=set)
     _legs: dict[int, Leg] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -209,28 +209,38 @@ class Link:
         return self.hello.lease_ms / 1000 if self.hello else UNKNOWN_LEASE_S
 
     async def _commands(self, outbox: "asyncio.Queue[pb.WorkerCommand]") -> AsyncIterator[pb.WorkerCommand]:
-        """Commands as they come; three times per lease a renewal of all leases, and again what was not answered yet."""
-        renewed_at = time.monotonic()
+        """Commands as they come, renewals three times per lease, and now and then a question to the worker's clock."""
+        renewed_at, pauses = time.monotonic(), pauses_s()
+        probe_at = renewed_at + next(pauses)
         while True:
-            wait_s = renewed_at + self._lease_s() / 3 - time.monotonic()
+            renew_at = renewed_at + self._lease_s() / 3
+            wait_s = min(renew_at, probe_at) - time.monotonic()
             try:
                 if wait_s <= 0:  # however many commands wait
                     raise TimeoutError
                 command = await asyncio.wait_for(outbox.get(), wait_s)
             except TimeoutError:
-                renewed_at = time.monotonic()
-                wanted = [leg.number for leg in self._legs.values() if leg.wanted]
-                for leg in self._legs.values():
-                    if not leg.wanted:
-                        self.abort(leg)
-                command = pb.WorkerCommand(renew_lease=pb.RenewLease(legs=wanted))
+                if probe_at < renew_at:
+                    probe_at = time.monotonic() + next(pauses)
+                    command = pb.WorkerCommand(clock_probe=self.clock.probe(time.monotonic_ns()))
+                else:
+                    renewed_at = time.monotonic()
+                    command = self._renewal()
             yield command
+
+    def _renewal(self) -> pb.WorkerCommand:
+        """Of all leases; what was not answered yet is said again."""
+        for leg in self._legs.values():
+            if not leg.wanted:
+                self.abort(leg)
+        wanted = [leg.number for leg in self._legs.values() if leg.wanted]
+        return pb.WorkerCommand(renew_lease=pb.RenewLease(legs=wanted))
 
     def _down(self) -> None:
         legs, self._legs = self._legs, {}
         died = Start(self.address, self.incarnation) if self.view is not None and not self.view.draining else None
         self.view = self.hello = None
-        self.clock.forget()
+        self.clock = Clock()
         self.load = pb.Load()  # what it said when it was there is true no more, and would be added up
         self.hashes = set()
         for leg in legs.values():
@@ -245,6 +255,8 @@ class Link:
                 self._take_rows(event.step_output)
             case "load":
                 self._take_load(event.load)
+            case "clock_reply":
+                self.clock.take(event.clock_reply, time.monotonic_ns())
             case "hello":
                 self._take_hello(event.hello)
             case "blocks_stored":
@@ -310,7 +322,6 @@ class Link:
 
     def _take_load(self, load: pb.Load) -> None:
         self.load = load
-        self.clock.heard(load.sent_unix_ns, time.time_ns(), time.monotonic())
         self.tally.take(self.incarnation, load)
         view = self.view
         if view is None:

@@ -79,6 +79,7 @@ class Notes:
         ledger, job, now_ns = self.ledger, self.job, self._ended_ns or time.monotonic_ns()
         timing = ledger.timing() if ledger.first_token_ns else None
         second_ms = timing.second_token_ms if timing else None
+        within_ms = timing.clock_within_ms if timing else None
         # A client that leaves in the middle has what it wanted; one that leaves before has perhaps waited too long.
         failed = error is not None and (error != CANCELLED or timing is None)
         return RequestRecord(
@@ -101,6 +102,8 @@ class Notes:
             second_token_ms=None if second_ms is None else round(second_ms, 3),
             second_token_segments=rounded(timing.second_token_segments) if timing else {},
             client_ms=round(ledger.client_ns / 1e6, 3),
+            way_ms=round(timing.way_ms, 3) if timing else 0.0,
+            clock_within_ms=None if within_ms is None else round(within_ms, 3),
             num_attempts=job.attempt if job else 0,
             attempts=self._attempts,
         )

@@ -272,4 +272,6 @@ def _ledger_attributes(timing: Timing) -> Mapping[str, float]:
             attributes[telemetry.TANDEM_SECOND_TOKEN_SEGMENT_MS.format(name)] = ms
     if timing.client_ms:
         attributes[telemetry.TANDEM_CLIENT_MS] = timing.client_ms
+    if timing.clock_within_ms is not None:
+        attributes[telemetry.TANDEM_CLOCK_WITHIN_MS] = timing.clock_within_ms
     return attributes

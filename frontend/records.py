@@ -96,6 +96,10 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     second_token_segments: dict[str, float]
     client_ms: float = 0.0
     """That tokens waited for the client to take those before them."""
+    way_ms: float = 0.0
+    """Of the segment egress, what was before prefill_queue: the way to the worker."""
+    clock_within_ms: float | None = None
+    """Where workers' parts begin and end may be so much off, for they have clocks of their own; null: nobody knows."""
     num_attempts: int
     attempts: list[RequestAttempt]
 

@@ -292,6 +292,10 @@ class Timing:
     """That tokens waited for the client to take those before them, over the whole answer."""
     cached_share: float = 0.0
     """Of the prompt's tokens, those that the prefix cache had."""
+    way_ms: float = 0.0
+    """Of `egress`, what was before `prefill_queue`: the way to the worker."""
+    clock_within_ms: float | None = None
+    """Workers have clocks of their own: where their parts begin and end may be so much off. None: nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,6 +77,12 @@ SEGMENTS = (
     Segment(
         "decode_step", Kind.WORK, "that step", "one more decode worker, fewer --max-sequences, --quantization int8"
     ),
+    Segment(
+        "decode_egress",
+        Kind.WORK,
+        "the hop back from the decode worker, and the client's stream",
+        "the network between frontend and workers, the frontend's CPU",
+    ),
     Segment("client", Kind.WAIT, "the client had not taken yet what came before", "the client, or what is before it"),
 )
 """In the order of time; `prefill` stands for what comes after it where no more is known."""

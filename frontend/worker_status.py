@@ -1,5 +1,6 @@
 """What is told of a worker, from what its link knows of it. Values alone."""
 
+import time
 from collections.abc import Collection
 
 from engine.histogram import Buckets, Steps
@@ -11,6 +12,7 @@ from protos import worker_pb2 as pb
 def worker_status(role: "pb.Role", link: Link, models: Collection[str]) -> WorkerStatus:
     """`models` are those that the frontend serves."""
     hello, load, state = link.hello or pb.Hello(), link.load, _state(link, models)
+    ahead = link.clock.ahead(time.monotonic_ns())
     return WorkerStatus(
         worker_id=hello.worker_id,
         role="prefill" if role == pb.ROLE_PREFILL else "decode",
@@ -33,7 +35,8 @@ def worker_status(role: "pb.Role", link: Link, models: Collection[str]) -> Worke
         slowdown=load.slowdown,
         steps=Steps(_buckets(load.step_seconds), _buckets(load.step_sequences), _buckets(load.step_tokens)),
         links=tuple(map(_kv_link, load.links)),
-        clock_ahead_s=link.clock.ahead_s,
+        clock_ahead_s=ahead.seconds if ahead else None,
+        clock_within_s=ahead.within_s if ahead else None,
         state=state,
         counts=link.tally.total,
     )

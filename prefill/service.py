@@ -12,8 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from opentelemetry.trace import Span
-
 from engine.blocks import CacheChanges
 from engine.constraints import Constraints
 from engine.custody import inspect
@@ -25,14 +23,14 @@ from engine.sequence import Sequence as Prompt
 from engine.sequence import SequenceId
 from engine.session import Sessions
 from engine.steploop import StepLoop
-from engine.telemetry import about, finish, inject
+from engine.telemetry import about
 from engine.wire import custody_to, finish_to, histogram_to, logprobs_to, scores_to, sequence_from
 from kvtransfer.endpoints import Senders, check_layout, choose
 from kvtransfer.link_meter import LinkMeter
 from kvtransfer.transport import Commit, Ticket
 from kvtransfer.wire import ticket_from_proto
 from prefill.scheduler import BlocksReady, Freed, PromptDone
-from prefill.spans import PrefillSpans
+from prefill.spans import PrefillSpans, TransferSpan
 from prefill.worker import (
     Close,
     Command,
@@ -214,7 +212,7 @@ class PrefillService:
 
     async def _push(self, leg: Leg, ticket: Ticket, ready: asyncio.Queue[BlocksReady | PromptDone]) -> None:
         """Send blocks as they become ready, then the commit."""
-        span: Span | None = None
+        span: TransferSpan | None = None
         failure: TandemError | None = TransferFailed("the transfer broke off")
         try:
             while True:
@@ -225,7 +223,7 @@ class PrefillService:
                 skip = max(0, ticket.first_block - item.first)
                 if blocks := item.blocks[skip:]:
                     await self._senders.send(ticket, item.first + skip, blocks)
-            await self._senders.commit(ticket, Commit(item.token, inject(span)))
+            await self._senders.commit(ticket, Commit(item.token, span.traceparent))
             failure = None
         except asyncio.CancelledError:
             failure = None
@@ -234,7 +232,7 @@ class PrefillService:
             failure = error
         finally:
             if span is not None:
-                finish(span, error=failure.reason if failure else None)
+                span.finish(failure.reason if failure else None)
             if failure is not None:
                 self._say_failed(leg, failure)
 

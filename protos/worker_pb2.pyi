@@ -64,20 +64,22 @@ FAILURE_REASON_INVALID: FailureReason
 FAILURE_REASON_DEAD_END: FailureReason
 
 class WorkerCommand(_message.Message):
-    __slots__ = ("admit", "abort", "renew_lease", "drain", "regrant", "keep_trace")
+    __slots__ = ("admit", "abort", "renew_lease", "drain", "regrant", "clock_probe", "keep_trace")
     ADMIT_FIELD_NUMBER: _ClassVar[int]
     ABORT_FIELD_NUMBER: _ClassVar[int]
     RENEW_LEASE_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     REGRANT_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_PROBE_FIELD_NUMBER: _ClassVar[int]
     KEEP_TRACE_FIELD_NUMBER: _ClassVar[int]
     admit: Admit
     abort: Abort
     renew_lease: RenewLease
     drain: Drain
     regrant: Regrant
+    clock_probe: ClockProbe
     keep_trace: KeepTrace
-    def __init__(self, admit: _Optional[_Union[Admit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., renew_lease: _Optional[_Union[RenewLease, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., regrant: _Optional[_Union[Regrant, _Mapping]] = ..., keep_trace: _Optional[_Union[KeepTrace, _Mapping]] = ...) -> None: ...
+    def __init__(self, admit: _Optional[_Union[Admit, _Mapping]] = ..., abort: _Optional[_Union[Abort, _Mapping]] = ..., renew_lease: _Optional[_Union[RenewLease, _Mapping]] = ..., drain: _Optional[_Union[Drain, _Mapping]] = ..., regrant: _Optional[_Union[Regrant, _Mapping]] = ..., clock_probe: _Optional[_Union[ClockProbe, _Mapping]] = ..., keep_trace: _Optional[_Union[KeepTrace, _Mapping]] = ...) -> None: ...
 
 class Admit(_message.Message):
     __slots__ = ("leg", "request_id", "attempt", "token_ids", "num_prompt", "block_hashes", "sampling", "traceparent", "hash_root", "grammar", "pooling", "prompt_logprobs", "reserve", "local", "push", "single_token")
@@ -200,6 +202,22 @@ class Drain(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ClockProbe(_message.Message):
+    __slots__ = ("sent_ns", "axis")
+    SENT_NS_FIELD_NUMBER: _ClassVar[int]
+    AXIS_FIELD_NUMBER: _ClassVar[int]
+    sent_ns: int
+    axis: ClockAxis
+    def __init__(self, sent_ns: _Optional[int] = ..., axis: _Optional[_Union[ClockAxis, _Mapping]] = ...) -> None: ...
+
+class ClockAxis(_message.Message):
+    __slots__ = ("unix_at_zero_ns", "within_ns")
+    UNIX_AT_ZERO_NS_FIELD_NUMBER: _ClassVar[int]
+    WITHIN_NS_FIELD_NUMBER: _ClassVar[int]
+    unix_at_zero_ns: int
+    within_ns: int
+    def __init__(self, unix_at_zero_ns: _Optional[int] = ..., within_ns: _Optional[int] = ...) -> None: ...
+
 class KeepTrace(_message.Message):
     __slots__ = ("trace_id",)
     TRACE_ID_FIELD_NUMBER: _ClassVar[int]
@@ -207,7 +225,7 @@ class KeepTrace(_message.Message):
     def __init__(self, trace_id: _Optional[bytes] = ...) -> None: ...
 
 class WorkerEvent(_message.Message):
-    __slots__ = ("hello", "granted", "refused", "step_output", "prefill_done", "kv_arrived", "failed", "released", "load", "blocks_stored", "blocks_evicted", "prompt_scores")
+    __slots__ = ("hello", "granted", "refused", "step_output", "prefill_done", "kv_arrived", "failed", "released", "load", "blocks_stored", "blocks_evicted", "prompt_scores", "clock_reply")
     HELLO_FIELD_NUMBER: _ClassVar[int]
     GRANTED_FIELD_NUMBER: _ClassVar[int]
     REFUSED_FIELD_NUMBER: _ClassVar[int]
@@ -220,6 +238,7 @@ class WorkerEvent(_message.Message):
     BLOCKS_STORED_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_EVICTED_FIELD_NUMBER: _ClassVar[int]
     PROMPT_SCORES_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_REPLY_FIELD_NUMBER: _ClassVar[int]
     hello: Hello
     granted: Granted
     refused: Refused
@@ -232,7 +251,8 @@ class WorkerEvent(_message.Message):
     blocks_stored: BlocksStored
     blocks_evicted: BlocksEvicted
     prompt_scores: PromptScores
-    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., step_output: _Optional[_Union[StepOutput, _Mapping]] = ..., prefill_done: _Optional[_Union[PrefillDone, _Mapping]] = ..., kv_arrived: _Optional[_Union[KvArrived, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., released: _Optional[_Union[Released, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks_stored: _Optional[_Union[BlocksStored, _Mapping]] = ..., blocks_evicted: _Optional[_Union[BlocksEvicted, _Mapping]] = ..., prompt_scores: _Optional[_Union[PromptScores, _Mapping]] = ...) -> None: ...
+    clock_reply: ClockReply
+    def __init__(self, hello: _Optional[_Union[Hello, _Mapping]] = ..., granted: _Optional[_Union[Granted, _Mapping]] = ..., refused: _Optional[_Union[Refused, _Mapping]] = ..., step_output: _Optional[_Union[StepOutput, _Mapping]] = ..., prefill_done: _Optional[_Union[PrefillDone, _Mapping]] = ..., kv_arrived: _Optional[_Union[KvArrived, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ..., released: _Optional[_Union[Released, _Mapping]] = ..., load: _Optional[_Union[Load, _Mapping]] = ..., blocks_stored: _Optional[_Union[BlocksStored, _Mapping]] = ..., blocks_evicted: _Optional[_Union[BlocksEvicted, _Mapping]] = ..., prompt_scores: _Optional[_Union[PromptScores, _Mapping]] = ..., clock_reply: _Optional[_Union[ClockReply, _Mapping]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("worker_id", "incarnation", "role", "model", "layout", "num_blocks", "block_tokens", "block_bytes", "max_context", "max_sequences", "lease_ms", "vocab_size", "transports", "draining", "max_step_tokens", "profile", "own_profile", "cpu_board")
@@ -410,8 +430,20 @@ class Released(_message.Message):
     leg: int
     def __init__(self, leg: _Optional[int] = ...) -> None: ...
 
+class ClockReply(_message.Message):
+    __slots__ = ("sent_ns", "received_ns", "answered_ns", "unix_at_zero_ns")
+    SENT_NS_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_NS_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_NS_FIELD_NUMBER: _ClassVar[int]
+    UNIX_AT_ZERO_NS_FIELD_NUMBER: _ClassVar[int]
+    sent_ns: int
+    received_ns: int
+    answered_ns: int
+    unix_at_zero_ns: int
+    def __init__(self, sent_ns: _Optional[int] = ..., received_ns: _Optional[int] = ..., answered_ns: _Optional[int] = ..., unix_at_zero_ns: _Optional[int] = ...) -> None: ...
+
 class Load(_message.Message):
-    __slots__ = ("free_blocks", "promised_blocks", "running", "waiting", "waiting_tokens", "prefill_tokens_per_s", "decode_step_s", "transfer_bytes_per_s", "preemptions", "fenced_writes", "draining", "cached_blocks", "leaked_blocks", "slowdown", "stalled", "step_seconds", "step_sequences", "step_tokens", "links", "sent_unix_ns", "unready")
+    __slots__ = ("free_blocks", "promised_blocks", "running", "waiting", "waiting_tokens", "prefill_tokens_per_s", "decode_step_s", "transfer_bytes_per_s", "preemptions", "fenced_writes", "draining", "cached_blocks", "leaked_blocks", "slowdown", "stalled", "step_seconds", "step_sequences", "step_tokens", "links", "unready")
     FREE_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     PROMISED_BLOCKS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -431,7 +463,6 @@ class Load(_message.Message):
     STEP_SEQUENCES_FIELD_NUMBER: _ClassVar[int]
     STEP_TOKENS_FIELD_NUMBER: _ClassVar[int]
     LINKS_FIELD_NUMBER: _ClassVar[int]
-    SENT_UNIX_NS_FIELD_NUMBER: _ClassVar[int]
     UNREADY_FIELD_NUMBER: _ClassVar[int]
     free_blocks: int
     promised_blocks: int
@@ -452,9 +483,8 @@ class Load(_message.Message):
     step_sequences: Histogram
     step_tokens: Histogram
     links: _containers.RepeatedCompositeFieldContainer[KvLink]
-    sent_unix_ns: int
     unready: str
-    def __init__(self, free_blocks: _Optional[int] = ..., promised_blocks: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_step_s: _Optional[float] = ..., transfer_bytes_per_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., fenced_writes: _Optional[int] = ..., draining: _Optional[bool] = ..., cached_blocks: _Optional[int] = ..., leaked_blocks: _Optional[int] = ..., slowdown: _Optional[float] = ..., stalled: _Optional[str] = ..., step_seconds: _Optional[_Union[Histogram, _Mapping]] = ..., step_sequences: _Optional[_Union[Histogram, _Mapping]] = ..., step_tokens: _Optional[_Union[Histogram, _Mapping]] = ..., links: _Optional[_Iterable[_Union[KvLink, _Mapping]]] = ..., sent_unix_ns: _Optional[int] = ..., unready: _Optional[str] = ...) -> None: ...
+    def __init__(self, free_blocks: _Optional[int] = ..., promised_blocks: _Optional[int] = ..., running: _Optional[int] = ..., waiting: _Optional[int] = ..., waiting_tokens: _Optional[int] = ..., prefill_tokens_per_s: _Optional[float] = ..., decode_step_s: _Optional[float] = ..., transfer_bytes_per_s: _Optional[float] = ..., preemptions: _Optional[int] = ..., fenced_writes: _Optional[int] = ..., draining: _Optional[bool] = ..., cached_blocks: _Optional[int] = ..., leaked_blocks: _Optional[int] = ..., slowdown: _Optional[float] = ..., stalled: _Optional[str] = ..., step_seconds: _Optional[_Union[Histogram, _Mapping]] = ..., step_sequences: _Optional[_Union[Histogram, _Mapping]] = ..., step_tokens: _Optional[_Union[Histogram, _Mapping]] = ..., links: _Optional[_Iterable[_Union[KvLink, _Mapping]]] = ..., unready: _Optional[str] = ...) -> None: ...
 
 class Histogram(_message.Message):
     __slots__ = ("counts", "sum")

@@ -62,7 +62,9 @@ def record(number: int = 0, **changes: object) -> RequestRecord:
         ttft_ms=180.0,
         ttft_segments=SEGMENTS,
         second_token_ms=40.0,
-        second_token_segments={"transfer_tail": 18.0, "decode_queue": 6.0, "decode_step": 16.0},
+        second_token_segments={"transfer_tail": 17.0, "decode_queue": 6.0, "decode_step": 16.0, "decode_egress": 1.0},
+        way_ms=0.9,
+        clock_within_ms=0.21,
         num_attempts=1,
         attempts=[RequestAttempt(1, 8.1, REMOTE)],
     )

@@ -49,6 +49,7 @@ WORKER = WorkerStatus(
     queued=0,
     links=(LINK,),
     clock_ahead_s=0.0,
+    clock_within_s=0.0,
     counts=COUNTS,
 )
 MODEL = ModelStatus(name="m", aliases=(), fallback=(), ready=True, reason="", queued_requests=0, max_queued_requests=1)

@@ -11,7 +11,7 @@ from cli.page import Frontend
 from frontend.status import ServerStatus
 
 FAR_S = 0.05
-"""Clocks that are so far apart draw the spans of one request in the wrong order."""
+"""Lines of logs that are so far apart stand in the wrong order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +56,13 @@ def check_clocks(heard: Heard) -> Iterator[Finding]:
     for worker in heard.status.workers:
         if worker.clock_ahead_s is not None:
             name = f"{worker.role} {worker.worker_id}'s clock"
-            yield _clock(name, worker.clock_ahead_s, 0.0, "the frontend's")
+            yield _clock(name, worker.clock_ahead_s, worker.clock_within_s or 0.0, "the frontend's")
 
 
 def _clock(whose: str, ahead_s: float, within_s: float, than: str) -> Finding:
-    far = abs(ahead_s) - within_s
     word = "ahead of" if ahead_s > 0 else "behind"
-    says = f"{whose} is {abs(ahead_s) * 1e3:,.1f} ms {word} {than}" + (f" ± {within_s * 1e3:,.1f}" if within_s else "")
-    if far > FAR_S:
-        return warning("clocks", says, "chrony or systemd-timesyncd on every host; durations are right all the same")
+    says = f"{whose} is {abs(ahead_s) * 1e3:,.1f} ms {word} {than} ± {within_s * 1e3:,.1f}"
+    if abs(ahead_s) - within_s > FAR_S:
+        remedy = "chrony or systemd-timesyncd on every host; times in logs are wrong, durations and traces are not"
+        return warning("clocks", says, remedy)
     return ok("clocks", says)

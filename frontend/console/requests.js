@@ -235,6 +235,7 @@ function facts(record, traceUi) {
     ["Asked", `${words(record.operation)}, ${record.model}`],
     ["Tokens", `${count(record.prompt_tokens)} of the prompt${cached}, ${count(record.output_tokens)} of the answer`],
     ["Whole time", ms(record.e2e_ms)],
+    record.clock_within_ms !== null ? ["Workers' clocks", `known ± ${ms(record.clock_within_ms)}`] : null,
     record.key ? ["Key", record.key] : null,
     record.trace_id ? ["Trace", trace(record, traceUi)] : null,
   ].filter(Boolean);

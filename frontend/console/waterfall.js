@@ -54,10 +54,20 @@ export function waterfall(record) {
   const knownMs = first === null ? record.e2e_ms : first + (record.second_token_ms || 0);
   const rows = el("tbody");
   let at = 0;
+  let wayAt = 0;
   const add = (segments, sumMs) => {
     for (const [name, value] of Object.entries(segments)) {
-      rows.append(line(name, value, sumMs, at, knownMs));
-      at += value;
+      if (name === "prefill_queue") {
+        wayAt = at; // the way there is of egress, and before the worker's
+        at += record.way_ms;
+      }
+      const way = name === "egress" ? record.way_ms : 0;
+      const pieces = [
+        [wayAt, way],
+        [at, value - way],
+      ];
+      rows.append(line(name, value, sumMs, pieces, knownMs));
+      at += value - way;
     }
   };
   const total = (name, value) =>
@@ -98,16 +108,17 @@ export function waterfall(record) {
   );
 }
 
-function line(name, value, sumMs, at, wholeMs) {
-  const left = wholeMs > 0 ? (100 * at) / wholeMs : 0;
-  const width = wholeMs > 0 ? (100 * value) / wholeMs : 0;
-  const bar = el("span", { class: `fall s-${name}`, style: { left: `${left}%`, width: `${width}%` } });
+function line(name, value, sumMs, pieces, wholeMs) {
+  const part = (ms) => (wholeMs > 0 ? `${(100 * ms) / wholeMs}%` : "0");
+  const bars = pieces
+    .filter(([, ms]) => ms > 0)
+    .map(([at, ms]) => el("span", { class: `fall s-${name}`, style: { left: part(at), width: part(ms) } }));
   return el(
     "tr",
     { title: meaning(name) },
     el("th", { scope: "row", text: name }),
     el("td", { class: "num", text: ms(value) }),
     el("td", { class: "num", text: sumMs > 0 ? percent(value / sumMs) : "–" }),
-    el("td", { class: "falls" }, value > 0 ? bar : null),
+    el("td", { class: "falls" }, ...bars),
   );
 }

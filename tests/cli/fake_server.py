@@ -40,6 +40,7 @@ class FakeInference(InferenceServicer):
             ttft_segments=[pb.Segment(name="tokenize", ms=2.5), pb.Segment(name="prefill_compute", ms=7.5)],
             second_token_ms=4.0,
             second_token_segments=[pb.Segment(name="decode_step", ms=4.0)],
+            clock_within_ms=0.25,
         )
         usage = pb.Usage(prompt_tokens=20, completion_tokens=len(self.words), cached_tokens=16)
         yield pb.GenerateResponse(finished=pb.Finished(usage=usage, timing=timing))

@@ -56,6 +56,7 @@ def test_timing_shows_the_ledger_under_the_answer() -> None:
     assert "10.0 ms" in lines["time to first token"]
     assert "4.0 ms" in lines["first to second token"]
     assert "20 prompt tokens (16 cached), 3 completion tokens" in output
+    assert "workers' clocks are known ± 0.25 ms" in output
 
 
 def test_the_key_is_sent_and_an_error_is_told() -> None:

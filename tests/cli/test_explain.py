@@ -35,18 +35,20 @@ admit                0.10   0% ▏
 tokenize             1.40   1% ▍
 route                0.08   0% ▍
 grant                6.50   4% █▊
-prefill_queue        22.0  12%  █████▊
-prefill_compute     148.0  82%       █████████████████████████████████▋
+prefill_queue        22.0  12%   ████▉
+prefill_compute     148.0  82%       █████████████████████████████████▉
 transfer_wait        0.00   0%
-egress               1.92   1%                                        █▏
+egress               1.92   1%  █                                     █▏
 first token         180.0
-transfer_tail        18.0  45%                                         ████▏
-decode_queue         6.00  15%                                             █▍
-decode_step          16.0  40%                                              ████
+transfer_tail        17.0  42%                                         ███▉
+decode_queue         6.00  15%                                            ██▎
+decode_step          16.0  40%                                              ███▊
+decode_egress        1.00   2%                                                 █
 second token        220.0
 
 62 more tokens in 1,240 ms, 20.0 ms each
 82% of the time to first token was prefill_compute (computing the prompt)
+workers' clocks are known ± 0.21 ms: so far their segments may be shifted
 
 at 8.10 ms: remote, prefill-1 → decode-0
   256 tokens of the prompt were in its cache
@@ -59,6 +61,14 @@ at 8.10 ms: remote, prefill-1 → decode-0
 
 def test_the_whole_of_a_request() -> None:
     assert [line.rstrip() for line in text(record()).splitlines()] == WATERFALL.splitlines()
+
+
+def test_what_is_not_known_of_clocks_is_not_told() -> None:
+    plain = text(record(way_ms=0.0, clock_within_ms=None))
+    assert "clocks" not in plain
+    (egress,) = [line for line in plain.splitlines() if line.startswith("egress")]
+    assert len(egress[31:].split()) == 1, "one piece, where nothing tells the way there from the way back"
+    assert len([line for line in text(record()).splitlines() if line.startswith("egress")][0][31:].split()) == 2
 
 
 def test_a_request_that_was_refused() -> None:

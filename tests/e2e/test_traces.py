@@ -20,7 +20,7 @@ SERVICES = {
     "decode": "tandem-decode",
 }
 SEGMENTS = {"admit", "tokenize", "route", "grant", "prefill_queue", "prefill_compute", "transfer_wait", "egress"}
-SECOND_SEGMENTS = {"transfer_tail", "decode_queue", "decode_step"}
+SECOND_SEGMENTS = {"transfer_tail", "decode_queue", "decode_step", "decode_egress"}
 
 
 @pytest.fixture(scope="module")

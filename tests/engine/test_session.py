@@ -2,6 +2,7 @@
 
 import asyncio
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import pytest
 
 from engine import session as sessions_module
 from engine.blocks import CacheChanges
+from engine.clock import Axis, own_axis
 from engine.errors import InvalidRequest
 from engine.leg import Leg, Row
 from engine.sequence import BlockHash, SequenceId
@@ -284,6 +286,25 @@ async def test_a_step_is_one_message_of_columns() -> None:
         assert list(output.finish_reasons) == [0, pb.FINISH_REASON_LENGTH, pb.FINISH_REASON_STOP]
         assert list(output.logprobs) == [pb.Logprobs(row=1, chosen=-1.0)]
         assert [number for number, name in ids.items() if role.sessions.leg(name)] == [1, 3]
+
+
+async def test_a_question_to_its_clock_is_answered_and_every_frontend_has_its_own_axis() -> None:
+    role = FakeRole()
+    async with worker(role) as address, frontend(address) as f, frontend(address) as other:
+        for number, each in ((1, f), (2, other)):
+            each.admit(number)
+            await role.until(number)
+        asked_ns = time.monotonic_ns()
+        f.send(clock_probe=pb.ClockProbe(sent_ns=7))
+        reply = (await f.hear()).clock_reply
+        assert reply.sent_ns == 7
+        assert asked_ns <= reply.received_ns <= reply.answered_ns <= time.monotonic_ns()
+        assert reply.unix_at_zero_ns == pytest.approx(own_axis().unix_at_zero_ns, abs=1e9)
+        assert role.legs[1].axis.within_ns is None, "nobody has said where it stands"
+        f.send(clock_probe=pb.ClockProbe(sent_ns=8, axis=pb.ClockAxis(unix_at_zero_ns=-5, within_ns=6)))
+        assert (await f.hear()).clock_reply.sent_ns == 8
+        assert role.legs[1].axis == Axis(-5, 6)
+        assert role.legs[2].axis.within_ns is None
 
 
 async def test_a_lease_that_is_not_renewed_ends_the_leg(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ MODEL = "org/demo"
 VOCAB_SIZE = 257
 EOS = 256
 MAX_CONTEXT = 4096
-TIMING = Timing(12.5, {"admit": 2.5, "prefill_compute": 10.0}, 3.25, {"decode_step": 3.25})
+TIMING = Timing(12.5, {"admit": 2.5, "prefill_compute": 10.0}, 3.25, {"decode_step": 3.25}, clock_within_ms=0.125)
 
 VECTOR = struct.pack("<2f", 3.0, -4.0)
 """Of every prompt."""

@@ -33,6 +33,7 @@ async def test_token_one_comes_from_prefill_and_the_rest_from_decode() -> None:
             await hearing.next()
     assert made.tokens[9:] == [50, 51, 52]
     assert (made.ledger.queue_ns, made.ledger.compute_ns, made.ledger.commit_ns) == (5, 7, 9)
+    assert made.ledger.granted_ns <= made.ledger.sent_ns <= made.ledger.made[0].ns <= made.ledger.made[1].ns
     assert made.cached_tokens == 8
 
 

@@ -262,6 +262,7 @@ class Scripted(worker_pb2_grpc.WorkerServicer):
     def __init__(self) -> None:
         self.events: asyncio.Queue[pb.WorkerEvent | None] = asyncio.Queue()
         self.commands: asyncio.Queue[pb.WorkerCommand] = asyncio.Queue()
+        self.probes: asyncio.Queue[pb.ClockProbe] = asyncio.Queue()
 
     async def Session(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.WorkerCommand], context: object
@@ -274,7 +275,10 @@ class Scripted(worker_pb2_grpc.WorkerServicer):
 
     async def _read(self, commands: AsyncIterator[pb.WorkerCommand]) -> None:
         async for command in commands:
-            self.commands.put_nowait(command)
+            if command.HasField("clock_probe"):
+                self.probes.put_nowait(command.clock_probe)
+            else:
+                self.commands.put_nowait(command)
 
 
 @asynccontextmanager
@@ -322,10 +326,34 @@ async def test_leases_of_wanted_legs_are_renewed_and_others_are_aborted_until_th
         kept, left = (link.admit(pb.Admit(token_ids=[1]), inbox) for _ in "ab")
         left.abort()
         async with asyncio.timeout(10):
-            while not (command := await worker.commands.get()).HasField("renew_lease"):
+            commands: list[pb.WorkerCommand] = []
+            while sum(command.HasField("abort") for command in commands) < 2:
+                commands.append(await worker.commands.get())
+    assert {command.abort.leg for command in commands if command.HasField("abort")} == {left.number}
+    renewed = [list(command.renew_lease.legs) for command in commands if command.HasField("renew_lease")]
+    assert [kept.number] in renewed
+    assert not any(left.number in legs for legs in renewed)
+
+
+async def test_a_workers_clock_is_asked_again_and_again_and_told_what_that_gave() -> None:
+    async with scripted() as (worker, address), running(address) as fleet:
+        link = await up(fleet)
+        async with asyncio.timeout(10):
+            first = await worker.probes.get()
+            assert not first.HasField("axis")
+            assert link.clock.here(0) is None
+            reply = pb.ClockReply(sent_ns=first.sent_ns, received_ns=5, answered_ns=5)
+            worker.events.put_nowait(pb.WorkerEvent(clock_reply=reply))
+            while not (probe := await worker.probes.get()).HasField("axis"):
                 pass
-            assert (await worker.commands.get()).abort.leg == left.number
-    assert list(command.renew_lease.legs) == [kept.number]
+        here = link.clock.here(5)
+        assert here is not None
+        assert here.within_ns is not None
+        assert first.sent_ns - here.within_ns <= here.ns <= probe.sent_ns + here.within_ns
+        assert probe.axis.within_ns > 0
+        worker.events.put_nowait(None)
+        await down(fleet)
+        assert link.clock.here(5) is None, "its next start has another clock"
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from protos.generate_pb2_grpc import InferenceStub
 Detail = TypeVar("Detail", bound=Message)
 
 STARTED = Started("req-1", "m", 3, 2**64 - 1)
-TIMING = Timing(12.3456, {"admit": 0.1, "egress": 12.2456}, 4.0, {"decode_step": 4.0})
+TIMING = Timing(12.3456, {"admit": 0.1, "egress": 12.2456}, 4.0, {"decode_step": 4.0}, clock_within_ms=0.1234)
 FINISHED = Finished(Finish.LENGTH, None, Usage(3, 2, 1), TIMING)
 ANSWER = (STARTED, Delta("Hel", (1,), 0), Delta("lo", (2,), 1), FINISHED)
 LIMITS = checks.ModelLimits(vocab_size=100, max_context=64, eos_token_ids=frozenset((2,)))
@@ -242,6 +242,7 @@ async def test_metadata_carries_the_request_id_and_the_ledger() -> None:
         "ttft_segments": {"admit": 0.1, "egress": 12.246},
         "second_token_ms": 4.0,
         "second_token_segments": {"decode_step": 4.0},
+        "clock_within_ms": 0.123,
     }
 
 

@@ -23,7 +23,7 @@ from frontend.tally import Counts
 TIMING = Timing(
     45.0,
     {name: float(ms) for ms, name in enumerate(TTFT_SEGMENTS, 1)},
-    10.0,
+    15.0,
     {name: float(ms) for ms, name in enumerate(SECOND_TOKEN_SEGMENTS, 1)},
 )
 USAGE = Usage(prompt_tokens=10, completion_tokens=5, cached_tokens=4)
@@ -44,6 +44,7 @@ DECODE = WorkerStatus(
     queued_tokens=70,
     steps=Steps(Buckets((0, 2, 1), 0.0007), Buckets((1, 2), 5.0), Buckets((0, 0, 3), 11.0)),
     clock_ahead_s=-0.25,
+    clock_within_s=0.002,
     counts=Counts(preemptions=5, fenced_writes=1),
 )
 PREFILL = replace(
@@ -64,7 +65,7 @@ PREFILL = replace(
     ),
 )
 NOTHING = dict.fromkeys(("num_blocks", "free_blocks", "cached_blocks", "promised_blocks", "running", "queued"), 0)
-AWAY = replace(DECODE, worker_id="", model="", ready=False, **NOTHING)
+AWAY = replace(DECODE, worker_id="", model="", ready=False, clock_ahead_s=None, clock_within_s=None, **NOTHING)
 
 
 @dataclass
@@ -161,7 +162,7 @@ def test_an_answer_is_counted_and_measured(metrics: FrontendMetrics) -> None:
     assert samples["tandem_ttft_seconds_sum{model=m}"] == pytest.approx(0.045)
     assert samples["tandem_ttft_seconds_bucket{le=0.04,model=m}"] == 0
     assert samples["tandem_ttft_seconds_bucket{le=0.06,model=m}"] == 1
-    assert samples["tandem_second_token_seconds_sum{model=m}"] == pytest.approx(0.01)
+    assert samples["tandem_second_token_seconds_sum{model=m}"] == pytest.approx(0.015)
     assert samples["tandem_request_seconds_sum{model=m}"] == pytest.approx(0.236)
     assert samples["tandem_time_per_output_token_seconds_sum{model=m}"] == pytest.approx(0.191 / 4)
 
@@ -367,6 +368,8 @@ def test_queues_are_told_in_tokens_too_and_clocks_where_they_are_known(metrics: 
     assert samples["tandem_queued_prompt_tokens"] == 90
     assert samples["tandem_worker_waiting_prompt_tokens{role=decode,worker=decode-0}"] == 70
     assert samples["tandem_worker_clock_ahead_seconds{role=decode,worker=decode-0}"] == -0.25
+    assert samples["tandem_worker_clock_within_seconds{role=decode,worker=decode-0}"] == 0.002
+    assert sum(name.startswith("tandem_worker_clock") for name in samples) == 2, "of the one that is away nothing is"
 
 
 def test_refusals_by_the_limit_that_was_met(metrics: FrontendMetrics) -> None:

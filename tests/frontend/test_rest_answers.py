@@ -24,6 +24,7 @@ TIMING_JSON = {
     "second_token_segments": TIMING.second_token_segments,
     "client_ms": 0.0,
     "cached_share": 0.0,
+    "clock_within_ms": TIMING.clock_within_ms,
 }
 
 

@@ -373,20 +373,22 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ..., cached_tokens: _Optional[int] = ..., reasoning_tokens: _Optional[int] = ...) -> None: ...
 
 class Timing(_message.Message):
-    __slots__ = ("ttft_ms", "ttft_segments", "second_token_ms", "second_token_segments", "client_ms", "cached_share")
+    __slots__ = ("ttft_ms", "ttft_segments", "second_token_ms", "second_token_segments", "client_ms", "cached_share", "clock_within_ms")
     TTFT_MS_FIELD_NUMBER: _ClassVar[int]
     TTFT_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     SECOND_TOKEN_MS_FIELD_NUMBER: _ClassVar[int]
     SECOND_TOKEN_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     CLIENT_MS_FIELD_NUMBER: _ClassVar[int]
     CACHED_SHARE_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_WITHIN_MS_FIELD_NUMBER: _ClassVar[int]
     ttft_ms: float
     ttft_segments: _containers.RepeatedCompositeFieldContainer[Segment]
     second_token_ms: float
     second_token_segments: _containers.RepeatedCompositeFieldContainer[Segment]
     client_ms: float
     cached_share: float
-    def __init__(self, ttft_ms: _Optional[float] = ..., ttft_segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., second_token_ms: _Optional[float] = ..., second_token_segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., client_ms: _Optional[float] = ..., cached_share: _Optional[float] = ...) -> None: ...
+    clock_within_ms: float
+    def __init__(self, ttft_ms: _Optional[float] = ..., ttft_segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., second_token_ms: _Optional[float] = ..., second_token_segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., client_ms: _Optional[float] = ..., cached_share: _Optional[float] = ..., clock_within_ms: _Optional[float] = ...) -> None: ...
 
 class Segment(_message.Message):
     __slots__ = ("name", "ms")

@@ -45,7 +45,8 @@ class CompletionUsage(Struct, frozen=True, kw_only=True):
 
 class RequestTiming(Struct, frozen=True, kw_only=True):
     """Milliseconds of the first choice; segments do not overlap and sum to the figure before them. `client_ms`: that
-    tokens waited for who reads the stream; `cached_share`: of the prompt's tokens, those that the prefix cache had."""
+    tokens waited for who reads the stream; `cached_share`: of the prompt's tokens, those that the prefix cache had;
+    `clock_within_ms`: where workers' segments begin and end may be so much off, for workers have their own clocks."""
 
     ttft_ms: float
     segments: Mapping[str, float]
@@ -53,6 +54,7 @@ class RequestTiming(Struct, frozen=True, kw_only=True):
     second_token_segments: Mapping[str, float]
     client_ms: float
     cached_share: float
+    clock_within_ms: float | None
 
     @classmethod
     def of(cls, timing: Timing) -> "RequestTiming":
@@ -63,6 +65,7 @@ class RequestTiming(Struct, frozen=True, kw_only=True):
             second_token_segments=timing.second_token_segments,
             client_ms=timing.client_ms,
             cached_share=timing.cached_share,
+            clock_within_ms=timing.clock_within_ms,
         )
 
 

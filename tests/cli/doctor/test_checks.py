@@ -156,14 +156,15 @@ def test_links_and_what_they_mean_for_a_prompt() -> None:
 
 
 def test_clocks_that_agree_and_one_that_does_not() -> None:
-    near = worker("decode-0", clock_ahead_s=-0.001)
-    far = worker("decode-1", clock_ahead_s=10 * FAR_S)
+    near = worker("decode-0", clock_ahead_s=-0.001, clock_within_s=0.0002)
+    far = worker("decode-1", clock_ahead_s=10 * FAR_S, clock_within_s=0.0002)
+    slow = worker("decode-2", clock_ahead_s=10 * FAR_S, clock_within_s=9.5 * FAR_S)
     unknown = worker("prefill-0")
-    heard = Heard(status(workers=[near, far, unknown]), ahead_s=0.3, within_s=0.29)
+    heard = Heard(status(workers=[near, far, slow, unknown]), ahead_s=0.3, within_s=0.29)
     found = list(check_clocks(heard))
-    assert [each.level for each in found] == [OK, OK, WARNING]
+    assert [each.level for each in found] == [OK, OK, WARNING, OK]
     assert "± 290.0" in found[0].says
-    assert "behind" in found[1].says
+    assert "1.0 ms behind the frontend's ± 0.2" in found[1].says
     assert "decode-1" in found[2].says
     assert [each.level for each in check_clocks(Heard(status(workers=[]), 0.3, 0.001))] == [WARNING]
 
