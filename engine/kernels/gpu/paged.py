@@ -15,7 +15,7 @@ LOG2_E = 1.4426950408889634
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MIN_HEAD_DIM, MAX_HEAD_DIM = 64, 256
 HEAD_DIM_STEP = 4
-"""A row of 16 bits a number is then whole words of eight bytes, which transfers move; of 16 bytes at a multiple of 8."""
+"""A row of numbers of 16 bits is then whole words of eight bytes, which transfers move."""
 HIDDEN = tl.constexpr(-1.0e30)
 """Score of a position that is not attended to: finite, so that a tile with nothing visible makes no NaN."""
 
