@@ -27,6 +27,8 @@ LEAST_S = 40.0
 GRACE_S = 20.0
 """Beyond a part's time, within which it says itself what it did not reach."""
 MAX_STARTS = 8
+DRY_TIMES = 4
+"""A dry run may take so many times as long: whoever runs it has a slow machine, or others on it, and no lease."""
 RIVAL = "transformers"
 """What the task begins with that is another program's, and so no failure of ours."""
 
@@ -56,7 +58,8 @@ class Plan:
 def supervise(plan: Plan, script: Path) -> int:
     """Run the parts, print, write; returns the exit status."""
     began = time.monotonic()
-    deadline = began + plan.minutes * 60 - GRACE_S
+    minutes = plan.minutes * (DRY_TIMES if plan.is_dry else 1)
+    deadline = began + minutes * 60 - GRACE_S
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for index, part in enumerate(plan.parts):

@@ -17,6 +17,7 @@ from engine.gpu.decoder import GpuDecoder
 from engine.gpu.fit import fitting, num_blocks_of
 from engine.gpu.runner import GpuRunner, StepLimits
 from engine.gpu.sampler import GpuSampler
+from engine.kernels.gpu import norm, quantize
 from engine.kernels.gpu.fp8_linear import MULTIPLE, why_not
 from engine.kernels.gpu.paged import check_heads
 from engine.masks import Masks
@@ -54,7 +55,7 @@ def open_gpu(
     spec, dtype = model_spec(folder.config), _DTYPES[config.dtype]
     split = Split.of(spec, ranks.rank, ranks.size)
     _refuse(config, split.part, device, dtype)
-    _check_shapes(split.part, config.block_tokens, dtype)
+    _check_shapes(split.part, config, dtype)
     if config.max_context > spec.max_context:
         raise ConfigError(f"a context of {config.max_context}: the model's is {spec.max_context}", field="max_context")
     max_context = config.max_context or spec.max_context
@@ -113,8 +114,14 @@ def _qkv_size(spec: ModelSpec) -> int:
     return spec.query_size + 2 * spec.kv_size
 
 
-def _check_shapes(spec: ModelSpec, block_tokens: int, dtype: torch.dtype) -> None:
-    """Refuse by name the shapes that attention was not made for, before anything is loaded."""
-    pool = torch.empty(1, 1, 2, spec.num_kv_heads, block_tokens, spec.head_dim, dtype=dtype, device="cpu")
+def _check_shapes(spec: ModelSpec, config: WorkerConfig, dtype: torch.dtype) -> None:
+    """Refuse by name the shapes that kernels were not made for, before anything is loaded."""
+    if spec.hidden_size > norm.WIDEST:
+        raise ConfigError(f"hidden_size is {spec.hidden_size}, and norms on a GPU have {norm.WIDEST} at most")
+    widest = max(spec.hidden_size, spec.query_size, spec.mlp_size)
+    if config.quantization != "none" and widest > quantize.WIDEST:
+        message = f"--quantization {config.quantization}: rows of {widest} numbers are not quantized on a GPU, but of"
+        raise ConfigError(f"{message} {quantize.WIDEST} at most; more --tensor-parallel", field="quantization")
+    pool = torch.empty(1, 1, 2, spec.num_kv_heads, config.block_tokens, spec.head_dim, dtype=dtype, device="cpu")
     queries = torch.empty(1, spec.num_heads, spec.head_dim, dtype=dtype, device="cpu")
     check_heads(queries, pool, queries)

@@ -1,5 +1,6 @@
 """Opening a model on a device: what is refused by name, and how large the pool and the trial step are."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -53,6 +54,24 @@ def test_sizes_that_float8_does_not_take_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match="multiples of 16, and the model's intermediate_size is 100"):
         open_gpu(config(quantization="fp8"), ModelFolder.open(tmp_path), torch.get_default_device())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fields", "words"),
+    [
+        ({"hidden_size": 16448}, {}, "hidden_size is 16448, and norms on a GPU have 16384 at most"),
+        ({"mlp_size": 53248}, {"quantization": "int8"}, "rows of 53248 numbers are not quantized on a GPU"),
+    ],
+)
+def test_rows_too_wide_for_a_kernel_are_refused_before_weights_are_read(
+    sizes: dict[str, int], fields: dict[str, object], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = dataclasses.replace(model_spec(DEMO.config), **sizes)
+    monkeypatch.setattr("engine.gpu.open.model_spec", lambda _: wide)
+    monkeypatch.setattr("engine.gpu.open.load_weights", None)
+
+    with pytest.raises(ConfigError, match=words):
+        open_gpu(config(**fields), DEMO, torch.get_default_device())
 
 
 def test_a_gpu_without_float8_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
