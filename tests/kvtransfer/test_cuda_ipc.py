@@ -113,14 +113,7 @@ async def test_a_pool_of_the_host_is_not_attached_to_that_of_a_gpu(rig: Rig) -> 
 
 async def test_a_lender_killed_amid_a_ticket_leaves_it_open_and_another_fills_it(rig: Rig) -> None:
     ticket = rig.ticket()
-    command = [sys.executable, "-m", "tests.kvtransfer.lending_peer", rig.receiver.endpoint.address]
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
-    )
-    assert process.stdout
-    assert await process.stdout.readline() == b"sent\n"
-    process.kill()
-    await process.wait()
+    await lent_and_killed(rig.receiver, "cpu")
     assert rig.target.block(0) == bytes([lending_peer.BYTE]) * BLOCK_BYTES
     assert list(rig.receiver.open_tickets) == [ticket.fence.ticket_id]
 
@@ -131,6 +124,35 @@ async def test_a_lender_killed_amid_a_ticket_leaves_it_open_and_another_fills_it
 
     assert [arrived.commit.first_token for arrived in rig.arrived] == [3]
     assert rig.target.blocks(range(NUM_BLOCKS)) == rig.source.blocks(range(NUM_BLOCKS))
+
+
+async def lent_and_killed(receiver: ShmReceiver, device: str) -> None:
+    """Another process sends the first block of a ticket, and is killed."""
+    command = [sys.executable, "-m", "tests.kvtransfer.lending_peer", receiver.endpoint.address, device]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    assert process.stdout
+    assert await process.stdout.readline() == b"sent\n"
+    process.kill()
+    await process.wait()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("lender", [0, 1])
+async def test_a_process_reads_what_another_has_on_a_gpu(lender: int) -> None:
+    if lender >= torch.cuda.device_count():
+        pytest.skip("there is one GPU")
+    pool = torch.zeros(NUM_BLOCKS, BLOCK_BYTES, dtype=torch.uint8, device="cuda:0")
+    receiver = ShmReceiver(DeviceStore(pool), lambda _: None)
+    receiver.open(make_ticket(receiver, Pool(NUM_BLOCKS, BLOCK_BYTES), NUM_BLOCKS), [2, 0, 1, 3])
+
+    await lent_and_killed(receiver, f"cuda:{lender}")
+
+    receiver.close()
+    assert (pool[2] == lending_peer.BYTE).all()
+    assert not pool[[0, 1, 3]].any()
 
 
 def test_a_pool_that_torch_cannot_lend_is_said_in_words() -> None:
