@@ -30,7 +30,7 @@ class DeviceMemory:
         """To one process; torch counts them. Raises TransferFailed where CUDA, or its driver, does not lend it."""
         try:
             _, handle, size_bytes, offset_bytes, counter, counter_offset, event, has_event = (
-                self._storage._share_cuda_()
+                self._storage._share_cuda_()  # type: ignore[no-untyped-call]
             )
         except RuntimeError as error:
             raise TransferFailed(f"the GPU's memory is not lent: {str(error).splitlines()[0]}") from error
@@ -70,7 +70,7 @@ class BorrowedPool:
             raise TransferFailed(f"cannot map the GPU's memory: {str(error).splitlines()[0]}") from error
         if storage.nbytes() < size_bytes:
             raise TransferFailed(f"{storage.nbytes()} bytes are lent, {size_bytes} were announced")
-        whole = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]
+        whole = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
         self._blocks = whole[: self.num_blocks * store.block_bytes].view(self.num_blocks, store.block_bytes)
 
     def copy(self, sources: Numbers, slots: Numbers) -> None:

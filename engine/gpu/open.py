@@ -60,7 +60,7 @@ def open_gpu(
         raise ConfigError(f"a context of {config.max_context}: the model's is {spec.max_context}", field="max_context")
     max_context = config.max_context or spec.max_context
     weights, quantized = load_weights(folder, spec, dtype, split), _QUANTIZED[config.quantization]
-    numbers = f"the weights, {split.part.num_parameters:,} numbers with {config.quantization} quantization,"
+    numbers = f"the weights ({split.part.num_parameters:,} numbers, --quantization {config.quantization})"
     with fitting(device, numbers, "--quantization int8 or fp8, and --tensor-parallel on more GPUs, take less."):
         decoder = GpuDecoder(spec, weights, max_context, device=device, dtype=dtype, quantized=quantized, ranks=ranks)
     join()

@@ -110,7 +110,7 @@ def test_weights_that_do_not_fit_are_told_as_they_are_loaded(monkeypatch: pytest
 
     monkeypatch.setattr("engine.gpu.open.GpuDecoder", full)
 
-    with pytest.raises(ConfigError, match=r"the weights, [\d,]+ numbers with int8 quantization, do not fit"):
+    with pytest.raises(ConfigError, match=r"the weights \([\d,]+ numbers, --quantization int8\) do not fit"):
         open_gpu(config(quantization="int8"), DEMO, torch.get_default_device())
 
 
