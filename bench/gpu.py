@@ -1,6 +1,6 @@
 """The GPU's kernels and a model made of them: right or wrong, and how near to what the card can do.
 
-    python bench/gpu.py [--out DIR] [--minutes 7.5] [--only PART ...] [--tune] [--dry-run]
+    python bench/gpu.py [--out DIR] [--minutes 7.5] [--only PART ...] [--tune] [--seed N] [--dry-run]
 
 Needs an NVIDIA GPU, torch, triton, numpy and this repository, uninstalled; no network. Parts, in this order:
 
@@ -11,8 +11,9 @@ Needs an NVIDIA GPU, torch, triton, numpy and this repository, uninstalled; no n
              streams beside prompts, and transformers' continuous batching where that is installed
     tune     the candidates of each kernel's list, with --tune or --only tune
 
-Prints one table and, with --out, writes DIR/gpu.json. Exit status 1 if a check failed or something broke; a missed
-target alone is no failure. --dry-run takes every path on the CPU, in Triton's interpreter, on sizes that mean nothing.
+Prints one table and, with --out, writes DIR/gpu.json, anew after each part. Exit status 1 if a check failed or
+something broke; a missed target alone is no failure. --dry-run takes every path on the CPU, in Triton's interpreter,
+on sizes that mean nothing.
 """
 
 import argparse
@@ -30,14 +31,16 @@ def main() -> int:
     if args.child is None:
         from bench.gpu_parts.supervise import Plan, supervise  # behind the path
 
-        return supervise(Plan(tuple(args.only), args.minutes, args.tune, args.dry_run, args.out), Path(__file__))
+        seed = {} if args.seed is None else {"seed": args.seed}
+        plan = Plan(tuple(args.only), args.minutes, args.tune, args.dry_run, args.out, **seed)
+        return supervise(plan, Path(__file__))
     # Both are read when Triton is imported. The first also as "0": a machine of developers may have it set.
     os.environ["TRITON_INTERPRET"] = "1" if args.dry_run else "0"
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
     _leave_out_the_cpu_kernels()
     from bench.gpu_parts.child import run  # it imports Triton
 
-    return run(args.child, args.file, args.seconds, args.dry_run, args.shard)
+    return run(args.child, args.file, args.seconds, args.dry_run, args.shard, args.seed or 0)
 
 
 def _parse() -> argparse.Namespace:
@@ -47,6 +50,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=7.5, help="for everything; what is not reached is said")
     parser.add_argument("--tune", action="store_true", help="also try the candidates of the kernels' lists")
     parser.add_argument("--dry-run", action="store_true", help="on the CPU, tiny: whether this script works at all")
+    parser.add_argument("--seed", type=int, help="of the random inputs, to see a run's again; another one in each")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where gpu.json goes")
     parser.add_argument("--child", choices=(*parts, "warm", "prompts"), help=argparse.SUPPRESS)
     parser.add_argument("--file", type=Path, help=argparse.SUPPRESS)

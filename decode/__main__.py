@@ -14,8 +14,9 @@ from decode.worker import DecodeWorker, TicketTemplate
 from engine.audit import audited
 from engine.config import WorkerConfig
 from engine.cost import Slowdown
-from engine.device import OpenModel, open_model
+from engine.device import OpenModel, configured_for, open_model
 from engine.errors import USAGE_STATUS, ConfigError
+from engine.gpu.memory import MAX_NCCL_GROUPS
 from engine.lending import lending
 from engine.options import parse_options
 from engine.process import check_exposure, serve, stop_signal
@@ -26,9 +27,9 @@ from kvtransfer.curve import Curve
 from kvtransfer.endpoints import beside
 from kvtransfer.group import check_backend
 from kvtransfer.host_store import HostStore
-from kvtransfer.nccl_receiver import NcclReceiver
+from kvtransfer.nccl_receiver import MAX_GROUPS, NcclReceiver
 from kvtransfer.shm_receiver import ShmReceiver
-from kvtransfer.stores import Store, device_frames_of, store_of
+from kvtransfer.stores import Store, can_lend, device_frames_of, store_of
 from kvtransfer.transport import Arrived, Deliver, KVReceiver
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from protos import worker_pb2 as pb
@@ -71,6 +72,8 @@ def _receivers(config: WorkerConfig, store: Store, deliver: Deliver, vocab_size:
     receivers: list[KVReceiver] = []
     if config.shared_memory == "auto" and can_share_memory() and isinstance(store, HostStore):
         receivers.append(ShmReceiver(store, deliver, vocab_size=vocab_size))
+    if can_lend(store, config):
+        receivers.append(ShmReceiver(store, deliver, vocab_size=vocab_size))
     curve, listen = Curve.of(config.kv_key, config.kv_peers), config.kv_listen
     if config.kv_groups != "off":
         groups = NcclReceiver(
@@ -81,6 +84,7 @@ def _receivers(config: WorkerConfig, store: Store, deliver: Deliver, vocab_size:
             curve,
             frames=device_frames_of(config.kv_groups, store),
             vocab_size=vocab_size,
+            max_groups=MAX_NCCL_GROUPS if config.kv_groups == "nccl" else MAX_GROUPS,
             stall_limit_s=config.stall_limit_s,
         )
         receivers.append(groups)
@@ -95,6 +99,7 @@ def main() -> int:
         check_exposure(config)
         check_backend(config.kv_groups)
         tracing = setup_tracing("tandem-decode", config.otlp_endpoint)
+        config = configured_for(config, pb.ROLE_DECODE)
         model = open_model(config, pb.ROLE_DECODE)
         uvloop.run(run(config, model, tracing))
     except ConfigError as error:

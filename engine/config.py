@@ -34,7 +34,8 @@ class WorkerConfig(BaseSettings):
     kv_listen: str = "tcp://127.0.0.1:0"
     """Decode: where KV blocks arrive, tcp://host:port or ipc://PATH. A host that peers can reach."""
     shared_memory: Literal["auto", "off"] = "auto"
-    """auto: blocks go through shared memory between one user's workers on CPUs of a Linux host, else to kv_listen."""
+    """auto: one user's workers on a Linux host read each other's blocks where they lie, in shared memory on CPUs and by
+    CUDA's handles on GPUs; where they cannot, blocks go to kv_listen."""
     kv_groups: Literal["off", "gloo", "nccl"] = "off"
     """Blocks go through groups of torch.distributed, before kv_listen: gloo between CPUs, nccl where each worker has a
     GPU of its own. Not encrypted: beyond this machine only with `insecure`."""
@@ -53,7 +54,7 @@ class WorkerConfig(BaseSettings):
     device: str = Field(default="cpu", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     """What the model computes on: cpu, cuda, cuda:N, or auto, which is a GPU where there is one with all it needs."""
     device_reserve_mb: PositiveInt = 1024
-    """GPU memory, in MiB, that a KV pool leaves free whose size neither num_blocks nor kv_memory_mb says."""
+    """GPU memory, in MiB, that a KV pool leaves free beside what a step takes, and nccl's groups."""
     device_memory_share: float = Field(default=1.0, gt=0, le=1)
     """Part of the GPU's memory that a worker takes at most, its weights and device_reserve_mb included, where neither
     num_blocks nor kv_memory_mb says how large its pool is. Shares of workers on one GPU add up to 1 at most."""
@@ -89,7 +90,8 @@ class WorkerConfig(BaseSettings):
     max_sequences: PositiveInt = 64
     """Requests on this worker at once; decode: also the largest batch."""
     max_step_tokens: PositiveInt = 512
-    """Prompt tokens that one step computes at most (chunked prefill)."""
+    """Prompt tokens that one step computes at most (chunked prefill). On a GPU, when not given, prefill's are 8192 and
+    decode's 2048."""
     max_queued_tokens: PositiveInt = 262_144
     """Prefill: prompt tokens that may wait; more are refused."""
     lease_s: PositiveFloat = 10.0

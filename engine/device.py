@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MIB = 2**20
+GPU_STEP_TOKENS = {pb.ROLE_PREFILL: 8192, pb.ROLE_DECODE: 2048}
+"""Prompt tokens of a step on a GPU, where none are configured: what keeps the whole chip busy in every product, and
+where streams wait for it, less."""
 _OF_RANKS = {
     *("block_tokens", "device_memory_share", "device_reserve_mb", "dtype", "kv_cache_dtype", "kv_memory_mb"),
     *("max_context", "max_sequences", "max_step_tokens", "num_blocks", "quantization", "tensor_parallel"),
@@ -116,6 +119,13 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"--device {name}: {missing}", field="device")
     device = torch.device(name)
     return torch.device("cuda", device.index or 0)
+
+
+def configured_for(config: WorkerConfig, role: "pb.Role") -> WorkerConfig:
+    """With what was not configured as the worker's device wants it. Raises ConfigError as `choose_device`."""
+    if choose_device(config.device).type == "cpu" or "max_step_tokens" in config.model_fields_set:
+        return config
+    return config.model_copy(update={"max_step_tokens": GPU_STEP_TOKENS[role]})
 
 
 def open_on_gpu(config: WorkerConfig, role: "pb.Role", device: torch.device, team: Team | None = None) -> OpenModel:

@@ -14,6 +14,8 @@ On a CPU's tensors the same code runs without streams and pinning.
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -30,6 +32,17 @@ class DeviceStore:
         self.block_bytes = pool.nbytes // len(pool)
         self._bytes = pool.view(-1).view(torch.uint8)
         self._out, self._in = _Staging(pool.device), _Staging(pool.device)
+
+    @property
+    def blocks(self) -> torch.Tensor:
+        """Their bytes, `[N, block_bytes]`."""
+        return self._bytes.view(self.num_blocks, self.block_bytes)
+
+    @contextmanager
+    def copying_in(self) -> Iterator[None]:
+        """What is begun within, on the stream of what comes in, is over behind; one user at a time."""
+        with self._in.lock, self._in.copying():
+            yield
 
     def gather(self, pieces: Pieces, some: range, frame: Bytes) -> Checksums:
         """As every `BlockStore`'s."""

@@ -13,7 +13,8 @@ from kvtransfer.link_meter import LinkMeter, LinkMeters
 from kvtransfer.transport import Commit, Endpoint, KVSender, Ticket, Unreachable
 
 IPC = "ipc://"
-SHM = "shm"
+SHM, CUDA_IPC = "shm", "cuda-ipc"
+"""Of memory that the receiver reads itself, the host's or a GPU's; what they say of it goes over the same sockets."""
 
 
 def choose(endpoints: Sequence[Endpoint], spoken: Sequence[str]) -> Endpoint:
@@ -27,7 +28,7 @@ def choose(endpoints: Sequence[Endpoint], spoken: Sequence[str]) -> Endpoint:
 def _reachable(endpoint: Endpoint) -> bool:
     """An ipc endpoint of another host names a path that this one lacks; one of shared memory names its host."""
     address = endpoint.address
-    if endpoint.transport == SHM:
+    if endpoint.transport in (SHM, CUDA_IPC):
         return address.startswith(shm_address(""))
     return not address.startswith(IPC) or Path(address.removeprefix(IPC)).exists()
 

@@ -1,6 +1,6 @@
 """Prefill's side of KV transfer to a receiver on the same host: the receiver copies out of this side's pool.
 
-1. The link to a receiver begins by handing over the descriptor of the pool's memory.
+1. The link to a receiver begins by handing over the descriptor of the pool's memory, or CUDA's handle (`cuda_ipc`).
 2. `send` names source blocks; only their numbers travel. The receiver checks the fence, copies and answers.
 3. Until the answer the blocks stay as they are. If the link ends without one, the receiver notices after each copy that
    it did and counts nothing, so what it may have read of changed blocks is never taken for a ticket's content.
@@ -9,27 +9,57 @@ No checksums: the bytes never leave memory, and a copy is as trustworthy as the 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
+from engine.errors import TransferFailed
 from engine.shared_memory import SharedMemory
-from kvtransfer.endpoints import SHM, choose
+from kvtransfer.cuda_ipc import DeviceMemory
+from kvtransfer.device_store import DeviceStore
+from kvtransfer.endpoints import CUDA_IPC, SHM, choose
 from kvtransfer.host_store import HostStore
-from kvtransfer.link import Frame, Limits, Link, Message
+from kvtransfer.link import Frame, Limits, Message
 from kvtransfer.links import Links
 from kvtransfer.shm_channel import ShmChannel
 from kvtransfer.transport import Commit, Ticket, Unreachable
 from kvtransfer.wire import check_span, fence_to_proto
 from protos import kvtransfer_pb2 as pb
 
-COPY_BYTES = 4 << 20
-"""A frame asks for this much at most, or for one block: several are under way, so that the receiver never waits."""
 MAX_SOURCES = 1024
 """Blocks in one frame."""
-MIN_COST = 256 << 10
-"""Credit of a frame at least: so few are under way that a socket's buffer holds all of them, and their answers."""
+FRAMES_UNDER_WAY = 64
+"""At most: so few that a socket's buffer holds all of them, and their answers."""
 MAX_REFUSED = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How one kind of memory is read."""
+
+    transport: str
+    copy_bytes: int
+    """A frame asks for this much at most, or for one block: several are under way, so that the receiver never waits."""
+    locked_bytes: int
+    """Copied before `revoke` gets its turn, or one block"""
+
+    @property
+    def max_inflight_bytes(self) -> int:
+        return 4 * self.copy_bytes
+
+    def max_sources(self, block_bytes: int) -> int:
+        """Blocks that one frame may name."""
+        return min(MAX_SOURCES, max(1, self.copy_bytes // block_bytes))
+
+
+OF_HOST = Way(SHM, copy_bytes=4 << 20, locked_bytes=1 << 20)  # some 0.1 ms
+OF_GPU = Way(CUDA_IPC, copy_bytes=32 << 20, locked_bytes=32 << 20)
+
+
+def way_of(store: HostStore | DeviceStore) -> Way:
+    """By where the pool lies."""
+    return OF_HOST if isinstance(store, HostStore) else OF_GPU
 
 
 class ShmSender:
@@ -37,18 +67,19 @@ class ShmSender:
 
     def __init__(
         self,
-        store: HostStore,
-        memory: SharedMemory,
+        store: HostStore | DeviceStore,
+        memory: SharedMemory | DeviceMemory,
         *,
         stall_limit_s: float = 10.0,
-        max_inflight_bytes: int = 16 << 20,
         max_links: int = 64,
     ) -> None:
         self._store = store
         self._memory = memory
+        self._way = way_of(store)
         self._refused: OrderedDict[str, str] = OrderedDict()
         self._numbers = count()
-        self._links = Links(self._connect, Limits(stall_limit_s, max_inflight_bytes, MIN_COST), max_links)
+        most = self._way.max_inflight_bytes
+        self._links = Links(self._connect, Limits(stall_limit_s, most, most // FRAMES_UNDER_WAY), max_links)
 
     @property
     def bytes_per_s(self) -> float:
@@ -57,7 +88,7 @@ class ShmSender:
     async def send(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> None:
         """As every transport's; raises Unreachable before anything was sent."""
         check_span(ticket, first, len(source_blocks), self._store.block_bytes)
-        await self._link(ticket).run(self._frames(ticket, first, source_blocks))
+        await self._run(ticket, self._frames(ticket, first, source_blocks))
 
     async def commit(self, ticket: Ticket, commit: Commit) -> None:
         message = pb.Commit(
@@ -65,24 +96,30 @@ class ShmSender:
         )
         number = next(self._numbers)
         header = pb.SenderFrame(fence=fence_to_proto(ticket.fence), number=number, commit=message)
-        await self._link(ticket).run([_frame(ticket, number, header)])
+        await self._run(ticket, [_frame(ticket, number, header)])
 
     async def aclose(self) -> None:
         self._links.close()
 
     def _frames(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> Iterator[Frame]:
         fence = fence_to_proto(ticket.fence)
-        per_frame = max_sources(ticket.block_bytes)
+        per_frame = self._way.max_sources(ticket.block_bytes)
         for start in range(0, len(source_blocks), per_frame):
             sources = source_blocks[start : start + per_frame]
-            assert 0 <= min(sources) <= max(sources) < len(self._store.memory) // ticket.block_bytes
+            assert 0 <= min(sources) <= max(sources) < self._store.num_blocks
             number = next(self._numbers)
             copy = pb.Copy(first=first + start, source_blocks=sources)
             header = pb.SenderFrame(fence=fence, number=number, copy=copy)
             yield _frame(ticket, number, header, size_bytes=len(sources) * ticket.block_bytes)
 
-    def _link(self, ticket: Ticket) -> Link:
-        return self._links.to(choose(ticket.endpoints, (SHM,)).address)
+    async def _run(self, ticket: Ticket, frames: Iterable[Frame]) -> None:
+        address = choose(ticket.endpoints, (self._way.transport,)).address
+        try:
+            await self._links.to(address).run(frames)
+        except TransferFailed as error:
+            if why := self._refused.get(address):  # what was asked for before it said so was not done either
+                raise Unreachable(why) from error
+            raise
 
     def _connect(self, address: str) -> ShmChannel:
         if why := self._refused.get(address):
@@ -98,8 +135,3 @@ class ShmSender:
 
 def _frame(ticket: Ticket, number: int, header: pb.SenderFrame, size_bytes: int = 0) -> Frame:
     return Frame(ticket.fence, number, lambda: Message(header.SerializeToString()), size_bytes)
-
-
-def max_sources(block_bytes: int) -> int:
-    """Blocks that one frame may name."""
-    return min(MAX_SOURCES, max(1, COPY_BYTES // block_bytes))

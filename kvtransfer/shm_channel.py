@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 
 from engine.errors import TransferFailed
 from engine.shared_memory import SharedMemory
+from kvtransfer.cuda_ipc import DeviceMemory
 from kvtransfer.endpoints import shm_name
 from kvtransfer.link import Message
 from kvtransfer.transport import Unreachable
@@ -26,11 +27,18 @@ CREDENTIALS = struct.Struct("iII")
 
 
 class ShmChannel:
-    """Hands over the memory, then carries frames; `on_refused` is told why the receiver cannot use the memory."""
+    """Hands over the memory, or CUDA's handle to it, then carries frames; `on_refused` is told why the receiver cannot
+    use the memory."""
 
     reads_blocks = True
 
-    def __init__(self, address: str, memory: SharedMemory, block_bytes: int, on_refused: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        memory: SharedMemory | DeviceMemory,
+        block_bytes: int,
+        on_refused: Callable[[str], None],
+    ) -> None:
         self._address = address
         self._on_refused = on_refused
         self._lost: str | None = None
@@ -38,12 +46,16 @@ class ShmChannel:
         self._unsent: deque[bytes] = deque()
         self._socket = _connect(address)
         self.filenos = (self._socket.fileno(),)
-        attach = pb.SenderFrame(attach=pb.Attach(size_bytes=memory.size_bytes, block_bytes=block_bytes))
+        attach = pb.Attach(size_bytes=memory.size_bytes, block_bytes=block_bytes)
         try:
-            socket.send_fds(self._socket, [attach.SerializeToString()], [memory.fd])
-        except OSError as error:
+            if isinstance(memory, DeviceMemory):
+                attach.cuda.CopyFrom(memory.lend())
+            descriptors = [] if isinstance(memory, DeviceMemory) else [memory.fd]
+            socket.send_fds(self._socket, [pb.SenderFrame(attach=attach).SerializeToString()], descriptors)
+        except (OSError, TransferFailed) as error:
             self._socket.close()
-            raise Unreachable(f"{address} does not take this pool's memory: {error.strerror}") from error
+            why = error.message if isinstance(error, TransferFailed) else error.strerror
+            raise Unreachable(f"{address} does not take this pool's memory: {why}") from error
 
     def send(self, message: Message) -> None:
         self._unsent.append(message.header)

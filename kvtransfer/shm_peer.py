@@ -1,4 +1,4 @@
-"""One sender as a receiver sees it: its connection, and its pool mapped read-only."""
+"""One sender as a receiver sees it: its connection, and its pool, which is mapped."""
 
 import contextlib
 import fcntl
@@ -6,11 +6,16 @@ import mmap
 import os
 import select
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import numpy as np
 
+from engine.errors import TransferFailed
 from engine.kernels.copy_blocks import copy_blocks
+from kvtransfer.cuda_ipc import BorrowedPool
+from kvtransfer.device_store import DeviceStore
+from kvtransfer.host_store import HostStore
 from kvtransfer.open_tickets import Refused
 from kvtransfer.pieces import Bytes, Numbers
 from kvtransfer.wire import MAX_HEADER_BYTES
@@ -33,13 +38,27 @@ class Descriptor:
         os.close(self.fileno)
 
 
+class Mapped(Protocol):
+    """A sender's pool."""
+
+    num_blocks: int
+
+    def copy(self, sources: Numbers, slots: Numbers) -> None:
+        """Copy its blocks into the receiver's pool; returned, they are copied."""
+
+
+Map = Callable[[pb.Attach, Sequence[int]], Mapped]
+"""Maps what a sender attaches, with the descriptors that came along. Raises Refused."""
+
+
 class Peer:
     """Belongs to the receiver's thread."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: socket.socket, map_pool: Map) -> None:
         connection.setblocking(False)
         self.connection = connection
-        self._blocks: Bytes | None = None  # [source blocks, bytes of a block]
+        self._map = map_pool
+        self._pool: Mapped | None = None
         self._hangup = select.poll()
         self._hangup.register(connection, select.POLLRDHUP)
 
@@ -66,38 +85,69 @@ class Peer:
 
     def attach(self, attach: pb.Attach, filenos: Sequence[int], block_bytes: int) -> None:
         """Map the sender's pool. Raises Refused for what could fault, or is not shaped like this side's."""
-        if self._blocks is not None or len(filenos) != 1:
-            raise Refused(pb.NACK_REASON_MALFORMED, "one pool is attached once, with its descriptor")
+        if self._pool is not None:
+            raise Refused(pb.NACK_REASON_MALFORMED, "one pool is attached once")
         if attach.block_bytes != block_bytes or attach.size_bytes < block_bytes:
             why = f"{attach.size_bytes} bytes in blocks of {attach.block_bytes}, this pool's are {block_bytes}"
             raise Refused(pb.NACK_REASON_MALFORMED, why)
-        num_blocks = attach.size_bytes // block_bytes
-        try:
-            _check_whole(filenos[0], attach.size_bytes)
-            mapping = mmap.mmap(filenos[0], attach.size_bytes, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ)
-        except (OSError, ValueError, OverflowError) as error:
-            raise Refused(pb.NACK_REASON_MALFORMED, f"cannot map the memory: {error}") from error
-        blocks: Bytes = np.frombuffer(mapping, np.uint8, count=num_blocks * block_bytes)
-        self._blocks = blocks.reshape(num_blocks, block_bytes)
+        self._pool = self._map(attach, filenos)
 
     def check(self, sources: Numbers) -> None:
         """Refuse blocks that the sender's pool does not have."""
-        if self._blocks is None:
+        if self._pool is None:
             raise Refused(pb.NACK_REASON_MALFORMED, "no memory is attached")
-        if (largest := sources.max()) >= len(self._blocks):
-            raise Refused(pb.NACK_REASON_MALFORMED, f"block {largest} of a pool of {len(self._blocks)}")
+        if (largest := sources.max()) >= self._pool.num_blocks:
+            raise Refused(pb.NACK_REASON_MALFORMED, f"block {largest} of a pool of {self._pool.num_blocks}")
 
-    def copy(self, sources: Numbers, target: memoryview, slots: Numbers) -> None:
+    def copy(self, sources: Numbers, slots: Numbers) -> None:
         """Copy what was checked, without the interpreter's lock: the step's thread goes on meanwhile."""
-        assert self._blocks is not None
-        blocks = np.frombuffer(target, np.uint8).reshape(-1, self._blocks.shape[1])
-        copy_blocks(self._blocks, sources, blocks, slots)
+        assert self._pool is not None
+        self._pool.copy(sources, slots)
         if self._hangup.poll(0):
             raise Refused(pb.NACK_REASON_STALE, "the sender left while its blocks were read")
 
     def close(self) -> None:
         self.connection.close()
-        self._blocks = None  # unmaps
+        self._pool = None  # unmaps
+
+
+class MappedMemory:
+    """A sender's pool in the host's memory, read-only."""
+
+    def __init__(self, attach: pb.Attach, filenos: Sequence[int], store: HostStore) -> None:
+        """To be copied into `store`. Raises Refused."""
+        if len(filenos) != 1:
+            raise Refused(pb.NACK_REASON_MALFORMED, "a pool comes with its descriptor")
+        self._store = store
+        self.num_blocks = attach.size_bytes // store.block_bytes
+        try:
+            _check_whole(filenos[0], attach.size_bytes)
+            mapping = mmap.mmap(filenos[0], attach.size_bytes, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ)
+        except (OSError, ValueError, OverflowError) as error:
+            raise Refused(pb.NACK_REASON_MALFORMED, f"cannot map the memory: {error}") from error
+        blocks: Bytes = np.frombuffer(mapping, np.uint8, count=self.num_blocks * store.block_bytes)
+        self._blocks = blocks.reshape(self.num_blocks, store.block_bytes)
+
+    def copy(self, sources: Numbers, slots: Numbers) -> None:
+        """As every `Mapped`'s."""
+        own = np.frombuffer(self._store.memory, np.uint8).reshape(-1, self._store.block_bytes)
+        copy_blocks(self._blocks, sources, own, slots)
+
+
+def map_into(store: HostStore | DeviceStore) -> Map:
+    """Of pools that lie where `store` does."""
+
+    def map_pool(attach: pb.Attach, filenos: Sequence[int]) -> Mapped:
+        if isinstance(store, HostStore):
+            return MappedMemory(attach, filenos, store)
+        if not attach.HasField("cuda"):
+            raise Refused(pb.NACK_REASON_MALFORMED, "the pool is not on a GPU, and this one is")
+        try:
+            return BorrowedPool(attach.cuda, attach.size_bytes, store)
+        except TransferFailed as error:
+            raise Refused(pb.NACK_REASON_MALFORMED, error.message) from error
+
+    return map_pool
 
 
 def _check_whole(fileno: int, size_bytes: int) -> None:

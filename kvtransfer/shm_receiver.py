@@ -1,6 +1,6 @@
 """Decode's side of KV transfer from senders on the same host: a thread that copies out of their pools.
 
-1. A sender connects and hands over the descriptor of its pool; what can be mapped safely is mapped, read-only.
+1. A sender connects and hands over the descriptor of its pool, or CUDA's handle; what can be mapped safely is mapped.
 2. A frame names source blocks. They are copied, a few at once, under the lock that `revoke` takes, if the fence is the
    open ticket's; afterwards the connection must still be there, or they count as not come (see `shm`).
 3. A commit closes a ticket that is complete, delivers it, and only then is answered.
@@ -21,13 +21,14 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from engine.errors import ConfigError
-from kvtransfer.endpoints import SHM, shm_address, shm_name
+from kvtransfer.device_store import DeviceStore
+from kvtransfer.endpoints import shm_address, shm_name
 from kvtransfer.host_store import HostStore
 from kvtransfer.open_tickets import Refused
 from kvtransfer.receiver import ANY_TOKEN, TicketReceiver
-from kvtransfer.shm import max_sources
+from kvtransfer.shm import way_of
 from kvtransfer.shm_channel import same_user
-from kvtransfer.shm_peer import Peer
+from kvtransfer.shm_peer import Peer, map_into
 from kvtransfer.transport import Commit, Deliver, Endpoint, Fence
 from kvtransfer.wire import fence_from_proto
 from protos import kvtransfer_pb2 as pb
@@ -35,18 +36,17 @@ from protos import kvtransfer_pb2 as pb
 logger = logging.getLogger(__name__)
 
 MAX_PEERS = 256
-LOCKED_BYTES = 1 << 20
-"""Copied before `revoke` gets its turn, or one block: some 0.1 ms."""
 
 
 class ShmReceiver(TicketReceiver):
     """Listens on a socket of its own making, under a name nobody can guess."""
 
-    def __init__(self, store: HostStore, deliver: Deliver, *, vocab_size: int = ANY_TOKEN) -> None:
+    def __init__(self, store: HostStore | DeviceStore, deliver: Deliver, *, vocab_size: int = ANY_TOKEN) -> None:
         super().__init__(store, deliver, vocab_size)
-        self._store = store
+        self._map = map_into(store)
+        self._way = way_of(store)
         self._block_bytes = store.block_bytes
-        self._endpoint = Endpoint(SHM, shm_address(f"tandem-kv-{secrets.token_hex(16)}"))
+        self._endpoint = Endpoint(self._way.transport, shm_address(f"tandem-kv-{secrets.token_hex(16)}"))
         self._listener = _listen(self._endpoint.address)
         self._waker, self._wakened = socket.socketpair()
         self._peers: set[Peer] = set()
@@ -91,7 +91,7 @@ class ShmReceiver(TicketReceiver):
         if len(self._peers) >= MAX_PEERS or not same_user(connection):
             connection.close()
             return
-        peer = Peer(connection)
+        peer = Peer(connection, self._map)
         self._peers.add(peer)
         self._selector.register(connection, selectors.EVENT_READ, peer)
 
@@ -131,16 +131,16 @@ class ShmReceiver(TicketReceiver):
                 raise Refused(pb.NACK_REASON_MALFORMED, "neither blocks to copy nor a commit")
 
     def _copy(self, peer: Peer, fence: Fence, copy: pb.Copy) -> None:
-        if not 0 < len(copy.source_blocks) <= max_sources(self._block_bytes):
+        if not 0 < len(copy.source_blocks) <= self._way.max_sources(self._block_bytes):
             raise Refused(pb.NACK_REASON_MALFORMED, f"{len(copy.source_blocks)} blocks in one frame")
         sources = np.array(copy.source_blocks, np.int64)
         peer.check(sources)
         self.tickets.check_blocks(fence, range(copy.first, copy.first + len(sources)))
-        at_once = max(1, LOCKED_BYTES // self._block_bytes)
+        at_once = max(1, self._way.locked_bytes // self._block_bytes)
         for i in range(0, len(sources), at_once):
             some = sources[i : i + at_once]
             blocks = range(copy.first + i, copy.first + i + len(some))
-            self.tickets.fill_blocks(fence, blocks, partial(peer.copy, some, self._store.memory))
+            self.tickets.fill_blocks(fence, blocks, partial(peer.copy, some))
 
     def _take_commit(self, fence: Fence, message: pb.Commit) -> None:
         commit = Commit(message.first_token, message.traceparent)

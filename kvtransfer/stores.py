@@ -1,9 +1,11 @@
 """A worker's pool as its transports see it, by where it lies."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from engine.cache import KVCache
+from engine.config import WorkerConfig
 from engine.errors import ConfigError
+from engine.shared_memory import can_share_memory
 from kvtransfer.device_store import DeviceStore
 from kvtransfer.group import Backend
 from kvtransfer.host_store import HostStore
@@ -25,6 +27,13 @@ def store_of(cache: "KVCache | GpuCache", team: "Team | None" = None) -> Store:
         return DeviceStore(cache.pool)
     head_bytes = cache.block_tokens * cache.spec.head_dim * cache.pool.itemsize
     return RanksStore(cache.num_blocks, SharedHeads.of(cache.spec, team.ranks.size, head_bytes), team.copies)
+
+
+def can_lend(store: Store, config: WorkerConfig) -> TypeGuard[DeviceStore]:
+    """Whether other workers of this host may read the pool where it lies on its GPU, and this one theirs."""
+    return (
+        isinstance(store, DeviceStore) and store.pool.is_cuda and config.shared_memory == "auto" and can_share_memory()
+    )
 
 
 def device_frames_of(backend: Backend, store: Store) -> "DeviceFrames | None":

@@ -9,20 +9,21 @@ import uvloop
 from engine.audit import audited
 from engine.config import WorkerConfig
 from engine.cost import Slowdown
-from engine.device import OpenModel, open_model
+from engine.device import OpenModel, configured_for, open_model
 from engine.errors import USAGE_STATUS, ConfigError
 from engine.lending import lending
 from engine.options import parse_options
 from engine.process import check_exposure, serve, stop_signal
 from engine.steploop import StepLoop
 from engine.telemetry import Telemetry, setup_logging, setup_tracing
+from kvtransfer.cuda_ipc import DeviceMemory
 from kvtransfer.curve import Curve
-from kvtransfer.endpoints import Senders
+from kvtransfer.endpoints import CUDA_IPC, SHM, Senders
 from kvtransfer.group import check_backend
 from kvtransfer.host_store import HostStore
 from kvtransfer.nccl import NcclSender
 from kvtransfer.shm import ShmSender
-from kvtransfer.stores import device_frames_of, store_of
+from kvtransfer.stores import can_lend, device_frames_of, store_of
 from kvtransfer.transport import KVSender
 from kvtransfer.zeromq import ZeroMQSender
 from prefill.scheduler import PrefillScheduler
@@ -62,7 +63,9 @@ def _senders(config: WorkerConfig, model: OpenModel) -> Senders:
     by_transport: dict[str, KVSender] = {}
     store, limit_s = store_of(model.cache, model.team), config.stall_limit_s
     if model.shared and isinstance(store, HostStore):
-        by_transport["shm"] = ShmSender(store, model.shared, stall_limit_s=limit_s)
+        by_transport[SHM] = ShmSender(store, model.shared, stall_limit_s=limit_s)
+    if can_lend(store, config):
+        by_transport[CUDA_IPC] = ShmSender(store, DeviceMemory(store.pool), stall_limit_s=limit_s)
     curve = Curve.of(config.kv_key, config.kv_peers)
     if config.kv_groups != "off":
         by_transport[config.kv_groups] = NcclSender(
@@ -84,6 +87,7 @@ def main() -> int:
         check_exposure(config)
         check_backend(config.kv_groups)
         tracing = setup_tracing("tandem-prefill", config.otlp_endpoint)
+        config = configured_for(config, pb.ROLE_PREFILL)
         model = open_model(config, pb.ROLE_PREFILL)
         uvloop.run(run(config, model, tracing))
     except ConfigError as error:

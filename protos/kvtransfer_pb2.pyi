@@ -105,12 +105,32 @@ class Blocks(_message.Message):
     def __init__(self, block: _Optional[int] = ..., offset: _Optional[int] = ..., checksums: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Attach(_message.Message):
-    __slots__ = ("size_bytes", "block_bytes")
+    __slots__ = ("size_bytes", "block_bytes", "cuda")
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     BLOCK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CUDA_FIELD_NUMBER: _ClassVar[int]
     size_bytes: int
     block_bytes: int
-    def __init__(self, size_bytes: _Optional[int] = ..., block_bytes: _Optional[int] = ...) -> None: ...
+    cuda: CudaMemory
+    def __init__(self, size_bytes: _Optional[int] = ..., block_bytes: _Optional[int] = ..., cuda: _Optional[_Union[CudaMemory, _Mapping]] = ...) -> None: ...
+
+class CudaMemory(_message.Message):
+    __slots__ = ("handle", "size_bytes", "offset_bytes", "counter", "counter_offset", "event", "has_event")
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_BYTES_FIELD_NUMBER: _ClassVar[int]
+    COUNTER_FIELD_NUMBER: _ClassVar[int]
+    COUNTER_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    HAS_EVENT_FIELD_NUMBER: _ClassVar[int]
+    handle: bytes
+    size_bytes: int
+    offset_bytes: int
+    counter: bytes
+    counter_offset: int
+    event: bytes
+    has_event: bool
+    def __init__(self, handle: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., offset_bytes: _Optional[int] = ..., counter: _Optional[bytes] = ..., counter_offset: _Optional[int] = ..., event: _Optional[bytes] = ..., has_event: _Optional[bool] = ...) -> None: ...
 
 class Copy(_message.Message):
     __slots__ = ("first", "source_blocks")

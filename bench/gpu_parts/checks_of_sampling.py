@@ -7,7 +7,7 @@ import torch
 
 from bench.gpu_parts.bench import Bench, Task
 from bench.gpu_parts.errors import SHORT, judge, share_unequal, worst_row_error
-from engine.kernels.gpu import adjust_logits, sample, top_logits
+from engine.kernels.gpu import adjust_logits, keep, sample, take_tokens, top_logits
 from engine.kernels.gpu.candidates import Scratch
 
 VOCAB = 128_256
@@ -15,7 +15,8 @@ _MASK = 0xFFFFFFFF
 
 
 def tasks(bench: Bench) -> Iterator[Task]:
-    for name, check in {"add_bias, ban": _bias, "penalise, note_tokens": _penalise}.items():
+    checks = {"add_bias, ban": _bias, "penalise, note_tokens": _penalise, "keep": _keep, "take_tokens": _take_tokens}
+    for name, check in checks.items():
         yield Task(name, partial(check, bench, name))
     for dtype in (torch.float32, torch.bfloat16):
         yield Task(f"sample {SHORT[dtype]}", partial(_sample, bench, dtype))
@@ -60,12 +61,34 @@ def _penalise(bench: Bench, name: str) -> None:
     for is_prompt in (True, False):
         adjust_logits.note_tokens(history, owners, tokens, is_prompt)
         adjust_logits.note_tokens_reference(expected_history, owners, tokens, is_prompt)
+    drawn, samples = torch.randint(0, size, (rows,)), torch.randperm(rows)
+    adjust_logits.note_tokens(history, slots, drawn, is_prompt=False, rows=samples)
+    adjust_logits.note_tokens_reference(expected_history, slots, drawn, is_prompt=False, rows=samples)
     slots[0] = -1
     penalties = 1 + torch.rand(rows), torch.rand(rows), torch.rand(rows)
     adjust_logits.penalise(logits, history, slots, *penalties)
     adjust_logits.penalise_reference(expected, expected_history, slots, *penalties)
     judge(bench, f"{name}: history", share_unequal(history, expected_history), 0.0, "share of values unequal")
     judge(bench, name, float((logits - expected).abs().max()), 1e-5, "largest error")
+
+
+def _keep(bench: Bench, name: str) -> None:
+    rows, size = bench.size(64, 3), bench.size(VOCAB, 300)
+    logits, chosen = torch.randn(rows, size), torch.randperm(rows)[: rows // 2 + 1]
+    masks = torch.randint(-(2**31), 2**31 - 1, (len(chosen), -(-size // 32)), dtype=torch.int32)
+    expected = logits.clone()
+    keep.keep(logits, chosen, masks)
+    keep.keep_reference(expected, chosen, masks)
+    judge(bench, name, share_unequal(logits, expected), 0.0, "share of values unequal")
+
+
+def _take_tokens(bench: Bench, name: str) -> None:
+    count = bench.size(1000, 9)
+    tokens = torch.randint(0, VOCAB, (count,), dtype=torch.int32)
+    before, continues = torch.randint(0, VOCAB, (count,)), torch.randint(-1, count, (count,), dtype=torch.int32)
+    expected = take_tokens.take_tokens_reference(tokens, continues, before)
+    take_tokens.take_tokens(tokens, continues, before)
+    judge(bench, name, share_unequal(tokens, expected), 0.0, "share of tokens unequal")
 
 
 def _sample(bench: Bench, dtype: torch.dtype) -> None:

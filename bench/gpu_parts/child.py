@@ -18,7 +18,7 @@ from bench.gpu_parts.report import Row
 STATUS_OF_A_BROKEN_DEVICE = 3
 
 
-def run(part: str, file: Path, seconds: float, is_dry: bool, shard: str) -> int:
+def run(part: str, file: Path, seconds: float, is_dry: bool, shard: str, seed: int) -> int:
     deadline = time.monotonic() + seconds
     found = records.read(file)
     if not is_dry and not torch.cuda.is_available():
@@ -32,7 +32,10 @@ def run(part: str, file: Path, seconds: float, is_dry: bool, shard: str) -> int:
     done = set(records.begun(found))
     with torch.device(device):
         for index, task in enumerate(tasks(bench)):
-            if index % count == number and task.name not in done and not _do(bench, task):
+            if index % count != number or task.name in done:
+                continue
+            torch.manual_seed(seed + index)  # whatever was done before it, in this process or another
+            if not _do(bench, task):
                 return STATUS_OF_A_BROKEN_DEVICE
     return 0
 

@@ -5,11 +5,13 @@ a failure, and another process goes on behind it. Standard library only.
 """
 
 import json
+import secrets
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ LEAST_S = 40.0
 GRACE_S = 20.0
 """Beyond a part's time, within which it says itself what it did not reach."""
 MAX_STARTS = 8
+DRY_TIMES = 4
+"""A dry run may take so many times as long: whoever runs it has a slow machine, or others on it, and no lease."""
 RIVAL = "transformers"
 """What the task begins with that is another program's, and so no failure of ours."""
 
@@ -38,6 +42,8 @@ class Plan:
     tune: bool
     is_dry: bool
     out: Path | None
+    seed: int = field(default_factory=partial(secrets.randbits, 31))
+    """Of everything random: another one in every run, so that every run checks other numbers"""
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -52,7 +58,8 @@ class Plan:
 def supervise(plan: Plan, script: Path) -> int:
     """Run the parts, print, write; returns the exit status."""
     began = time.monotonic()
-    deadline = began + plan.minutes * 60 - GRACE_S
+    minutes = plan.minutes * (DRY_TIMES if plan.is_dry else 1)
+    deadline = began + minutes * 60 - GRACE_S
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for index, part in enumerate(plan.parts):
@@ -60,23 +67,35 @@ def supervise(plan: Plan, script: Path) -> int:
             left_s = deadline - time.monotonic()
             seconds = left_s if plan.is_dry else max(LEAST_S, left_s * WEIGHTS[part] / weight)
             found += _run_part(plan, script, part, seconds, Path(folder), found)
-            if not any("machine" in record for record in found):
+            _write(plan, found)  # whatever becomes of the other parts, and of this process
+            if not found:  # a part's process that has a device says so first
                 print("no NVIDIA GPU that this torch can use; --dry-run needs none")
                 return 2
     rows = records.rows(found)
-    machine: dict[str, str] = next((record["machine"] for record in found if "machine" in record), {})
     failures = sum(row.is_failure for row in rows)
     print()
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    print(", ".join(f"{name} {value}" for name, value in _machine(found).items()))
     print(table(rows, is_dry=plan.is_dry))
     missed = 0 if plan.is_dry else sum(row.met is False for row in rows)
-    print(f"{failures} failed, {missed} targets missed; {time.monotonic() - began:.0f} s")
-    if plan.out is not None:
-        plan.out.mkdir(parents=True, exist_ok=True)
-        note = {"note": DRY} if plan.is_dry else {}
-        whole = {**note, "machine": machine, "failures": failures, "rows": [row.as_json() for row in rows]}
-        (plan.out / "gpu.json").write_text(json.dumps(whole, indent=1) + "\n")
+    print(f"{failures} failed, {missed} targets missed; seed {plan.seed}; {time.monotonic() - began:.0f} s")
     return 1 if failures else 0
+
+
+def _machine(found: list[dict[str, Any]]) -> dict[str, str]:
+    """Nothing of it if its process broke before it could say."""
+    return next((record["machine"] for record in found if "machine" in record), {"device": "unknown"})
+
+
+def _write(plan: Plan, found: list[dict[str, Any]]) -> None:
+    """What is known by now, in place of what was known before."""
+    if plan.out is None or not found:
+        return
+    rows = records.rows(found)
+    plan.out.mkdir(parents=True, exist_ok=True)
+    note = {"note": DRY} if plan.is_dry else {}
+    of_run = {"machine": _machine(found), "seed": plan.seed, "failures": sum(row.is_failure for row in rows)}
+    whole = {**note, **of_run, "rows": [row.as_json() for row in rows]}
+    (plan.out / "gpu.json").write_text(json.dumps(whole, indent=1) + "\n")
 
 
 def _run_part(
@@ -109,6 +128,7 @@ class _Shard:
     def __init__(self, plan: Plan, script: Path, part: str, shard: str, file: Path, until: float) -> None:
         self._part, self._file, self._until, self._starts = part, file, until, 0
         self._command = [sys.executable, str(script), "--child", part, "--file", str(file), "--shard", shard]
+        self._command += ["--seed", str(plan.seed)]
         if plan.is_dry:
             self._command.append("--dry-run")
         self._process = self._start()

@@ -4,7 +4,7 @@ Nothing of a kernel's file is written; what wins is printed, and goes into the f
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -16,7 +16,9 @@ from bench.gpu_parts import kernels, kernels_of_ops
 from bench.gpu_parts.bench import Bench, Call
 from engine.kernels.gpu import (
     adjust_logits,
+    candidates,
     copy_blocks,
+    copy_summed,
     decode_attention,
     int4_linear,
     int8_linear,
@@ -40,24 +42,22 @@ class Tuning:
     """One kernel for one class of shapes."""
 
     name: str
-    module: ModuleType
+    modules: tuple[ModuleType, ...]
     candidates: tuple[Config, ...]
     changes: Callable[[Config], Mapping[str, object]]
-    """Names of the module and their values, with which it launches the candidate"""
+    """Names of the modules and their values, with which they launch the candidate"""
     make: Callable[[], list[Call]]
     """Calls on inputs made for the candidate that is in place"""
 
     @contextmanager
     def in_place(self, candidate: Config) -> Iterator[None]:
-        changed = self.changes(candidate)
-        before = {name: getattr(self.module, name) for name in changed}
-        for name, value in changed.items():
-            setattr(self.module, name, value)
-        try:
+        with ExitStack() as stack:
+            for name, value in self.changes(candidate).items():
+                for module in self.modules:
+                    if hasattr(module, name):
+                        stack.callback(setattr, module, name, getattr(module, name))
+                        setattr(module, name, value)
             yield
-        finally:
-            for name, value in before.items():
-                setattr(self.module, name, value)
 
 
 class _With:
@@ -90,8 +90,10 @@ def tunings(bench: Bench) -> list[Tuning]:
         penalty = partial(of_ops.a_penalty, bench, count)
         made.append(_of("penalise", rows, adjust_logits, adjust_logits.CONFIGS, _penalise, penalty))
         made.append(_of("sample", rows, sample, sample.CONFIGS, _sample, draw))
+        made.append(_of("sample: parts", rows, (sample, candidates), candidates.CONFIGS, _parts, draw))
         made.append(_of("top_logits", rows, top_logits, top_logits.CONFIGS, _top_logits, top))
     made.append(_of("copy_blocks", 256, copy_blocks, copy_blocks.CONFIGS, _copy, partial(of_ops.a_copy, bench)))
+    made.append(_of("copy_summed", 16, copy_summed, copy_summed.CONFIGS, _summed, partial(of_ops.a_summed_copy, bench)))
     for rows in (1, 64, 256):
         product = partial(of_ops.a_four_bit_product, bench, bench.size(rows, 1))
         made.append(_of("int4_linear", rows, int4_linear, int4_linear.CONFIGS, _int4, product))
@@ -103,12 +105,13 @@ def tunings(bench: Bench) -> list[Tuning]:
 def _of(
     name: str,
     rows: int,
-    module: ModuleType,
-    candidates: tuple[Config, ...],
+    modules: ModuleType | tuple[ModuleType, ...],
+    configs: tuple[Config, ...],
     changes: Callable[[Config], Mapping[str, object]],
     make: Callable[[], kernels_of_ops.Made],
 ) -> Tuning:
-    return Tuning(f"{name}, {rows} rows", module, candidates, changes, lambda: kernels_of_ops.calls_over_sets(make)[0])
+    every = modules if isinstance(modules, tuple) else (modules,)
+    return Tuning(f"{name}, {rows} rows", every, configs, changes, lambda: kernels_of_ops.calls_over_sets(make)[0])
 
 
 def _int8(bench: Bench, rows: int) -> kernels_of_ops.Made:
@@ -124,7 +127,7 @@ def _decode(bench: Bench, num_sequences: int, context: int) -> Tuning:
         return kernels.decode_calls(bench, num_sequences, context)[0]
 
     name = f"decode attention {num_sequences} x {context}"
-    return Tuning(name, decode_attention, tuple(decode_attention.CANDIDATES), changes, make)
+    return Tuning(name, (decode_attention,), tuple(decode_attention.CANDIDATES), changes, make)
 
 
 def _prefill(bench: Bench, num_tokens: int, prefix: int) -> Tuning:
@@ -137,7 +140,7 @@ def _prefill(bench: Bench, num_tokens: int, prefix: int) -> Tuning:
         return [kernels.prefill_call(bench, num_tokens, prefix)]
 
     name = kernels.name_of_prefill(num_tokens, prefix)
-    return Tuning(name, prefill_attention, tuple(prefill_attention.CANDIDATES), changes, make)
+    return Tuning(name, (prefill_attention,), tuple(prefill_attention.CANDIDATES), changes, make)
 
 
 def _only_warps(config: Config) -> Mapping[str, object]:
@@ -162,6 +165,14 @@ def _penalise(config: Config) -> Mapping[str, object]:
 
 
 def _sample(config: Config) -> Mapping[str, object]:
+    return {"_BLOCK": config.kwargs["BLOCK"], "_NUM_WARPS": config.num_warps}
+
+
+def _parts(config: Config) -> Mapping[str, object]:
+    return {"PART_SIZE": config.kwargs["PART"], "NUM_WARPS": config.num_warps}
+
+
+def _summed(config: Config) -> Mapping[str, object]:
     return {"_BLOCK": config.kwargs["BLOCK"], "_NUM_WARPS": config.num_warps}
 
 

@@ -89,6 +89,41 @@ for task in ("first", "second"):
     assert rows["second"]["value"] == 1.0
 
 
+def test_a_part_that_breaks_costs_no_other_part_its_results(tmp_path: Path) -> None:
+    script = child(
+        tmp_path,
+        """
+part = sys.argv[sys.argv.index("--child") + 1]
+if part == "checks":
+    os._exit(5)
+note({"began": part})
+if part == "model":  # what there is if nothing follows
+    whole = json.load(open(os.path.join(os.path.dirname(__file__), "gpu.json")))
+    part = " ".join(sorted({row["measure"] for row in whole["rows"]}))
+note({"row": {"measure": part, "value": 1.0}, "task": part})
+note({"ended": part})
+""",
+    )
+
+    status = supervise(Plan((), 2, False, False, tmp_path), script)
+
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    rows = {row["measure"]: row for row in found["rows"]}
+    assert status == 1
+    assert set(rows) == {"limits", "checks: start", "kernels", "checks: start kernels limits"}
+    assert "status 5" in rows["checks: start"]["note"]
+    assert found["seed"] >= 0
+
+
+def test_a_start_that_breaks_is_not_taken_for_a_machine_without_a_gpu(tmp_path: Path) -> None:
+    script = tmp_path / "child.py"
+    script.write_text("import sys; sys.exit(7)")
+
+    assert supervise(Plan(("limits",), 2, False, False, tmp_path), script) == 1
+    (row,) = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert (row["measure"], row["is_failure"]) == ("limits: start", True)
+
+
 def test_without_a_gpu_it_says_so_and_stops(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = tmp_path / "child.py"
     script.write_text("")

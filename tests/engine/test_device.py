@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from engine.config import WorkerConfig
-from engine.device import choose_device, open_model
+from engine.device import choose_device, configured_for, open_model
 from engine.errors import ConfigError
 from protos import worker_pb2 as pb
 
@@ -56,3 +56,15 @@ def test_other_names_are_no_devices(name: str) -> None:
 def test_float8_is_refused_on_a_cpu_before_a_model_is_looked_for(name: str) -> None:
     with pytest.raises(ConfigError, match="--quantization fp8 needs a GPU"):
         open_model(WorkerConfig(device=name, model="/nowhere", quantization="fp8"), pb.ROLE_DECODE)
+
+
+def test_on_a_gpu_a_step_takes_prompts_that_fill_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_cpu, told = WorkerConfig(device="auto"), WorkerConfig(device="auto", max_step_tokens=64)
+    assert configured_for(on_cpu, pb.ROLE_PREFILL) is on_cpu
+
+    monkeypatch.setattr("engine.device.choose_device", lambda name: torch.device("cuda", 0))
+
+    assert configured_for(on_cpu, pb.ROLE_PREFILL).max_step_tokens == 8192
+    assert configured_for(on_cpu, pb.ROLE_DECODE).max_step_tokens == 2048
+    assert configured_for(told, pb.ROLE_PREFILL) is told
+    assert "max_step_tokens" in configured_for(on_cpu, pb.ROLE_DECODE).model_fields_set, "as its ranks are told"

@@ -1,6 +1,7 @@
 """Where kernels run: in Triton's interpreter, or on the GPU with
 
-    TRITON_INTERPRET=0 pytest tests/gpu/kernels tests/gpu/engine tests/gpu/kvtransfer
+    TRITON_INTERPRET=0 pytest -m "not slow" tests/gpu/kernels tests/gpu/engine tests/gpu/kvtransfer
+    pytest -m gpu tests/kvtransfer
 
 It is chosen in `tests/conftest.py`, before anything imports Triton.
 """

@@ -2,19 +2,21 @@
 
 import random
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from engine.shared_memory import SharedMemory
+from kvtransfer.cuda_ipc import DeviceMemory
 from kvtransfer.device_store import DeviceStore
-from kvtransfer.endpoints import shm_address
+from kvtransfer.endpoints import CUDA_IPC, shm_address
 from kvtransfer.host_store import HostStore
 from kvtransfer.inproc import Hub, InprocReceiver, InprocSender
+from kvtransfer.link import Frame
 from kvtransfer.nccl import NcclSender
 from kvtransfer.nccl_receiver import NcclReceiver
 from kvtransfer.pieces import Bytes, Checksums, Pieces
@@ -24,11 +26,18 @@ from kvtransfer.shm_receiver import ShmReceiver
 from kvtransfer.transport import Arrived, BlockStore, Endpoint, Fence, KVReceiver, KVSender, Ticket, TicketId
 from kvtransfer.zeromq import ZeroMQSender
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
+from tests.kvtransfer.lent_by_cpus import lending
 
-Transport = Literal["inproc", "shm", "zeromq-tcp", "zeromq-ipc", "zeromq-gpu", "gloo-tcp", "gloo-ipc"]
-TRANSPORTS: tuple[Transport, ...] = ("inproc", "shm", "zeromq-tcp", "zeromq-ipc", "zeromq-gpu", "gloo-tcp", "gloo-ipc")
-"""zeromq-gpu is zeromq-ipc between pools that are handled as a GPU's are."""
+Transport = Literal["inproc", "shm", "shm-gpu", "zeromq-tcp", "zeromq-ipc", "zeromq-gpu", "gloo-tcp", "gloo-ipc"]
+TRANSPORTS: tuple[Transport, ...] = get_args(Transport)
+"""zeromq-gpu is zeromq-ipc between pools that are handled as a GPU's are, and shm-gpu, which is cuda-ipc, between such
+whose memory files stand for CUDA's handles."""
 BETWEEN_PROCESSES = TRANSPORTS[1:]
+
+
+def name_of(transport: str) -> str:
+    """What endpoints call it."""
+    return CUDA_IPC if transport == "shm-gpu" else transport.partition("-")[0]
 
 
 PERIOD_BYTES = 1_000_003
@@ -87,6 +96,25 @@ class OnDevice(DeviceStore):
         _ = self._pool.memory
         return super().scatter(pieces, some, frame)
 
+    @property
+    def blocks(self) -> torch.Tensor:
+        _ = self._pool.memory
+        return super().blocks
+
+
+class Telling(ShmSender):
+    """Tells of each frame: who is sent to copies the blocks."""
+
+    pool: "Pool"
+
+    def _frames(self, ticket: Ticket, first: int, source_blocks: Sequence[int]) -> Iterator[Frame]:
+        frames = super()._frames(ticket, first, source_blocks)
+        while True:
+            _ = self.pool.memory
+            if (frame := next(frames, None)) is None:
+                return
+            yield frame
+
 
 def make_ticket(
     receiver: KVReceiver | Endpoint, pool: Pool, num_blocks: int, *, name: str = "t", first_block: int = 0
@@ -111,13 +139,14 @@ class Wire(AsyncExitStack):
         self._hub = Hub()
         self._directory = Path(self.enter_context(tempfile.TemporaryDirectory()))
         self._num_paths = 0
+        self._files = self.enter_context(lending())
 
     def receiver(self, pool: Pool, *, vocab_size: int = ANY_TOKEN) -> KVReceiver:
         receiver: KVReceiver
         if self.transport == "inproc":
             receiver = InprocReceiver(self._hub, pool, self.arrived.append, vocab_size=vocab_size)
-        elif self.transport == "shm":
-            receiver = ShmReceiver(pool, self.arrived.append, vocab_size=vocab_size)
+        elif self.transport.startswith("shm"):
+            receiver = ShmReceiver(self._local(pool), self.arrived.append, vocab_size=vocab_size)
         elif self.transport.startswith("gloo"):
             receiver = NcclReceiver("gloo", self.address(), pool, self.arrived.append, vocab_size=vocab_size)
         else:
@@ -129,14 +158,28 @@ class Wire(AsyncExitStack):
         sender: KVSender
         if self.transport == "inproc":
             sender = InprocSender(self._hub, pool)
-        elif self.transport == "shm":
-            sender = ShmSender(pool, pool.share(), stall_limit_s=stall_limit_s)
+        elif self.transport.startswith("shm"):
+            sender = self._telling(pool, stall_limit_s)
         elif self.transport.startswith("gloo"):
             sender = NcclSender("gloo", pool, stall_limit_s=stall_limit_s)
         else:
             sender = ZeroMQSender(self._store(pool), stall_limit_s=stall_limit_s)
         self.push_async_callback(sender.aclose)
         return sender
+
+    def _telling(self, pool: Pool, stall_limit_s: float) -> ShmSender:
+        shared = pool.share()
+        store = self._local(pool)
+        memory: SharedMemory | DeviceMemory = shared
+        if isinstance(store, OnDevice):
+            self._files.add(store.pool, shared)
+            memory = DeviceMemory(store.pool)
+        sender = Telling(store, memory, stall_limit_s=stall_limit_s)
+        sender.pool = pool
+        return sender
+
+    def _local(self, pool: Pool) -> Pool | OnDevice:
+        return OnDevice(pool) if self.transport == "shm-gpu" else pool
 
     def _store(self, pool: Pool) -> BlockStore:
         return OnDevice(pool) if self.transport.endswith("gpu") else pool
@@ -152,8 +195,8 @@ class Wire(AsyncExitStack):
         """Where nobody listens, now or later."""
         if self.transport == "inproc":
             return Endpoint("inproc", "nowhere")
-        if self.transport == "shm":
-            return Endpoint("shm", shm_address("nowhere"))
+        if self.transport.startswith("shm"):
+            return Endpoint(name_of(self.transport), shm_address("nowhere"))
         receiver = ZeroMQReceiver(self.address(), Pool(1, 1), self.arrived.append)
         receiver.close()
         return Endpoint(self.transport.partition("-")[0], receiver.endpoint.address)

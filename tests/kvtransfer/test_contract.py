@@ -13,7 +13,16 @@ import uvloop
 from engine.errors import ProtocolError, TransferFailed
 from kvtransfer.transport import Commit, Endpoint, Ticket
 from tests.kvtransfer import peer
-from tests.kvtransfer.pools import BETWEEN_PROCESSES, TRANSPORTS, Pool, Transport, Wire, make_ticket, refenced
+from tests.kvtransfer.pools import (
+    BETWEEN_PROCESSES,
+    TRANSPORTS,
+    Pool,
+    Transport,
+    Wire,
+    make_ticket,
+    name_of,
+    refenced,
+)
 
 ODD_SIZES = (1, 4097, (64 << 10) + 1, (256 << 10) - 1, 256 << 10, (256 << 10) + 1, (1 << 20) + 1, (2 << 20) + 77777)
 
@@ -311,7 +320,7 @@ async def test_a_receiver_closed_on_the_way_is_a_failed_transfer(wire: Wire) -> 
 
 async def test_a_killed_peer_is_a_failed_transfer(far_wire: Wire) -> None:
     pool = Pool(peer.NUM_BLOCKS, peer.BLOCK_BYTES)
-    transport = far_wire.transport.partition("-")[0]
+    transport = name_of(far_wire.transport)
     command = [sys.executable, "-m", "tests.kvtransfer.peer", transport, far_wire.address()]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]

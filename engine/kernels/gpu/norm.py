@@ -10,7 +10,7 @@ import triton.language as tl
 
 from engine.kernels.gpu.compiled import Compiled
 
-_WIDEST = 1 << 14
+WIDEST = 1 << 14
 CONFIGS = tuple(triton.Config({}, num_warps=warps) for warps in (4, 8, 16, 32))
 """For the bench to try."""
 
@@ -54,7 +54,7 @@ def rms_norm(
     `weight` is `[hidden size]`. All contiguous.
     """
     num_rows, size = hidden.shape
-    assert size <= _WIDEST, f"rows of {size} numbers: {_WIDEST} at most"
+    assert size <= WIDEST, f"rows of {size} numbers: {WIDEST} at most"
     assert weight.shape == (size,)
     assert out.shape == hidden.shape
     assert delta is None or delta.shape == hidden.shape

@@ -14,6 +14,8 @@ from engine.errors import ConfigError
 LOG2_E = 1.4426950408889634
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MIN_HEAD_DIM, MAX_HEAD_DIM = 64, 256
+HEAD_DIM_STEP = 4
+"""A row of numbers of 16 bits is then whole words of eight bytes, which transfers move."""
 HIDDEN = tl.constexpr(-1.0e30)
 """Score of a position that is not attended to: finite, so that a tile with nothing visible makes no NaN."""
 
@@ -39,15 +41,14 @@ def load_rows(base, offsets, D: tl.constexpr, PADDED: tl.constexpr):  # type: ig
 def check_heads(queries: torch.Tensor, pool: torch.Tensor, out: torch.Tensor) -> None:
     """Refuse by name what the kernels were not made for. `queries` and `out` are `[rows, H, D]`."""
     num_heads, head_dim = queries.shape[1:]
-    num_kv_heads, block_tokens = pool.shape[3:5]
+    num_kv_heads = pool.shape[3]
     if pool.dtype not in DTYPES:
         raise ConfigError(f"KV cache of {pool.dtype} has no GPU attention; there is bfloat16, float16, float32")
     if queries.dtype != pool.dtype or out.dtype != pool.dtype:
         raise ConfigError(f"queries are {queries.dtype} and out is {out.dtype}, but the KV cache is {pool.dtype}")
-    if head_dim % 16 or not MIN_HEAD_DIM <= head_dim <= MAX_HEAD_DIM:
-        raise ConfigError(f"head dimension {head_dim} is not a multiple of 16 from {MIN_HEAD_DIM} to {MAX_HEAD_DIM}")
-    if block_tokens % 8:
-        raise ConfigError(f"blocks of {block_tokens} tokens are not a multiple of 8")
+    if head_dim % HEAD_DIM_STEP or not MIN_HEAD_DIM <= head_dim <= MAX_HEAD_DIM:
+        steps = f"a multiple of {HEAD_DIM_STEP} from {MIN_HEAD_DIM} to {MAX_HEAD_DIM}"
+        raise ConfigError(f"head dimension {head_dim} is not {steps}")
     if num_heads % num_kv_heads:
         raise ConfigError(f"{num_heads} query heads do not share {num_kv_heads} KV heads evenly")
     assert pool.is_contiguous()

@@ -14,7 +14,7 @@ import triton.language as tl
 from engine.kernels.eight_bits import LARGEST
 from engine.kernels.gpu.compiled import Compiled
 
-_WIDEST = 1 << 15
+WIDEST = 1 << 15
 _TO_WHOLE = tl.constexpr(12582912.0)
 """1.5 * 2^23: added to a float32 and taken away again, it leaves the nearest whole number."""
 CONFIGS = tuple(triton.Config({}, num_warps=warps) for warps in (4, 8, 16))
@@ -63,7 +63,7 @@ def _num_warps(block: int) -> int:
 def quantize_rows(x: torch.Tensor, values: torch.Tensor, scales: torch.Tensor) -> None:
     """`x` `[T, K]` to `values` `[T, K]` int8 or float8_e4m3fn and `scales` `[T]` float32: x ~ scale * value."""
     num_rows, size = x.shape
-    assert size <= _WIDEST, f"rows of {size} numbers: {_WIDEST} at most"
+    assert size <= WIDEST, f"rows of {size} numbers: {WIDEST} at most"
     assert values.shape == x.shape
     assert scales.shape == (num_rows,)
     assert x.is_contiguous()

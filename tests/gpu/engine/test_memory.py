@@ -3,7 +3,7 @@
 import pytest
 
 from engine.errors import ConfigError
-from engine.gpu.memory import MIB, Measured, blocks_that_fit
+from engine.gpu.memory import MIB, Measured, blocks_that_fit, reserve_bytes
 
 MEASURED = Measured(total=1000 * MIB, free=600 * MIB, taken=300 * MIB, activations=60 * MIB)
 
@@ -47,3 +47,21 @@ def test_a_share_too_small_is_refused_with_its_arithmetic() -> None:
 
     for word in ("share of 0.25 is 250 MiB", "they take 300 MiB", "fewer workers on a GPU have larger shares"):
         assert word in refusal.value.message
+
+
+def test_a_pool_that_was_asked_for_is_held_against_what_fits() -> None:
+    def asked(blocks: int) -> int:
+        return blocks_that_fit(MEASURED, 4 * MIB, 16, reserve_bytes=41 * MIB, min_tokens=2, asked=blocks)
+
+    assert asked(1) == 1
+    assert asked(124) == 124
+    with pytest.raises(
+        ConfigError, match="124 KV blocks of 16 tokens fit on the GPU, and 125 were asked for"
+    ) as refusal:
+        asked(125)
+    assert refusal.value.field == "num_blocks"
+
+
+def test_groups_of_nccl_have_memory_of_their_own() -> None:
+    assert reserve_bytes(10, "off") == reserve_bytes(10, "gloo") == 10 * MIB
+    assert reserve_bytes(10, "nccl") == (10 + 1600) * MIB

@@ -49,14 +49,23 @@ def test_ragged_contexts_meet_the_reference(group: int, num_kv_heads: int, split
     torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("block_tokens", [8, 16, 32, 24])
-@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize("block_tokens", [1, 7, 12, 16, 100, 256])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 100, 128, 256])
 def test_blocks_and_heads_of_any_size(head_dim: int, block_tokens: int) -> None:
-    dtype = torch.float16 if block_tokens == 16 else torch.float32
+    dtype = torch.float16 if block_tokens in (7, 16) else torch.float32
 
     out, expected = attend([17, 200], head_dim=head_dim, block_tokens=block_tokens, splits=2, dtype=dtype)
 
     torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("group", [7, 12, 33])
+def test_groups_that_are_no_power_of_two_and_windows_shorter_than_a_block(group: int) -> None:
+    shape = {"group": group, "num_kv_heads": 1, "block_tokens": 24, "window": 5, "splits": 2}
+
+    out, expected = attend([1, 5, 24, 150], **shape)  # type: ignore[arg-type]
+
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("splits", [1, 4])
@@ -121,9 +130,9 @@ def test_bfloat16_is_summed_in_float32(splits: int) -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"head_dim": 48}, "head dimension 48"),
+        ({"head_dim": 48}, "head dimension 48 is not a multiple of 4 from 64 to 256"),
+        ({"head_dim": 70}, "head dimension 70"),
         ({"head_dim": 512}, "head dimension 512"),
-        ({"block_tokens": 12}, "blocks of 12 tokens"),
         ({"dtype": torch.float64}, "float64"),
     ],
 )

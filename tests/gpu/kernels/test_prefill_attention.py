@@ -50,10 +50,10 @@ def test_ragged_chunks_meet_the_reference(group: int, num_kv_heads: int, dtype: 
     torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("block_tokens", [8, 16, 32, 24])
-@pytest.mark.parametrize("head_dim", [64, 80, 96, 128, 256])
-def test_blocks_and_heads_of_any_size(head_dim: int, block_tokens: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("block_tokens", [1, 7, 12, 16, 100, 256])
+@pytest.mark.parametrize("head_dim", [64, 80, 96, 100, 128, 256])
+def test_blocks_and_heads_of_any_size(head_dim: int, block_tokens: int) -> None:
+    dtype = torch.float16 if block_tokens in (7, 16) else torch.float32
     chunks = [(0, 20), (100, 140)]
 
     out, expected = attend(chunks, 2, 1, head_dim=head_dim, block_tokens=block_tokens, dtype=dtype)
@@ -68,6 +68,13 @@ def test_a_window_hides_what_is_older(window: int, group: int, dtype: torch.dtyp
     out, expected = attend([(0, 1), (0, 150), (400, 560)], group, 1, window=window, dtype=dtype)
 
     torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("group", [7, 12, 33])
+def test_groups_that_are_no_power_of_two_and_windows_shorter_than_a_block(group: int) -> None:
+    out, expected = attend([(0, 1), (47, 60)], group, 1, block_tokens=24, window=5)
+
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.gpu
@@ -128,8 +135,8 @@ def test_bfloat16_is_summed_in_float32() -> None:
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"head_dim": 48}, "head dimension 48"),
-        ({"block_tokens": 12}, "blocks of 12 tokens"),
+        ({"head_dim": 48}, "head dimension 48 is not a multiple of 4 from 64 to 256"),
+        ({"head_dim": 70}, "head dimension 70"),
         ({"dtype": torch.float64}, "float64"),
     ],
 )

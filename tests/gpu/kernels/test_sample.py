@@ -15,8 +15,8 @@ from engine.kernels.gpu.sample import sample, sample_reference
 V = 300
 FILTERS = {
     "temperature": st.sampled_from([0.0, 0.1, 0.7, 1.0, 2.0]),
-    "top_k": st.sampled_from([0, 1, 2, 7, 49, 10_000]),
-    "top_p": st.sampled_from([1e-6, 0.1, 0.5, 0.9, 0.99, 1.0]),
+    "top_k": st.sampled_from([0, 1, 2, 7, 49, V, 10_000]),
+    "top_p": st.sampled_from([0.0, 1e-6, 0.1, 0.5, 0.9, 0.99, 1.0]),
     "min_p": st.sampled_from([0.0, 0.02, 0.5, 1.0]),
 }
 
@@ -149,6 +149,20 @@ def test_rows_from_which_nothing_can_be_drawn_give_ids_of_the_vocabulary(value: 
         drawn = tokens(logits, np.zeros(4, np.uint64), np.zeros(4, np.uint64), filters)
 
     assert all(0 <= token < 5000 for token in drawn)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_row_with_logits_that_are_no_numbers_draws_another_and_disturbs_nobody(temperature: float) -> None:
+    logits = rows(np.random.default_rng(5), 5000, [2.0] * 3)
+    alone = {"temperature": temperature, "top_k": 0, "top_p": 0.9, "min_p": 0.0}
+    seeds, indices = np.arange(3, dtype=np.uint64), np.zeros(3, np.uint64)
+    expected = tokens(logits, seeds, indices, [alone] * 3)
+    logits[1, 1::2] = np.nan
+
+    drawn = tokens(logits, seeds, indices, [alone, {**alone, "top_k": 9}, alone])
+
+    assert [drawn[0], drawn[2]] == [expected[0], expected[2]]
+    assert np.isfinite(logits[1, drawn[1]])
 
 
 def test_scratch_serves_batches_of_any_size_one_after_another() -> None:
