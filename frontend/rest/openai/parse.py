@@ -24,6 +24,7 @@ from frontend.request import (
     TokenPrompt,
     check_count,
 )
+from frontend.rest.errors import rename
 from frontend.rest.openai.conversation import conversation
 from frontend.rest.openai.grammar import StructuredOutputs, find_grammar
 from frontend.rest.openai.request_types import (
@@ -195,7 +196,7 @@ def _conversation(given: ChatCompletionRequest, fields: Body, names: Mapping[str
     try:
         return conversation(given, fields)
     except InvalidRequest as error:
-        error.field = names.get(error.field or "", error.field)
+        rename(error, names)
         raise
 
 
