@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from served import ANSWER, GRPC, MODEL, QUESTION
+from served import ALIAS, ANSWER, GRPC, MODEL, QUESTION
 
 GRPCURL = Path(sys.executable).parent / "grpcurl"
 GENERATE = "tandem.v1.Inference/Generate"
@@ -47,7 +47,7 @@ def test_an_answer_as_the_readme_asks_for_it() -> None:
 
 def test_health_models_and_the_open_inference_protocol() -> None:
     assert messages("grpc.health.v1.Health/Check", {"service": "tandem.v1.Inference"}) == [{"status": "SERVING"}]
-    assert [model["name"] for model in messages("tandem.v1.Inference/ListModels")[0]["models"]] == [MODEL]
+    assert [model["name"] for model in messages("tandem.v1.Inference/ListModels")[0]["models"]] == [MODEL, ALIAS]
     assert messages("inference.GRPCInferenceService/ModelReady", {"name": MODEL}) == [{"ready": True}]
 
 
