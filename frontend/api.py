@@ -39,6 +39,8 @@ class ServedModel:
     """Whether it is told of tools, and its calls are told from the rest of its answers."""
     reasons: bool = False
     """Whether its reasoning is."""
+    infills: bool = False
+    """Whether it has tokens for what stands between two texts."""
     spec: ModelSpec | None = None
     """Its dimensions."""
     size_bytes: int = 0

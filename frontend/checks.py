@@ -44,12 +44,11 @@ def resolve(request: GenerateRequest, prompt_tokens: int, limits: ModelLimits) -
     Raises InvalidRequest naming the field at fault, ContextOverflow when prompt and answer do not fit the context.
     """
 
-    def number(name: str, default: float, low: float, high: float, *, above: bool = False) -> float:
+    def number(name: str, default: float, low: float, high: float) -> float:
         given: float | None = getattr(request, name)
         value = limits.defaults.get(name, default) if given is None else given
-        if not low <= value <= high or (above and value == low):  # NaN is not
-            interval = f"greater than {low:g} and at most {high:g}" if above else f"between {low:g} and {high:g}"
-            raise InvalidRequest(f"{name} must be {interval}, not {value}", field=name)
+        if not low <= value <= high:  # NaN is not
+            raise InvalidRequest(f"{name} must be between {low:g} and {high:g}, not {value}", field=name)
         return float(value)
 
     max_tokens = _max_tokens(request, prompt_tokens, limits.max_context)
@@ -72,13 +71,16 @@ def resolve(request: GenerateRequest, prompt_tokens: int, limits: ModelLimits) -
     _check_stops(request)
     check_count(request.stop_token_ids, MAX_STOP_TOKEN_IDS, "stop_token_ids")
     check_token_ids(request.stop_token_ids, limits.vocab_size, "stop_token_ids")
+    top_p = number("top_p", 1.0, 0.0, 1.0)
+    if top_p == 0:  # as of every nucleus, the likeliest token is part of it
+        top_k, top_p = 1, 1.0
     return SamplingParams(
         max_tokens=max(max_tokens, 1),  # nobody computes a prompt without drawing a token
         min_tokens=min_tokens,
         seed=secrets.randbits(63) if request.seed is None else request.seed % 2**64,
         temperature=number("temperature", 1.0, 0.0, 2.0),
         top_k=min(max(top_k, 0), limits.vocab_size),
-        top_p=number("top_p", 1.0, 0.0, 1.0, above=True),
+        top_p=top_p,
         min_p=number("min_p", 0.0, 0.0, 1.0),
         repetition_penalty=number("repetition_penalty", 1.0, 0.01, 100.0),
         presence_penalty=number("presence_penalty", 0.0, -2.0, 2.0),

@@ -16,6 +16,10 @@ from engine.errors import InvalidRequest
 Body = dict[str, object]
 Off = Mapping[str, tuple[object, ...]]
 """Parameters that this server knows and does not support, with the values that ask for nothing. null always does."""
+_HALF_PAIR = re.compile(
+    rb"\\u[dD][89abAB][\da-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][\da-fA-F]{2})\\u[dD][c-fC-F]"
+)
+"""What is left where a client cuts a text in the middle of an emoji. msgspec says that it is truncated."""
 T = TypeVar("T", bound=msgspec.Struct)
 
 
@@ -38,7 +42,8 @@ def decode_body(body: bytes) -> Body:
     except RecursionError:
         raise InvalidRequest("the request body is nested too deeply") from None
     except ValueError as error:  # msgspec's own, and bytes that are not UTF-8
-        raise InvalidRequest(f"the request body is not valid JSON: {error}") from error
+        why = "a text holds half a surrogate pair" if _HALF_PAIR.search(body) else error
+        raise InvalidRequest(f"the request body is not valid JSON: {why}") from error
     if not isinstance(decoded, dict):
         raise InvalidRequest(f"the request body must be a JSON object, not {type(decoded).__name__}")
     return decoded

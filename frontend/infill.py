@@ -6,6 +6,7 @@ dialects.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from engine.errors import ContextOverflow, Unsupported
@@ -49,21 +50,29 @@ FAMILIES = (
 )
 
 
+def _token(tokenize: Tokenize, name: str | None) -> list[int]:
+    """None, or the one."""
+    ids = [] if name is None else tokenize(name, add_special_tokens=False)
+    return ids if len(ids) == 1 else []
+
+
+def fim_tokens(tokenize: Tokenize) -> FimTokens | None:
+    """Those of the model, if it has any."""
+    token = partial(_token, tokenize)
+    return next((each for each in FAMILIES if all(map(token, (each.prefix, each.suffix, each.middle)))), None)
+
+
 def infill_tokens(given: Infill, tokenize: Tokenize, *, add_special_tokens: bool = True) -> list[int]:
     """Without `add_special_tokens`, the token that texts begin with is left out.
 
     Raises Unsupported for a model that has no such tokens, ContextOverflow for more than is worth tokenizing.
     """
 
-    def token(name: str | None) -> list[int]:
-        """None, or the one."""
-        ids = [] if name is None else tokenize(name, add_special_tokens=False)
-        return ids if len(ids) == 1 else []
-
     def text(content: str | TokenPrompt) -> list[int]:
         return list(content.ids) if isinstance(content, TokenPrompt) else tokenize(content, add_special_tokens=False)
 
-    names = next((each for each in FAMILIES if all(map(token, (each.prefix, each.suffix, each.middle)))), None)
+    token = partial(_token, tokenize)
+    names = fim_tokens(tokenize)
     prefix = given.prefix if isinstance(given.prefix, str) else ""
     check_chars((prefix, given.suffix, given.begun, *(other.text for other in given.others)))
     if names is None:

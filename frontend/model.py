@@ -3,6 +3,7 @@
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,7 @@ from engine.pooling import Pooling
 from frontend.checks import ModelLimits, resolve
 from frontend.embedding import pooling_of
 from frontend.grammar import GrammarCompiler
+from frontend.infill import fim_tokens
 from frontend.request import GenerateRequest
 from frontend.schemas.places import Documents, no_documents
 from frontend.text.parsers.families import Families
@@ -39,6 +41,8 @@ class LoadedModel:
     """None: no answer can be held to a grammar."""
     families: Families = Families()
     """How answers are taken apart."""
+    infills: bool = False
+    """Whether it has tokens for what stands between two texts."""
     pooling: Pooling = Pooling.MEAN
     """How prompts become vectors."""
     aliases: frozenset[str] = frozenset()
@@ -90,10 +94,15 @@ class LoadedModel:
             limits=limits,
             grammars=GrammarCompiler(grammars, tokenizer.special_ids, documents),
             families=Families.of("" if template is None else template.source, tool_parser, reasoning_parser),
+            infills=fim_tokens(partial(_encoded, tokenizer)) is not None,
             pooling=pooling_of(folder, embedding_pooling),
             spec=spec,
             size_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
         )
+
+
+def _encoded(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool | None = None) -> list[int]:
+    return tokenizer.encode(text, bool(add_special_tokens))
 
 
 def _ids(value: object) -> frozenset[int]:

@@ -138,6 +138,7 @@ class Served:
             eos_token=model.tokenizer.eos_token or "",
             calls_tools=model.families.tools is not None,
             reasons=model.families.reasoning is not None,
+            infills=model.infills,
             spec=model.spec,
             size_bytes=model.size_bytes,
         )

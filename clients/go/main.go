@@ -1,4 +1,4 @@
-// Asks a question and prints the answer as it comes: go run . [HOST:PORT]
+// Asks a question and prints the answer as it comes: go run . [HOST:PORT [QUESTION]]
 package main
 
 import (
@@ -18,18 +18,22 @@ import (
 )
 
 func main() {
-	address := "127.0.0.1:50051"
+	address, question := "127.0.0.1:50051", "What is prefill?"
 	if len(os.Args) > 1 {
 		address = os.Args[1]
 	}
-	if err := ask(address, "What is prefill?"); err != nil {
+	if len(os.Args) > 2 {
+		question = os.Args[2]
+	}
+	if err := ask(address, question); err != nil {
 		explain(err)
 		os.Exit(1)
 	}
 }
 
 func ask(address, question string) error {
-	connection, err := grpc.Dial(address, grpc.WithInsecure()) // over TLS: grpc.WithTransportCredentials
+	// As every 1.x has it; the newest also have grpc.NewClient and credentials/insecure. TLS: grpc.WithTransportCredentials.
+	connection, err := grpc.Dial(address, grpc.WithInsecure())
 	if err != nil {
 		return err
 	}

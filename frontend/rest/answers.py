@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from engine.errors import ContextOverflow, InvalidRequest, TandemError
 from frontend.api import Inference
 from frontend.request import CallDelta, Delta, Event, Finished, GenerateRequest, PromptToken, TokenLogprobs
+from frontend.rest.errors import rename
 from frontend.rest.hangup import run_unless_hung_up
 from frontend.rest.middleware import CALLER, REQUEST_ID
 
@@ -64,7 +65,7 @@ async def answer(
                 async for event in events:
                     await answers.take(index, event)
         except TandemError as error:
-            error.field = names.get(error.field or "", error.field)
+            rename(error, names)
             raise
 
     works = [

@@ -9,6 +9,7 @@ FAILURES = {
     401: "The API key is missing or wrong.",
     404: "No worker serves the model, or nothing is kept under this id.",
     413: "The body is larger than this server takes.",
+    415: "The body has a Content-Encoding, and is not unpacked here.",
     429: "No room now; retry after `Retry-After` seconds.",
     501: "The model cannot do this.",
     503: "Draining, or the workers are gone.",

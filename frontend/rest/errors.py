@@ -4,12 +4,24 @@ Knows the one table of status codes (`engine.errors`). Does not know where error
 """
 
 import math
+import re
+from collections.abc import Mapping
 
 from starlette.exceptions import HTTPException
 
 from engine.errors import CODES, Overloaded, TandemError, Unauthenticated, Unsupported, codes
 
 QUEUE_POSITION, PREDICTED_TTFT = "x-tandem-queue-position", "x-tandem-predicted-ttft-ms"
+
+
+def rename(error: TandemError, names: Mapping[str, str]) -> None:
+    """Where `names` has the field that is at fault: call it so, in the message, too, if that begins with it or it is no
+    ordinary word."""
+    ours = error.field or ""
+    if (theirs := names.get(ours, ours)) != ours:
+        error.field = theirs
+        start = "" if "_" in ours else "^"
+        error.message = re.sub(rf"{start}(?<![\w.]){re.escape(ours)}(?!\w)", lambda _: theirs, error.message)
 
 
 def status_of(error: Exception) -> int:

@@ -30,6 +30,8 @@ NDJSON = "application/x-ndjson"
 
 OWN_ID = "x-tandem-request-id"
 """Header of answers that have an id of their own besides the one that the request came with."""
+PACKED = frozenset({"br", "compress", "deflate", "gzip", "x-gzip", "zstd"})
+"""Encodings of a body that is no JSON as it comes."""
 GIVEN_ID = re.compile(r"[\w.:/+=@-]{1,128}", re.ASCII)
 
 
@@ -116,7 +118,7 @@ def _authorization(headers: Headers) -> str:
 
 
 class BodyLimit:
-    """Stops reading a body at `max_bytes` and raises 413.
+    """Stops reading a body at `max_bytes` and raises 413; raises 415 for one that would have to be unpacked.
 
     The connection stays open: the server drops what still comes, and a client that sends everything before it reads
     gets its answer instead of a reset.
@@ -130,7 +132,10 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        encoding, announced = headers.get("content-encoding", "").lower(), headers.get("content-length", "")
+        if encoding in PACKED:
+            raise HTTPException(415, f"this server unpacks no bodies of requests: Content-Encoding is {encoding}")
         if announced.isdecimal() and int(announced[:20]) > self._max_bytes:
             raise self._too_large()
         await self._app(scope, self._counting(receive), send)

@@ -18,6 +18,8 @@ from pathlib import Path
 from tests.clients.environments import HERE, INSTALLED, REQUIREMENTS, ROOT, node, venv
 from tests.e2e.server import Tandem, tandem
 
+ALIAS = "tandem-too"
+"""Another name of the model, for clients that change it from one request to the next."""
 NPM = "npm"
 SCHEMATHESIS = "schemathesis"
 CLIENTS = (*sorted(pins.stem for pins in REQUIREMENTS.glob("*.txt")), NPM)
@@ -39,13 +41,14 @@ def environment(server: Tandem) -> Mapping[str, str]:
     ours = {"PYTHONPATH", "PYTEST_ADDOPTS"}
     inherited = {name: value for name, value in os.environ.items() if name not in ours and "proxy" not in name.lower()}
     proto = str(ROOT / "protos" / "generate.proto")
-    return {**inherited, "TANDEM_HTTP": server.http, "TANDEM_GRPC": server.grpc, "TANDEM_PROTO": proto}
+    where = {"TANDEM_HTTP": server.http, "TANDEM_GRPC": server.grpc, "TANDEM_PROTO": proto}
+    return {**inherited, **where, "TANDEM_ALIAS": ALIAS}
 
 
 def run(names: Sequence[str], options: Sequence[str]) -> list[str]:
     """Run the tests of these clients against one server; names those that failed."""
     failed = []
-    with tandem("--chat-template", str(HERE / "chat_template.jinja"), *options) as server:
+    with tandem("--chat-template", str(HERE / "chat_template.jinja"), "--model-aliases", ALIAS, *options) as server:
         for name in names:
             sys.stdout.write(f"-- {name}\n")
             sys.stdout.flush()

@@ -6,7 +6,8 @@ HTTP = os.environ["TANDEM_HTTP"]
 """http://HOST:PORT"""
 GRPC = os.environ["TANDEM_GRPC"]
 """HOST:PORT"""
-MODEL = "tandem-demo"
+MODEL, ALIAS = "tandem-demo", os.environ["TANDEM_ALIAS"]
+"""One model; answers tell the first name."""
 
 QUESTION = "What is prefill?"
 ANSWER = (

@@ -7,7 +7,7 @@ import anthropic
 import pytest
 from anthropic import Anthropic, beta_tool
 from pydantic import BaseModel
-from served import ANSWER, HTTP, MODEL, QUESTION, WEATHER
+from served import ALIAS, ANSWER, HTTP, MODEL, QUESTION, WEATHER
 
 USER: Any = {"role": "user", "content": QUESTION}
 GREEDY: Any = {"model": MODEL, "max_tokens": 100, "messages": [USER]}
@@ -89,7 +89,7 @@ def test_a_format(client: Anthropic) -> None:
 
 
 def test_models(client: Anthropic) -> None:
-    assert [model.id for model in client.models.list()] == [MODEL]
+    assert [model.id for model in client.models.list()] == [MODEL, ALIAS]
     assert client.models.retrieve(MODEL).type == "model"
 
 

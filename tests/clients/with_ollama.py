@@ -7,7 +7,7 @@ from typing import Any
 import ollama
 import pytest
 from ollama import AsyncClient, Client
-from served import ANSWER, CAPITAL, HTTP, MODEL, PARIS, QUESTION
+from served import ALIAS, ANSWER, CAPITAL, HTTP, MODEL, PARIS, QUESTION
 
 USER: Any = {"role": "user", "content": QUESTION}
 GREEDY: Any = {"temperature": 0, "num_predict": 100}
@@ -86,8 +86,8 @@ def test_embeddings(client: Client) -> None:
 
 
 def test_models(client: Client) -> None:
-    assert [model.model for model in client.list().models] == [f"{MODEL}:latest"]
-    assert [model.model for model in client.ps().models] == [f"{MODEL}:latest"]
+    assert [model.model for model in client.list().models] == [f"{name}:latest" for name in (MODEL, ALIAS)]
+    assert [model.model for model in client.ps().models] == [f"{name}:latest" for name in (MODEL, ALIAS)]
     shown = client.show(MODEL)
     assert shown.details is not None
     assert shown.details.family == "llama"

@@ -9,7 +9,7 @@ import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
 from pydantic import BaseModel, Field
-from served import ANSWER, CAPITAL, HTTP, MODEL, PARIS, QUESTION, WEATHER
+from served import ALIAS, ANSWER, CAPITAL, HTTP, MODEL, PARIS, QUESTION, WEATHER
 
 USER: Any = {"role": "user", "content": QUESTION}
 TOOL: Any = {"type": "function", "function": {"name": "get_weather", "description": "Now.", "parameters": WEATHER}}
@@ -174,7 +174,7 @@ def test_embeddings(client: OpenAI) -> None:
 
 
 def test_models(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == [MODEL]
+    assert [model.id for model in client.models.list()] == [MODEL, ALIAS]
     assert client.models.retrieve(MODEL).object == "model"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("other")

@@ -33,7 +33,7 @@ def test_generation_config_goes_before_the_documented_defaults_and_after_the_req
     ("field", "good", "bad"),
     [
         ("temperature", [0, 0.0, 1e-9, 2, 2.0], [-0.001, 2.001, NAN, INF, -INF, 10**400]),
-        ("top_p", [1e-9, 1], [0, 0.0, -1, 1.001, NAN, INF, -INF]),
+        ("top_p", [0, 1e-9, 1], [-1e-9, -1, 1.001, NAN, INF, -INF]),
         ("min_p", [0, 0.5, 1], [-0.001, 1.001, NAN, INF]),
         ("repetition_penalty", [0.01, 1, 100], [0, 1e-300, 0.001, -1, 100.1, NAN, INF]),
         ("presence_penalty", [-2, 0, 2], [-2.001, 2.001, NAN, INF, -INF]),
@@ -74,6 +74,7 @@ def test_values_are_as_the_sampler_wants_them() -> None:
     assert isinstance(made.temperature, float)
     assert params(top_k=1000).top_k == 100
     assert params(seed=2**64 + 5).seed == 5
+    assert [(made.top_k, made.top_p) for made in (params(top_p=0), params(top_p=0, top_k=7))] == [(1, 1.0)] * 2
 
 
 def test_a_seed_is_drawn_where_none_is_given() -> None:

@@ -80,6 +80,10 @@ async def test_every_dialect_asks_the_same_of_the_model(
     given = {"input_prefix": PREFIX, "input_suffix": SUFFIX, "n_predict": 4, "temperature": 0}
     infilled = (await client.post("/infill", json={**given, "return_tokens": True})).json()
     assert infilled["tokens"] == made.token_ids
+    given = {"model": name, "prompt": PREFIX, "suffix": SUFFIX, "options": {"num_predict": 4, "temperature": 0}}
+    inserted = (await client.post("/api/generate", json={**given, "stream": False})).json()
+    assert (inserted["response"], inserted["prompt_eval_count"]) == (made.text, len(ids))
+    assert "insert" in (await client.post("/api/show", json={"model": name})).json()["capabilities"]
 
 
 async def test_what_cannot_be_asked(folder: Path) -> None:

@@ -54,7 +54,7 @@ def test_eos_falls_back_to_the_config(tmp_path: Path) -> None:
         ({"max_position_embeddings": None}, {}, "max_position_embeddings"),
         ({"hidden_act": "gelu"}, {}, "hidden_act"),
         ({}, {"temperature": 7.0}, "temperature"),
-        ({}, {"top_p": 0}, "top_p"),
+        ({}, {"top_p": 2}, "top_p"),
     ],
 )
 def test_what_cannot_be_served_is_refused_by_field(

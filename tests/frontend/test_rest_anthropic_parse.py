@@ -191,6 +191,20 @@ def test_tools_are_as_templates_know_them() -> None:
     assert (none.tool_choice, none.offered) == (NO_TOOLS, ())
 
 
+def test_a_strict_tool() -> None:
+    other = {**TOOL, "name": "other"}
+    assert prompt(tools=[{**TOOL, "strict": True}, {**other, "strict": False}]).strict_tools == {"get_weather"}
+    assert prompt(tools=[{**TOOL, "strict": True}]).tools == prompt(tools=[TOOL]).tools
+
+
+def test_an_effort_is_told_unless_it_is_the_one_that_goes_without_saying() -> None:
+    efforts = ("low", "medium", "xhigh", "max", "high", None)
+    told = [prompt(output_config={"effort": effort}).reasoning_effort for effort in efforts]
+    assert told == ["low", "medium", "xhigh", "max", None, None]
+    with pytest.raises(InvalidRequest, match="^output_config.effort"):
+        prompt(output_config={"effort": "minimal"})
+
+
 @pytest.mark.parametrize(
     ("choice", "expected"),
     [
@@ -294,11 +308,9 @@ def test_what_is_wrong_is_named(fields: dict[str, object], param: str) -> None:
         (user({**RESULT, "content": [text("a"), IMAGE]}), "messages[1].content[0].content[1].type"),
         (user({**text("a"), "citations": [{}]}), "messages[1].content[0].citations"),
         ({"system": [IMAGE]}, "system[0].type"),
-        ({"tools": [{**TOOL, "strict": True}]}, "tools[0].strict"),
         ({"tools": [{**TOOL, "input_examples": [{}]}]}, "tools[0].input_examples"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
         ({"tools": [TOOL, {"type": "bash_20250124", "name": "bash"}]}, "tools[1].type"),
-        ({"output_config": {"effort": "low"}}, "output_config.effort"),
         ({"thinking": {"type": "adaptive", "display": "omitted"}}, "thinking.display"),
     ],
 )

@@ -51,11 +51,49 @@ async def test_bodies_that_are_no_json_object(path: str, body: bytes) -> None:
         assert (await client.post(CHAT, json={"model": MODEL, "messages": MESSAGES})).status_code == 200
 
 
+@pytest.mark.parametrize("text", [rb"a\ud83d", rb"a\ud83d and", rb"\udc00", rb"\ud83d\ud83d"])
+async def test_half_an_emoji_is_called_so(text: bytes) -> None:
+    async with rest_client(FakeInference()) as client:
+        refused = await client.post(COMPLETIONS, content=b'{"model": "org/demo", "prompt": "%b"}' % text)
+        assert "half a surrogate pair" in error_of(refused)["message"]
+        cut = await client.post(COMPLETIONS, content=rb'{"model": "org/demo", "prompt": "\ud83d\ude00')
+        assert "truncated" in error_of(cut)["message"]
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "GZIP", "br", "zstd"])
+async def test_packed_bodies_are_refused_in_every_dialect(encoding: str) -> None:
+    async with rest_client(FakeInference()) as client:
+        for path in (CHAT, "/v1/messages", "/api/chat", "/generate", "/completion"):
+            refused = await client.post(path, content=b"{}", headers={"content-encoding": encoding})
+            assert refused.status_code == 415
+            assert "Content-Encoding" in refused.text
+        body = {"model": MODEL, "messages": MESSAGES}
+        answered = await client.post(CHAT, json=body, headers={"content-encoding": "identity"})
+        assert answered.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "message"),
+    [
+        (CHAT, {"messages": MESSAGES, "max_completion_tokens": 0}, "max_completion_tokens must be at least 1, not 0"),
+        (COMPLETIONS, {"prompt": "hi", "truncate_prompt_tokens": 0}, "truncate_prompt_tokens must be at least 1"),
+        ("/api/chat", {"messages": MESSAGES, "options": {"top_p": 2}}, "options.top_p must be between 0 and 1, not 2"),
+        ("/v1/messages", {"messages": MESSAGES, "max_tokens": 0}, "max_tokens must be at least 1, not 0"),
+        ("/generate", {"inputs": "hi", "parameters": {"max_new_tokens": 0}}, "max_new_tokens must be at least 1"),
+    ],
+)
+async def test_messages_call_parameters_as_their_clients_do(path: str, fields: dict[str, object], message: str) -> None:
+    async with rest_client(FakeInference()) as client:
+        named = {} if path == "/generate" else {"model": MODEL}
+        error = (await client.post(path, json={**named, **fields})).json()["error"]
+        assert (error["message"] if isinstance(error, dict) else error).startswith(message)
+
+
 OUT_OF_RANGE: list[tuple[str, object]] = [
     ("temperature", -0.1),
     ("temperature", 2.1),
     ("temperature", 10**40),
-    ("top_p", 0),
+    ("top_p", -0.1),
     ("top_p", 1.1),
     ("top_k", -2),
     ("min_p", -1),

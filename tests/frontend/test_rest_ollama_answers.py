@@ -276,7 +276,7 @@ async def test_a_raw_prompt_has_no_context(client: httpx.AsyncClient, inference:
 async def test_a_context_of_other_tokens_is_refused(client: httpx.AsyncClient) -> None:
     response = await client.post(GENERATE, json={**PROMPT, "context": [1, 9999]})
     assert response.status_code == 400
-    assert error_of(response).startswith("context: prompt[1] is 9999")
+    assert error_of(response).startswith("context[1] is 9999")
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------
@@ -317,8 +317,8 @@ async def test_what_is_refused_has_its_status(
 
 async def test_an_error_names_the_parameter_as_the_client_spells_it(client: httpx.AsyncClient) -> None:
     for options, message in (
-        ({"repeat_penalty": 0}, "options.repeat_penalty: repetition_penalty must be between"),
-        ({"temperature": 3}, "options.temperature: temperature must be between 0 and 2"),
+        ({"repeat_penalty": 0}, "options.repeat_penalty must be between"),
+        ({"temperature": 3}, "options.temperature must be between 0 and 2"),
         ({"stop": [""]}, "options.stop: a stop string"),
     ):
         response = await client.post(CHAT, json={**QUESTION, "options": options})

@@ -8,7 +8,7 @@ import pytest
 
 from engine.errors import InvalidRequest, TandemError, UnknownModel
 from frontend.fields import UnsupportedParameter
-from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind, reasoning_fields
+from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind, Infill, reasoning_fields
 from frontend.rest.ollama import request_types as types
 from frontend.rest.ollama.models import served
 from frontend.rest.ollama.parse import Ask, parse_chat, parse_generate
@@ -146,7 +146,6 @@ def test_without_a_template_every_prompt_is_raw() -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("suffix", "a"),
         ("template", "{{ .Prompt }}"),
         ("images", ["aGk="]),
         ("truncate", True),
@@ -160,6 +159,20 @@ def test_without_a_template_every_prompt_is_raw() -> None:
 def test_what_generate_lacks_is_refused_by_name(field: str, value: object) -> None:
     with pytest.raises(InvalidRequest, match=f"^{field} is not supported"):
         generate(**{field: value})
+
+
+def test_what_stands_before_a_suffix() -> None:
+    able = {**ABLE, "infills": True}
+    ask = generate(able, suffix="b")
+    assert (wanted(ask).prompt, ask.tells_context) == (Infill("hi", "b"), False)
+    assert wanted(generate(able, prompt="", suffix="b")).prompt == Infill("", "b")
+    for beside in ({"raw": True}, {"system": "a"}, {"context": [1]}):
+        with pytest.raises(InvalidRequest, match="^suffix takes neither"):
+            generate(able, suffix="b", **beside)
+    with pytest.raises(UnsupportedParameter, match="^think is not supported"):
+        generate(able, suffix="b", think=True)
+    with pytest.raises(UnsupportedParameter, match="does not support insert"):
+        generate(suffix="b")
 
 
 def test_what_a_client_sends_for_nothing_is_nothing() -> None:

@@ -51,6 +51,8 @@ def conversation(given: CountTokensRequest) -> Chat:
         tools=tools,
         tool_choice=choice or AUTO,
         parallel_tool_calls=not one_call,
+        strict_tools=frozenset(tool.name for tool in given.tools or () if tool.strict),
+        reasoning_effort=_effort(given),
         template_kwargs=_thinking(given),
     )
     return _answered(chat)
@@ -85,6 +87,12 @@ def _thinking(given: CountTokensRequest) -> Json:
             return {"enable_thinking": False, "thinking": False}
         case _:
             return {}
+
+
+def _effort(given: CountTokensRequest) -> str | None:
+    """high is what leaving it out means, so nothing has to be told."""
+    effort = None if given.output_config is None else given.output_config.effort
+    return None if effort == "high" else effort
 
 
 def _answered(chat: Chat) -> Chat:

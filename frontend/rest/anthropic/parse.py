@@ -19,7 +19,6 @@ from frontend.rest.anthropic.request_types import (
     BLOCKS,
     COUNT_OFF,
     MESSAGES_OFF,
-    OUTPUT_OFF,
     TOOL_OFF,
     UNREAD_BLOCKS,
     CountTokensRequest,
@@ -46,6 +45,7 @@ NAMES = MappingProxyType(
         "stop": "stop_sequences",
         "grammar": "output_config.format",
         "template_kwargs": "thinking",
+        "reasoning_effort": "output_config.effort",
     }
 )
 """Fields of GenerateRequest that this dialect spells differently."""
@@ -145,7 +145,7 @@ def _fields(body: bytes, kind: type[CountTokensRequest], off: Off) -> Body:
     if isinstance(system := fields.get("system"), list):
         fields["system"] = _content(system, "system", TEXTS)
     if isinstance(config := fields.get("output_config"), dict):
-        fields["output_config"] = supported(config, MessageOutputConfig, OUTPUT_OFF, "output_config.")
+        fields["output_config"] = supported(config, MessageOutputConfig, {}, "output_config.")
     if isinstance(thinking := fields.get("thinking"), dict) and thinking.get("display") == "omitted":
         message = "thinking.display omitted is not supported by this server, which keeps no thinking"
         raise UnsupportedParameter(message, field="thinking.display")

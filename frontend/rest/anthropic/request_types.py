@@ -76,6 +76,16 @@ class MessageTool(Struct, frozen=True, kw_only=True):
     name: Name
     description: str | None = None
     input_schema: Annotated[JsonObject, Meta(description="JSON schema of the input.")]
+    strict: (
+        Annotated[
+            bool,
+            Meta(
+                description="Where the model need not use it, its input is held to the schema if this is true and the "
+                "model marks uses; where it must, it always is."
+            ),
+        ]
+        | None
+    ) = None
     type: Literal["custom"] | None = None
     eager_input_streaming: (
         Annotated[bool, Meta(description="Accepted; input is always streamed as it is made.")] | None
@@ -144,6 +154,13 @@ class JsonOutputFormat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 class MessageOutputConfig(Struct, frozen=True, kw_only=True):
     format: Annotated[JsonOutputFormat, Meta(description="Followed to the letter.")] | None = None
+    effort: (
+        Annotated[
+            Literal["low", "medium", "high", "xhigh", "max"],
+            Meta(description="high: as the model does by itself. Others are for models whose template knows of it."),
+        ]
+        | None
+    ) = None
 
 
 class MessageMetadata(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -175,7 +192,13 @@ class MessagesRequest(CountTokensRequest, frozen=True, kw_only=True):
         Annotated[float, Meta(description="0 is greedy.", extra_json_schema={"minimum": 0, "maximum": 1})] | None
     ) = None
     top_p: (
-        Annotated[float, Meta(description="Nucleus sampling.", extra_json_schema={"exclusiveMinimum": 0, "maximum": 1})]
+        Annotated[
+            float,
+            Meta(
+                description="Nucleus sampling; 0 keeps the likeliest token.",
+                extra_json_schema={"minimum": 0, "maximum": 1},
+            ),
+        ]
         | None
     ) = None
     top_k: Annotated[int, Meta(description="0 keeps all.", extra_json_schema={"minimum": 0})] | None = None
@@ -200,13 +223,11 @@ MESSAGES_OFF: Off = MappingProxyType(
         "thread": (),
     }
 )
-OUTPUT_OFF: Off = MappingProxyType({"effort": ()})
 TOOL_OFF: Off = MappingProxyType(
     {
         "allowed_callers": (["direct"],),
         "defer_loading": (False,),
         "input_examples": ([],),
-        "strict": (False,),
     }
 )
 BLOCKS: Mapping[str, tuple[type[Block], Off]] = MappingProxyType(

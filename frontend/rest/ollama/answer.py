@@ -83,7 +83,7 @@ class Endpoint:
         """Tokenized by itself: an answer does not tell what its prompt was made into."""
         if isinstance(generation.prompt, TokenPrompt):
             return list(generation.prompt.ids)
-        assert not isinstance(generation.prompt, Infill), "nothing of this dialect asks for what stands between"
+        assert not isinstance(generation.prompt, Infill), "no context is told of what stands between two texts"
         special = None if begins else False  # None: what a prompt of this kind has
         return await asyncio.to_thread(
             self._inference.tokenize, generation.model, generation.prompt, add_special_tokens=special

@@ -137,7 +137,12 @@ def _digest(model: ServedModel) -> str:
 
 
 def _capabilities(model: ServedModel) -> list[str]:
-    found = {"completion": True, "tools": model.calls_tools, "thinking": model.reasons}
+    found = {
+        "completion": True,
+        "insert": model.infills,
+        "tools": model.calls_tools,
+        "thinking": model.reasons,
+    }
     return [name for name, is_there in found.items() if is_there]
 
 

@@ -14,7 +14,7 @@ from engine.errors import InvalidRequest
 from frontend.api import ServedModel
 from frontend.checks import MAX_MESSAGES, MAX_PROMPT_IDS, MAX_STOP_STRINGS, check_count
 from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
-from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind
+from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind, Infill
 from frontend.rest.ollama.conversation import conversation
 from frontend.rest.ollama.request_types import (
     CHAT_OFF,
@@ -75,18 +75,18 @@ def parse_generate(body: bytes, find: Find) -> Ask:
     given = convert(fields, OllamaGenerateRequest)
     served = find(given.model)
     asked = Ask(model=given.model, served=served, stream=given.stream)
-    if not given.prompt:
+    if not given.prompt and not given.suffix:
         return _only_load(asked, given.keep_alive)
-    is_plain = given.raw or not served.has_chat_template
-    _check_plain(given, is_plain=is_plain)
+    is_plain = given.raw or bool(given.suffix) or not served.has_chat_template
+    _check_plain(given, served, is_plain=is_plain)
     thinking = thinking_of(given, served, is_told=not is_plain and not given.context)
-    prompt = given.prompt if is_plain else _one_turn(given, thinking)
+    prompt = _plain(given) if is_plain else _one_turn(given, thinking)
     return replace(
         asked,
         generation=_generation(given, served, prompt, thinking),
         names={**NAMES, "prompt": "context" if given.context else "prompt"},
         context=tuple(given.context),
-        tells_context=not given.raw,
+        tells_context=not given.raw and not given.suffix,
     )
 
 
@@ -131,11 +131,19 @@ def _message(given: object, path: str) -> object:
     return fields
 
 
-def _check_plain(given: OllamaGenerateRequest, *, is_plain: bool) -> None:
+def _check_plain(given: OllamaGenerateRequest, served: ServedModel, *, is_plain: bool) -> None:
     if given.raw and (given.system or given.context):
         raise InvalidRequest("raw takes neither system nor context", field="raw")
+    if given.suffix and (given.raw or given.system or given.context):
+        raise InvalidRequest("suffix takes neither raw nor system nor context", field="suffix")
+    if given.suffix and not served.infills:
+        raise UnsupportedParameter(f"suffix: {given.model!r} does not support insert", field="suffix")
     if is_plain and given.system:
         raise UnsupportedParameter("system needs a model with a chat template", field="system")
+
+
+def _plain(given: OllamaGenerateRequest) -> str | Infill:
+    return Infill(given.prompt, given.suffix) if given.suffix else given.prompt
 
 
 def _one_turn(given: OllamaGenerateRequest, thinking: Thinking) -> Chat:
@@ -151,7 +159,9 @@ def _only_load(ask: Ask, keep_alive: KeepAlive) -> Ask:
     return ask
 
 
-def _generation(given: OllamaAsk, served: ServedModel, prompt: str | Chat, thinking: Thinking) -> GenerateRequest:
+def _generation(
+    given: OllamaAsk, served: ServedModel, prompt: str | Chat | Infill, thinking: Thinking
+) -> GenerateRequest:
     options = _checked(given.options, served)
     if given.top_logprobs and not given.logprobs:
         raise InvalidRequest("top_logprobs needs logprobs: true", field="top_logprobs")

@@ -39,7 +39,7 @@ class OllamaOptions(Struct, frozen=True, kw_only=True):
         0.8
     )
     top_k: Annotated[int, Meta(description="0 and -1 keep all.", extra_json_schema={"minimum": -1})] = 40
-    top_p: Annotated[float, Meta(extra_json_schema={"exclusiveMinimum": 0, "maximum": 1})] = 0.9
+    top_p: Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": 1})] = 0.9
     min_p: Annotated[float, Meta(extra_json_schema={"minimum": 0, "maximum": 1})] = 0.0
     repeat_penalty: Annotated[
         float, Meta(description="1 is off.", extra_json_schema={"minimum": 0.01, "maximum": 100})
@@ -81,6 +81,7 @@ class OllamaAsk(Struct, frozen=True, kw_only=True):
 
 class OllamaGenerateRequest(OllamaAsk, frozen=True, kw_only=True):
     prompt: Annotated[str, Meta(description="Without one, nothing is generated.")] = ""
+    suffix: Annotated[str, Meta(description="What stands after the answer, for models with tokens for that.")] = ""
     system: str = ""
     raw: Annotated[bool, Meta(description="The prompt is taken as it is, without the chat template.")] = False
     context: Annotated[list[int], Meta(description="Of an earlier answer, which this prompt goes on after.")] = []
@@ -152,7 +153,7 @@ _ASK_OFF: Off = MappingProxyType(
     }
 )
 GENERATE_OFF: Off = MappingProxyType(
-    {**_ASK_OFF, "height": (), "images": ([],), "steps": (), "suffix": ("",), "template": ("",), "width": ()}
+    {**_ASK_OFF, "height": (), "images": ([],), "steps": (), "template": ("",), "width": ()}
 )
 CHAT_OFF: Off = _ASK_OFF
 MESSAGE_OFF: Off = MappingProxyType({"images": ([],)})

@@ -30,7 +30,7 @@ def thinking_of(given: OllamaAsk, served: ServedModel, *, is_told: bool = True) 
     if think and not served.reasons:
         raise InvalidRequest(f"{given.model!r} does not support thinking", field="think")
     if think and not is_told:
-        message = "think is not supported with raw, with context or without a chat template"
+        message = "think is not supported with raw, suffix or context, or without a chat template"
         raise UnsupportedParameter(message, field="think")
     if think and is_formatted:
         raise UnsupportedParameter("think and format are not supported together by this server", field="think")

@@ -59,7 +59,7 @@ class Endpoint:
         except Unsupported as error:
             if error.field != "suffix":
                 raise
-            raise UnsupportedParameter(f"suffix: {error.message}", field="suffix") from error
+            raise UnsupportedParameter(error.message, field="suffix") from error
 
     def _echoes(self, ask: Ask) -> list[str]:
         """Each prompt as text."""

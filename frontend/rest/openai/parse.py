@@ -20,6 +20,7 @@ from frontend.checks import (
 )
 from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
 from frontend.request import Chat, GenerateRequest, GrammarKind, Infill, TokenPrompt
+from frontend.rest.errors import rename
 from frontend.rest.openai.conversation import conversation
 from frontend.rest.openai.grammar import StructuredOutputs, find_grammar
 from frontend.rest.openai.request_types import (
@@ -191,7 +192,7 @@ def _conversation(given: ChatCompletionRequest, fields: Body, names: Mapping[str
     try:
         return conversation(given, fields)
     except InvalidRequest as error:
-        error.field = names.get(error.field or "", error.field)
+        rename(error, names)
         raise
 
 

@@ -32,7 +32,10 @@ def limits(**keywords: float) -> dict[str, float]:
 PENALTY = limits(minimum=-2, maximum=2)
 
 Temperature = Annotated[float, Meta(description="0 is greedy.", extra_json_schema=limits(minimum=0, maximum=2))]
-TopP = Annotated[float, Meta(description="Nucleus sampling.", extra_json_schema=limits(exclusiveMinimum=0, maximum=1))]
+TopP = Annotated[
+    float,
+    Meta(description="Nucleus sampling; 0 keeps the likeliest token.", extra_json_schema=limits(minimum=0, maximum=1)),
+]
 TopK = Annotated[int, Meta(description="0 and -1 keep all.", extra_json_schema=limits(minimum=-1))]
 MinP = Annotated[
     float,
@@ -240,7 +243,7 @@ CHAT_OFF: Off = MappingProxyType(
         "prediction": (),
         "stream_reasoning": (True,),
         "thinking_token_budget": (),
-        "verbosity": (),
+        "verbosity": ("medium",),
         "web_search_options": (),
     }
 )

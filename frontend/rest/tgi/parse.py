@@ -106,6 +106,8 @@ def _check(asked: TgiParameters, best_of: int, *, stream: bool) -> None:
     """What only TGI forbids."""
     if asked.temperature is not None and asked.temperature <= 0:
         raise InvalidRequest("temperature must be above 0; answers are greedy without it", field="temperature")
+    if asked.top_p is not None and asked.top_p <= 0:
+        raise InvalidRequest(f"top_p must be above 0, not {asked.top_p}", field="top_p")
     if asked.top_k is not None and asked.top_k < 1:
         raise InvalidRequest(f"top_k must be at least 1, not {asked.top_k}", field="top_k")
     if not 1 <= best_of <= MAX_BEST_OF:

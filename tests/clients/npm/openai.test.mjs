@@ -5,7 +5,7 @@ import { test } from "node:test";
 import OpenAI from "openai";
 import { zodResponseFormat } from "openai/helpers/zod";
 import { z } from "zod";
-import { ANSWER, HTTP, MODEL, QUESTION } from "./served.mjs";
+import { ALIAS, ANSWER, HTTP, MODEL, QUESTION } from "./served.mjs";
 
 const client = new OpenAI({ baseURL: `${HTTP}/v1`, apiKey: "none", maxRetries: 0 });
 const asked = { model: MODEL, messages: [{ role: "user", content: QUESTION }], temperature: 0 };
@@ -57,7 +57,7 @@ test("completions, embeddings and models", async () => {
   assert.ok(Math.abs(vectors.data[0].embedding.reduce((sum, value) => sum + value * value, 0) - 1) < 1e-3);
   const names = [];
   for await (const model of client.models.list()) names.push(model.id);
-  assert.deepEqual(names, [MODEL]);
+  assert.deepEqual(names, [MODEL, ALIAS]);
 });
 
 test("responses", async () => {
