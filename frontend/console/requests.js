@@ -194,6 +194,7 @@ function described(record, list, traceUi) {
     el(
       "p",
       { class: record.failed ? "bad" : "" },
+      el("span", { class: "small muted", text: "Outcome " }),
       el("strong", { text: words(record.outcome) }),
       record.error ? ` ${record.error}` : "",
     ),

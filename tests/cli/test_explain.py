@@ -47,8 +47,9 @@ second token        220.0
 
 62 more tokens in 1,240 ms, 20.0 ms each
 82% of the time to first token was prefill_compute (computing the prompt)
-where that is much: long prompts that are not cached: beginnings that they
-share, --quantization int8, more CPUs per worker
+where that is much: a worker that is slower than predicted; long prompts that
+are not cached: beginnings that they share, --quantization int8, more CPUs per
+worker
 
 at 8.10 ms: remote, prefill-1 → decode-0
   256 tokens of the prompt were in its cache
