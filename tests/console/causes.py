@@ -1,5 +1,5 @@
-"""Takes the pictures of docs/causes: python -m tests.console.causes FOLDER. Each of eight causes is brought about on real
-workers; how the console tells of it is pictured, and what `tandem explain` says of it is told.
+"""Takes the pictures of docs/causes: python -m tests.console.causes FOLDER. Brings each of eight causes about on real
+workers, pictures how the console tells of it, and tells what `tandem explain` says.
 
 pngquant makes the pictures small.
 """
@@ -18,24 +18,29 @@ from frontend.api import Inference
 from frontend.callers import KeyRing
 from frontend.rest.app import build_app
 from tests.console.browser import Page, chromium
-from tests.frontend.causes import CAUSES
+from tests.frontend.causes import CAUSES, Cause
 
 SIZE = {"width": 1280, "height": 860}
 
 
-async def main(folder: Path) -> None:
+def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         page = Page(stack.enter_context(chromium(Path(scratch(stack)))))
         for name, cause in CAUSES.items():
-            async with cause(Path(scratch(stack))) as caused, serving(caused.running.inference) as url:
-                for dark in (False, True):
-                    picture = folder / f"{name}-{'dark' if dark else 'light'}.png"
-                    await asyncio.to_thread(take, page, f"{url}/console#requests/recent/{caused.request_id}", picture, dark)
-                command = [sys.executable, "-m", "cli", "explain", caused.request_id, "--url", url]
-                await asyncio.to_thread(subprocess.run, command, check=True)
+            asyncio.run(show(cause, Path(scratch(stack)), page, folder / name))
     pictures = [str(path) for path in folder.glob("*.png")]
     subprocess.run(["pngquant", "--force", "--ext", ".png", "--strip", *pictures], check=True)
+
+
+async def show(cause: Cause, scratch: Path, page: Page, picture: Path) -> None:
+    async with cause(scratch) as caused, serving(caused.running.inference) as url:
+        for theme in ("light", "dark"):
+            page.look(**SIZE, dark=theme == "dark")
+            where = f"{url}/console#requests/recent/{caused.request_id}"
+            await asyncio.to_thread(take, page, where, picture.with_name(f"{picture.name}-{theme}.png"))
+        command = [sys.executable, "-m", "cli", "explain", caused.request_id, "--url", url]
+        await asyncio.to_thread(subprocess.run, command, check=True)
 
 
 def scratch(stack: ExitStack) -> str:
@@ -48,13 +53,12 @@ async def serving(inference: Inference) -> AsyncIterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = RestServer(rest_config(app, None))
         task = asyncio.create_task(server.serve(sockets=[listening]))
-        yield "http://127.0.0.1:{}".format(listening.getsockname()[1])
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
         await task
 
 
-def take(page: Page, url: str, path: Path, dark: bool) -> None:
-    page.look(**SIZE, dark=dark)
+def take(page: Page, url: str, path: Path) -> None:
     page.go(url)
     page.until("document.querySelector('.detail .waterfall .total')")
     page.js("scrollTo(0, 0)")
@@ -62,4 +66,4 @@ def take(page: Page, url: str, path: Path, dark: bool) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))

@@ -3,6 +3,7 @@
 No package registry has Jaeger, so this is skipped, on CI too, where there is no `jaeger` to be started.
 """
 
+import json
 import shutil
 import subprocess
 import time
@@ -11,12 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 import pytest
 import yaml
 
-from tests.deploy.files import JAEGER
+from tests.deploy.files import DASHBOARDS, JAEGER
+from tests.deploy.queries import panels
 from tests.deploy.tools import free_ports
 from tests.e2e.server import tandem
 from tests.e2e.test_traces import SERVICES
@@ -47,7 +50,7 @@ def jaeger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jaeger]:
 def running(folder: Path) -> Iterator[Jaeger]:
     """By deploy/jaeger/config.yaml, on free ports of loopback."""
     if not (program := shutil.which("jaeger")):
-        pytest.skip("jaeger is missing: jaegertracing.io has it, no package registry does")
+        pytest.skip("jaeger is missing: no package registry has it")
     ports = dict(zip(("16686", "16685", "4317"), free_ports(3), strict=True))
     text = JAEGER.read_text()
     for usual, port in ports.items():
@@ -83,10 +86,6 @@ def until(done: Callable[[], Any], jaeger: Jaeger) -> Any:
     return found
 
 
-def spans(trace: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    return {span["operationName"]: span for span in trace["spans"]}
-
-
 def tags(span: dict[str, Any]) -> dict[str, Any]:
     return {tag["key"]: tag["value"] for tag in span["tags"]}
 
@@ -105,27 +104,37 @@ def test_every_setting_is_one_that_jaeger_knows(jaeger: Jaeger) -> None:
     assert "ui_colour" in done.stdout + done.stderr
 
 
-def test_a_request_is_one_trace(jaeger: Jaeger) -> None:
+def test_a_request_is_one_trace_and_dashboards_find_it(jaeger: Jaeger) -> None:
     options = ("--otlp-endpoint", jaeger.otlp, "--trace-ui", jaeger.ui)
     with tandem(*options, environment={"TANDEM_ALWAYS_REMOTE": "true"}) as server:
         with httpx.Client(base_url=server.http, timeout=120, trust_env=False) as client:
             answered = client.post("/v1/chat/completions", json={**QUESTION, "max_tokens": 8}).raise_for_status()
             record = client.get(f"/debug/requests/{answered.headers['x-request-id']}").raise_for_status().json()
-            assert client.get("/debug/status").json()["trace_ui"] == jaeger.ui
+            assert client.post("/v1/chat/completions", json={**QUESTION, "max_tokens": 1_000_000}).status_code == 400
+        trace = until(lambda: whole(jaeger, record["trace_id"]), jaeger)
+        failed = until(lambda: jaeger.read('traces?service=tandem-frontend&tags={"error":"true"}'), jaeger)
+    check_trace(trace, record)
+    assert record["trace_id"] not in {each["traceID"] for each in failed}
+    assert set(SERVICES.values()) <= set(jaeger.read("services"))
+    # Where the console's link leads to.
+    page = httpx.get(f"{jaeger.ui}/trace/{record['trace_id']}", trust_env=False).raise_for_status()
+    assert "text/html" in page.headers["content-type"]
+    for search in searches():
+        assert jaeger.read(f"traces?{urlencode(search)}"), search
 
-        def whole() -> dict[str, Any] | None:
-            found = httpx.get(f"{jaeger.ui}/api/traces/{record['trace_id']}", trust_env=False)
-            trace: dict[str, Any] = found.json()["data"][0] if found.status_code == 200 else {"spans": ()}
-            return trace if len(trace["spans"]) == len(SERVICES) + 1 else None
 
-        trace = until(whole, jaeger)
-        # Where the console's link leads to.
-        assert "text/html" in httpx.get(f"{jaeger.ui}/trace/{record['trace_id']}", trust_env=False).headers["content-type"]
-    of = spans(trace)
-    root = of.pop("chat tandem-demo")
+def whole(jaeger: Jaeger, trace_id: str) -> dict[str, Any] | None:
+    """Once all of its spans are there."""
+    found = httpx.get(f"{jaeger.ui}/api/traces/{trace_id}", trust_env=False)
+    trace: dict[str, Any] = found.json()["data"][0] if found.status_code == 200 else {"spans": ()}
+    return trace if len(trace["spans"]) == len(SERVICES) + 1 else None
+
+
+def check_trace(trace: dict[str, Any], record: dict[str, Any]) -> None:
+    of = {span["operationName"]: span for span in trace["spans"]}
     services = {name: trace["processes"][span["processID"]]["serviceName"] for name, span in of.items()}
-    assert services == SERVICES
-    assert trace["processes"][root["processID"]]["serviceName"] == "tandem-frontend"
+    root = of.pop("chat tandem-demo")
+    assert services == {**SERVICES, "chat tandem-demo": "tandem-frontend"}
     assert references(root, "CHILD_OF") == set()
     for name, span in of.items():
         assert root["spanID"] in references(span, "CHILD_OF"), name
@@ -135,8 +144,14 @@ def test_a_request_is_one_trace(jaeger: Jaeger) -> None:
     assert tags(root)["tandem.ttft_ms"] == pytest.approx(record["ttft_ms"], abs=0.01)
     assert tags(of["kv.transfer"])["tandem.transfer.size_bytes"] > 0
     assert "queued" in str(of["prefill"]["logs"])
-    assert set(SERVICES.values()) <= set(jaeger.read("services"))
-    names = {each["name"] for each in jaeger.read("operations?service=tandem-prefill")}
-    assert names == {"prefill", "kv.transfer"}
-    failed_or_slow = jaeger.read('traces?service=tandem-frontend&tags={"tandem.request_id":"%s"}' % record["request_id"])
-    assert [each["traceID"] for each in failed_or_slow] == [record["trace_id"]]
+
+
+def searches() -> Iterator[dict[str, str]]:
+    """What Grafana asks Jaeger for each panel that looks for traces; however short these took."""
+    for path in DASHBOARDS:
+        for panel in panels(json.loads(path.read_text())):
+            for target in panel.get("targets", ()):
+                if target.get("queryType") == "search":
+                    asked = {name: str(target[name]) for name in ("service", "operation", "limit") if name in target}
+                    told = dict(tag.split("=") for tag in target.get("tags", "").split())
+                    yield {**asked, **({"tags": json.dumps(told)} if told else {})}
