@@ -151,7 +151,7 @@ class Page:
 
     def picture(self, path: Path, selector: str = "") -> None:
         """What the window shows, or the whole of one element, as a PNG."""
-        clip = {}
+        clip: dict[str, Any] = {}
         if selector:
             box = self.js(f"(({{ x, y, width, height }}) => ({{ x: x + scrollX, y: y + scrollY, width, height }}))"
                           f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())")  # fmt: skip
