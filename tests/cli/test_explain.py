@@ -74,6 +74,14 @@ def test_a_request_that_was_refused() -> None:
     assert "attempt" not in drawing
 
 
+def test_what_a_second_token_waited_for_is_told_where_it_was_more_than_the_first_one_did() -> None:
+    segments = {"transfer_tail": 880.0, "decode_queue": 10.0, "decode_step": 10.0}
+    drawing = " ".join(text(record(second_token_ms=900.0, second_token_segments=segments)).split())
+    assert "98% of the time to second token was transfer_tail (KV on its way to the decode worker)" in drawing
+    assert "where that is much: a faster link" in drawing
+    assert "of the time to second token" not in text(record())
+
+
 def test_every_attempt_with_what_became_of_it() -> None:
     attempts = [
         RequestAttempt(1, 8.0, REMOTE, "worker prefill-1 went away"),

@@ -78,17 +78,18 @@ def test_dashboards_are_what_grafanas_schema_says(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_what_is_wrong_is_found(tmp_path: Path) -> None:
-    (overview,) = [json.loads(path.read_text()) for path in DASHBOARDS if path.stem == "overview"]
+    (path,) = [path for path in DASHBOARDS if path.stem == "overview"]
+    wrong = [json.loads(path.read_text()) for _ in range(5)]
 
-    def panel(kind: str, number: int) -> dict[str, Any]:
-        found: dict[str, Any] = [each for each in overview["panels"] if each["type"] == kind][number]
+    def panel(number: int, kind: str) -> dict[str, Any]:
+        found: dict[str, Any] = next(each for each in wrong[number]["panels"] if each["type"] == kind)
         return found
 
-    panel("timeseries", 0)["fieldConfig"]["defaults"]["custom"]["drawStyle"] = "curve"
-    panel("timeseries", 1)["options"]["legends"] = {}
-    panel("timeseries", 2)["targets"][0]["expression"] = "up"
-    panel("stat", 0)["fieldConfig"]["defaults"]["thresholds"]["mode"] = "relative"
-    overview["schema"] = 39
-    said = compiled(tmp_path / "wrong", [overview])
+    panel(0, "timeseries")["fieldConfig"]["defaults"]["custom"]["drawStyle"] = "curve"
+    panel(1, "timeseries")["options"]["legends"] = {}
+    panel(2, "timeseries")["targets"][0]["expression"] = "up"
+    panel(3, "stat")["fieldConfig"]["defaults"]["thresholds"]["mode"] = "relative"
+    wrong[4]["schema"] = 39
+    said = compiled(tmp_path / "wrong", wrong)
     for word in ("curve", "legends", "expression", "relative", "schema"):
-        assert word in said
+        assert word in said, said
