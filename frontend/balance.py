@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import msgspec
 
-from frontend.api import WorkerStatus
+from frontend.api import WorkerStatus, pool_share
 from frontend.history import PERIOD_S, Period
 from frontend.segments import BY_NAME
 
@@ -131,9 +131,8 @@ def _loads(
         loads.append(_shared("decode", "streams now", "number", batch, len(decode)))
         if places:
             loads.append(_share("batch in use", batch / places, len(decode)))
-        owned = sum(w.num_blocks - w.free_blocks for w in decode)
-        if blocks := sum(w.num_blocks for w in decode):
-            loads.append(_share("KV pool in use", owned / blocks, len(decode)))
+        if any(w.num_blocks for w in decode):
+            loads.append(_share("KV pool in use", pool_share(decode), len(decode)))
     return loads
 
 

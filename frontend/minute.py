@@ -39,6 +39,12 @@ class LastMinute(msgspec.Struct, frozen=True, kw_only=True):
     ttft_max_ms: float | None
     ttft_segments: dict[str, float]
     """Means; they sum to that of the time to first token."""
+    answers_per_s: float
+    """This and what follows: the counts above, over that time."""
+    prompt_tokens_per_s: float
+    output_tokens_per_s: float
+    cached_share: float
+    """Of the prompts' tokens."""
 
 
 @dataclass(slots=True)
@@ -85,11 +91,19 @@ class Minute:
                 for name, values in zip(TTFT_SEGMENTS, parts, strict=True)
                 if values and (name not in IF_ANY or any(values))
             },
+            answers_per_s=_rate(len(samples), over_s),
+            prompt_tokens_per_s=_rate(sum(prompt), over_s),
+            output_tokens_per_s=_rate(sum(output), over_s),
+            cached_share=round(sum(cached) / sum(prompt), 4) if any(prompt) else 0.0,
         )
 
 
 def _width() -> int:
     return _FIGURES + len(TTFT_SEGMENTS)
+
+
+def _rate(number: float, over_s: float) -> float:
+    return round(number / over_s, 3) if over_s else 0.0
 
 
 def _mean(values: list[float]) -> float | None:

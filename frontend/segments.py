@@ -53,7 +53,8 @@ SEGMENTS = (
         "prefill_compute",
         Kind.WORK,
         "computing the prompt",
-        "long prompts that are not cached: beginnings that they share, --quantization int8, more CPUs per worker",
+        "a worker that is slower than predicted; long prompts that are not cached: beginnings that they share, "
+        "--quantization int8, more CPUs per worker",
     ),
     Segment("transfer_wait", Kind.MOVE, "the first token waited for KV", "nothing: it does not wait for the transfer"),
     Segment(

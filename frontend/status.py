@@ -38,6 +38,8 @@ class ServerStatus(msgspec.Struct, frozen=True, kw_only=True):
     slowest: list[RequestRecord]
     decisions: list[LatestDecision]
     """The router's, latest first."""
+    pool_share: dict[str, float] = {}
+    """By role, over all of its workers: KV blocks that cannot be taken."""
     served: list[ModelStatus] = []
     """Each model once; the default is the first."""
     trace_ui: str = ""

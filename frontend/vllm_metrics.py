@@ -124,7 +124,7 @@ def of_workers(models: Sequence[ModelStatus], workers: Iterable[WorkerStatus]) -
         engine = (worker.model or models[0].name, worker.name)
         running.add_metric(engine, worker.running)
         waiting.add_metric(engine, worker.queued)
-        usage.add_metric(engine, 1 - worker.free_blocks / worker.num_blocks if worker.num_blocks else 0.0)
+        usage.add_metric(engine, worker.pool_share)
         preemptions.add_metric(engine, worker.counts.preemptions)
         if worker.num_blocks:
             config.add_metric((*engine, str(worker.block_tokens), str(worker.num_blocks)), 1.0)

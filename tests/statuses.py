@@ -140,6 +140,10 @@ def status(**changes: object) -> ServerStatus:
             ttft_p95_ms=420.0,
             ttft_max_ms=1_900.0,
             ttft_segments=SEGMENTS,
+            answers_per_s=2.1,
+            prompt_tokens_per_s=1700.0,
+            output_tokens_per_s=134.4,
+            cached_share=0.3137,
         ),
         workers=[
             worker("prefill-0"),

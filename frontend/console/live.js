@@ -155,10 +155,7 @@ export function liveView(app) {
   function sample(status) {
     const of = (role) => status.workers.filter((worker) => worker.role === role);
     const waiting = (role) => of(role).reduce((sum, worker) => sum + worker.queued, 0);
-    const used = (role) => {
-      const blocks = of(role).reduce((sum, worker) => sum + worker.num_blocks, 0);
-      return blocks ? 1 - of(role).reduce((sum, worker) => sum + worker.free_blocks, 0) / blocks : null;
-    };
+    const used = (role) => status.pool_share[role] ?? null;
     samples.push({
       at: status.at_s,
       queues: [status.queued_requests, waiting("prefill"), waiting("decode")],

@@ -5,6 +5,7 @@ import { remedy, splitBar, waterfall } from "./waterfall.js";
 
 const LIST_S = 5;
 const MOST = 50;
+const SLOW_CLIENT = 0.05; // share of a request's time, from which on it is told
 const LISTS = [
   ["slowest", "Slowest"],
   ["failed", "Failed"],
@@ -184,27 +185,21 @@ const closing = (list) => el("a", { class: "close", href: address(list, ""), "ar
 
 function described(record, list, traceUi) {
   const [name, value] = largest(record.ttft_segments);
-  const whole = record.ttft_ms ?? record.e2e_ms;
+  const [, after] = largest(record.second_token_segments);
   const what = record.ttft_ms === null ? "time until it ended" : "time to first token";
-  const verdict = name
-    ? el(
-        "p",
-        { class: "verdict" },
-        el("span", { class: `swatch s-${name}` }),
-        el("strong", { text: `${percent(value / (whole || 1))} of the ${what} was ${name}.` }),
-        ` Where that is much: ${remedy(name) || "–"}.`,
-      )
-    : null;
+  const cold = name === "prefill_compute" && record.ttft_ms !== null && !record.cached_tokens;
   return [
     closing(list),
     el("h2", { class: "mono", text: record.request_id }),
     el(
       "p",
       { class: record.failed ? "bad" : "" },
+      el("span", { class: "small muted", text: "Outcome " }),
       el("strong", { text: words(record.outcome) }),
       record.error ? ` ${record.error}` : "",
     ),
-    verdict,
+    verdict(what, record.ttft_segments, record.ttft_ms ?? record.e2e_ms, cold),
+    after > value ? verdict("time to second token", record.second_token_segments, record.second_token_ms) : null,
     waterfall(record),
     rest(record),
     facts(record, traceUi),
@@ -218,13 +213,31 @@ function described(record, list, traceUi) {
   ].filter(Boolean);
 }
 
+// The largest segment, and what to do about it.
+function verdict(what, segments, whole, cold = false) {
+  const [name, value] = largest(segments);
+  if (!name) return null;
+  return el(
+    "p",
+    { class: "verdict" },
+    el("span", { class: `swatch s-${name}` }),
+    el("strong", { text: `${percent(value / (whole || 1))} of the ${what} was ${name}.` }),
+    ` Where that is much: ${remedy(name) || "–"}.`,
+    cold ? " None of the prompt was in the prefix cache." : "",
+  );
+}
+
 function rest(record) {
   if (record.ttft_ms === null || record.second_token_ms === null || record.output_tokens < 3) return null;
   const number = record.output_tokens - 2;
   const restMs = record.e2e_ms - record.ttft_ms - record.second_token_ms;
+  const slow = record.client_ms > SLOW_CLIENT * record.e2e_ms;
+  const share = percent(record.client_ms / (record.e2e_ms || 1));
   return el("p", {
     class: "small muted",
-    text: `${count(number)} more tokens in ${ms(restMs)}, ${ms(restMs / number)} each.`,
+    text:
+      `${count(number)} more tokens in ${ms(restMs)}, ${ms(restMs / number)} each.` +
+      (slow ? ` Tokens waited ${ms(record.client_ms)} for the client to read, ${share} of it all.` : ""),
   });
 }
 

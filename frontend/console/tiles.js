@@ -33,20 +33,19 @@ export class Tiles {
 
   draw(status) {
     const { last_minute: minute } = status;
-    const over = minute.over_s || 1;
     const failed = Object.entries(minute.num_failed).sort((a, b) => b[1] - a[1]);
     const number = failed.reduce((sum, [, value]) => sum + value, 0);
     const told = [
       [count(status.in_flight), `${count(status.queued_requests)} wait for a worker`],
-      [`${rate(minute.num_answered / over)}/s`, `${count(minute.num_answered)} in ${count(over)} s`],
-      [`${rate(minute.output_tokens / over)}/s`, ""],
+      [`${rate(minute.answers_per_s)}/s`, `${count(minute.num_answered)} in ${count(minute.over_s)} s`],
+      [`${rate(minute.output_tokens_per_s)}/s`, ""],
       [
-        `${rate(minute.prompt_tokens / over)}/s`,
-        minute.prompt_tokens ? `${percent(minute.cached_tokens / minute.prompt_tokens)} cached` : "",
+        `${rate(minute.prompt_tokens_per_s)}/s`,
+        minute.prompt_tokens ? `${percent(minute.cached_share)} cached` : "",
       ],
       [ms(minute.ttft_mean_ms), minute.ttft_p50_ms === null ? "" : `p50 ${ms(minute.ttft_p50_ms)}`],
       [ms(minute.ttft_p95_ms), minute.ttft_max_ms === null ? "" : `max ${ms(minute.ttft_max_ms)}`],
-      [count(number), failed.map(([reason, value]) => `${words(reason)} ${value}`).join(", ") || `in ${count(over)} s`],
+      [count(number), failed.map(([reason, value]) => `${words(reason)} ${value}`).join(", ") || `in ${count(minute.over_s)} s`],
     ];
     told.forEach(([value, note], index) => {
       setText(this.values[index], value);

@@ -63,14 +63,13 @@ export class Topology {
   frontend(status) {
     const node = this.node("", "frontend", ["Under way", "Queue", "Answers", "Tokens"]);
     const { last_minute: minute } = status;
-    const over = minute.over_s || 1;
     node.element.dataset.kind = status.ready ? "ready" : "bad";
     setText(node.title, "frontend");
     const texts = [
       count(status.in_flight),
       `${count(status.queued_requests)} of ${count(status.max_queued_requests)}`,
-      `${rate(minute.num_answered / over)}/s`,
-      `${rate(minute.output_tokens / over)}/s`,
+      `${rate(minute.answers_per_s)}/s`,
+      `${rate(minute.output_tokens_per_s)}/s`,
     ];
     texts.forEach((text, index) => setText(node.values[index], text));
   }
@@ -92,7 +91,6 @@ export class Topology {
     node.list.hidden = !worker.ready;
     if (!worker.ready) return name;
     const [batch, waiting, pool, speed] = node.values;
-    const used = worker.num_blocks ? 1 - worker.free_blocks / worker.num_blocks : 0;
     measured(
       batch,
       worker.running / (worker.max_sequences || 1),
@@ -100,7 +98,7 @@ export class Topology {
       0.95,
     );
     setText(waiting, worker.queued ? `${count(worker.queued)} (${count(worker.queued_tokens)} tokens)` : "0");
-    measured(pool, used, percent(used), 0.9);
+    measured(pool, worker.pool_share, percent(worker.pool_share), 0.9);
     setText(speed, speedOf(worker));
     return name;
   }
@@ -151,7 +149,7 @@ export class Topology {
     if (!this.ways.has(way.name)) {
       const line = svg("path", { class: "way" });
       const flow = svg("path", { class: "flow" });
-      const label = svg("text", { class: "way-label", "text-anchor": "middle" });
+      const label = svg("text", { class: "way-label" });
       const group = svg("g", { class: way.kind }, line, flow, label);
       this.lines.append(group);
       this.ways.set(way.name, { group, line, flow, label });
@@ -163,9 +161,15 @@ export class Topology {
     line.style.strokeWidth = `${width}px`;
     flow.style.strokeWidth = `${Math.max(width / 2.5, 1)}px`;
     group.classList.toggle("idle", !way.number);
-    setText(label, way.number && this.ways.size <= 16 ? perMinute(way) : "");
-    const place = line.getPointAtLength(line.getTotalLength() * way.labelAt);
-    label.setAttribute("x", place.x);
+    const told = way.around ? `${perMinute(way)} to ${way.to}` : perMinute(way);
+    setText(label, way.number && this.ways.size <= 16 ? told : "");
+    const at = line.getTotalLength() * way.labelAt;
+    const [before, place, after] = [at - 4, at, at + 4].map((length) => line.getPointAtLength(length));
+    // Above the way; where that climbs or falls, on the side that is free.
+    const slope = (after.y - before.y) / (after.x - before.x || 1);
+    const side = Math.abs(slope) < 0.15 ? 0 : Math.sign(slope);
+    label.setAttribute("text-anchor", ["end", "middle", "start"][side + 1]);
+    label.setAttribute("x", place.x + side * 3);
     label.setAttribute("y", place.y - width / 2 - 4);
   }
 }
@@ -178,12 +182,8 @@ function measured(cell, share, text, hot) {
 
 function speedOf(worker) {
   const parts = [];
-  if (worker.role === "decode" && worker.decode_step_s) {
-    parts.push(`${ms(1000 * worker.decode_step_s)}/step`);
-    if (worker.running) parts.push(`${count(worker.running / worker.decode_step_s)} tok/s`);
-  }
-  if (worker.role === "prefill" && worker.prefill_tokens_per_s)
-    parts.push(`${count(worker.prefill_tokens_per_s)} tok/s`);
+  if (worker.role === "decode" && worker.decode_step_s) parts.push(`${ms(1000 * worker.decode_step_s)}/step`);
+  if (worker.tokens_per_s) parts.push(`${count(worker.tokens_per_s)} tok/s`);
   if (worker.transfer_bytes_per_s) parts.push(`KV ${bytes(worker.transfer_bytes_per_s)}/s`);
   return parts.join(" · ") || "not measured yet";
 }
@@ -231,14 +231,16 @@ function trafficOf(status, history) {
         { labelAt: 0.35 },
       );
   }
-  for (const decode of decodes)
+  // All of them take the same way around; their labels stand on it one after another.
+  decodes.forEach((decode, index) =>
     add(
       "",
       decode,
       "local",
       number((link) => link.prefill === null && link.decode === decode),
-      { around: true, labelAt: 0.5 },
-    );
+      { around: true, labelAt: 0.25 + (0.5 * (index + 0.5)) / decodes.length },
+    ),
+  );
   return ways;
 }
 

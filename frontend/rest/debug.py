@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from engine.errors import InvalidRequest, UnknownRequest
 from engine.version import VERSION
-from frontend.api import Inference
+from frontend.api import Inference, WorkerStatus, pool_share
 from frontend.balance import Balance, balance, recent
 from frontend.history import LINKS_OVER_S, NUM_PERIODS, PERIOD_S, TPOT_LIMITS_S, TTFT_LIMITS_S
 from frontend.records import RequestRecord
@@ -55,7 +55,10 @@ class DebugPages:
 
     async def status(self, request: Request) -> Response:
         inference, recorder = self._inference, self._inference.recorder
-        caller, readiness = request.scope[CALLER], inference.readiness()
+        caller, readiness, workers = request.scope[CALLER], inference.readiness(), inference.workers()
+        of_role: dict[str, list[WorkerStatus]] = {}
+        for worker in workers:
+            of_role.setdefault(worker.role, []).append(worker)
         # As ServerStatus has it; but records are JSON already.
         fields = {
             "version": VERSION,
@@ -69,7 +72,8 @@ class DebugPages:
             "queued_requests": inference.queued_requests,
             "max_queued_requests": inference.max_queued_requests,
             "last_minute": recorder.minute.summary(),
-            "workers": inference.workers(),
+            "workers": workers,
+            "pool_share": {role: pool_share(those) for role, those in of_role.items()},
             "slowest": recorder.slowest(caller, IN_STATUS),
             "decisions": recorder.decisions(caller, IN_STATUS),
             "trace_ui": self._trace_ui,

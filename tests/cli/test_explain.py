@@ -48,6 +48,9 @@ second token        220.0
 
 62 more tokens in 1,240 ms, 20.0 ms each
 82% of the time to first token was prefill_compute (computing the prompt)
+where that is much: a worker that is slower than predicted; long prompts that
+are not cached: beginnings that they share, --quantization int8, more CPUs per
+worker
 workers' clocks are known ± 0.21 ms: so far their segments may be shifted
 
 at 8.10 ms: remote, prefill-1 → decode-0
@@ -79,6 +82,14 @@ def test_a_request_that_was_refused() -> None:
     assert "76% of the time until it failed was tokenize" in drawing
     assert "second token" not in drawing
     assert "attempt" not in drawing
+
+
+def test_what_a_second_token_waited_for_is_told_where_it_was_more_than_the_first_one_did() -> None:
+    segments = {"transfer_tail": 880.0, "decode_queue": 10.0, "decode_step": 10.0}
+    drawing = " ".join(text(record(second_token_ms=900.0, second_token_segments=segments)).split())
+    assert "98% of the time to second token was transfer_tail (KV on its way to the decode worker)" in drawing
+    assert "where that is much: a faster link" in drawing
+    assert "of the time to second token" not in text(record())
 
 
 def test_every_attempt_with_what_became_of_it() -> None:

@@ -149,9 +149,14 @@ class Page:
         """Into what has the focus."""
         self.send("Input.insertText", text=text)
 
-    def picture(self, path: Path) -> None:
-        """What the window shows, as a PNG."""
-        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png")["data"]))
+    def picture(self, path: Path, selector: str = "") -> None:
+        """What the window shows, or the whole of one element, as a PNG."""
+        clip: dict[str, Any] = {}
+        if selector:
+            box = self.js(f"(({{ x, y, width, height }}) => ({{ x: x + scrollX, y: y + scrollY, width, height }}))"
+                          f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())")  # fmt: skip
+            clip = {"clip": {**box, "scale": 1}, "captureBeyondViewport": True}
+        path.write_bytes(base64.b64decode(self.send("Page.captureScreenshot", format="png", **clip)["data"]))
 
     def asked(self) -> list[str]:
         """Every address that the page has asked for."""

@@ -1,4 +1,5 @@
-"""Takes the pictures of docs/console: python -m tests.console.pictures FOLDER. Starts a server and loads it.
+"""Takes the pictures of docs/console: python -m tests.console.pictures FOLDER. Starts a server and loads it, and tells
+what `tandem top` shows of it.
 
 pngquant makes them small.
 """
@@ -38,6 +39,7 @@ def main(folder: Path) -> None:
             live(page, folder, ending)
             requests(page, folder, ending)
             tune(page, folder, ending)
+        subprocess.run([sys.executable, "-m", "cli", "top", "--once", "--url", server.http], check=True)
         loading.join()
         for dark in (False, True):
             page.look(**SIZE, dark=dark)

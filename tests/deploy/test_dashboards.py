@@ -65,7 +65,9 @@ def test_grafana_finds_dashboards_where_compose_puts_them(dashboard: dict[str, A
     grafana = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["grafana"]
     mounted = dict(volume.split(":")[:2][::-1] for volume in grafana["volumes"])
     assert mounted[provider["options"]["path"]] == "./grafana/dashboards"
-    assert mounted["/etc/grafana/provisioning"] == "./grafana/provisioning"
+    for folder in PROVISIONING.iterdir():
+        assert mounted[f"/etc/grafana/provisioning/{folder.name}"] == f"./grafana/provisioning/{folder.name}"
+    assert "/etc/grafana/provisioning" not in mounted, "it would hide the folders that Grafana has there itself"
     home = grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home == f"{provider['options']['path']}/overview.json"
 

@@ -1,4 +1,5 @@
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +12,7 @@ def test_before_anything_has_ended_there_is_nothing_to_tell() -> None:
     summary = Minute(Clock()).summary()
     assert (summary.num_answered, summary.num_failed, summary.ttft_segments) == (0, {}, {})
     assert (summary.ttft_mean_ms, summary.ttft_p50_ms, summary.ttft_max_ms) == (None, None, None)
+    assert (summary.answers_per_s, summary.output_tokens_per_s, summary.cached_share) == (0, 0, 0)
 
 
 def test_a_minute() -> None:
@@ -28,6 +30,10 @@ def test_a_minute() -> None:
     assert summary.num_failed == {"OVERLOADED": 1, "key_tokens": 1}
     assert summary.output_tokens == 5 * 64
     assert (summary.prompt_tokens, summary.cached_tokens) == (5 * 812, 5 * 256)
+    assert summary.answers_per_s == pytest.approx(5 / 30, abs=1e-3)
+    assert summary.prompt_tokens_per_s == pytest.approx(5 * 812 / 30, abs=1e-3)
+    assert summary.output_tokens_per_s == pytest.approx(5 * 64 / 30, abs=1e-3)
+    assert summary.cached_share == pytest.approx(256 / 812, abs=1e-4)
     assert (summary.ttft_p50_ms, summary.ttft_p95_ms, summary.ttft_max_ms) == (200.0, 400.0, 400.0)
     assert summary.ttft_segments == SEGMENTS
     clock.at_s += WINDOW_S / 2

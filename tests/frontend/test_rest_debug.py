@@ -129,6 +129,12 @@ async def test_the_status(inference: WithWorkers) -> None:
     assert (status.ready, status.reason) == (False, "draining")
     assert (status.in_flight, status.queued_requests, status.max_queued_requests) == (7, 5, 8)
     assert status.workers == inference.workers()
+    # As JSON, for the console and others: nobody computes these again.
+    told = response.json()
+    decode, prefill = (next(each for each in told["workers"] if each["role"] == role) for role in ("decode", "prefill"))
+    assert decode["pool_share"] == told["pool_share"]["decode"] == 1 - 700 / 1024
+    assert decode["tokens_per_s"] == pytest.approx(12 / 0.0152)
+    assert prefill["tokens_per_s"] == 5400
     assert [each.request_id for each in status.slowest] == [f"req-{n:024x}" for n in range(IN_STATUS)]
     assert [each.request_id for each in status.decisions] == [f"req-{29 - n:024x}" for n in range(IN_STATUS)]
     assert (status.last_minute.num_answered, status.last_minute.num_failed) == (30, {"OVERLOADED": 1})
