@@ -31,7 +31,7 @@ from engine.kernels.amx import (
     split_row,
 )
 from engine.kernels.quantize import quantize_row
-from engine.kernels.sharing import num_shares, share_out, take
+from engine.kernels.sharing import LOOPS, num_shares, share_out, take
 from engine.kernels.tile import COLUMNS
 
 _BLOCK_ROWS = TALL * TILE_ROWS
@@ -114,7 +114,7 @@ def _float_panels(num_rows, packed, packed_at, blocks, span, work, thread, weigh
     end_tiles()
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def gemm_float(x, weight, bias, y):  # type: ignore[no-untyped-def]
     """`y[:T] = x W^T + b`, of a packed float32 weight whose depth is a multiple of `FLOAT_DEPTH`."""
     num_rows, num_panels = x.shape[0], weight.shape[0]
@@ -177,7 +177,7 @@ def _pack_int8(x, first, last, steps, packed, at, x_scales, starts):  # type: ig
                 packed[to + step * TILE_WORDS + word] = words[step * LINE_WORDS + word]
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def gemm_int8(x, weight, scales, bias, y):  # type: ignore[no-untyped-def]
     """The same of a weight packed as int8, with a depth that is a multiple of `INT8_DEPTH`."""
     num_rows, num_panels = x.shape[0], weight.shape[0]
