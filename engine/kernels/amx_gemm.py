@@ -26,7 +26,7 @@ from engine.kernels.amx import (
 )
 from engine.kernels.amx_weights import SLOTS, STEP_WORDS, add_row, float_block_of_weights, int8_block, scale_row
 from engine.kernels.quantize import quantize_row
-from engine.kernels.sharing import num_shares, share_out, take
+from engine.kernels.sharing import LOOPS, num_shares, share_out, take
 from engine.kernels.tile import COLUMNS
 
 _BLOCK_ROWS = TALL * TILE_ROWS
@@ -109,7 +109,7 @@ def _float_panels(num_rows, packed, packed_at, blocks, span, work, thread, weigh
     end_tiles()
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def gemm_float(x, weight, bias, y):  # type: ignore[no-untyped-def]
     """`y[:T] = x W^T + b`, of a packed float32 weight whose depth is a multiple of `FLOAT_DEPTH`."""
     num_rows, num_panels = x.shape[0], weight.shape[0]
@@ -172,7 +172,7 @@ def _pack_int8(x, first, last, steps, packed, at, x_scales, starts):  # type: ig
                 packed[to + step * TILE_WORDS + word] = words[step * LINE_WORDS + word]
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def gemm_int8(x, weight, scales, bias, y):  # type: ignore[no-untyped-def]
     """The same of a weight packed as int8, with a depth that is a multiple of `INT8_DEPTH`."""
     num_rows, num_panels = x.shape[0], weight.shape[0]

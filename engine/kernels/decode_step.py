@@ -9,13 +9,11 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit, prange  # noqa: F401 - the bodies that are inlined here use prange
+from numba import njit
 
-from engine.kernels.decode_attention import attend_all
-from engine.kernels.exp import FAST
+from engine.kernels import decode_attention, rope_cache
 from engine.kernels.gemm import Panels, multiply
 from engine.kernels.norm import norm_rows
-from engine.kernels.rope_cache import rotate_all
 from engine.kernels.silu_mul import silu_mul_rows
 from engine.kernels.vector_gemm import tile_rows
 
@@ -46,8 +44,9 @@ class Weights(NamedTuple):
 @cache
 def _kernel(size: int, group: int) -> Callable[..., None]:
     """The step for one head dimension and number of query heads per KV head."""
+    rotate_all, attend_all = rope_cache.kernel(size), decode_attention.kernel(size, group)
 
-    @njit(parallel=True, nogil=True, cache=True, fastmath=FAST)
+    @njit(nogil=True, cache=True)
     def step(weights, hidden, positions, slots, block_tables, context_lens, pool, logits):  # type: ignore[no-untyped-def]
         num_rows = hidden.shape[0]
         padded = logits.shape[0]
@@ -62,8 +61,8 @@ def _kernel(size: int, group: int) -> Callable[..., None]:
             of = weights.qkv
             multiply(normed, of.weight[layer], of.scales[layer], of.bias[layer], of.tiles, qkv)
             head_norms, window = weights.head_norms[layer], weights.windows[layer]
-            rotate_all(qkv, weights.rope, positions, slots, pool, layer, head_norms, weights.eps, size)
-            attend_all(qkv, pool, layer, block_tables, context_lens, window, attended, group, size)
+            rotate_all(qkv, weights.rope, positions, slots, pool, layer, head_norms, weights.eps)
+            attend_all(qkv, pool, layer, block_tables, context_lens, window, attended)
             of = weights.output
             multiply(attended, of.weight[layer], of.scales[layer], of.bias[layer], of.tiles, delta)
             norm_rows(hidden, delta, weights.post_norms[layer], weights.eps, normed)

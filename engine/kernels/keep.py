@@ -8,6 +8,8 @@ Bit i is bit i mod 32 of word i div 32. Masks may be longer than the vocabulary.
 import numpy as np
 from numba import njit, prange
 
+from engine.kernels.sharing import LOOPS
+
 
 def keep_twin(logits: np.ndarray, rows: np.ndarray, masks: np.ndarray) -> None:
     bits = np.unpackbits(masks.view(np.uint8), axis=1, bitorder="little")[:, : logits.shape[1]]
@@ -24,7 +26,7 @@ def _keep_row(row, mask):  # type: ignore[no-untyped-def]
             bits >>= np.uint32(1)
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def _keep(logits, rows, masks):  # type: ignore[no-untyped-def]
     for index in prange(rows.shape[0]):
         _keep_row(logits[rows[index]], masks[index])

@@ -17,6 +17,7 @@ from engine.kernels import gemm
 from engine.kernels.eight_bits import quantize_outputs
 from engine.kernels.exp import FAST, WORTH_SHARING
 from engine.kernels.quantize import quantize_row
+from engine.kernels.sharing import LOOPS
 
 INT8 = torch.int8
 _WORTH_PACKING = 1 << 18
@@ -152,7 +153,7 @@ class LinearStack:
         return Linear(weight, bias) if panels is None else PanelLinear(panels, len(weight))
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def _quantize_rows(x, values, scales):  # type: ignore[no-untyped-def]
     for row in prange(x.shape[0]):
         scales[row], _ = quantize_row(x[row], values[row])
@@ -168,7 +169,7 @@ def _scale_row(y, scale, bias):  # type: ignore[no-untyped-def]
             y[i] *= scale
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def _scale_rows(y, scales, bias):  # type: ignore[no-untyped-def]
     if y.size < WORTH_SHARING:
         for row in range(y.shape[0]):

@@ -8,6 +8,7 @@ import torch
 from numba import njit, prange
 
 from engine.kernels.exp import FAST, exp
+from engine.kernels.sharing import LOOPS
 from engine.scoring import PromptScores
 
 
@@ -44,7 +45,7 @@ def _top(row, values, ids):  # type: ignore[no-untyped-def]
         held = min(held + 1, count)
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def _logprobs(logits, log_totals, values, ids):  # type: ignore[no-untyped-def]
     for row in prange(logits.shape[0]):
         log_totals[row] = _log_total(logits[row])
@@ -65,7 +66,7 @@ def logprobs(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np
     return log_totals, values, ids
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def _ranks(logits, ids, ranks):  # type: ignore[no-untyped-def]
     for row in prange(logits.shape[0]):
         own, rank = logits[row, ids[row]], 1

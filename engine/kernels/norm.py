@@ -8,6 +8,7 @@ import torch
 from numba import njit, prange
 
 from engine.kernels.exp import FAST, WORTH_SHARING
+from engine.kernels.sharing import LOOPS
 
 
 def rms_norm_twin(hidden: torch.Tensor, delta: torch.Tensor | None, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -39,10 +40,10 @@ def _few(hidden, delta, weight, eps, out):  # type: ignore[no-untyped-def]
         _row(hidden, delta, weight, eps, out, row)
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def _many(hidden, delta, weight, eps, out):  # type: ignore[no-untyped-def]
     for row in prange(hidden.shape[0]):
-        _row(hidden, delta, weight, eps, out, row)
+        _row(hidden, delta, weight, eps, out, np.int64(row))
 
 
 @njit(nogil=True, cache=True)

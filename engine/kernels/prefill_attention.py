@@ -19,6 +19,7 @@ from engine.kernels import amx, amx_attention, vector_attention
 from engine.kernels.decode_attention import NO_WINDOW
 from engine.kernels.kv_row import head_dim_of, load_row
 from engine.kernels.pool_strides import pool_strides
+from engine.kernels.sharing import LOOPS
 
 
 def prefill_attention_twin(
@@ -78,7 +79,7 @@ class PrefillChunk:
 def _gather(size: int) -> Callable[..., None]:
     """Copies keys and values of a sequence out of the pool; for one head dimension, a constant to the compiler."""
 
-    @njit(parallel=True, nogil=True, cache=True)
+    @njit(parallel=LOOPS, nogil=True, cache=True)
     def kernel(pool, layer, block_table, end, out):  # type: ignore[no-untyped-def]
         num_kv_heads, block_tokens, pitch = pool.shape[3:]
         of_block, of_layer, of_kind = pool_strides(pool)

@@ -17,6 +17,7 @@ from numba import njit, prange
 from engine.kernels.exp import FAST, WORTH_SHARING
 from engine.kernels.kv_row import store_row
 from engine.kernels.pool_strides import pool_strides
+from engine.kernels.sharing import LOOPS
 
 
 def rope_cache_twin(
@@ -46,57 +47,50 @@ def rope_cache_twin(
     pool[slots // block_tokens, layer, :, :, slots % block_tokens] = kv
 
 
-@njit(inline="always", nogil=True, fastmath=FAST)
-def _rotate(qkv, table, positions, slots, pool, layer, head_norms, eps, row, size):  # type: ignore[no-untyped-def]
-    num_kv_heads, block_tokens, pitch = pool.shape[3:]
-    num_heads = qkv.shape[1] // size - 2 * num_kv_heads
-    half = size // 2
-    turn = table[positions[row]]
-    for head in range(num_heads + num_kv_heads):
-        numbers = qkv[row, head * size : (head + 1) * size]
-        if head_norms.shape[0]:
-            square = np.float32(0)
-            for i in range(size):
-                square += numbers[i] * numbers[i]
-            scale = np.float32(1) / np.sqrt(square / np.float32(size) + np.float32(eps))
-            kind = 0 if head < num_heads else 1
-            for i in range(size):
-                numbers[i] *= scale * head_norms[kind, i]
-        for i in range(half):
-            cos, sin = turn[i], turn[half + i]
-            first, second = numbers[i], numbers[half + i]
-            numbers[i] = first * cos - second * sin
-            numbers[half + i] = second * cos + first * sin
-    block, offset = slots[row] // block_tokens, slots[row] % block_tokens
-    of_block, of_layer, of_kind = pool_strides(pool)
-    for kind in range(2):
-        at = block * of_block + layer * of_layer + kind * of_kind
-        first = num_heads + kind * num_kv_heads
-        for head in range(num_kv_heads):
-            to = at + (head * block_tokens + offset) * pitch
-            store_row(qkv, row * qkv.shape[1] + (first + head) * size, pool, to, size)
-
-
-@njit(inline="always", nogil=True)
-def rotate_all(qkv, table, positions, slots, pool, layer, head_norms, eps, size):  # type: ignore[no-untyped-def]
-    """`rope_cache` for compiled code; `size` must be a constant, `head_norms` may have no rows."""
-    if positions.shape[0] * qkv.shape[1] < WORTH_SHARING:
-        for row in range(positions.shape[0]):
-            _rotate(qkv, table, positions, slots, pool, layer, head_norms, eps, row, size)
-    else:
-        for row in prange(positions.shape[0]):
-            _rotate(qkv, table, positions, slots, pool, layer, head_norms, eps, row, size)
-
-
 @cache
-def _kernel(size: int) -> Callable[..., None]:
-    """The kernel for one head dimension."""
+def kernel(size: int) -> Callable[..., None]:
+    """`rope_cache` for one head dimension; compiled code may call it. `head_norms` may have no rows."""
 
-    @njit(parallel=True, nogil=True, cache=True, fastmath=FAST)
-    def kernel(qkv, table, positions, slots, pool, layer, head_norms, eps):  # type: ignore[no-untyped-def]
-        rotate_all(qkv, table, positions, slots, pool, layer, head_norms, eps, size)
+    @njit(nogil=True, fastmath=FAST, error_model="numpy")
+    def rotate(qkv, table, positions, slots, pool, layer, head_norms, eps, row):  # type: ignore[no-untyped-def]
+        num_kv_heads, block_tokens, pitch = pool.shape[3:]
+        num_heads = qkv.shape[1] // size - 2 * num_kv_heads
+        half = size // 2
+        turn = table[positions[row]]
+        for head in range(num_heads + num_kv_heads):
+            numbers = qkv[row, head * size : (head + 1) * size]
+            if head_norms.shape[0]:
+                square = np.float32(0)
+                for i in range(size):
+                    square += numbers[i] * numbers[i]
+                scale = np.float32(1) / np.sqrt(square / np.float32(size) + np.float32(eps))
+                kind = 0 if head < num_heads else 1
+                for i in range(size):
+                    numbers[i] *= scale * head_norms[kind, i]
+            for i in range(half):
+                cos, sin = turn[i], turn[half + i]
+                first, second = numbers[i], numbers[half + i]
+                numbers[i] = first * cos - second * sin
+                numbers[half + i] = second * cos + first * sin
+        block, offset = slots[row] // block_tokens, slots[row] % block_tokens
+        of_block, of_layer, of_kind = pool_strides(pool)
+        for kind in range(2):
+            at = block * of_block + layer * of_layer + kind * of_kind
+            first = num_heads + kind * num_kv_heads
+            for head in range(num_kv_heads):
+                to = at + (head * block_tokens + offset) * pitch
+                store_row(qkv, row * qkv.shape[1] + (first + head) * size, pool, to, size)
 
-    compiled: Callable[..., None] = kernel
+    @njit(parallel=LOOPS, nogil=True, cache=True)
+    def rotate_all(qkv, table, positions, slots, pool, layer, head_norms, eps):  # type: ignore[no-untyped-def]
+        if positions.shape[0] * qkv.shape[1] < WORTH_SHARING:
+            for row in range(positions.shape[0]):
+                rotate(qkv, table, positions, slots, pool, layer, head_norms, eps, row)
+        else:
+            for row in prange(positions.shape[0]):
+                rotate(qkv, table, positions, slots, pool, layer, head_norms, eps, np.int64(row))
+
+    compiled: Callable[..., None] = rotate_all
     return compiled
 
 
@@ -120,4 +114,4 @@ def rope_cache(
     the query norm and of the key norm.
     """
     norms = _NO_NORMS if head_norms is None else head_norms
-    _kernel(table.shape[1])(qkv, table, positions, slots, pool, layer, norms, eps)
+    kernel(table.shape[1])(qkv, table, positions, slots, pool, layer, norms, eps)

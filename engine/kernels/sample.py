@@ -15,6 +15,7 @@ import numpy as np
 from numba import njit, prange
 
 from engine.kernels.exp import FAST, exp
+from engine.kernels.sharing import LOOPS
 
 _GREEDY_BELOW = 1e-5
 _NUM_BINS = 4096
@@ -180,7 +181,7 @@ def _draw(weights, threshold, uniform):  # type: ignore[no-untyped-def]
     return chosen
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def _sample(logits, temperatures, top_ks, top_ps, min_ps, seeds, indices, out):  # type: ignore[no-untyped-def]
     for row in prange(logits.shape[0]):
         if temperatures[row] < _GREEDY_BELOW:

@@ -20,9 +20,20 @@ import numpy as np
 from llvmlite import ir
 from numba import get_num_threads, njit
 from numba.core import cgutils, types
+from numba.core.cpu_options import ParallelOptions
 
 from engine.kernels.native import native
 from engine.kernels.vectors import pointer_to
+
+LOOPS: Any = ParallelOptions(  # which the types of `njit` do not know
+    dict.fromkeys(("comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"), False)
+)
+"""What of a kernel is shared: its `prange` loops. Numba's `True` makes a loop of every fill of an array, too, and each
+is one more function to compile and threads to wake.
+
+In a `prange` loop the index is unsigned, and signed where it is looked at first: what is called with it as it comes is
+compiled for both.
+"""
 
 _PIECES = 8
 """Of a thread's share: as much as one of them is waited for at the end."""

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from numba import njit, prange
 
 from engine.kernels.exp import FAST, WORTH_SHARING, exp
+from engine.kernels.sharing import LOOPS
 
 
 def silu_mul_twin(gate_up: torch.Tensor) -> torch.Tensor:
@@ -27,10 +28,10 @@ def _few(gate_up, out):  # type: ignore[no-untyped-def]
         _row(gate_up, out, row)
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def _many(gate_up, out):  # type: ignore[no-untyped-def]
     for row in prange(out.shape[0]):
-        _row(gate_up, out, row)
+        _row(gate_up, out, np.int64(row))
 
 
 @njit(nogil=True, cache=True)

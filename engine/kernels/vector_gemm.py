@@ -9,7 +9,7 @@ import numpy as np
 from numba import njit, prange
 
 from engine.kernels.quantize import quantize_row
-from engine.kernels.sharing import num_shares, share_out, take
+from engine.kernels.sharing import LOOPS, num_shares, share_out, take
 from engine.kernels.tile import COLUMNS, MAX_ROWS, tile, tile_int8
 
 _GROUP_BYTES = 3 << 18
@@ -59,7 +59,7 @@ def _float_panels(rows, packed, tiles, work, thread, weight, bias, y):  # type: 
         begin, end = take(work, thread)
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def gemm_float(x, weight, bias, y):  # type: ignore[no-untyped-def]
     num_panels, depth, _ = weight.shape
     rows = tile_rows(x.shape[0])
@@ -77,7 +77,7 @@ def gemm_float(x, weight, bias, y):  # type: ignore[no-untyped-def]
         work = share_out(num_panels)
         for thread in prange(num_shares(work)):
             tiles = first, min(first + group, num_tiles)
-            _float_panels(rows, packed, tiles, work, thread, weight, bias, y)
+            _float_panels(rows, packed, tiles, work, np.int64(thread), weight, bias, y)
 
 
 @njit(nogil=True)
@@ -110,7 +110,7 @@ def _int8_panels(rows, packed, x_scales, starts, tiles, work, thread, weight, sc
         begin, end = take(work, thread)
 
 
-@njit(parallel=True, nogil=True, cache=True)
+@njit(parallel=LOOPS, nogil=True, cache=True)
 def gemm_int8(x, weight, w_scales, bias, y):  # type: ignore[no-untyped-def]
     num_panels, steps, _ = weight.shape
     rows = tile_rows(x.shape[0])
@@ -130,4 +130,4 @@ def gemm_int8(x, weight, w_scales, bias, y):  # type: ignore[no-untyped-def]
         work = share_out(num_panels)
         for thread in prange(num_shares(work)):
             tiles = first, min(first + group, num_tiles)
-            _int8_panels(rows, packed, scales, starts, tiles, work, thread, weight, w_scales, bias, y)
+            _int8_panels(rows, packed, scales, starts, tiles, work, np.int64(thread), weight, w_scales, bias, y)

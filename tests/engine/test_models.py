@@ -37,13 +37,15 @@ def w8a8(**fields: Any) -> dict[str, Any]:
     return {**W8A8, "config_groups": {"g": {**group, **fields}}}
 
 
+# Kernels are compiled for each head size with each number of query heads to a KV head: few such pairs, here and in
+# `tests/frontend/test_families.py`, have every size and every number.
 CASES: dict[str, dict[str, Any]] = {
     "llama": {"family": "llama"},
     "llama-odd-sizes": {"family": "llama", "hidden_size": 44, "intermediate_size": 74, "vocab_size": 101},
     "llama-mha-tied": {"family": "llama", "num_key_value_heads": 4, "tie_word_embeddings": True},
-    "llama-mqa": {"family": "llama", "num_key_value_heads": 1},
+    "llama-mqa": {"family": "llama", "num_key_value_heads": 1, "head_dim": 64},
     "llama-head-8": {"family": "llama", "head_dim": 8},
-    "llama-head-20": {"family": "llama", "head_dim": 20},
+    "llama-head-20": {"family": "llama", "head_dim": 20, "num_key_value_heads": 4},
     "llama-head-64": {"family": "llama", "head_dim": 64},
     "llama-head-256": {"family": "llama", "head_dim": 256, "num_hidden_layers": 1},
     "llama-biases": {"family": "llama", "attention_bias": True, "mlp_bias": True},

@@ -37,7 +37,7 @@ SHAPES = {
     ),
     "mistral-window": ("mistral", {"sliding_window": 11}),
     "qwen2-tied-yarn": ("qwen2", {"tie_word_embeddings": True, "rope_parameters": YARN}),
-    "qwen3-mqa": ("qwen3", {"num_key_value_heads": 1, "head_dim": 32}),
+    "qwen3-mqa": ("qwen3", {"num_key_value_heads": 1, "head_dim": 64}),
 }
 
 
