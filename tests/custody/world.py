@@ -80,7 +80,7 @@ class World:
         connect = lambda _context, _curve, address: self._connect_kv(address, None)  # noqa: E731 - as a class is called
         self._patch.setattr(kvtransfer.zeromq, "ZeroMQChannel", connect)
         self._patch.setattr(kvtransfer.pieces, "FRAME_BYTES", BLOCK_BYTES)
-        self._patch.setattr(kvtransfer.shm, "max_sources", lambda _: 1)
+        self._patch.setattr(kvtransfer.shm.Way, "max_sources", lambda _self, _block_bytes: 1)
 
     def token_hex(self, _: int) -> str:
         """Ids of tickets repeat after a restart: only the fence tells such tickets apart."""
