@@ -176,7 +176,7 @@ class _Writer:
 
     def _give_up(self) -> None:
         log.warning("an answer is given up that nobody has read for %g s", READ_S)
-        self._closing = self._loop.create_task(self._events.aclose())  # a coroutine, it is
+        self._closing = self._loop.create_task(self._events.aclose())
 
 
 class Health:
