@@ -37,9 +37,6 @@ class ReasoningText(
     text: str
 
 
-TextParts = Annotated[list[InputText | OutputText], Meta(min_length=1)]
-
-
 class ResponseMessage(Struct, frozen=True, kw_only=True, tag_field="type", tag="message"):
     """`type` may be missing."""
 
