@@ -92,7 +92,7 @@ class Observer:
         self._metrics.in_flight.inc()
         self.recorder.in_flight += 1
         error: str | None = None
-        message = ""
+        message = limit = ""
         telemetry.set_log_context(notes.request_id, notes.trace_id)
         try:
             yield watched
@@ -115,7 +115,7 @@ class Observer:
             self.recorder.in_flight -= 1
             self._metrics.observe_gaps(notes.model, watched.gaps.pool)
             telemetry.finish(span, error=error)
-            record = notes.record(error, message)
+            record = notes.record(error, message, limit)
             if self._keeper.wants(record):
                 watched.keep_trace()
             record = msgspec.structs.replace(record, traced=watched.exemplar is not None)

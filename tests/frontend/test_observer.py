@@ -255,6 +255,8 @@ def test_a_refusal_is_counted_by_the_limit_that_it_met(observer: Observer) -> No
     with pytest.raises(Overloaded), observer.watch(request(), "m", Ledger()):
         raise Overloaded("late", retry_after_s=1, limit="ttft_slo")
     assert value(observer, "tandem_refusals_total[('limit', 'ttft_slo')]") == 1
+    (raw,) = observer.recorder.failed(Caller(), 10)
+    assert msgspec.json.decode(raw, type=RequestRecord).limit == "ttft_slo"
 
 
 @pytest.mark.parametrize(("num_output", "migrations"), [(0, 0), (3, 1)])
