@@ -315,6 +315,7 @@ COMPILED: tuple[Compiled, ...] = tuple(
         *(_compiled(head_dim, 4, chip) for head_dim in (64, 128, 256)),
         _compiled(128, 4, chip, window=4096),
         _compiled(96, 3, chip),
+        _compiled(100, 3, chip, splits=1),
         _compiled(128, 32, chip),
         *(_compiled(head_dim, 4, chip, item="fp32", splits=1) for head_dim in (64, 128, 256)),
     )

@@ -11,7 +11,7 @@ Which rows a program takes is a list made on the host, once per step for all lay
 device without gaps, and the longest work starts first.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -211,9 +211,13 @@ CANDIDATES = [
 
 def choose_tile(pool: torch.Tensor) -> Tile:
     """For the pool's device, type and head dimension."""
-    if pool.dtype == torch.float32:
-        return FLOAT32_TILE
-    return TILES[is_hopper(pool.device), triton.next_power_of_2(pool.shape[5])]
+    return FLOAT32_TILE if pool.dtype == torch.float32 else _tile(is_hopper(pool.device), pool.shape[5])
+
+
+def _tile(is_for_hopper: bool, head_dim: int) -> Tile:
+    tile = TILES[is_for_hopper, triton.next_power_of_2(head_dim)]
+    # Rows that are no multiple of 32 bytes come in smaller parts, whose addresses take registers.
+    return replace(tile, block_n=tile.block_n // 2) if is_for_hopper and head_dim % 16 else tile
 
 
 def list_tiles(
@@ -292,7 +296,7 @@ def prefill_attention(
 def _compiled(head_dim: int, group: int, chip: int, *, window: int = 0, item: str = "bf16") -> Compiled:
     """The kernel for one shape on one chip: 8 KV heads, 32 layers, blocks of 16."""
     padded = triton.next_power_of_2(head_dim)
-    tile = FLOAT32_TILE if item == "fp32" else TILES[chip >= 90, padded]
+    tile = FLOAT32_TILE if item == "fp32" else _tile(chip >= 90, head_dim)
     of_step = dict.fromkeys(("block_tables", "query_starts", "context_lens", "tiles"), "*i32")
     signature = {**dict.fromkeys(("queries", "keys", "out"), f"*{item}"), **of_step, "table_stride": "i32"}
     rows = {"SCALE": head_dim**-0.5 * LOG2_E, "QUERY_STRIDE": 8 * (group + 2) * head_dim}
@@ -309,7 +313,7 @@ COMPILED: tuple[Compiled, ...] = tuple(
     for one in (
         *(_compiled(head_dim, group, chip) for head_dim in (64, 128, 256) for group in (1, 4, 8)),
         *(_compiled(head_dim, 4, chip, window=4096) for head_dim in (64, 128, 256)),
-        _compiled(96, 3, chip),
+        *(_compiled(head_dim, 3, chip) for head_dim in (96, 100)),
         *(_compiled(head_dim, 4, chip, item="fp32") for head_dim in (64, 128, 256)),
     )
 )
