@@ -24,7 +24,7 @@ from tests.deploy.tools import free_ports
 from tests.e2e.server import tandem
 from tests.e2e.test_traces import SERVICES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PATIENCE_S = 60.0
 QUESTION = {"model": "tandem-demo", "messages": [{"role": "user", "content": "What is a KV cache? " * 40}]}
