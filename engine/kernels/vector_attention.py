@@ -179,7 +179,9 @@ def kernel(size: int, *, is_exact: bool) -> Callable[..., None]:
         rows, source, pitch = qkv, first_row * qkv.shape[1] + head * size, qkv.shape[1]
         if end_row - first_row < QUERIES:
             rows, source, pitch = np.zeros((QUERIES, size), np.float32), 0, size
-            rows[: end_row - first_row] = qkv[first_row:end_row, head * size : (head + 1) * size]
+            for row in range(end_row - first_row):  # as slices, compiling would take twice as long
+                for i in range(size):
+                    rows[row, i] = qkv[first_row + row, head * size + i]
         for query in range(0, QUERIES, LANES):
             for word in range(0, depth, LANES):
                 row, to = source + query * pitch + (word << paired), at + query + word * QUERIES

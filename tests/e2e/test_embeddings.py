@@ -23,7 +23,12 @@ def expected(ids: list[int], pooling: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), pytest.param(("--prefill", "0"), marks=pytest.mark.slow), ("--embedding-pooling", "last")]
+    "arguments",
+    [
+        (),
+        pytest.param(("--prefill", "0"), marks=pytest.mark.slow),
+        pytest.param(("--embedding-pooling", "last"), marks=pytest.mark.slow),
+    ],
 )
 async def test_vectors_are_those_of_the_reference(tandem_up: StartTandem, arguments: tuple[str, ...]) -> None:
     server = tandem_up(*arguments)
