@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from engine.telemetry import Telemetry
 from frontend import __main__ as frontend
 from frontend.job import Job
+from frontend.keeper import Keeper
 from frontend.ledger import Ledger
 from frontend.leg_events import Row
 from frontend.metrics import FrontendMetrics
@@ -40,7 +41,7 @@ class Unwatched:
 class Bare:
     """In the place of `frontend.observer.Observer`."""
 
-    def __init__(self, tracing: Telemetry, metrics: FrontendMetrics) -> None:
+    def __init__(self, tracing: Telemetry, metrics: FrontendMetrics, keeper: Keeper) -> None:
         self.recorder = Recorder()
 
     @contextmanager
