@@ -13,6 +13,7 @@ from cli.environment import child_environment
 from cli.probes import frontend_ready, frontend_serving, worker_serving
 from cli.process import ProcessSpec
 from engine.cpus import format_cpus, share_out
+from engine.exposure import in_url
 from engine.source import DEMO_NAME, Source
 from frontend.mounts import Mount
 
@@ -74,13 +75,13 @@ class Deployment:
 
     @property
     def grpc_address(self) -> str:
-        return f"{_in_url(self.host)}:{self.grpc_port}"
+        return f"{in_url(reachable(self.host))}:{self.grpc_port}"
 
     def url_of(self, mount: Mount) -> str:
         return self._url_at(self.http_port if mount.port is None else mount.port) + mount.prefix
 
     def _url_at(self, port: int) -> str:
-        return f"{'https' if self.has_tls else 'http'}://{_in_url(self.host)}:{port}"
+        return f"{'https' if self.has_tls else 'http'}://{in_url(reachable(self.host))}:{port}"
 
     def socket_names(self) -> list[str]:
         """The files that its processes make in their folder."""
@@ -192,8 +193,3 @@ def _listen(folder: Path, name: str) -> str:
 def reachable(host: str) -> str:
     """Where this machine reaches a server that listens on `host`."""
     return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
-
-
-def _in_url(host: str) -> str:
-    address = reachable(host)
-    return f"[{address}]" if ":" in address else address

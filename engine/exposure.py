@@ -1,8 +1,13 @@
-"""Which addresses only this machine reaches, and what others may not reach unguarded."""
+"""How addresses are written, which of them only this machine reaches, and what others may not reach unguarded."""
 
 import ipaddress
 
 from engine.errors import ConfigError
+
+
+def in_url(host: str) -> str:
+    """A name or an address as it stands before a port: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def is_loopback(host: str) -> bool:

@@ -111,9 +111,12 @@ class Telemetry:
     """The traces of this process; made by `setup_tracing`."""
 
     def __init__(self, pipeline: "_Pipeline | None" = None) -> None:
-        self.enabled = pipeline is not None
         self.tracer: Tracer = pipeline.provider.get_tracer(SCOPE) if pipeline else NoOpTracer()
         self._pipeline = pipeline
+
+    @property
+    def enabled(self) -> bool:
+        return self._pipeline is not None
 
     def start(
         self,
@@ -267,7 +270,7 @@ def _given(attributes: Attributes | None) -> dict[str, AttributeValue]:
 
 
 def _link(traceparent: str) -> Link:
-    return Link(get_current_span(context_from(traceparent)).get_span_context())
+    return Link(unsampled(traceparent) or get_current_span(context_from(traceparent)).get_span_context())
 
 
 class _QuietExporter(SpanExporter):

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 from engine.cpus import pin
 from engine.disks import Disks
 from engine.errors import USAGE_STATUS, ConfigError
-from engine.exposure import check_guarded
+from engine.exposure import check_guarded, in_url
 from engine.hub import resolve_model
 from engine.options import parse_options
 from engine.process import drain, stop_signal
@@ -163,7 +163,7 @@ def bound(
     the port that is taken."""
     with ExitStack() as stack:
         own = stack.enter_context(_listening(config.host, config.http_port, "http_port"))
-        host = f"[{config.host}]" if ":" in config.host else config.host
+        host = in_url(config.host)
         grpc_port = listen(grpc_server, f"{host}:{config.grpc_port}", tls, field="grpc_port")
         if config.local_listen:
             listen(grpc_server, config.local_listen, None, field="local_listen")

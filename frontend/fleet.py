@@ -5,6 +5,7 @@ import logging
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
+from engine.exposure import in_url
 from engine.tls import Tls
 from frontend.leg_events import Start
 from frontend.link import Link
@@ -107,7 +108,7 @@ async def _resolve(name: str) -> list[str] | None:
         log.warning("%s does not resolve: %s", name, error)
         return None
     hosts = ((str(sockaddr[0]), int(sockaddr[1])) for *_, sockaddr in infos)
-    return [f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in hosts]
+    return [f"{in_url(host)}:{port}" for host, port in hosts]
 
 
 def _host(name: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from engine.errors import ConfigError
+from engine.exposure import in_url
 
 PROC = Path("/proc")
 LISTENING = "0A"  # TCP_LISTEN of <net/tcp_states.h>
@@ -69,7 +70,7 @@ def find_server(url: str, proc: Path = PROC) -> LocalServer:
         raise ConfigError(message, field="--url")
     grpc_port = option(command, "--grpc-port")
     host = str(urlsplit(url).hostname)
-    return LocalServer(parent, owner, f"[{host}]:{grpc_port}" if ":" in host else f"{host}:{grpc_port}")
+    return LocalServer(parent, owner, f"{in_url(host)}:{grpc_port}")
 
 
 def workers(up_pid: int, proc: Path = PROC) -> dict[str, Worker]:
