@@ -4,12 +4,13 @@
 
 A `tandem up`; what it can do at most is measured by a closed loop of 32 streams over gRPC; then requests arrive as a
 Poisson process at a share of that rate. Every ten seconds each process's resident memory, descriptors and threads are
-noted, as `tandem chaos` does. Reported: their growth from the second sixth to the last, and p99 TTFT of the first and
-of the last sixth.
+noted, as `tandem chaos` does. Reported: their growth from the second sixth to the last, p99 TTFT of each sixth and of
+the last beside the first, and how much of the machine other guests took in each, which nothing here can change.
 """
 
 import argparse
 import asyncio
+import os
 import random
 import statistics
 import time
@@ -32,8 +33,18 @@ REFUSED_S = 0.1
 """A stream of a closed loop that is refused waits so long."""
 PARTS = 6
 
-Sample = tuple[float, Processes]
-"""With the seconds since the start."""
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    at_s: float
+    """Since the start."""
+    processes: Processes
+    stolen_s: float
+    """What other guests took of this machine's processors, since it was started."""
+
+    @classmethod
+    def now(cls, began: float, server: LocalServer) -> "Sample":
+        return cls(time.monotonic() - began, Processes.of(server), stolen_s())
 
 
 @dataclass(slots=True)
@@ -70,10 +81,12 @@ async def run(http: str, address: str, seconds: float, load: float) -> None:
     settle_s = await settled_s(http)
     held, leaked = held_and_leaked(http)
     print(f"{'requests, by how they ended':<45} {dict(record.ends)}")
-    first, last = (p99_ms(record, seconds, part) for part in (0, PARTS - 1))
-    print(f"{'p99 TTFT of the first and the last sixth, ms':<45} {first:.1f}, {last:.1f} ({last / first:.2f} times)")
+    p99s = [p99_ms(record, seconds, part) for part in range(PARTS)]
+    print(f"{'p99 TTFT of each sixth, ms':<45} {', '.join(f'{p99:.1f}' for p99 in p99s)}")
+    print(f"{'of the last, times that of the first':<45} {p99s[-1] / p99s[0]:.2f}")
+    print(f"{'processors taken by other guests':<45} {', '.join(f'{share:.1%}' for share in stolen(samples, seconds))}")
     print(f"{'KV blocks held (after s), and leaked':<45} {held} ({settle_s:.2f}), {leaked}")
-    for name in sorted(samples[-1][1].vitals):
+    for name in sorted(samples[-1].processes.vitals):
         before, after = (median(samples, seconds, part, name) for part in (1, PARTS - 1))
         rss = f"{before.rss_kib} to {after.rss_kib} KiB"
         rest = f"{before.fds} to {after.fds} descriptors, {before.threads} to {after.threads} threads"
@@ -118,7 +131,7 @@ async def one(stub: Stub, rng: random.Random, record: Record, at_s: float) -> No
 async def sample(server: LocalServer, samples: list[Sample]) -> None:
     began = time.monotonic()
     while True:
-        samples.append((time.monotonic() - began, Processes.of(server)))
+        samples.append(Sample.now(began, server))
         await asyncio.sleep(SAMPLE_S)
 
 
@@ -127,9 +140,24 @@ def p99_ms(record: Record, seconds: float, part: int) -> float:
     return statistics.quantiles(times, n=100)[98] * 1e3
 
 
+def stolen_s() -> float:
+    """Ticks of all processors together, the eighth column of proc(5)'s stat."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
+
+
+def stolen(samples: list[Sample], seconds: float) -> list[float]:
+    """In each part, the share of all processors' time."""
+    shares = []
+    for part in range(PARTS):
+        of_part = [each for each in samples if part <= each.at_s / seconds * PARTS < part + 1]
+        took_s, lasted_s = of_part[-1].stolen_s - of_part[0].stolen_s, of_part[-1].at_s - of_part[0].at_s
+        shares.append(took_s / lasted_s / (os.cpu_count() or 1) if lasted_s else 0.0)
+    return shares
+
+
 def median(samples: list[Sample], seconds: float, part: int, name: str) -> Vitals:
     """What a process had in one part of the time."""
-    of_part = [each for at, each in samples if part <= at / seconds * PARTS < part + 1]
+    of_part = [each.processes for each in samples if part <= each.at_s / seconds * PARTS < part + 1]
     found = [each.vitals[name][1] for each in of_part if name in each.vitals]
     columns = zip(*((each.rss_kib, each.fds, each.threads) for each in found), strict=True)
     return Vitals(*(int(statistics.median(column)) for column in columns))
