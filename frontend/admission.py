@@ -3,7 +3,7 @@
 Of those who wait, the lowest priority number goes first; among equals the caller who had the fewest tokens served; of
 his own, who came first. A caller's count rises to the lowest of those who wait when he begins to wait, so that nobody
 saves up turns by asking nothing (virtual token counters: Sheng et al., "Fairness in Serving Large Language Models",
-2024).
+2024). Where the queue is full, who would go last makes room for one of a lower priority number.
 """
 
 import asyncio
@@ -19,11 +19,17 @@ Place = tuple[int, str]
 """Priority and caller: those of one place go in the order they came."""
 
 
+class Displaced(Exception):
+    """Raised for one who waited, when one of a lower priority number needs its place in the queue."""
+
+
 class _Waiters:
     """Those who came for the first time."""
 
     def __init__(self) -> None:
         self._queues: dict[Place, OrderedDict[asyncio.Future[None], Demand]] = {}
+        self.num_tokens = 0
+        """Of all of their prompts."""
         self._served: dict[str, int] = {}
         """Tokens, of callers who have waited or been served since somebody last had to wait."""
 
@@ -34,24 +40,34 @@ class _Waiters:
         self._served[caller.name] = self._count_of(caller)
         queue = self._queues.setdefault((caller.priority, caller.name), OrderedDict())
         queue[waiter] = demand
+        self.num_tokens += demand.prompt_tokens
         if again:
             queue.move_to_end(waiter, last=False)
 
-    def discard(self, waiter: asyncio.Future[None], caller: Caller) -> None:
-        place = caller.priority, caller.name
-        if (queue := self._queues.get(place)) is not None:
-            queue.pop(waiter, None)
-            if not queue:
-                del self._queues[place]
+    def discard(self, waiter: asyncio.Future[None], place: Place) -> None:
+        if waiter in self._queues.get(place, ()):
+            self._take(waiter, place)
 
     def pop(self) -> asyncio.Future[None]:
         """Whose turn it is."""
         place = _next(self._queues, self._served)
-        waiter, demand = self._queues[place].popitem(last=False)
+        waiter = next(iter(self._queues[place]))
+        self.note(place[1], self._take(waiter, place).prompt_tokens)
+        return waiter
+
+    def last_first(self, priority: int) -> Iterator[tuple[asyncio.Future[None], Place, Demand]]:
+        """Those of a higher number than `priority`, who would go last first."""
+        behind = [place for place in self._queues if place[0] > priority]
+        for place in sorted(behind, key=lambda place: (place[0], self._served.get(place[1], 0)), reverse=True):
+            for waiter, demand in reversed(self._queues[place].items()):
+                yield waiter, place, demand
+
+    def _take(self, waiter: asyncio.Future[None], place: Place) -> Demand:
+        demand = self._queues[place].pop(waiter)
         if not self._queues[place]:
             del self._queues[place]
-        self.note(place[1], demand.prompt_tokens)
-        return waiter
+        self.num_tokens -= demand.prompt_tokens
+        return demand
 
     @property
     def lowest(self) -> float:
@@ -101,7 +117,6 @@ class Admission:
     def __init__(self, max_requests: int, max_tokens: int) -> None:
         self.max_requests = max_requests
         self.max_tokens = max_tokens
-        self.queued_tokens = 0
         self._looking: Demand | None = None
         """Of who has the turn."""
         self._looking_priority = 0
@@ -113,13 +128,31 @@ class Admission:
         """Those that look for room or wait for their turn to."""
         return len(self._returning) + len(self._new) + (self._looking is not None)
 
-    def full(self, demand: Demand) -> str:
-        """Why one more may not wait; empty if it may."""
+    @property
+    def queued_tokens(self) -> int:
+        """Of their prompts."""
+        looking = 0 if self._looking is None else self._looking.prompt_tokens
+        return looking + sum(demand.prompt_tokens for demand in self._returning.values()) + self._new.num_tokens
+
+    def full(self, demand: Demand, caller: Caller = ANYBODY) -> str:
+        """Why one more may not wait, even if those made room whom its priority goes before; empty if it may."""
+        if self._make_room(demand, caller) is not None:
+            return ""
         if self.queued_requests >= self.max_requests:
             return f"{self.queued_requests} requests are waiting"
-        if self.queued_tokens and self.queued_tokens + demand.prompt_tokens > self.max_tokens:
-            return f"{self.queued_tokens} prompt tokens are waiting"
-        return ""
+        return f"{self.queued_tokens} prompt tokens are waiting"
+
+    def _make_room(self, demand: Demand, caller: Caller) -> list[tuple[asyncio.Future[None], Place]] | None:
+        """Who has to go for one more; None where that is not enough."""
+        behind, going = self._new.last_first(caller.priority), []
+        num_requests, num_tokens = self.queued_requests, self.queued_tokens
+        while num_requests >= self.max_requests or (num_tokens and num_tokens + demand.prompt_tokens > self.max_tokens):
+            if (last := next(behind, None)) is None:
+                return None
+            waiter, place, waiting = last
+            going.append((waiter, place))
+            num_requests, num_tokens = num_requests - 1, num_tokens - waiting.prompt_tokens
+        return going
 
     def before(self, caller: Caller) -> list[Demand]:
         """Those who go before a request of `caller` that comes now, in their order."""
@@ -143,20 +176,16 @@ class Admission:
         self, demand: Demand, *, first: bool = False, again: bool = False, caller: Caller = ANYBODY
     ) -> AsyncIterator[None]:
         """Wait for the turn to look for room and hold it; `first` goes before everybody who does not say so, and who
-        comes `again`, having given up his turn, before the caller's others.
+        comes `again`, having given up his turn, before the caller's others. Raises Displaced.
 
         Whether there is room to wait is for the caller to ask: see `full`.
         """
-        self.queued_tokens += demand.prompt_tokens
+        await self._wait(demand, caller, first=first, again=again)
+        self._looking_priority = caller.priority
         try:
-            await self._wait(demand, caller, first=first, again=again)
-            self._looking_priority = caller.priority
-            try:
-                yield
-            finally:
-                self._pass_on()
+            yield
         finally:
-            self.queued_tokens -= demand.prompt_tokens
+            self._pass_on()
 
     async def _wait(self, demand: Demand, caller: Caller, *, first: bool, again: bool) -> None:
         if self._looking is None:
@@ -167,16 +196,23 @@ class Admission:
         if first:
             self._returning[waiter] = demand
         else:
+            self._displace(demand, caller)
             self._new.add(waiter, caller, demand, again=again)
         try:
             await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._pass_on()  # the turn came at the very moment of giving up
             self._returning.pop(waiter, None)
-            self._new.discard(waiter, caller)
+            self._new.discard(waiter, (caller.priority, caller.name))
             raise
         self._looking = demand
+
+    def _displace(self, demand: Demand, caller: Caller) -> None:
+        for waiter, place in self._make_room(demand, caller) or ():
+            self._new.discard(waiter, place)
+            if not waiter.done():  # who gave up has cancelled it
+                waiter.set_exception(Displaced())
 
     def _pass_on(self) -> None:
         """Hand the turn to the next, or to nobody."""

@@ -11,6 +11,7 @@ from engine.histogram import Steps
 from engine.models.spec import ModelSpec
 from engine.pooling import Pooling
 from frontend.accounts import Accounts
+from frontend.callers import ANYBODY, Caller
 from frontend.recorder import Recorder
 from frontend.request import Chat, Event, GenerateRequest
 from frontend.tally import Counts
@@ -191,13 +192,14 @@ class Inference(Protocol):
         """What the model's files say of its tokenizer, by the names of `tokenizer_config.json`, but no paths. Special
         tokens that have a name are texts; the chat template is the one in use."""
 
-    def models(self) -> list[ServedModel]:
-        """By every name that they have."""
+    def models(self, caller: Caller = ANYBODY) -> list[ServedModel]:
+        """That the caller may ask, by every name that they have."""
 
-    def model(self, name: str | None) -> ServedModel:
+    def model(self, name: str | None, caller: Caller = ANYBODY) -> ServedModel:
         """The model that a request naming `name` asks for, by its own name; None or empty is the default.
 
-        Raises UnknownModel.
+        Raises UnknownModel, and PermissionDenied for one that the caller may not ask. The methods above, which take a
+        name, ask nobody who calls.
         """
 
     def statuses(self) -> list[ModelStatus]:

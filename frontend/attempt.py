@@ -18,7 +18,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 
 from engine.errors import ContextOverflow
-from frontend.admission import Admission
+from frontend.admission import Admission, Displaced
 from frontend.fleet import Fleet
 from frontend.job import Job
 from frontend.leg_events import Row
@@ -67,6 +67,8 @@ class Attempts:
                     placement = await self._place(job, legs, single)
             except TimeoutError:
                 raise self.outlook.timed_out(job) from None
+            except Displaced:
+                raise self.outlook.displaced(job) from None
             yield []
             while True:
                 rows = await legs.rows()

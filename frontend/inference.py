@@ -20,6 +20,7 @@ import grpc.aio
 from engine.errors import DeadlineExceeded, InvalidRequest, Unavailable, Unsupported
 from frontend.accounts import Accounts
 from frontend.api import ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
+from frontend.callers import ANYBODY, Caller
 from frontend.catalogue import Catalogue
 from frontend.checks import check_token_ids
 from frontend.cut import Cut
@@ -152,16 +153,20 @@ class FleetInference:
         template = {} if named.template is None else {"chat_template": named.template.default}
         return {**named.tokenizer.config, **template}
 
-    def models(self) -> list[ServedModel]:
+    def models(self, caller: Caller = ANYBODY) -> list[ServedModel]:
         models = []
         for served in self._catalogue:
+            if not caller.may_ask(served.name):
+                continue
             described = served.described()
             models.append(described)
             models += [replace(described, name=alias) for alias in sorted(served.model.aliases)]
         return models
 
-    def model(self, name: str | None) -> ServedModel:
-        return self._catalogue.named(name).described()
+    def model(self, name: str | None, caller: Caller = ANYBODY) -> ServedModel:
+        served = self._catalogue.named(name)
+        caller.check_model(served.name)
+        return served.described()
 
     def statuses(self) -> list[ModelStatus]:
         statuses = [served.status(self._catalogue.beside(served)) for served in self._catalogue]

@@ -92,6 +92,13 @@ def identify(keys: KeyRing, metadata: Any) -> Caller | None:
     return keys.identify(str(dict(metadata or ()).get("authorization", "")))
 
 
+def caller_of(keys: KeyRing, metadata: Any) -> Caller:
+    """Who makes a call that the interceptor let in. Raises Unauthenticated where the key was taken back since."""
+    if (caller := identify(keys, metadata)) is None:
+        raise no_key()
+    return caller
+
+
 def no_key() -> Unauthenticated:
     return Unauthenticated("a key is required: authorization: Bearer KEY")
 

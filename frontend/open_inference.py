@@ -18,7 +18,7 @@ from frontend.api import Inference, ServedModel
 from frontend.callers import Caller, KeyRing
 from frontend.grpc_convert import TRACE_HEADERS
 from frontend.grpc_errors import abort
-from frontend.interceptors import identify, no_key
+from frontend.interceptors import caller_of
 from frontend.open_inference_tensors import FINISH, INPUTS, OUTPUT, Wanted, read, response
 from frontend.request import Delta, Finished, Started
 from protos import open_inference_pb2 as pb
@@ -53,7 +53,7 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         try:
-            model = self._model(request.name, request.version)
+            model = self._model(request.name, request.version, self._caller(context)[0])
         except UnknownModel:
             return pb.ModelReadyResponse(ready=False)
         return pb.ModelReadyResponse(ready=self._inference.readiness(model.name).ready)
@@ -62,7 +62,7 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
         return pb.ServerMetadataResponse(name=PLATFORM, version=self._version)
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
-        model = self._model(request.name, request.version)
+        model = self._model(request.name, request.version, self._caller(context)[0])
         answer = pb.ModelMetadataResponse(name=model.name, versions=[VERSION], platform=PLATFORM)
         for name, datatype in INPUTS.items():
             answer.inputs.add(name=name, datatype=datatype, shape=[1])
@@ -72,7 +72,7 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         caller, headers = self._caller(context)
-        wanted = self._read(request)
+        wanted = self._read(request, caller)
         if wanted.stream:
             raise InvalidRequest("stream takes ModelStreamInfer", field="stream")
         async with aclosing(self._answer(wanted, caller, headers, context.time_remaining())) as answers:
@@ -95,7 +95,7 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
         async def serve(request: pb.ModelInferRequest) -> None:
             try:
                 caller, headers = self._caller(context)  # a key may be taken back, or get other limits, meanwhile
-                wanted = self._read(request)
+                wanted = self._read(request, caller)
                 async with aclosing(self._answer(wanted, caller, headers, context.time_remaining())) as answers:
                     async for answer in answers:
                         await write(pb.ModelStreamInferResponse(infer_response=answer))
@@ -136,21 +136,20 @@ class OpenInferenceServicer(open_inference_pb2_grpc.GRPCInferenceServiceServicer
                         last.parameters["completion_tokens"].int64_param = event.usage.completion_tokens
                         yield last
 
-    def _read(self, request: pb.ModelInferRequest) -> Wanted:
-        self._model(request.model_name, request.model_version)
+    def _read(self, request: pb.ModelInferRequest, caller: Caller) -> Wanted:
+        self._model(request.model_name, request.model_version, caller)
         return read(request)
 
-    def _model(self, name: str, version: str) -> ServedModel:
-        """Raises UnknownModel."""
+    def _model(self, name: str, version: str, caller: Caller) -> ServedModel:
+        """Raises UnknownModel, or PermissionDenied."""
         if version not in ("", VERSION):
             raise UnknownModel(f"the model {name[:80]!r} has no version {version[:80]!r}", field="model_version")
-        return self._inference.model(name or None)
+        return self._inference.model(name or None, caller)
 
     def _caller(self, context: Context) -> tuple[Caller, dict[str, str]]:
         metadata = dict(context.invocation_metadata() or ())
-        if (caller := identify(self._keys, metadata)) is None:
-            raise no_key()  # taken back since the interceptor saw it
-        return caller, {name: str(metadata[name]) for name in TRACE_HEADERS if name in metadata}
+        headers = {name: str(metadata[name]) for name in TRACE_HEADERS if name in metadata}
+        return caller_of(self._keys, metadata), headers
 
 
 def _failed(request_id: str, message: str) -> pb.ModelStreamInferResponse:

@@ -60,6 +60,12 @@ class Outlook:
         forecast = self.forecast(job)
         return _overloaded("queue_timeout", why, forecast, self._next_place_s(forecast))
 
+    def displaced(self, job: Job) -> Overloaded:
+        """For what others go before, in a queue that is full."""
+        forecast = self.forecast(job)
+        why = "the queue is full, and requests of higher priority came"
+        return _overloaded("queue", why, forecast, self._next_place_s(forecast))
+
     def forecast(self, job: Job) -> Forecast:
         """What is to be expected of a job that comes now."""
         now_s = time.monotonic()
@@ -96,7 +102,7 @@ class Outlook:
 
     def check(self, job: Job) -> None:
         """Raises Overloaded for what there is no room for in the queue, or what would wait there in vain."""
-        full = self.admission.full(job.demand())
+        full = self.admission.full(job.demand(), job.caller)
         promised = self.ttft_slo_s or job.left_s() < math.inf
         if not full and not promised and not self.admission.queued_requests:
             return  # workers' own queues are bounded

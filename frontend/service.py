@@ -29,10 +29,10 @@ from engine.errors import InvalidRequest, TandemError, Unavailable
 from frontend import grpc_convert as convert
 from frontend import open_inference
 from frontend.api import Inference
-from frontend.callers import KeyRing
+from frontend.callers import Caller, KeyRing
 from frontend.checks import MAX_PROMPT_IDS, check_count, check_token_ids
 from frontend.grpc_errors import abort
-from frontend.interceptors import AuthInterceptor, ErrorInterceptor, identify, no_key
+from frontend.interceptors import AuthInterceptor, ErrorInterceptor, caller_of
 from frontend.open_inference import OpenInferenceServicer
 from frontend.request import Delta, Event, Finished, PromptLogprobs, Started, new_request_id
 from frontend.resumption import Resumption
@@ -66,8 +66,7 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         metadata = dict(context.invocation_metadata() or ())
-        if (caller := identify(self._keys, metadata)) is None:
-            raise no_key()  # taken back since the interceptor saw it
+        caller = caller_of(self._keys, metadata)
         request_id = new_request_id()
         wanted = convert.generate_request(request, metadata, context.time_remaining())
         wanted = replace(wanted, caller=caller, request_id=request_id)
@@ -82,13 +81,11 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
             await abort(context, error, request_id=request_id)
 
     async def Resume(self, request: pb.ResumeRequest, context: Context) -> None:
-        if (caller := identify(self._keys, context.invocation_metadata())) is None:
-            raise no_key()
+        caller = self._caller(context)
         await _write(self._resumption.resume(caller, request.request_id, request.next_index), context)
 
     async def Cancel(self, request: pb.CancelRequest, context: Context) -> pb.CancelResponse:
-        if (caller := identify(self._keys, context.invocation_metadata())) is None:
-            raise no_key()
+        caller = self._caller(context)
         self._resumption.cancel(caller, request.request_id)
         return pb.CancelResponse()
 
@@ -96,13 +93,12 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
         given = convert.tokenize_input(request)
         is_said = isinstance(given, str) and request.HasField("add_special_tokens")
         special = request.add_special_tokens if is_said else None
-        token_ids = await asyncio.to_thread(
-            self._inference.tokenize, request.model or None, given, add_special_tokens=special
-        )
+        model = self._inference.model(request.model or None, self._caller(context)).name
+        token_ids = await asyncio.to_thread(self._inference.tokenize, model, given, add_special_tokens=special)
         return pb.TokenizeResponse(token_ids=token_ids)
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
-        model = self._inference.model(request.model or None)
+        model = self._inference.model(request.model or None, self._caller(context))
         check_count(request.token_ids, MAX_PROMPT_IDS, "token_ids")
         token_ids = tuple(request.token_ids)
         check_token_ids(token_ids, model.vocab_size, "token_ids")
@@ -113,9 +109,8 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         metadata = dict(context.invocation_metadata() or ())
-        if (caller := identify(self._keys, metadata)) is None:
-            raise no_key()
-        model = self._inference.model(request.model or None)
+        caller = caller_of(self._keys, metadata)
+        model = self._inference.model(request.model or None, caller)
         wanted = convert.embedding_request(request, model, metadata, context.time_remaining())
         async with aclosing(self._inference.generate(replace(wanted, caller=caller))) as events:
             async for event in events:
@@ -125,7 +120,7 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
         raise AssertionError("an answer ended without Finished")
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
-        return pb.ListModelsResponse(models=map(convert.model, self._inference.models()))
+        return pb.ListModelsResponse(models=map(convert.model, self._inference.models(self._caller(context))))
 
     async def GetServerInfo(self, request: pb.GetServerInfoRequest, context: Context) -> pb.GetServerInfoResponse:
         return pb.GetServerInfoResponse(
@@ -134,6 +129,9 @@ class InferenceServicer(generate_pb2_grpc.InferenceServicer):
             queued_requests=self._inference.queued_requests,
             max_queued_requests=self._inference.max_queued_requests,
         )
+
+    def _caller(self, context: Context) -> Caller:
+        return caller_of(self._keys, context.invocation_metadata())
 
 
 async def _write(events: AsyncGenerator[Event, None], context: Context) -> None:

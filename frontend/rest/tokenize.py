@@ -22,11 +22,13 @@ from starlette.responses import Response
 
 from engine.errors import InvalidRequest
 from frontend.api import Inference
+from frontend.callers import Caller
 from frontend.checks import MAX_PROMPT_IDS, check_count, check_token_ids
 from frontend.fields import Body, Off, convert, decode_body, one_of, supported
 from frontend.request import Chat
 from frontend.rest.describe import also, any_of, content, post, ref
 from frontend.rest.dialect import ERRORS, Errors, Json
+from frontend.rest.middleware import CALLER
 from frontend.rest.openai.errors import OpenAIErrors
 from frontend.rest.openai.parse import parse_chat
 from frontend.rest.tgi.errors import TgiErrors
@@ -137,7 +139,7 @@ def tokenize_endpoint(inference: Inference, *, only: Sequence[str] = ()) -> Page
         shape = shapes[one_of(body, shapes)]
         if not only:
             request.scope[ERRORS] = shape.errors
-        return _json(await asyncio.to_thread(shape.answer, inference, body))
+        return _json(await asyncio.to_thread(shape.answer, inference, request.scope[CALLER], body))
 
     return tokenize
 
@@ -150,7 +152,7 @@ def detokenize_endpoint(inference: Inference, answer: type[Struct] = Detokenized
         if isinstance(tokens := fields.get("tokens"), list):
             check_count(tokens, MAX_PROMPT_IDS, "tokens")
         given = convert(fields, DetokenizeRequest)
-        model = inference.model(given.model)
+        model = inference.model(given.model, request.scope[CALLER])
         check_token_ids(tuple(given.tokens), model.vocab_size, "tokens")
         skip = bool(given.skip_special_tokens)
         text = await asyncio.to_thread(inference.detokenize, model.name, given.tokens, skip_special_tokens=skip)
@@ -159,12 +161,12 @@ def detokenize_endpoint(inference: Inference, answer: type[Struct] = Detokenized
     return detokenize
 
 
-def _text(inference: Inference, body: Body) -> TokenizedText:
+def _text(inference: Inference, caller: Caller, body: Body) -> TokenizedText:
     given = convert(supported(body, TokenizeText, {}), TokenizeText)
-    return _tokenized(inference, given, given.prompt)
+    return _tokenized(inference, caller, given, given.prompt)
 
 
-def _messages(inference: Inference, body: Body) -> TokenizedText:
+def _messages(inference: Inference, caller: Caller, body: Body) -> TokenizedText:
     given = convert(supported(body, TokenizeMessages, MESSAGES_OFF), TokenizeMessages)
     try:
         asked = json.dumps({"model": "", **{name: body[name] for name in CONVERSATION if name in body}})
@@ -172,23 +174,26 @@ def _messages(inference: Inference, body: Body) -> TokenizedText:
         raise InvalidRequest("the request body is nested too deeply") from None
     prompt = parse_chat(asked.encode()).generations[0].prompt
     assert isinstance(prompt, Chat)
-    return _tokenized(inference, given, prompt)
+    return _tokenized(inference, caller, given, prompt)
 
 
-def _tokenized(inference: Inference, given: TokenizeText | TokenizeMessages, prompt: str | Chat) -> TokenizedText:
-    model = inference.model(given.model)
+def _tokenized(
+    inference: Inference, caller: Caller, given: TokenizeText | TokenizeMessages, prompt: str | Chat
+) -> TokenizedText:
+    model = inference.model(given.model, caller)
     tokens = inference.tokenize(model.name, prompt, add_special_tokens=given.add_special_tokens)
     words = list(map(inference.vocabulary(model.name).word, tokens)) if given.return_token_strs else None
     return TokenizedText(count=len(tokens), max_model_len=model.max_context, tokens=tokens, token_strs=words)
 
 
-def _content(inference: Inference, body: Body) -> TokenizedContent:
+def _content(inference: Inference, caller: Caller, body: Body) -> TokenizedContent:
     given = convert(supported(body, TokenizeContent, CONTENT_OFF), TokenizeContent)
-    tokens = inference.tokenize(given.model, given.content, add_special_tokens=bool(given.add_special))
+    model = inference.model(given.model, caller).name
+    tokens = inference.tokenize(model, given.content, add_special_tokens=bool(given.add_special))
     if not given.with_pieces:
         return TokenizedContent(tokens=list(tokens))
     return TokenizedContent(
-        tokens=[TokenPiece(id=token, piece=_piece(inference.token_bytes(given.model, token))) for token in tokens]
+        tokens=[TokenPiece(id=token, piece=_piece(inference.token_bytes(model, token))) for token in tokens]
     )
 
 
@@ -199,9 +204,9 @@ def _piece(token: bytes) -> str | list[int]:
         return list(token)
 
 
-def _inputs(inference: Inference, body: Body) -> list[TokenPlace]:
+def _inputs(inference: Inference, caller: Caller, body: Body) -> list[TokenPlace]:
     given = convert(supported(body, TokenizeInputs, INPUTS_OFF), TokenizeInputs)
-    spans = inference.vocabulary(None).spans(given.inputs)
+    spans = inference.vocabulary(inference.model(None, caller).name).spans(given.inputs)
     starts = _byte_starts(given.inputs)
     return [
         TokenPlace(
@@ -225,7 +230,7 @@ def _byte_starts(text: str) -> Sequence[int]:
 class Shape:
     """Of one server's body."""
 
-    answer: Callable[[Inference, Body], object]
+    answer: Callable[[Inference, Caller, Body], object]
     """Takes its time. Raises TandemError."""
     errors: Errors
 

@@ -14,6 +14,7 @@ from frontend.rest.describe import ANY_OBJECT, PUBLIC, json, operation
 from frontend.rest.dialect import Dialect, Json
 from frontend.rest.invocations import Invocations
 from frontend.rest.invocations import operation as invocations
+from frontend.rest.middleware import CALLER
 from frontend.rest.openai.errors import OpenAIErrors
 
 
@@ -55,7 +56,7 @@ class Pages:
         self._inference = inference
 
     async def tokenizer_info(self, request: Request) -> Response:
-        config = self._inference.tokenizer_config(None)
+        config = self._inference.tokenizer_config(self._inference.model(None, request.scope[CALLER]).name)
         return _json({"tokenizer_class": "PreTrainedTokenizerFast", **config})
 
     async def version(self, request: Request) -> Response:

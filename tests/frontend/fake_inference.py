@@ -12,6 +12,7 @@ from dataclasses import replace
 from engine.errors import UnknownModel, Unsupported
 from frontend.accounts import Accounts
 from frontend.api import ModelStatus, Readiness, ServedModel, WorkerStatus
+from frontend.callers import ANYBODY, Caller
 from frontend.checks import ModelLimits, check_token_ids, resolve
 from frontend.recorder import Recorder
 from frontend.request import (
@@ -127,7 +128,7 @@ class FakeInference:
         self.idle.clear()
         self.began.release()
         try:
-            self.model(request.model)
+            self.model(request.model, request.caller)
             prompt, seed = self._check(request)
             num_prompt = len(prompt)
             taken = False
@@ -211,12 +212,13 @@ class FakeInference:
         self.model(model)
         return {"tokenizer_class": "ByteTokenizer", "eos_token": "</s>", "chat_template": "{{ messages }}"}
 
-    def models(self) -> list[ServedModel]:
-        return [self.model(name) for name in self.names]
+    def models(self, caller: Caller = ANYBODY) -> list[ServedModel]:
+        return [self.model(name) for name in self.names if caller.may_ask(name)]
 
-    def model(self, name: str | None) -> ServedModel:
+    def model(self, name: str | None, caller: Caller = ANYBODY) -> ServedModel:
         if name and name not in self.names:
             raise UnknownModel(f"the model {name!r} is not served here", field="model")
+        caller.check_model(name or MODEL)
         return ServedModel(
             name=name or MODEL,
             created=1_700_000_000,

@@ -9,6 +9,7 @@ import httpx
 from engine.hub import DEMO_MODEL
 from engine.models.families import model_spec
 from frontend.api import ServedModel
+from frontend.callers import ANYBODY, Caller
 from tests.frontend.fake_inference import FakeInference
 
 SWITCHED = "{% for m in messages %}{{ m.content }}{% endfor %}{% if not enable_thinking %}<think></think>{% endif %}"
@@ -30,8 +31,8 @@ class OllamaInference(FakeInference):
         super().__init__(*args, **scripts)
         self.abilities = abilities
 
-    def model(self, name: str | None) -> ServedModel:
-        return replace(super().model(name), **self.abilities)
+    def model(self, name: str | None, caller: Caller = ANYBODY) -> ServedModel:
+        return replace(super().model(name, caller), **self.abilities)
 
 
 async def whole(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from frontend.admission import Admission
+from frontend.admission import Admission, Displaced
 from frontend.callers import ANYBODY, Caller
 from frontend.forecast import Demand
 
@@ -21,10 +21,10 @@ class Visitors:
 
     async def come(self, name: str, num_tokens: int = 1, *, first: bool = False, caller: Caller = ANYBODY) -> None:
         self.leave[name] = asyncio.Event()
-        self.tasks[name] = asyncio.create_task(self._visit(name, num_tokens, first, caller))
+        self.tasks[name] = asyncio.create_task(self._visit(name, num_tokens, first=first, caller=caller))
         await settle()
 
-    async def _visit(self, name: str, num_tokens: int, first: bool, caller: Caller) -> None:
+    async def _visit(self, name: str, num_tokens: int, *, first: bool, caller: Caller) -> None:
         async with self.admission.turn(Demand(num_tokens, 1), first=first, caller=caller):
             self.served.append(name)
             await self.leave[name].wait()
@@ -135,6 +135,56 @@ async def test_a_full_queue_says_so_and_takes_who_was_let_in_before() -> None:
     assert queue.served == ["a", "c", "b"]
 
 
+URGENT, USUAL, IDLE = (Caller(name, priority=priority) for name, priority in (("u", -1), ("n", 0), ("i", 1)))
+
+
+async def test_who_would_go_last_makes_room_for_a_higher_priority_in_a_full_queue() -> None:
+    queue = visitors(max_requests=4)
+    for name, caller in (("a", USUAL), ("b", USUAL), ("c", IDLE), ("d", IDLE)):
+        await queue.come(name, caller=caller)
+    assert queue.admission.full(Demand(1, 1), IDLE) == "4 requests are waiting"
+    assert not queue.admission.full(Demand(1, 1), USUAL)
+    for name in "efg":
+        await queue.come(name, caller=URGENT)
+    for name in "dcb":
+        with pytest.raises(Displaced):
+            await queue.tasks[name]
+    assert queue.admission.full(Demand(1, 1), URGENT) == "4 requests are waiting"
+    for name in "aefg":
+        await queue.go(name)
+    assert queue.served == ["a", "e", "f", "g"]
+    assert (queue.admission.queued_requests, queue.admission.queued_tokens) == (0, 0)
+
+
+async def test_as_many_make_room_as_it_takes_and_nobody_where_that_is_not_enough() -> None:
+    queue = visitors(max_tokens=10)
+    for name, caller in (("a", USUAL), ("b", IDLE), ("c", IDLE), ("d", IDLE)):
+        await queue.come(name, 2, caller=caller)
+    assert queue.admission.full(Demand(9, 1), URGENT) == "8 prompt tokens are waiting"
+    await queue.come("e", 9, first=True, caller=URGENT)  # was let in before
+    assert not any(task.done() for task in queue.tasks.values())
+    await queue.cancel("e")
+    assert not queue.admission.full(Demand(6, 1), URGENT)
+    await queue.come("f", 6, caller=URGENT)
+    assert [name for name, task in queue.tasks.items() if task.done()] == ["c", "d", "e"]
+
+
+async def test_who_gives_up_at_the_very_moment_of_making_room_leaves_the_turn_with_who_has_it() -> None:
+    queue = visitors(max_requests=2)
+    await queue.come("a", caller=USUAL)
+    await queue.come("b", caller=IDLE)
+    queue.leave["c"] = asyncio.Event()
+    queue.tasks["c"] = asyncio.create_task(queue._visit("c", 1, first=False, caller=URGENT))
+    await asyncio.sleep(0)  # c has come, and b has not heard of it
+    await queue.cancel("b")
+    assert queue.tasks["b"].cancelled()
+    assert queue.served == ["a"]
+    for name in "ac":
+        await queue.go(name)
+    assert queue.served == ["a", "c"]
+    assert queue.admission.queued_requests == 0
+
+
 async def test_one_alone_may_be_larger_than_the_bound() -> None:
     queue = visitors(max_tokens=10)
     assert not queue.admission.full(Demand(11, 1))
@@ -185,7 +235,7 @@ async def test_who_gives_up_just_before_the_turn_is_passed_on_is_passed_over() -
 @pytest.mark.parametrize("seed", range(30))
 async def test_any_order_of_coming_going_and_giving_up_leaves_nothing_behind(seed: int) -> None:
     rng = random.Random(seed)
-    queue = visitors(max_requests=1000, max_tokens=10_000)
+    queue = visitors(max_requests=rng.choice((5, 1000)), max_tokens=rng.choice((30, 10_000)))
     for number in range(60):
         action = rng.random()
         present = [name for name, task in queue.tasks.items() if not task.done()]

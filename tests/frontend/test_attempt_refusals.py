@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, aclosing
 import pytest
 
 from engine.errors import ContextOverflow, Overloaded, Unavailable
+from frontend.callers import Caller
 from frontend.leg_events import Row
 from protos import worker_pb2 as pb
 from tests.frontend.scene import LENGTH, Hearing, Scene, admits, gave_up, job, regranted, settle
@@ -157,6 +158,31 @@ async def test_a_full_queue_refuses() -> None:
     scene.admission.max_requests = 0
     async with scene.attempt(job(), ends=Overloaded) as hearing:
         await hearing.next()
+
+
+async def test_who_waits_in_a_full_queue_is_refused_when_a_higher_priority_comes() -> None:
+    scene = Scene(queue_timeout_s=5.0)
+    scene.admission.max_requests = 2
+    scene.decode.load(free_blocks=0)
+
+    async def one(number: int, priority: int) -> None:
+        waiting = job(name=f"r{number}")
+        waiting.caller = Caller(priority=priority)
+        async with aclosing(scene.attempts.run(waiting)) as rows:
+            await anext(rows)
+
+    tasks = []
+    for number, priority in enumerate((0, 1, 0)):
+        tasks.append(asyncio.create_task(one(number, priority)))
+        await asyncio.sleep(0.01)
+    with pytest.raises(Overloaded, match="the queue is full, and requests of higher priority came") as refused:
+        await tasks[1]
+    assert refused.value.limit == "queue"
+    assert refused.value.queue_position == 2
+    for task in (tasks[0], tasks[2]):
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert scene.left() == []
 
 
 async def test_without_a_decode_worker_nobody_waits() -> None:

@@ -16,7 +16,7 @@ from frontend import checks, service
 from frontend import request as values
 from frontend.accounts import Accounts
 from frontend.api import ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
-from frontend.callers import KeyRing
+from frontend.callers import ANYBODY, Caller, KeyRing
 from frontend.recorder import Recorder
 from frontend.request import Chat, Delta, Event, Finish, Finished, GenerateRequest, Started, Timing, TokenPrompt, Usage
 from frontend.service import Health, build_server
@@ -97,10 +97,10 @@ class FakeInference:
     def tokenizer_config(self, model: str | None) -> Mapping[str, object]:
         raise NotImplementedError
 
-    def models(self) -> list[ServedModel]:
+    def models(self, caller: Caller = ANYBODY) -> list[ServedModel]:
         return [ServedModel(name="m", created=1, max_context=64, vocab_size=100, has_chat_template=True)]
 
-    def model(self, name: str | None) -> ServedModel:
+    def model(self, name: str | None, caller: Caller = ANYBODY) -> ServedModel:
         if name not in (None, "m"):
             raise UnknownModel(f"the model {name!r} is not served here", field="model")
         return self.models()[0]

@@ -13,6 +13,7 @@ from engine.histogram import Buckets, Steps
 from frontend.accounts import Accounts
 from frontend.api import KvLinkStatus, ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.buckets import E2E_BUCKETS, TTFT_BUCKETS, VLLM_ITL_BUCKETS
+from frontend.callers import ANYBODY, Caller
 from frontend.gaps import EDGES, Pool
 from frontend.ledger import SECOND_TOKEN_SEGMENTS, TTFT_SEGMENTS
 from frontend.metrics import FrontendMetrics
@@ -82,7 +83,7 @@ class FakeInference:
     def workers(self) -> list[WorkerStatus]:
         return self.fleet
 
-    def models(self) -> list[ServedModel]:
+    def models(self, caller: Caller = ANYBODY) -> list[ServedModel]:
         return [ServedModel(name="m", created=1, max_context=64, vocab_size=100, has_chat_template=True)]
 
     def generate(self, request: GenerateRequest) -> AsyncGenerator[Event, None]:
@@ -106,7 +107,7 @@ class FakeInference:
     def tokenizer_config(self, model: str | None) -> Mapping[str, object]:
         raise NotImplementedError
 
-    def model(self, name: str | None) -> ServedModel:
+    def model(self, name: str | None, caller: Caller = ANYBODY) -> ServedModel:
         raise NotImplementedError
 
     def statuses(self) -> list[ModelStatus]:

@@ -389,7 +389,7 @@ async def test_models_are_anthropics_for_who_sends_its_header(client: httpx.Asyn
 async def test_models_come_in_pages(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
     one = FakeInference().model(MODEL)
     five = [replace(one, name=name) for name in "abcde"]
-    monkeypatch.setattr(FakeInference, "models", lambda self: five)
+    monkeypatch.setattr(FakeInference, "models", lambda self, caller: five)
 
     async def page(query: str) -> tuple[str, bool]:
         body = (await client.get(f"/v1/models?{query}", headers=VERSION)).json()

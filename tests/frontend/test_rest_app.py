@@ -295,7 +295,7 @@ async def test_bugs_are_logged_and_not_shown(stream: bool, begun: bool, caplog: 
 
 
 async def test_a_bug_elsewhere_is_a_500(client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: FakeInference) -> list[object]:
+    def broken(self: FakeInference, caller: object) -> list[object]:
         raise KeyError("secret")
 
     monkeypatch.setattr(FakeInference, "models", broken)

@@ -54,8 +54,7 @@ class CountEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         prompt = parse_count(await Request(scope, receive).body())
-        model = self._inference.model(prompt.model)
-        scope[CALLER].check_model(model.name)
+        model = self._inference.model(prompt.model, scope[CALLER])
         token_ids = await asyncio.to_thread(self._inference.tokenize, model.name, prompt.chat)
         body = encode(MessageTokens(input_tokens=len(token_ids)))
         await Response(body, media_type="application/json")(scope, receive, send)

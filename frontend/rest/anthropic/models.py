@@ -10,6 +10,7 @@ from starlette.responses import Response
 from engine.errors import InvalidRequest, UnknownModel
 from frontend.api import Inference, ServedModel
 from frontend.rest.anthropic.answer_types import AnthropicModel, AnthropicModels
+from frontend.rest.middleware import CALLER
 
 Page = Callable[[Request], Awaitable[Response]]
 
@@ -19,7 +20,8 @@ MAX_LIMIT = 1_000
 
 def models_endpoint(inference: Inference) -> Page:
     async def models(request: Request) -> Response:
-        return _json(_page([_model(served) for served in inference.models()], request.query_params))
+        models = inference.models(request.scope[CALLER])
+        return _json(_page(list(map(_model, models)), request.query_params))
 
     return models
 
@@ -29,7 +31,7 @@ def model_endpoint(inference: Inference) -> Page:
         name = request.path_params["id"]
         if not name:
             raise UnknownModel("the path names no model", field="model")
-        return _json(_model(inference.model(name)))
+        return _json(_model(inference.model(name, request.scope[CALLER])))
 
     return model
 

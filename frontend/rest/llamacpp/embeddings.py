@@ -14,6 +14,7 @@ from frontend.checks import MAX_PROMPT_IDS, check_count
 from frontend.embedding import floats, unit
 from frontend.fields import Off, UnsupportedParameter, convert, decode_body, supported
 from frontend.request import Finished
+from frontend.rest.middleware import CALLER
 from frontend.rest.openai.parse import prompts_of
 from frontend.rest.vectors import MAX_INPUTS, send_vectors
 
@@ -44,7 +45,7 @@ class EmbeddingEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         name, content, normalize = _parse(await Request(scope, receive).body())
-        model, prompts = self._inference.model(None), prompts_of(content, name)
+        model, prompts = self._inference.model(None, scope[CALLER]), prompts_of(content, name)
         document = partial(_document, normalize)
         names = {"prompt": name, "max_tokens": name}
         await send_vectors(self._inference, model, prompts, document, scope, receive, send, names=names)

@@ -24,6 +24,7 @@ from frontend.rest.llamacpp.answer_types import (
 )
 from frontend.rest.llamacpp.errors import LlamaErrors
 from frontend.rest.llamacpp.settings import default_settings
+from frontend.rest.middleware import CALLER
 from frontend.rest.openai.parse import parse_chat
 from frontend.rest.openapi import tandem_version
 
@@ -79,11 +80,12 @@ class Pages:
     async def apply_template(self, request: Request) -> Response:
         chat = parse_chat(with_model(await request.body())).generations[0]
         assert isinstance(chat.prompt, Chat)
-        return _json(LlamaRendered(await asyncio.to_thread(self._inference.render, chat.model, chat.prompt)))
+        model = self._inference.model(chat.model, request.scope[CALLER]).name
+        return _json(LlamaRendered(await asyncio.to_thread(self._inference.render, model, chat.prompt)))
 
     def _asked(self, request: Request) -> ServedModel:
         """The one that `?model=` names, as llama.cpp's router takes it; else the default."""
-        return self._inference.model(request.query_params.get("model"))
+        return self._inference.model(request.query_params.get("model"), request.scope[CALLER])
 
     def _slots(self, model: ServedModel) -> Sequence[LlamaSlot]:
         """Of the model's decode workers that take requests, those that are busy first."""

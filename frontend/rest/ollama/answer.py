@@ -53,8 +53,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         begun_ns = time.monotonic_ns()
-        ask = self._form.parse(await Request(scope, receive).body(), partial(served, self._inference))
-        scope[CALLER].check_model(ask.served.name)
+        ask = self._form.parse(await Request(scope, receive).body(), partial(served, self._inference, scope[CALLER]))
         if ask.generation is None:
             await self._loaded(ask)(scope, receive, send)
             return

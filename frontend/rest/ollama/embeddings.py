@@ -16,6 +16,7 @@ from frontend.checks import check_count
 from frontend.embedding import floats, unit
 from frontend.fields import Off, convert, decode_body, supported
 from frontend.request import Finished, TokenPrompt
+from frontend.rest.middleware import CALLER
 from frontend.rest.ollama.models import served
 from frontend.rest.vectors import MAX_INPUTS, Document, send_vectors
 
@@ -91,7 +92,7 @@ async def _send(
     document: Document,
     to: tuple[Scope, Receive, Send],
 ) -> None:
-    model = served(inference, asked)
+    model = served(inference, to[0][CALLER], asked)
     if not texts or not all(texts):
         raise InvalidRequest("there is no text to make a vector of", field="input")
     prompts = [await _prompt(inference, model, text) if truncate else text for text in texts]

@@ -15,7 +15,9 @@ from starlette.responses import Response
 from engine.errors import InvalidRequest, UnknownModel, Unsupported
 from engine.models.spec import EightBitSpec, FourBitSpec, ModelSpec
 from frontend.api import Inference, ServedModel
+from frontend.callers import Caller
 from frontend.fields import convert, decode_body, supported
+from frontend.rest.middleware import CALLER
 from frontend.rest.ollama.answer_types import (
     OllamaDetails,
     OllamaLoadedModel,
@@ -38,13 +40,14 @@ FOREVER = datetime(2300, 1, 1, tzinfo=UTC)
 TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
 
-def served(inference: Inference, asked: str) -> ServedModel:
-    """The model that a client means by `asked`. Raises InvalidRequest for no name at all, and UnknownModel."""
+def served(inference: Inference, caller: Caller, asked: str) -> ServedModel:
+    """The model that a client means by `asked`. Raises InvalidRequest for no name at all, and what
+    `Inference.model` does."""
     for name in (asked, asked.removesuffix(LATEST)):
         if not name:
             raise InvalidRequest("model is required", field="model")
         try:
-            return inference.model(name)
+            return inference.model(name, caller)
         except UnknownModel:
             continue
     raise UnknownModel(f"model {asked[:256]!r} not found", field="model")
@@ -52,14 +55,15 @@ def served(inference: Inference, asked: str) -> ServedModel:
 
 def tags_page(inference: Inference) -> Page:
     async def tags(request: Request) -> Response:
-        return _json(OllamaModels(models=[_listed(model) for model in inference.models()]))
+        return _json(OllamaModels(models=[_listed(model) for model in inference.models(request.scope[CALLER])]))
 
     return tags
 
 
 def ps_page(inference: Inference) -> Page:
     async def ps(request: Request) -> Response:
-        models = [model for model in inference.models() if inference.readiness(model.name).ready]
+        asked = inference.models(request.scope[CALLER])
+        models = [model for model in asked if inference.readiness(model.name).ready]
         return _json(OllamaLoadedModels(models=[_loaded(model) for model in models]))
 
     return ps
@@ -69,7 +73,7 @@ def show_page(inference: Inference) -> Page:
     async def show(request: Request) -> Response:
         fields = supported(decode_body(await request.body()), OllamaShowRequest, SHOW_OFF)
         given = convert(fields, OllamaShowRequest)
-        return _json(_shown(served(inference, given.model or given.name)))
+        return _json(_shown(served(inference, request.scope[CALLER], given.model or given.name)))
 
     return show
 

@@ -14,6 +14,7 @@ from frontend.checks import MAX_PROMPT_IDS, check_count
 from frontend.embedding import floats, packed, unit
 from frontend.fields import Off, convert, decode_body, supported
 from frontend.request import Finished
+from frontend.rest.middleware import CALLER
 from frontend.rest.openai.parse import prompts_of
 from frontend.rest.openai.request_types import IgnoredText
 from frontend.rest.vectors import MAX_INPUTS, send_vectors
@@ -58,7 +59,7 @@ class EmbeddingsEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         given = _parse(await Request(scope, receive).body(), lenient=self._lenient)
-        model, prompts = self._inference.model(given.model), prompts_of(given.input, "input")
+        model, prompts = self._inference.model(given.model, scope[CALLER]), prompts_of(given.input, "input")
         document = partial(_document, model.name, given.encoding_format or "float")
         await send_vectors(self._inference, model, prompts, document, scope, receive, send, names=NAMES)
 

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from engine.errors import UnknownModel
 from frontend.api import Inference, ServedModel
+from frontend.rest.middleware import CALLER
 from frontend.rest.openai.answer_types import Model, ModelList
 
 Page = Callable[[Request], Awaitable[Response]]
@@ -15,7 +16,7 @@ Page = Callable[[Request], Awaitable[Response]]
 
 def models_endpoint(inference: Inference) -> Page:
     async def models(request: Request) -> Response:
-        return _json(ModelList(data=[_model(model) for model in inference.models()]))
+        return _json(ModelList(data=[_model(model) for model in inference.models(request.scope[CALLER])]))
 
     return models
 
@@ -25,7 +26,7 @@ def model_endpoint(inference: Inference) -> Page:
         name = request.path_params["id"]
         if not name:
             raise UnknownModel("the path names no model", field="model")
-        return _json(_model(inference.model(name)))
+        return _json(_model(inference.model(name, request.scope[CALLER])))
 
     return model
 

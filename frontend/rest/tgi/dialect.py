@@ -12,6 +12,7 @@ from frontend.api import Inference
 from frontend.checks import MAX_STOP_STRINGS
 from frontend.rest.describe import content, events, json, operation, ref
 from frontend.rest.dialect import Dialect, Json
+from frontend.rest.middleware import CALLER
 from frontend.rest.tgi.answer import Endpoint
 from frontend.rest.tgi.answer_types import TgiAnswer, TgiEvent, TgiInfo
 from frontend.rest.tgi.errors import TgiError, TgiErrors
@@ -47,7 +48,7 @@ def tgi_dialect(inference: Inference) -> Dialect:
 
 def info_endpoint(inference: Inference) -> Callable[[Request], Awaitable[Response]]:
     async def info(request: Request) -> Response:
-        model, (status, *_) = inference.model(None), inference.statuses()
+        model, (status, *_) = inference.model(None, request.scope[CALLER]), inference.statuses()
         told = TgiInfo(
             model_id=model.name,
             max_concurrent_requests=status.max_queued_requests,

@@ -129,9 +129,9 @@ class Responses:
 
     async def count(self, request: Request) -> Response:
         model, chat = parse_count(await request.body(), self._of(request), lenient=self._lenient)
-        request.scope[CALLER].check_model(self._inference.model(model).name)
+        name = self._inference.model(model, request.scope[CALLER]).name
         try:
-            tokens = await asyncio.to_thread(self._inference.tokenize, model, chat)
+            tokens = await asyncio.to_thread(self._inference.tokenize, name, chat)
         except TandemError as error:
             error.field = NAMES.get(error.field or "", error.field)
             raise
