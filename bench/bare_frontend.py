@@ -9,13 +9,14 @@ from contextlib import contextmanager
 
 from engine.telemetry import Telemetry
 from frontend import __main__ as frontend
+from frontend.events import Finished
 from frontend.job import Job
 from frontend.keeper import Keeper
 from frontend.ledger import Ledger
 from frontend.leg_events import Row
 from frontend.metrics import FrontendMetrics
 from frontend.recorder import Recorder
-from frontend.request import Finished, GenerateRequest, new_request_id
+from frontend.request import GenerateRequest, new_request_id
 
 
 class Unwatched:

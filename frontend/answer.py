@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from frontend.events import Delta, Finish, Finished, TokenLogprob, TokenLogprobs, Usage
 from frontend.job import Job
 from frontend.leg_events import Row
 from frontend.model import LoadedModel
-from frontend.request import Delta, Finish, Finished, GenerateRequest, TokenLogprob, TokenLogprobs, Usage
+from frontend.request import GenerateRequest
 from frontend.text.answer import AnswerText
 from protos import worker_pb2 as pb
 

@@ -12,8 +12,9 @@ from engine.models.spec import ModelSpec
 from engine.pooling import Pooling
 from frontend.accounts import Accounts
 from frontend.callers import ANYBODY, Caller
+from frontend.events import Event
 from frontend.recorder import Recorder
-from frontend.request import Chat, Event, GenerateRequest
+from frontend.request import Chat, GenerateRequest
 from frontend.tally import Counts
 from frontend.text.spans import Span
 

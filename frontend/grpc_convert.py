@@ -1,4 +1,4 @@
-"""Messages of tandem.v1 from and to the values of `frontend.request` and `frontend.api`. Pure.
+"""Messages of tandem.v1 from and to the values of `frontend.request`, `frontend.events` and `frontend.api`. Pure.
 
 An `optional` field that is not there becomes None, so that the model's default applies and not zero.
 """
@@ -12,27 +12,21 @@ from engine.pooling import Pooling
 from frontend import embedding
 from frontend.api import ServedModel, WorkerStatus
 from frontend.checks import MAX_LOGIT_BIAS, MAX_PROMPT_IDS, MAX_STOP_STRINGS, MAX_STOP_TOKEN_IDS, check_count
-from frontend.grpc_chat import chat
-from frontend.request import (
+from frontend.events import (
     CallDelta,
-    Chat,
     Delta,
     Event,
     Finish,
     Finished,
-    GenerateRequest,
-    Grammar,
-    GrammarKind,
-    Infill,
-    Prompt,
     PromptLogprobs,
     PromptToken,
     Started,
     Timing,
     TokenLogprob,
     TokenLogprobs,
-    TokenPrompt,
 )
+from frontend.grpc_chat import chat
+from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind, Infill, Prompt, TokenPrompt
 from protos import generate_pb2 as pb
 
 TRACE_HEADERS = ("traceparent", "tracestate")

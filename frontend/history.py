@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from engine.errors import CODES
+from frontend.events import Finish
 from frontend.records import RequestRecord, RouterDecision
-from frontend.request import Finish
 
 PERIOD_S = 10
 NUM_PERIODS = 180

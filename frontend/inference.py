@@ -24,6 +24,7 @@ from frontend.callers import ANYBODY, Caller
 from frontend.catalogue import Catalogue
 from frontend.checks import check_token_ids
 from frontend.cut import Cut
+from frontend.events import Event, Started
 from frontend.fleet import Fleet
 from frontend.job import Job
 from frontend.ledger import Ledger
@@ -33,7 +34,7 @@ from frontend.observer import Observer, Watched
 from frontend.parsed import answer_of
 from frontend.prompt import rendered, tokens_of
 from frontend.recorder import Recorder
-from frontend.request import Chat, Event, GenerateRequest, Started
+from frontend.request import Chat, GenerateRequest
 from frontend.served import Served
 from frontend.tally import Counts
 from frontend.worker_status import worker_status

@@ -31,8 +31,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from frontend.clock import Moment
+from frontend.events import Timing
 from frontend.leg_events import Row
-from frontend.request import Timing
 
 TTFT_SEGMENTS = (
     "admit",

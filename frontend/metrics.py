@@ -27,10 +27,10 @@ from frontend.buckets import (
     TTFT_BUCKETS,
     cumulative,
 )
+from frontend.events import Finish, Timing, Usage
 from frontend.fleet_metrics import FleetCollector
 from frontend.gaps import Pool
 from frontend.regret import Judged
-from frontend.request import Finish, Timing, Usage
 from frontend.vllm_metrics import VllmMetrics, VllmModel, inter_token
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4

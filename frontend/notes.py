@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from engine import telemetry
+from frontend.events import Finished
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.recorder import LatestDecision
@@ -20,7 +21,6 @@ from frontend.records import (
     RouterDecision,
     rounded,
 )
-from frontend.request import Finished
 
 CANCELLED = "CANCELLED"
 

@@ -12,6 +12,7 @@ from engine import telemetry
 from engine.errors import Overloaded, TandemError
 from engine.telemetry import Telemetry
 from frontend.accounts import Accounts
+from frontend.events import Finished, Timing
 from frontend.gaps import Gaps
 from frontend.job import Job
 from frontend.keeper import Keeper
@@ -22,7 +23,7 @@ from frontend.notes import CANCELLED, Notes
 from frontend.recorder import Recorder
 from frontend.records import RequestRecord, message_of
 from frontend.regret import judge
-from frontend.request import Chat, Finished, GenerateRequest, Timing, new_request_id
+from frontend.request import Chat, GenerateRequest, new_request_id
 from frontend.worker_view import WorkerView
 
 LOGGED = (

@@ -16,11 +16,11 @@ import grpc.aio
 from engine.errors import InvalidRequest, TandemError, UnknownModel
 from frontend.api import Inference, ServedModel
 from frontend.callers import Caller, KeyRing
+from frontend.events import Delta, Finished, Started
 from frontend.grpc_convert import TRACE_HEADERS
 from frontend.grpc_errors import abort
 from frontend.interceptors import caller_of
 from frontend.open_inference_tensors import FINISH, INPUTS, OUTPUT, Wanted, read, response
-from frontend.request import Delta, Finished, Started
 from protos import open_inference_pb2 as pb
 from protos import open_inference_pb2_grpc
 

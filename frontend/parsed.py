@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from frontend.answer import Answer, NoAnswer
+from frontend.events import CallDelta, Delta, Finish, Finished
 from frontend.job import Job
 from frontend.leg_events import Row
 from frontend.model import LoadedModel
-from frontend.request import CallDelta, Chat, Delta, Finish, Finished, GenerateRequest
+from frontend.request import Chat, GenerateRequest
 from frontend.text.parsers.events import CallArguments, CallBegun, CallEnded, Content, Event, Reasoning
 from frontend.text.parsers.families import AnswerParser
 

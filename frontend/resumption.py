@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from engine.errors import InvalidRequest, TandemError, UnknownRequest
 from frontend.api import Inference
 from frontend.callers import Caller
-from frontend.request import Delta, Event, GenerateRequest, Started
+from frontend.events import Delta, Event, Started
+from frontend.request import GenerateRequest
 
 
 @dataclass(slots=True, eq=False)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from engine.errors import ProtocolError
-from frontend.request import PromptLogprobs, PromptToken, TokenLogprob
+from frontend.events import PromptLogprobs, PromptToken, TokenLogprob
 from frontend.text.tokenizer import Tokenizer
 from protos import worker_pb2 as pb
 

@@ -31,10 +31,11 @@ from frontend import open_inference
 from frontend.api import Inference
 from frontend.callers import Caller, KeyRing
 from frontend.checks import MAX_PROMPT_IDS, check_count, check_token_ids
+from frontend.events import Delta, Event, Finished, PromptLogprobs, Started
 from frontend.grpc_errors import abort
 from frontend.interceptors import AuthInterceptor, ErrorInterceptor, caller_of
 from frontend.open_inference import OpenInferenceServicer
-from frontend.request import Delta, Event, Finished, PromptLogprobs, Started, new_request_id
+from frontend.request import new_request_id
 from frontend.resumption import Resumption
 from protos import generate_pb2 as pb
 from protos import generate_pb2_grpc

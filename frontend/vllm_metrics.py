@@ -12,8 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from frontend.api import ModelStatus, WorkerStatus
 from frontend.buckets import E2E_BUCKETS, TOKEN_BUCKETS, TPOT_BUCKETS, TTFT_BUCKETS, VLLM_ITL_BUCKETS, cumulative
+from frontend.events import Finish, Timing, Usage
 from frontend.gaps import Pool
-from frontend.request import Finish, Timing, Usage
 from frontend.step_metrics import doubling
 
 LABELS = ("model_name", "engine")

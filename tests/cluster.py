@@ -19,12 +19,13 @@ from engine.telemetry import Telemetry
 from frontend.admission import Admission
 from frontend.attempt import Attempts
 from frontend.catalogue import Catalogue
+from frontend.events import Delta, Finished, PromptLogprobs, PromptToken, Started
 from frontend.fleet import Fleet
 from frontend.inference import FleetInference
 from frontend.metrics import FrontendMetrics
 from frontend.model import LoadedModel
 from frontend.observer import Observer
-from frontend.request import Delta, Finished, GenerateRequest, PromptLogprobs, PromptToken, Started
+from frontend.request import GenerateRequest
 from frontend.router import Policy
 from frontend.served import Served
 from prefill.__main__ import run as run_prefill

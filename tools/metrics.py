@@ -12,11 +12,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Metric
 
 from frontend.api import KvLinkStatus, ModelStatus, WorkerStatus
+from frontend.events import Finish, Timing, Usage
 from frontend.gaps import Pool
 from frontend.ledger import SECOND_TOKEN_SEGMENTS, TTFT_SEGMENTS
 from frontend.metrics import FrontendMetrics
 from frontend.regret import Judged
-from frontend.request import Finish, Timing, Usage
 from frontend.tally import Counts
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "metrics.md"

@@ -19,7 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import ContextOverflow, InvalidRequest, TandemError
 from frontend.api import Inference
-from frontend.request import CallDelta, Delta, Event, Finished, GenerateRequest, PromptToken, TokenLogprobs
+from frontend.events import CallDelta, Delta, Event, Finished, PromptToken, TokenLogprobs
+from frontend.request import GenerateRequest
 from frontend.rest.errors import rename
 from frontend.rest.hangup import run_unless_hung_up
 from frontend.rest.middleware import CALLER, REQUEST_ID

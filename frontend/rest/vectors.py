@@ -8,7 +8,8 @@ from starlette.types import Receive, Scope, Send
 
 from frontend.api import Inference, ServedModel
 from frontend.embedding import embedding_request
-from frontend.request import Event, Finished, Started, TokenPrompt
+from frontend.events import Event, Finished, Started
+from frontend.request import TokenPrompt
 from frontend.rest.answers import answer
 
 AT_ONCE = 16

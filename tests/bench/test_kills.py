@@ -13,7 +13,8 @@ from bench.kills.__main__ import ROUNDS, schedule, shares
 from bench.kills.arms import Arms
 from bench.kills.phases import PHASES, Way
 from bench.kills.traps import Traps
-from frontend.request import Delta, Finish, GenerateRequest, TokenPrompt
+from frontend.events import Delta, Finish
+from frontend.request import GenerateRequest, TokenPrompt
 from frontend.router import Policy
 from tests.cluster import cluster
 from tests.shared_data import shared_data

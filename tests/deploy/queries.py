@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine import errors
+from frontend.events import Finish
 from frontend.gaps import Pool
 from frontend.metrics import FrontendMetrics
 from frontend.regret import Judged
-from frontend.request import Finish
 from tests.deploy.files import DASHBOARDS, RULES
 from tests.frontend.test_metrics import DECODE, PREFILL, TIMING, USAGE, FakeInference
 

@@ -22,12 +22,13 @@ from frontend.admission import Admission
 from frontend.api import WorkerStatus
 from frontend.attempt import Attempts
 from frontend.catalogue import Catalogue
+from frontend.events import Delta, Finished, Timing
 from frontend.fleet import Fleet
 from frontend.inference import FleetInference
 from frontend.metrics import FrontendMetrics
 from frontend.model import LoadedModel
 from frontend.observer import Observer
-from frontend.request import Delta, Finished, GenerateRequest, Timing, TokenPrompt
+from frontend.request import GenerateRequest, TokenPrompt
 from frontend.router import Policy
 from frontend.served import Served
 from protos import worker_pb2 as pb

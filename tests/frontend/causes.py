@@ -18,7 +18,8 @@ from engine.device import OpenModel, open_model
 from engine.hub import DEMO_MODEL
 from engine.steps import Pool, StepRunner
 from frontend.callers import Caller
-from frontend.request import Delta, Finished, GenerateRequest, Started, Timing, TokenPrompt
+from frontend.events import Delta, Finished, Started, Timing
+from frontend.request import GenerateRequest, TokenPrompt
 from protos import worker_pb2 as pb
 from tests.cluster import Cluster, cluster
 from tests.proxy import proxy

@@ -14,24 +14,21 @@ from frontend.accounts import Accounts
 from frontend.api import ModelStatus, Readiness, ServedModel, WorkerStatus
 from frontend.callers import ANYBODY, Caller
 from frontend.checks import ModelLimits, check_token_ids, resolve
-from frontend.recorder import Recorder
-from frontend.request import (
-    Chat,
+from frontend.events import (
     Delta,
     Event,
     Finish,
     Finished,
-    GenerateRequest,
-    Infill,
     PromptLogprobs,
     PromptToken,
     Started,
     Timing,
     TokenLogprob,
     TokenLogprobs,
-    TokenPrompt,
     Usage,
 )
+from frontend.recorder import Recorder
+from frontend.request import Chat, GenerateRequest, Infill, TokenPrompt
 from frontend.tally import Counts
 from frontend.text.spans import Span
 

@@ -14,6 +14,7 @@ from engine.telemetry import Telemetry
 from frontend.admission import Admission
 from frontend.attempt import Attempts
 from frontend.catalogue import Catalogue
+from frontend.events import Event
 from frontend.fleet import Fleet
 from frontend.inference import FleetInference
 from frontend.job import Job
@@ -21,7 +22,7 @@ from frontend.ledger import Ledger
 from frontend.metrics import FrontendMetrics
 from frontend.model import LoadedModel
 from frontend.observer import Observer
-from frontend.request import Event, GenerateRequest
+from frontend.request import GenerateRequest
 from frontend.router import Policy
 from frontend.served import Served
 from protos import worker_pb2 as pb

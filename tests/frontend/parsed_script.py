@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from frontend.events import Delta, Finish, Finished, Usage
 from frontend.parsed import merged
-from frontend.request import Delta, Finish, Finished, Usage
 from frontend.text.parsers.families import Families
 from tests.frontend.fake_inference import EOS, TIMING, Step, logprobs_of
 

@@ -10,11 +10,12 @@ from tokenizers import decoders, models, pre_tokenizers
 from engine.sequence import BlockHash, SamplingParams
 from frontend.answer import Answer
 from frontend.checks import ModelLimits
+from frontend.events import Finish, TokenLogprob, TokenLogprobs
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.leg_events import Row
 from frontend.model import LoadedModel
-from frontend.request import Finish, GenerateRequest, TokenLogprob, TokenLogprobs
+from frontend.request import GenerateRequest
 from frontend.text.tokenizer import Tokenizer
 from protos import worker_pb2 as pb
 

@@ -10,9 +10,10 @@ from engine.errors import ConfigError, Overloaded, PermissionDenied, Poisoned, U
 from engine.hashes import block_hashes
 from engine.pooling import Pooling
 from frontend.callers import SHARED, Caller
+from frontend.events import Event, Finished, Started
 from frontend.model import LoadedModel
 from frontend.quarantine import _fingerprint
-from frontend.request import Chat, Event, Finished, GenerateRequest, Started, TokenPrompt
+from frontend.request import Chat, GenerateRequest, TokenPrompt
 from protos import worker_pb2 as pb
 from tests.frontend.models import Several, demo, request
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from frontend.request import Timing
+from frontend.events import Timing
 from tests.frontend.causes import (
     Cause,
     Caused,

@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 
 from engine.errors import InvalidRequest
-from frontend.request import Finish, GenerateRequest, Grammar, GrammarKind
+from frontend.events import Finish
+from frontend.request import GenerateRequest, Grammar, GrammarKind
 from frontend.router import Policy
 from protos import worker_pb2 as pb
 from tests.cluster import Cluster, Completion, cluster

@@ -26,12 +26,13 @@ from frontend.attempt import Attempts
 from frontend.callers import ANYBODY, KeyRing
 from frontend.catalogue import Catalogue
 from frontend.cut import Cut
+from frontend.events import Started
 from frontend.inference import FleetInference
 from frontend.link import Link
 from frontend.metrics import FrontendMetrics
 from frontend.model import LoadedModel
 from frontend.observer import Observer
-from frontend.request import GenerateRequest, Started
+from frontend.request import GenerateRequest
 from frontend.rest.app import build_app
 from frontend.router import Policy
 from frontend.served import Served

@@ -15,7 +15,8 @@ from engine.errors import ConfigError
 from engine.hub import DEMO_MODEL
 from engine.pooling import Pooling
 from frontend.embedding import embedding_request, floats, packed, pooling_of, unit
-from frontend.request import Delta, GenerateRequest
+from frontend.events import Delta
+from frontend.request import GenerateRequest
 from tests.cluster import cluster
 
 

@@ -16,9 +16,10 @@ import pytest
 from engine.errors import InvalidRequest, Unsupported
 from engine.grammar import Grammars
 from engine.hub import DEMO_MODEL
+from frontend.events import Finish
 from frontend.forced import calls_grammar
 from frontend.grammar import GrammarCompiler
-from frontend.request import Chat, Finish, GenerateRequest, Grammar, GrammarKind
+from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind
 from frontend.text.parsers.events import CallArguments, CallBegun, Content, Event, Reasoning
 from frontend.text.parsers.families import Families
 from frontend.text.template import ChatTemplate

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from frontend.request import Finish, GenerateRequest, TokenPrompt
+from frontend.events import Finish
+from frontend.request import GenerateRequest, TokenPrompt
 from frontend.router import Policy
 from protos import worker_pb2 as pb
 from tests.cluster import Cluster, cluster

@@ -8,9 +8,10 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest
 
 from engine.errors import InvalidRequest
+from frontend.events import CallDelta, Delta, Finish, Finished, Usage
 from frontend.grpc_chat import chat
 from frontend.grpc_convert import field_path, fill
-from frontend.request import CallDelta, Chat, Delta, Finish, Finished, Usage
+from frontend.request import Chat
 from frontend.tools import NO_TOOLS
 from protos import generate_pb2 as pb
 from tests.frontend.test_grpc_service import STARTED, TIMING, FakeInference, details, generate, served

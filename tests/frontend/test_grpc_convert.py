@@ -8,8 +8,9 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.rpc.error_details_pb2 import BadRequest
 
 from engine.errors import InvalidRequest
+from frontend.events import PromptLogprobs, PromptToken, TokenLogprob
 from frontend.grpc_convert import field_path, generate_request
-from frontend.request import Chat, GenerateRequest, Infill, PromptLogprobs, PromptToken, TokenLogprob, TokenPrompt
+from frontend.request import Chat, GenerateRequest, Infill, TokenPrompt
 from protos import generate_pb2 as pb
 from tests.frontend.test_grpc_service import ANSWER, STARTED, FakeInference, details, generate, served
 

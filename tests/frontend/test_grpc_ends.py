@@ -2,7 +2,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from frontend.request import Delta
+from frontend.events import Delta
 from protos import generate_pb2 as pb
 from tests.frontend.test_grpc_service import ANSWER, FINISHED, STARTED, FakeInference, generate, served
 

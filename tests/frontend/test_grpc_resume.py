@@ -10,7 +10,8 @@ import pytest
 from engine.errors import Unavailable
 from frontend.api import Inference
 from frontend.callers import ANYBODY, Caller
-from frontend.request import Delta, Event, GenerateRequest
+from frontend.events import Delta, Event
+from frontend.request import GenerateRequest
 from frontend.resumption import Resumption
 from protos import generate_pb2 as pb
 from tests.frontend.test_grpc_service import FINISHED, STARTED, FakeInference, Served, served

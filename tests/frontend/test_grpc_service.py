@@ -17,8 +17,9 @@ from frontend import request as values
 from frontend.accounts import Accounts
 from frontend.api import ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.callers import ANYBODY, Caller, KeyRing
+from frontend.events import Delta, Event, Finish, Finished, Started, Timing, Usage
 from frontend.recorder import Recorder
-from frontend.request import Chat, Delta, Event, Finish, Finished, GenerateRequest, Started, Timing, TokenPrompt, Usage
+from frontend.request import Chat, GenerateRequest, TokenPrompt
 from frontend.service import Health, build_server
 from frontend.tally import Counts
 from protos import generate_pb2 as pb

@@ -14,11 +14,12 @@ from frontend.accounts import Accounts
 from frontend.api import KvLinkStatus, ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.buckets import E2E_BUCKETS, TTFT_BUCKETS, VLLM_ITL_BUCKETS
 from frontend.callers import ANYBODY, Caller
+from frontend.events import Event, Finish, Timing, Usage
 from frontend.gaps import EDGES, Pool
 from frontend.ledger import SECOND_TOKEN_SEGMENTS, TTFT_SEGMENTS
 from frontend.metrics import FrontendMetrics
 from frontend.regret import Judged
-from frontend.request import Chat, Event, Finish, GenerateRequest, Timing, Usage
+from frontend.request import Chat, GenerateRequest
 from frontend.tally import Counts
 
 TIMING = Timing(

@@ -14,6 +14,7 @@ from engine.cost import Costs
 from engine.errors import InvalidRequest, Overloaded, TandemError, Unavailable
 from engine.telemetry import LOG_FIELDS, Telemetry
 from frontend.callers import Caller
+from frontend.events import Finish, Finished, Usage
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.leg_events import Row
@@ -22,7 +23,7 @@ from frontend.notes import Notes
 from frontend.observer import Observer, Watched
 from frontend.pulse import Pulse
 from frontend.records import MAX_ATTEMPTS, MAX_MESSAGE_CHARS, RequestRecord
-from frontend.request import Finish, Finished, GenerateRequest, Usage
+from frontend.request import GenerateRequest
 from frontend.router import Placement, Why
 from protos import worker_pb2 as pb
 from tests.frontend.fake_worker import FakeWorker

@@ -11,11 +11,12 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from engine.sequence import BlockHash, SamplingParams
 from frontend.answer import Answer
+from frontend.events import CallDelta, Delta, Finish
 from frontend.job import Job
 from frontend.ledger import Ledger
 from frontend.leg_events import Row
 from frontend.parsed import ParsedAnswer, answer_of
-from frontend.request import CallDelta, Chat, Delta, Finish, GenerateRequest, Grammar, GrammarKind, TokenPrompt
+from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind, TokenPrompt
 from frontend.text.parsers.families import Families
 from frontend.text.tokenizer import Tokenizer
 from frontend.tools import NO_TOOLS

@@ -12,7 +12,8 @@ from engine.config import WorkerConfig
 from engine.device import OpenModel, open_model
 from engine.errors import InvalidRequest, ProtocolError
 from frontend.checks import MAX_PROMPT_LOGPROBS, ModelLimits, resolve
-from frontend.request import Finish, GenerateRequest, PromptToken, TokenPrompt
+from frontend.events import Finish, PromptToken
+from frontend.request import GenerateRequest, TokenPrompt
 from frontend.router import Policy
 from frontend.scores import PromptScores
 from frontend.text.tokenizer import Tokenizer

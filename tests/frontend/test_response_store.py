@@ -9,7 +9,7 @@ from msgspec import structs
 
 from engine.errors import InvalidRequest, UnknownRequest
 from frontend.callers import Caller
-from frontend.request import Started
+from frontend.events import Started
 from frontend.rest.openai.responses.answer import begun
 from frontend.rest.openai.responses.items import Item, ResponseMessage
 from frontend.rest.openai.responses.request_types import ResponseRequest

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from engine.errors import ContextOverflow, Overloaded
-from frontend.request import Delta, Finish, Finished, TokenLogprob, TokenLogprobs, Usage
+from frontend.events import Delta, Finish, Finished, TokenLogprob, TokenLogprobs, Usage
 from tests.frontend.fake_inference import MODEL, TIMING, FakeInference, Step, say
 from tests.frontend.test_rest_app import rest_client
 

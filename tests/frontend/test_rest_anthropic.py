@@ -11,7 +11,8 @@ from anthropic import AsyncAnthropic, Omit
 
 from engine.errors import Overloaded, PermissionDenied, Unavailable
 from frontend.callers import KeyRing
-from frontend.request import Chat, Delta, Finish
+from frontend.events import Delta, Finish
+from frontend.request import Chat
 from frontend.rest.app import build_app
 from tests.frontend.fake_inference import MODEL, FakeInference, say
 from tests.frontend.parsed_script import WEATHER, parsed, split

@@ -24,7 +24,7 @@ from engine.errors import (
     Unsupported,
 )
 from frontend.callers import KeyRing
-from frontend.request import CallDelta, Delta, Finish, Finished, Usage
+from frontend.events import CallDelta, Delta, Finish, Finished, Usage
 from frontend.rest.anthropic import request_types as types
 from frontend.rest.anthropic.parse import parse_count, parse_messages
 from frontend.rest.app import build_app, dialects_of

@@ -19,8 +19,8 @@ from engine.errors import (
 )
 from frontend.api import Readiness
 from frontend.callers import KeyRing
+from frontend.events import Delta
 from frontend.metrics import FrontendMetrics
-from frontend.request import Delta
 from frontend.rest.app import build_app
 from tests.frontend.fake_inference import MODEL, VOCAB_SIZE, FakeInference, Step, say
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from frontend.callers import Allowance, Left, UsedUp
-from frontend.request import Event, GenerateRequest, Started
+from frontend.events import Event, Started
+from frontend.request import GenerateRequest
 from frontend.rest.openai.limits import limit_headers
 from tests.frontend.fake_inference import MODEL, FakeInference
 from tests.frontend.test_rest_app import rest_client

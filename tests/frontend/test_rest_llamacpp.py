@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from engine.errors import InvalidRequest, Overloaded, Unavailable
-from frontend.request import Delta, Finish
+from frontend.events import Delta, Finish
 from tests.frontend.fake_inference import EOS, MAX_CONTEXT, MODEL, FakeInference, say
 from tests.frontend.test_rest_app import rest_client
 

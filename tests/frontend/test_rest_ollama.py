@@ -11,7 +11,8 @@ from ollama import AsyncClient
 
 from engine.errors import Overloaded, Unavailable
 from frontend.callers import KeyRing
-from frontend.request import Chat, Delta, Grammar, GrammarKind, TokenPrompt
+from frontend.events import Delta
+from frontend.request import Chat, Grammar, GrammarKind, TokenPrompt
 from frontend.rest.app import build_app
 from tests.frontend.fake_inference import MAX_CONTEXT, MODEL
 from tests.frontend.fake_ollama import OllamaInference

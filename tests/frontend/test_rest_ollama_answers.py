@@ -12,7 +12,8 @@ import pytest
 from engine.errors import CODES, Overloaded, TandemError, Unavailable
 from frontend.api import Readiness
 from frontend.callers import Caller
-from frontend.request import CallDelta, Delta, Finish, Finished, TokenPrompt, Usage
+from frontend.events import CallDelta, Delta, Finish, Finished, Usage
+from frontend.request import TokenPrompt
 from tests.frontend.fake_inference import EOS, MAX_CONTEXT, MODEL, TIMING, Step, say
 from tests.frontend.fake_ollama import OllamaInference, error_of, whole
 from tests.frontend.parsed_script import WEATHER, parsed, split

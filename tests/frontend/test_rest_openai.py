@@ -9,7 +9,7 @@ from openai import AsyncOpenAI
 
 from engine.errors import Overloaded, Unavailable
 from frontend.callers import KeyRing
-from frontend.request import Delta
+from frontend.events import Delta
 from frontend.rest.app import build_app
 from tests.frontend.fake_inference import MODEL, FakeInference
 

@@ -14,7 +14,8 @@ from openai import AsyncOpenAI
 
 from engine.errors import Unavailable
 from frontend.callers import KeyRing, hash_of
-from frontend.request import Chat, Delta, Grammar, GrammarKind
+from frontend.events import Delta
+from frontend.request import Chat, Grammar, GrammarKind
 from frontend.rest.app import build_app
 from tests.frontend.fake_inference import MODEL, FakeInference, say
 from tests.frontend.parsed_script import WEATHER, parsed, split

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from engine.errors import InvalidRequest, Overloaded, Unavailable
 from frontend.callers import ANYBODY
+from frontend.events import Delta, Finish
 from frontend.fields import UnknownParameter, UnsupportedParameter
-from frontend.request import Chat, Delta, Finish, GenerateRequest, Grammar, GrammarKind
+from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind
 from frontend.rest.app import dialects_of
 from frontend.rest.openai.responses.parse import parse_response
 from frontend.rest.openai.responses.request_types import RESPONSE_OFF, ResponseRequest

@@ -11,7 +11,8 @@ import pytest
 import uvicorn
 
 from frontend.callers import KeyRing
-from frontend.request import Event, GenerateRequest
+from frontend.events import Event
+from frontend.request import GenerateRequest
 from frontend.rest.app import build_app
 from tests.frontend.fake_inference import MODEL, FakeInference, say
 from tests.frontend.test_rest_app import error_of

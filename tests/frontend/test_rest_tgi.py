@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from engine.errors import Overloaded, PermissionDenied, Poisoned, ProtocolError, Unavailable, Unsupported
-from frontend.request import Delta, Finish, Finished, GenerateRequest, Grammar, GrammarKind, TokenLogprob, TokenLogprobs
+from frontend.events import Delta, Finish, Finished, TokenLogprob, TokenLogprobs
+from frontend.request import GenerateRequest, Grammar, GrammarKind
 from frontend.rest.app import dialects_of
 from frontend.rest.openapi import openapi_document
 from frontend.rest.tgi.request_types import PARAMETERS_OFF, TgiParameters

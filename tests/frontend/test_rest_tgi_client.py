@@ -12,7 +12,8 @@ from huggingface_hub.utils._http import default_async_client_factory
 
 from engine.errors import Overloaded, Unavailable
 from frontend.callers import KeyRing
-from frontend.request import Delta, Grammar, GrammarKind
+from frontend.events import Delta
+from frontend.request import Grammar, GrammarKind
 from frontend.rest.app import build_app
 from tests.frontend.fake_inference import MODEL, FakeInference, logprobs_of, say
 

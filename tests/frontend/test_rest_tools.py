@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from engine.errors import InvalidRequest
+from frontend.events import Finish
 from frontend.fields import UnknownParameter
-from frontend.request import Chat, Finish
+from frontend.request import Chat
 from frontend.rest.openai.parse import Ask, parse_chat
 from frontend.tools import NO_TOOLS, ToolChoice, ToolMode
 from tests.frontend.fake_inference import MODEL, FakeInference, say

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from frontend.request import Finish, GenerateRequest
+from frontend.events import Finish
+from frontend.request import GenerateRequest
 from frontend.router import Policy
 from protos import worker_pb2 as pb
 from tests.cluster import Cluster, Completion, cluster

@@ -8,7 +8,8 @@ import grpc
 import pytest
 
 from engine import errors as ours
-from frontend.request import CallDelta, Delta, GrammarKind
+from frontend.events import CallDelta, Delta
+from frontend.request import GrammarKind
 from tandem_client import (
     AsyncClient,
     Cancelled,

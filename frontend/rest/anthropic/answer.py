@@ -9,7 +9,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from frontend.api import Inference
-from frontend.request import Delta, Event, Finish, Finished, GenerateRequest, Started
+from frontend.events import Delta, Event, Finish, Finished, Started
+from frontend.request import GenerateRequest
 from frontend.rest.answers import answer, generate_what_fits, send_part, start_stream
 from frontend.rest.anthropic.answer_types import (
     AnthropicMessage,

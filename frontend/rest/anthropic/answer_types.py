@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from frontend.request import Usage
+from frontend.events import Usage
 
 
 class TextContent(Struct, frozen=True, kw_only=True, tag_field="type", tag="text"):

@@ -7,7 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 
-from frontend.request import CallDelta, Delta
+from frontend.events import CallDelta, Delta
 
 
 class Kind(StrEnum):

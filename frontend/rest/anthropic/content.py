@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from frontend.request import CallDelta, Delta
+from frontend.events import CallDelta, Delta
 from frontend.rest.anthropic.answer_types import Content, TextContent, ThinkingContent, ToolUseContent
 from frontend.rest.anthropic.blocks import Blocks, Closed, Kind, More, Opened, Step
 

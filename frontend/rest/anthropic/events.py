@@ -2,7 +2,7 @@
 
 import msgspec
 
-from frontend.request import CallDelta, Delta
+from frontend.events import CallDelta, Delta
 from frontend.rest.anthropic.answer_types import (
     AnthropicMessage,
     ContentBlockStart,

@@ -15,7 +15,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from frontend.api import Inference
-from frontend.request import Delta, Event, Finish, Finished, Started, TokenLogprob, TokenLogprobs, TokenPrompt
+from frontend.events import Delta, Event, Finish, Finished, Started, TokenLogprob, TokenLogprobs
+from frontend.request import TokenPrompt
 from frontend.rest.answers import answer, generate_what_fits, send_part, start_stream
 from frontend.rest.llamacpp.answer_types import (
     LlamaChunk,

@@ -12,8 +12,8 @@ from engine.errors import InvalidRequest
 from frontend.api import Inference
 from frontend.checks import MAX_PROMPT_IDS, check_count
 from frontend.embedding import floats, unit
+from frontend.events import Finished
 from frontend.fields import Off, UnsupportedParameter, convert, decode_body, supported
-from frontend.request import Finished
 from frontend.rest.middleware import CALLER
 from frontend.rest.openai.parse import prompts_of
 from frontend.rest.vectors import MAX_INPUTS, send_vectors

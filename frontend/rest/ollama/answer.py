@@ -18,7 +18,8 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import Unavailable
 from frontend.api import Inference
-from frontend.request import Delta, Event, Finish, Finished, GenerateRequest, Infill, Started, TokenPrompt
+from frontend.events import Delta, Event, Finish, Finished, Started
+from frontend.request import GenerateRequest, Infill, TokenPrompt
 from frontend.rest.answers import Choice, answer, generate_what_fits, send_part, start_stream
 from frontend.rest.middleware import CALLER, NDJSON
 from frontend.rest.ollama.answer_types import OllamaAnswer

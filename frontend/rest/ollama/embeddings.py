@@ -14,8 +14,9 @@ from engine.errors import InvalidRequest
 from frontend.api import Inference, ServedModel
 from frontend.checks import check_count
 from frontend.embedding import floats, unit
+from frontend.events import Finished
 from frontend.fields import Off, convert, decode_body, supported
-from frontend.request import Finished, TokenPrompt
+from frontend.request import TokenPrompt
 from frontend.rest.middleware import CALLER
 from frontend.rest.ollama.models import served
 from frontend.rest.vectors import MAX_INPUTS, Document, send_vectors

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, Raw
 
-from frontend.request import CallDelta, TokenLogprob, TokenLogprobs
+from frontend.events import CallDelta, TokenLogprob, TokenLogprobs
 from frontend.rest.answers import Call
 from frontend.rest.ollama.answer_types import (
     OllamaAnswerCall,

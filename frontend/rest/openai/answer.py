@@ -20,8 +20,9 @@ from starlette.types import Receive, Scope, Send
 
 from engine.errors import InvalidRequest, Unsupported
 from frontend.api import Inference
+from frontend.events import Delta, Event, Finished, PromptLogprobs, Started
 from frontend.fields import UnsupportedParameter
-from frontend.request import Delta, Event, Finished, PromptLogprobs, Started, TokenPrompt
+from frontend.request import TokenPrompt
 from frontend.rest.answers import Choice, answer, send_part, start_stream
 from frontend.rest.middleware import SSE
 from frontend.rest.openai.answer_types import (

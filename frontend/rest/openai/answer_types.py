@@ -5,7 +5,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from frontend.request import Timing
+from frontend.events import Timing
 from frontend.rest.openai.tool_types import FunctionCall
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import msgspec
 from msgspec import UNSET
 
-from frontend.request import CallDelta, Delta
+from frontend.events import CallDelta, Delta
 from frontend.rest.answers import Choice
 from frontend.rest.openai import answer_types as responses
 from frontend.rest.openai.answer_types import (

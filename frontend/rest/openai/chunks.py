@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from frontend.request import Delta, Finished, PromptToken
+from frontend.events import Delta, Finished, PromptToken
 from frontend.rest.openai.answer_types import CompletionUsage, RequestTiming
 from frontend.rest.openai.format import Format, Head
 from frontend.rest.openai.logprobs import Offsets, echoed_logprobs

@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator, Sequence
 from msgspec import UNSET
 
 from frontend.api import Inference
-from frontend.request import Event, Finish, GenerateRequest
+from frontend.events import Event, Finish
+from frontend.request import GenerateRequest
 from frontend.rest.answers import Choice, generate_what_fits
 from frontend.rest.openai.answer_types import Completion, CompletionChoice, CompletionLogprobs, CompletionUsage
 from frontend.rest.openai.format import Format, Head

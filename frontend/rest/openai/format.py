@@ -9,7 +9,8 @@ from typing import Protocol
 import msgspec
 
 from frontend.api import Inference
-from frontend.request import Delta, Event, Finish, GenerateRequest, Started, TokenLogprobs
+from frontend.events import Delta, Event, Finish, Started, TokenLogprobs
+from frontend.request import GenerateRequest
 from frontend.rest.answers import Choice
 from frontend.rest.openai.answer_types import ChatFinishReason, CompletionUsage
 from frontend.rest.openai.logprobs import Offsets

@@ -3,7 +3,7 @@
 import codecs
 from collections.abc import Sequence
 
-from frontend.request import PromptToken, TokenLogprob, TokenLogprobs
+from frontend.events import PromptToken, TokenLogprob, TokenLogprobs
 from frontend.rest.openai.answer_types import (
     ChatLogprobs,
     ChatTokenLogprob,

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from frontend.api import Inference
-from frontend.request import Delta, Event, Finished, PromptLogprobs, Started, TokenLogprobs
+from frontend.events import Delta, Event, Finished, PromptLogprobs, Started, TokenLogprobs
 from frontend.rest.answers import Answers, Choice, answer, send_part, start_stream
 from frontend.rest.middleware import SSE
 from frontend.rest.tgi.answer_types import (

@@ -5,7 +5,7 @@ from collections.abc import Container
 
 from msgspec import UNSET, UnsetType
 
-from frontend.request import Finish, Finished, PromptToken, TokenLogprob, TokenLogprobs
+from frontend.events import Finish, Finished, PromptToken, TokenLogprob, TokenLogprobs
 from frontend.rest.tgi.answer_types import FinishReason, TgiPrefillToken, TgiToken
 
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import Overloaded, TandemError
-from frontend.request import Delta, Event, Finish, Finished, Started
+from frontend.events import Delta, Event, Finish, Finished, Started
 from frontend.rest.answers import send_part, start_stream
 from frontend.rest.errors import message_of
 from frontend.rest.middleware import SSE

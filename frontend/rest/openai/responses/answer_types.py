@@ -4,7 +4,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from frontend.request import Usage
+from frontend.events import Usage
 from frontend.rest.openai.request_types import Effort
 from frontend.rest.openai.responses.items import Item, OutputItem
 from frontend.rest.openai.responses.request_types import (

@@ -12,7 +12,7 @@ from msgspec import structs
 
 from engine.errors import TandemError
 from frontend.api import Inference
-from frontend.request import Delta, Finished, Started
+from frontend.events import Delta, Finished, Started
 from frontend.rest.openai.responses.answer import Keep, begun, ended, failed
 from frontend.rest.openai.responses.answer_types import ResponseDocument
 from frontend.rest.openai.responses.open_items import Numbering

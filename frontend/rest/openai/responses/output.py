@@ -4,7 +4,7 @@ One item is open at a time: what the model thinks, what it says, or a call; what
 not know what surrounds the items.
 """
 
-from frontend.request import CallDelta, Delta, Finish
+from frontend.events import CallDelta, Delta, Finish
 from frontend.rest.openai.answer_types import ChatTokenLogprob
 from frontend.rest.openai.logprobs import Offsets, chat_logprobs
 from frontend.rest.openai.responses.items import OutputItem, State
