@@ -13,7 +13,7 @@ from google.rpc.status_pb2 import Status
 
 from engine.errors import UnknownModel
 from frontend import checks, service
-from frontend import request as values
+from frontend import events as values
 from frontend.accounts import Accounts
 from frontend.api import ModelStatus, Readiness, ServedModel, Vocabulary, WorkerStatus
 from frontend.callers import ANYBODY, Caller, KeyRing

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidRequest, TandemError, UnknownModel
+from frontend.callers import ANYBODY
 from frontend.fields import UnsupportedParameter
 from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind, Infill, reasoning_fields
 from frontend.rest.ollama import request_types as types
@@ -29,7 +30,7 @@ def chat(abilities: dict[str, Any] = ABLE, **fields: Any) -> Ask:
 
 
 def _parse(parse: Any, abilities: dict[str, Any], fields: dict[str, Any]) -> Ask:
-    ask: Ask = parse(json.dumps(fields).encode(), partial(served, OllamaInference(abilities=abilities)))
+    ask: Ask = parse(json.dumps(fields).encode(), partial(served, OllamaInference(abilities=abilities), ANYBODY))
     return ask
 
 
