@@ -7,11 +7,13 @@
    for a ticket that was revoked meanwhile is dropped and counted. So `revoke` waits for one copy, never for a peer.
 4. A commit closes a ticket that is complete, delivers it, and only then is answered.
 
-Nobody hears of a sender that was killed between two frames: a group that is not used for `IDLE_S` is closed, and so is
-the idle one longest unused when there are too many. Its sender is told, and makes another when it needs one.
+A sender that was killed between two frames leaves a group in which nobody waits: once a second each sender is sent
+nothing, which tells whether its connection is there. A group that is not used for `IDLE_S` is closed, and so is the
+idle one longest unused when there are too many. Its sender is told, and makes another when it needs one.
 """
 
 import contextlib
+import errno
 import logging
 import socket
 import threading
@@ -46,6 +48,8 @@ logger = logging.getLogger(__name__)
 MAX_GROUPS = 64
 IDLE_S = 120.0
 SWEEP_MS = 1000
+NOTHING = pb.ReceiverFrame().SerializeToString()
+"""Senders pass over it."""
 
 
 class NcclReceiver(TicketReceiver):
@@ -82,6 +86,8 @@ class NcclReceiver(TicketReceiver):
         self._outbox: deque[tuple[bytes, bytes]] = deque()
         self._router = RouterSocket(address, curve)
         self._socket = self._router.socket
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # else what nobody is there for is dropped without a word
+        self._look_due_s = 0.0
         self._endpoint = Endpoint(backend, self._router.address)
         self._waker, self._wakened = socket.socketpair()
         self._wakened.setblocking(False)
@@ -189,11 +195,16 @@ class NcclReceiver(TicketReceiver):
             self._ending.append(peer)
 
     def _sweep(self) -> None:
-        """Close what nobody uses and forget what has ended."""
+        """Close what nobody uses, or whose sender is gone, and forget what has ended."""
         now_s = time.monotonic()
+        looks = now_s >= self._look_due_s
         for identity, peer in list(self._peers.items()):
             if peer.ended or (peer.idle and now_s - peer.last_used_s > self._idle_s):
                 self._drop(identity, f"nobody used its group for {self._idle_s:g} s")
+            elif looks and not self._send(identity, NOTHING):
+                self._drop(identity, "its sender is gone")
+        if looks:
+            self._look_due_s = now_s + SWEEP_MS / 1000
         self._ending = [peer for peer in self._ending if not peer.ended]
 
     def _answer_peers(self) -> None:
@@ -201,9 +212,19 @@ class NcclReceiver(TicketReceiver):
             while self._wakened.recv(4096):
                 pass
         while self._outbox:
-            identity, data = self._outbox.popleft()
-            with contextlib.suppress(zmq.Again):  # the peer does not read its answers; it will stall
-                self._socket.send_multipart((identity, data), zmq.NOBLOCK)
+            self._send(*self._outbox.popleft())
+
+    def _send(self, identity: bytes, data: bytes) -> bool:
+        """Whether the sender is there."""
+        try:
+            self._socket.send_multipart((identity, data), zmq.NOBLOCK)
+        except zmq.Again:
+            pass  # it does not read its answers; it will stall
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+            return False
+        return True
 
     # -- on the peers' threads ---------------------------------------------------------------------------------------
 

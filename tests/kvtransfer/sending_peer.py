@@ -1,4 +1,4 @@
-"""A sender in a process of its own, for tests that kill it: sends one ticket's blocks to an address."""
+"""A sender in a process of its own, for tests that kill it: sends one ticket's blocks, and then may stay."""
 
 import asyncio
 import sys
@@ -11,11 +11,16 @@ NUM_BLOCKS = 64
 BLOCK_BYTES = 1 << 20
 
 
-async def main(address: str) -> None:
+async def main(address: str, then: str = "") -> None:
     pool = Pool(NUM_BLOCKS, BLOCK_BYTES, seed=1)
     ticket = make_ticket(Endpoint("gloo", address), pool, NUM_BLOCKS)
-    await NcclSender("gloo", pool).send(ticket, 0, range(NUM_BLOCKS))
+    sender = NcclSender("gloo", pool)
+    await sender.send(ticket, 0, range(NUM_BLOCKS))
+    if then == "stay":
+        sys.stdout.write("sent\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    asyncio.run(main(*sys.argv[1:]))

@@ -195,6 +195,27 @@ async def test_a_sender_killed_on_the_way_disturbs_nobody_else(rig: Rig) -> None
     assert target.blocks(range(8)) == rig.source.blocks(range(8))
 
 
+async def test_a_sender_killed_between_two_frames_leaves_no_group(rig: Rig) -> None:
+    target = Pool(sending_peer.NUM_BLOCKS, BLOCK_BYTES)
+    receiver = NcclReceiver("gloo", ADDRESS, target, rig.arrived.append)
+    rig.callback(receiver.close)
+    receiver.open(make_ticket(receiver, target, sending_peer.NUM_BLOCKS), range(sending_peer.NUM_BLOCKS))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.kvtransfer.sending_peer", receiver.endpoint.address, "stay"),
+        cwd=Path(__file__).parents[2],
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"sent\n"
+    assert receiver.num_groups == 1
+    process.kill()
+    await process.wait()
+
+    await until(lambda: receiver.num_groups == 0)
+    await until(lambda: not any(thread.name == "kv-group-receiver" for thread in threading.enumerate()))
+
+
 async def test_a_group_that_was_given_up_is_made_anew(rig: Rig) -> None:
     receiver, sender = rig.receiver(), rig.sender(stall_limit_s=4.0)
     go_on = threading.Event()
@@ -254,7 +275,9 @@ class Stranger:
         self._socket.send_multipart([header, *parts])
 
     def hear(self) -> pb.ReceiverFrame:
-        return pb.ReceiverFrame.FromString(self._socket.recv())
+        while not (data := self._socket.recv()):
+            pass  # it only wants to know whether this side is there
+        return pb.ReceiverFrame.FromString(data)
 
     def join(self) -> Group:
         """Make a group by the book."""
