@@ -78,12 +78,16 @@ class Bytes:
             tokens = [token for token in allowed if token < 256]
             if ends and (not tokens or len(made) >= long or rng.random() < 0.3):
                 return made.decode()
-            closing = [token for token in tokens if token in b'"]}0' and len(made) >= long]
             structure = [token for token in tokens if token in b'"{[}],:' and rng.random() < 0.5]
-            token = rng.choice(closing or structure or tokens)
+            token = rng.choice((len(made) >= long and _closing(tokens)) or structure or tokens)
             matcher.consume_token(token)
             made.append(token)
         return None
+
+
+def _closing(tokens: list[int]) -> list[int]:
+    """Of what may come, what leads to an end soonest; a digit may come for ever."""
+    return next((found for few in (b'"]}', b",:", b"0") if (found := [token for token in tokens if token in few])), [])
 
 
 @cache

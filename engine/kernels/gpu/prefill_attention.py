@@ -217,7 +217,7 @@ def choose_tile(pool: torch.Tensor) -> Tile:
 def _tile(is_for_hopper: bool, head_dim: int) -> Tile:
     tile = TILES[is_for_hopper, triton.next_power_of_2(head_dim)]
     # Rows that are no multiple of 32 bytes come in smaller parts, whose addresses take registers.
-    return replace(tile, block_n=tile.block_n // 2) if is_for_hopper and head_dim % 16 else tile
+    return replace(tile, block_m=tile.block_m // 2) if is_for_hopper and head_dim % 16 else tile
 
 
 def list_tiles(
@@ -313,7 +313,7 @@ COMPILED: tuple[Compiled, ...] = tuple(
     for one in (
         *(_compiled(head_dim, group, chip) for head_dim in (64, 128, 256) for group in (1, 4, 8)),
         *(_compiled(head_dim, 4, chip, window=4096) for head_dim in (64, 128, 256)),
-        *(_compiled(head_dim, 3, chip) for head_dim in (96, 100)),
+        *(_compiled(head_dim, 3, chip) for head_dim in (96, 100, 252)),
         *(_compiled(head_dim, 4, chip, item="fp32") for head_dim in (64, 128, 256)),
     )
 )
