@@ -18,6 +18,7 @@ from frontend.checks import MAX_LOGIT_BIAS, MAX_PROMPT_IDS, MAX_STOP_STRINGS, ch
 from frontend.fields import Body, UnsupportedParameter, convert, decode_body, supported
 from frontend.infill import check_chars, infill_tokens
 from frontend.request import GenerateRequest, Grammar, GrammarKind, Infill, OtherFile, TokenPrompt
+from frontend.rest.closed_schema import closed
 from frontend.rest.llamacpp.request_types import (
     DETAILS,
     OFF,
@@ -211,7 +212,7 @@ def _grammar(given: LlamaSampling) -> tuple[str, Grammar | None]:
         if given.grammar:
             raise InvalidRequest("grammar and json_schema exclude each other; give one", field="json_schema")
         try:
-            schema = json.dumps(given.json_schema, ensure_ascii=False)
+            schema = json.dumps(closed(given.json_schema), ensure_ascii=False)
         except RecursionError:
             raise InvalidRequest("json_schema is nested too deeply", field="json_schema") from None
         return "json_schema", Grammar(GrammarKind.JSON_SCHEMA, schema)

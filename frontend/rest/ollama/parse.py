@@ -15,6 +15,7 @@ from frontend.api import ServedModel
 from frontend.checks import MAX_MESSAGES, MAX_PROMPT_IDS, MAX_STOP_STRINGS, check_count
 from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
 from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind, Infill
+from frontend.rest.closed_schema import closed
 from frontend.rest.ollama.conversation import conversation
 from frontend.rest.ollama.request_types import (
     CHAT_OFF,
@@ -209,6 +210,6 @@ def _grammar(given: object) -> Grammar | None:
         case "json":
             return Grammar(GrammarKind.JSON_OBJECT)
         case dict():
-            return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(given, ensure_ascii=False))
+            return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(closed(given), ensure_ascii=False))
         case _:
             raise InvalidRequest('format must be "json" or a JSON schema', field="format")

@@ -1,0 +1,108 @@
+"""Schemas of Ollama's and llama.cpp's clients: what is closed, what stays, and that nothing else becomes of them."""
+
+import copy
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field
+
+from frontend.rest.closed_schema import closed
+from tests.frontend.test_schema_suites import groups, validator_of
+
+NAME = {"properties": {"name": {"type": "string"}}}
+CLOSED = {**NAME, "additionalProperties": False}
+
+
+class Leg(BaseModel):
+    length: float
+
+
+class Animal(BaseModel):
+    """As clients make schemas of their classes."""
+
+    name: str
+    legs: list[Leg] = Field(default_factory=list)
+    tail: Leg | None = None
+    notes: dict[str, Leg] = Field(default_factory=dict)
+
+
+def test_a_class_has_its_own_fields_alone() -> None:
+    given = Animal.model_json_schema()
+    before = copy.deepcopy(given)
+    validator = validator_of(closed(given))
+    assert given == before
+    right: dict[str, Any] = {
+        "name": "a",
+        "legs": [{"length": 1}],
+        "tail": {"length": 2},
+        "notes": {"any": {"length": 3}},
+    }
+    assert validator.is_valid(right)
+    assert not validator.is_valid({**right, "age": 3})
+    for place in ("legs", "tail", "notes"):
+        wrong = {
+            "legs": [{"length": 1, "age": 3}],
+            "tail": {"length": 1, "age": 3},
+            "notes": {"any": {"length": 1, "b": 2}},
+        }
+        assert not validator.is_valid({**right, place: wrong[place]})
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"),
+    [
+        (NAME, CLOSED),
+        ({"items": NAME, "prefixItems": [NAME]}, {"items": CLOSED, "prefixItems": [CLOSED]}),
+        ({"anyOf": [NAME, {"type": "null"}]}, {"anyOf": [CLOSED, {"type": "null"}]}),
+        (
+            {"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": NAME}},
+            {"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": CLOSED}},
+        ),
+        ({"additionalProperties": NAME}, {"additionalProperties": CLOSED}),
+        ({"properties": {"properties": NAME}}, {"properties": {"properties": CLOSED}, "additionalProperties": False}),
+    ],
+)
+def test_objects_that_name_their_properties_are_closed(given: Any, becomes: Any) -> None:
+    assert closed(given) == becomes
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        True,
+        {"type": "object"},
+        {**NAME, "additionalProperties": True},
+        {**NAME, "patternProperties": {"^x": True}},
+        {**NAME, "required": ["name", "other"]},
+        {**NAME, "$ref": "#/$defs/a"},
+        {"allOf": [NAME, {"properties": {"age": True}}]},
+        {**NAME, "anyOf": [{"required": ["age"]}]},
+        {**NAME, "if": NAME, "then": {"required": ["age"]}},
+        {"items": {"not": NAME}},
+        {**NAME, "unevaluatedProperties": False},
+        {"enum": [NAME], "const": NAME, "default": NAME, "examples": [NAME]},
+        {"properties": [], "items": 3, "anyOf": {}, "$defs": None},
+        {**NAME, "required": [{}]},
+    ],
+)
+def test_others_stay_as_they_are(given: Any) -> None:
+    assert closed(given) == given
+
+
+def test_what_a_closed_schema_allows_the_public_ones_allow() -> None:
+    changed = 0
+    for group in groups():
+        if (becomes := closed(group.schema)) != group.schema:
+            changed += 1
+            validator = validator_of(becomes)
+            assert not any(validator.is_valid(value) for value in group.invalid), group.name
+            if group.valid and "additional" not in group.name:
+                assert any(validator.is_valid(value) for value in group.valid), group.name
+    assert changed > 20
+
+
+def test_however_deep_it_is_nothing_breaks() -> None:
+    deep: Any = NAME
+    for _ in range(5000):
+        deep = {"items": deep}
+    assert closed(deep) is deep
