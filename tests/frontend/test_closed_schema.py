@@ -10,6 +10,7 @@ from frontend.rest.closed_schema import closed
 from tests.frontend.test_schema_suites import groups, validator_of
 
 NAME = {"properties": {"name": {"type": "string"}}}
+REF = {"$ref": "#/$defs/a"}
 CLOSED = {**NAME, "additionalProperties": False}
 
 
@@ -31,21 +32,11 @@ def test_a_class_has_its_own_fields_alone() -> None:
     before = copy.deepcopy(given)
     validator = validator_of(closed(given))
     assert given == before
-    right: dict[str, Any] = {
-        "name": "a",
-        "legs": [{"length": 1}],
-        "tail": {"length": 2},
-        "notes": {"any": {"length": 3}},
-    }
+    leg, more = {"length": 1}, {"length": 1, "age": 3}
+    right: dict[str, Any] = {"name": "a", "legs": [leg], "tail": leg, "notes": {"any": leg}}
     assert validator.is_valid(right)
-    assert not validator.is_valid({**right, "age": 3})
-    for place in ("legs", "tail", "notes"):
-        wrong = {
-            "legs": [{"length": 1, "age": 3}],
-            "tail": {"length": 1, "age": 3},
-            "notes": {"any": {"length": 1, "b": 2}},
-        }
-        assert not validator.is_valid({**right, place: wrong[place]})
+    wrong: list[dict[str, Any]] = [{"age": 3}, {"legs": [more]}, {"tail": more}, {"notes": {"any": more}}]
+    assert not any(validator.is_valid({**right, **each}) for each in wrong)
 
 
 @pytest.mark.parametrize(
@@ -54,10 +45,7 @@ def test_a_class_has_its_own_fields_alone() -> None:
         (NAME, CLOSED),
         ({"items": NAME, "prefixItems": [NAME]}, {"items": CLOSED, "prefixItems": [CLOSED]}),
         ({"anyOf": [NAME, {"type": "null"}]}, {"anyOf": [CLOSED, {"type": "null"}]}),
-        (
-            {"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": NAME}},
-            {"allOf": [{"$ref": "#/$defs/a"}], "$defs": {"a": CLOSED}},
-        ),
+        ({"allOf": [REF], "$defs": {"a": NAME}}, {"allOf": [REF], "$defs": {"a": CLOSED}}),
         ({"additionalProperties": NAME}, {"additionalProperties": CLOSED}),
         ({"properties": {"properties": NAME}}, {"properties": {"properties": CLOSED}, "additionalProperties": False}),
     ],

@@ -224,7 +224,7 @@ def test_format_is_a_grammar() -> None:
     grammar = wanted(chat(format=schema)).grammar
     assert grammar is not None
     assert grammar.kind is GrammarKind.JSON_SCHEMA
-    assert json.loads(grammar.text) == schema
+    assert json.loads(grammar.text) == {**schema, "additionalProperties": False}
     for wrong in ("yaml", 5, [1]):
         with pytest.raises(InvalidRequest, match="format"):
             chat(format=wrong)
