@@ -5,12 +5,12 @@ What the grammar makes is read by the parser of the same family (`frontend.parse
 come out as those that the model chose to make. Does not know how grammars are compiled, or dialects.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from engine.errors import InvalidRequest
+from frontend.closed_schema import closed
 from frontend.model import LoadedModel
 from frontend.parsed import end_of_prompt
 from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind
@@ -159,46 +159,6 @@ def _arguments(tool: Tool) -> object:
             if kinds != "object" and not (isinstance(kinds, list) and "object" in kinds):
                 message = f"the arguments of {name_of(tool)} are an object; their schema asks for {kinds!r}"
                 raise InvalidRequest(message[:1000], field="tools")
-            return _closed({**parameters, "type": "object"}, with_definitions="allOf" not in json.dumps(parameters))
+            return closed({**parameters, "type": "object"})
         case _:
             return {"type": "object", "properties": {}, "additionalProperties": False}
-
-
-_OPENING = frozenset(
-    {
-        "$dynamicRef",
-        "$ref",
-        "additionalProperties",
-        "allOf",
-        "anyOf",
-        "dependentSchemas",
-        "if",
-        "minProperties",
-        "oneOf",
-        "patternProperties",
-        "unevaluatedProperties",
-    }
-)
-"""Keywords beside which an object may have, or must have, properties that `properties` does not name."""
-
-
-def _closed(schema: object, *, with_definitions: bool) -> object:
-    """Without properties that nobody has named: functions take none, and models that may make them up do.
-
-    What matches it matches `schema`. `with_definitions`: nothing combines them with properties of others.
-    """
-    if not isinstance(schema, dict):
-        return schema
-    made = dict(schema)
-    within = ["properties", "$defs", "definitions"] if with_definitions else ["properties"]
-    for key in within:
-        if isinstance(named := made.get(key), dict):
-            made[key] = {name: _closed(each, with_definitions=with_definitions) for name, each in named.items()}
-    if isinstance(made.get("items"), dict):
-        made["items"] = _closed(made["items"], with_definitions=with_definitions)
-    named, required = made.get("properties"), made.get("required", [])
-    if not isinstance(named, dict) or not isinstance(required, list) or not _OPENING.isdisjoint(made):
-        return made
-    if all(isinstance(name, str) and name in named for name in required):
-        made["additionalProperties"] = False
-    return made

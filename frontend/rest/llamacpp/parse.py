@@ -15,10 +15,10 @@ from typing import TypeVar
 from engine.errors import InvalidRequest
 from frontend.api import Inference
 from frontend.checks import MAX_LOGIT_BIAS, MAX_PROMPT_IDS, MAX_STOP_STRINGS, check_count
+from frontend.closed_schema import closed
 from frontend.fields import Body, UnsupportedParameter, convert, decode_body, supported
 from frontend.infill import check_chars, infill_tokens
 from frontend.request import GenerateRequest, Grammar, GrammarKind, Infill, OtherFile, TokenPrompt
-from frontend.rest.closed_schema import closed
 from frontend.rest.llamacpp.request_types import (
     DETAILS,
     OFF,

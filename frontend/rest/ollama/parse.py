@@ -13,9 +13,9 @@ import msgspec
 from engine.errors import InvalidRequest
 from frontend.api import ServedModel
 from frontend.checks import MAX_MESSAGES, MAX_PROMPT_IDS, MAX_STOP_STRINGS, check_count
+from frontend.closed_schema import closed
 from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
 from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind, Infill
-from frontend.rest.closed_schema import closed
 from frontend.rest.ollama.conversation import conversation
 from frontend.rest.ollama.request_types import (
     CHAT_OFF,
@@ -210,6 +210,9 @@ def _grammar(given: object) -> Grammar | None:
         case "json":
             return Grammar(GrammarKind.JSON_OBJECT)
         case dict():
-            return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(closed(given), ensure_ascii=False))
+            try:
+                return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(closed(given), ensure_ascii=False))
+            except RecursionError:
+                raise InvalidRequest("format is nested too deeply", field="format") from None
         case _:
             raise InvalidRequest('format must be "json" or a JSON schema', field="format")
