@@ -18,7 +18,7 @@ from served import ALIAS, HTTP, MODEL
 
 WRONG_ARGUMENTS = "asks for one value of an argument; the model gives another one that matches the schema"
 NO_CALL = "the model does not call tools by itself"
-MADE_UP = "its schema allows any other property, and the model may make one up; `strict` formats and calls have none"
+MADE_UP = "its schema allows any other property, and the model may make one up"
 PROMPT_IGNORED = "says in the prompt which keys the JSON shall have; the model does not follow"
 
 
