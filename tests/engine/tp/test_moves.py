@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from engine.runner import Runner
+from kvtransfer.stores import store_of
 from kvtransfer.transport import Commit
 from tests.engine.tp.ranks import ThreadRanks
 from tests.kvtransfer.pools import Wire, make_ticket
@@ -48,7 +49,7 @@ async def test_answers_are_the_goldens_whoever_computed_the_prompt(
     target.cache.clear(target.cache.num_blocks)  # of what other tests have left, which would be as good
     source_blocks, target_blocks = Blocks(source), Blocks(target)
     async with Wire(transport) as wire:
-        receiver, sender = wire.receiver(target.cache), wire.sender(source.cache)
+        receiver, sender = wire.receiver(store_of(target.cache)), wire.sender(store_of(source.cache))
         for index, golden in enumerate(goldens):
             prompt = golden["prompt_ids"]
             computed, continued = sequence_of("p", prompt), sequence_of("d", prompt)
