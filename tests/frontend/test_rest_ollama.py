@@ -128,7 +128,7 @@ async def test_formats(client: AsyncClient, inference: OllamaInference) -> None:
     await client.generate(MODEL, "hi", format="json")
     first, second = (request.grammar for request in inference.requests)
     assert first is not None
-    assert json.loads(first.text) == schema
+    assert json.loads(first.text) == {**schema, "additionalProperties": False}
     assert second == Grammar(GrammarKind.JSON_OBJECT)
 
 
