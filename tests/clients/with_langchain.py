@@ -18,7 +18,6 @@ from served import ALIAS, HTTP, MODEL
 
 WRONG_ARGUMENTS = "asks for one value of an argument; the model gives another one that matches the schema"
 NO_CALL = "the model does not call tools by itself"
-MADE_UP = "its schema allows any other property, and the model may make one up"
 PROMPT_IGNORED = "says in the prompt which keys the JSON shall have; the model does not follow"
 
 
@@ -62,10 +61,6 @@ class TestChatOpenAI(Standard):
         server = {"model": ALIAS, "base_url": f"{HTTP}/v1", "api_key": "none", "timeout": 600, "max_retries": 0}
         # Else strings within JSON, which the model has not learned to end, fill its context.
         return {**server, "stream_usage": True, "frequency_penalty": 2.0}
-
-    @pytest.mark.xfail(reason=MADE_UP)
-    def test_structured_output_pydantic_2_v1(self, model: BaseChatModel) -> None:
-        super().test_structured_output_pydantic_2_v1(model)
 
     @property
     def supported_usage_metadata_details(self) -> Any:

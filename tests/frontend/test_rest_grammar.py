@@ -21,7 +21,7 @@ SPELLINGS: list[tuple[dict[str, Any], str, Grammar]] = [
     (
         {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "strict": strict, "schema": SCHEMA}}},
         "response_format",
-        Grammar(GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA)),
+        Grammar(GrammarKind.JSON_SCHEMA, json.dumps(SCHEMA if strict else {**SCHEMA, "additionalProperties": False})),
     )
     for strict in (True, False, None)
 ]

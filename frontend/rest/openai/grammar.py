@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engine.errors import InvalidRequest
+from frontend.closed_schema import closed
 from frontend.request import Grammar, GrammarKind
 
 JsonObject = dict[str, Any]
@@ -14,7 +15,7 @@ SchemaOrText = Annotated[JsonObject | str, Meta(description="A JSON schema, or o
 
 
 class JsonSchemaFormat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Followed to the letter, `strict` or not."""
+    """Followed to the letter if `strict`; if not, too, but objects that name all their properties have no others."""
 
     name: Annotated[str, Meta(max_length=256)] | None = None
     description: str | None = None
@@ -101,10 +102,20 @@ def _of_response_format(given: ResponseFormat) -> Grammar | None:
             if given.json_schema is None or given.json_schema.schema is None:
                 field = "response_format.json_schema.schema"
                 raise InvalidRequest("response_format.json_schema needs a schema", field=field)
-            return _schema(given.json_schema.schema)
+            return format_grammar(given.json_schema.schema, is_strict=bool(given.json_schema.strict))
         case "structural_tag":
             tags = {"structures": given.structures, "triggers": given.triggers}
             return Grammar(GrammarKind.STRUCTURAL_TAG, _encoded(msgspec.to_builtins(tags)))
+
+
+def format_grammar(schema: JsonObject, *, is_strict: bool) -> Grammar:
+    """What an answer's format is; clients seldom close what they do not call strict, and a model makes things up.
+
+    Raises InvalidRequest."""
+    try:
+        return Grammar(GrammarKind.JSON_SCHEMA, _encoded(schema if is_strict else closed(schema)))
+    except RecursionError:
+        raise InvalidRequest("the schema is nested too deeply", field="response_format") from None
 
 
 def _schema(given: JsonObject | str | None) -> Grammar | None:

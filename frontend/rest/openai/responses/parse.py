@@ -1,6 +1,5 @@
 """From the bytes of a request to /v1/responses to what the frontend is asked for. Does not know how answers look."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -12,6 +11,7 @@ from frontend.checks import MAX_MESSAGES, MAX_STOP_STRINGS, check_count
 from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
 from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind
 from frontend.rest.openai.conversation import allowed
+from frontend.rest.openai.grammar import format_grammar
 from frontend.rest.openai.parse import MAX_PARTS
 from frontend.rest.openai.responses.conversation import messages_of
 from frontend.rest.openai.responses.items import ITEM_OFF, KINDS, OTHER_PARTS, Item, ItemReference, ResponseMessage
@@ -213,8 +213,8 @@ def _tools(given: Asked) -> list[Tool]:
 
 def _grammar(given: Asked) -> Grammar | None:
     match None if given.text is None else given.text.format:
-        case SchemaText(schema=schema):
-            return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(schema, ensure_ascii=False))
+        case SchemaText(schema=schema, strict=strict):
+            return format_grammar(schema, is_strict=bool(strict))
         case JsonText():
             return Grammar(GrammarKind.JSON_OBJECT)
         case _:

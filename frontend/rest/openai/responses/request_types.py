@@ -69,7 +69,7 @@ class JsonText(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, ta
 
 
 class SchemaText(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", tag="json_schema"):
-    """Followed to the letter, `strict` or not."""
+    """Followed to the letter if `strict`; if not, too, but objects that name all their properties have no others."""
 
     name: Annotated[str, Meta(max_length=256)]
     schema: JsonObject
