@@ -145,20 +145,25 @@ def stolen_s() -> float:
     return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
 
 
+def of_part(samples: list[Sample], seconds: float, part: int) -> list[Sample]:
+    return [each for each in samples if part <= each.at_s / seconds * PARTS < part + 1]
+
+
 def stolen(samples: list[Sample], seconds: float) -> list[float]:
     """In each part, the share of all processors' time."""
     shares = []
     for part in range(PARTS):
-        of_part = [each for each in samples if part <= each.at_s / seconds * PARTS < part + 1]
-        took_s, lasted_s = of_part[-1].stolen_s - of_part[0].stolen_s, of_part[-1].at_s - of_part[0].at_s
+        found = of_part(samples, seconds, part)
+        took_s, lasted_s = found[-1].stolen_s - found[0].stolen_s, found[-1].at_s - found[0].at_s
         shares.append(took_s / lasted_s / (os.cpu_count() or 1) if lasted_s else 0.0)
     return shares
 
 
 def median(samples: list[Sample], seconds: float, part: int, name: str) -> Vitals:
     """What a process had in one part of the time."""
-    of_part = [each.processes for each in samples if part <= each.at_s / seconds * PARTS < part + 1]
-    found = [each.vitals[name][1] for each in of_part if name in each.vitals]
+    found = [
+        each.processes.vitals[name][1] for each in of_part(samples, seconds, part) if name in each.processes.vitals
+    ]
     columns = zip(*((each.rss_kib, each.fds, each.threads) for each in found), strict=True)
     return Vitals(*(int(statistics.median(column)) for column in columns))
 

@@ -4,7 +4,6 @@ Ranges that bind every dialect are left to `frontend.checks.resolve`; `Ask.names
 """
 
 import asyncio
-import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,6 @@ from typing import TypeVar
 from engine.errors import InvalidRequest
 from frontend.api import Inference
 from frontend.checks import MAX_LOGIT_BIAS, MAX_PROMPT_IDS, MAX_STOP_STRINGS, check_count
-from frontend.closed_schema import closed
 from frontend.fields import Body, UnsupportedParameter, convert, decode_body, supported
 from frontend.infill import check_chars, infill_tokens
 from frontend.request import GenerateRequest, Grammar, GrammarKind, Infill, OtherFile, TokenPrompt
@@ -32,6 +30,7 @@ from frontend.rest.llamacpp.request_types import (
 )
 from frontend.rest.llamacpp.samplers import Chain
 from frontend.rest.llamacpp.sampling import Numbers
+from frontend.rest.schema_grammar import schema_grammar
 
 MAX_N = 16
 MAX_ANSWERS = 128
@@ -211,11 +210,7 @@ def _grammar(given: LlamaSampling) -> tuple[str, Grammar | None]:
     if given.json_schema is not None:
         if given.grammar:
             raise InvalidRequest("grammar and json_schema exclude each other; give one", field="json_schema")
-        try:
-            schema = json.dumps(closed(given.json_schema), ensure_ascii=False)
-        except RecursionError:
-            raise InvalidRequest("json_schema is nested too deeply", field="json_schema") from None
-        return "json_schema", Grammar(GrammarKind.JSON_SCHEMA, schema)
+        return "json_schema", schema_grammar(given.json_schema, "json_schema", is_closed=True)
     return "grammar", Grammar(GrammarKind.LARK, given.grammar) if given.grammar else None
 
 

@@ -3,7 +3,6 @@
 Ranges that bind every dialect are left to `frontend.checks.resolve`; `NAMES` says what its fields are called here.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -13,7 +12,6 @@ import msgspec
 from engine.errors import InvalidRequest
 from frontend.api import ServedModel
 from frontend.checks import MAX_MESSAGES, MAX_PROMPT_IDS, MAX_STOP_STRINGS, check_count
-from frontend.closed_schema import closed
 from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
 from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind, Infill
 from frontend.rest.ollama.conversation import conversation
@@ -30,6 +28,7 @@ from frontend.rest.ollama.request_types import (
     OllamaOptions,
 )
 from frontend.rest.ollama.thinking import Thinking, thinking_of
+from frontend.rest.schema_grammar import schema_grammar
 from frontend.tools import MAX_TOOLS
 
 Find = Callable[[str], ServedModel]
@@ -210,9 +209,6 @@ def _grammar(given: object) -> Grammar | None:
         case "json":
             return Grammar(GrammarKind.JSON_OBJECT)
         case dict():
-            try:
-                return Grammar(GrammarKind.JSON_SCHEMA, json.dumps(closed(given), ensure_ascii=False))
-            except RecursionError:
-                raise InvalidRequest("format is nested too deeply", field="format") from None
+            return schema_grammar(given, "format", is_closed=True)
         case _:
             raise InvalidRequest('format must be "json" or a JSON schema', field="format")

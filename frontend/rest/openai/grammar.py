@@ -7,8 +7,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from engine.errors import InvalidRequest
-from frontend.closed_schema import closed
 from frontend.request import Grammar, GrammarKind
+from frontend.rest.schema_grammar import schema_grammar
 
 JsonObject = dict[str, Any]
 SchemaOrText = Annotated[JsonObject | str, Meta(description="A JSON schema, or one as text.")]
@@ -102,20 +102,11 @@ def _of_response_format(given: ResponseFormat) -> Grammar | None:
             if given.json_schema is None or given.json_schema.schema is None:
                 field = "response_format.json_schema.schema"
                 raise InvalidRequest("response_format.json_schema needs a schema", field=field)
-            return format_grammar(given.json_schema.schema, is_strict=bool(given.json_schema.strict))
+            # Clients seldom close what they do not call strict, and a model makes things up.
+            return schema_grammar(given.json_schema.schema, "response_format", is_closed=not given.json_schema.strict)
         case "structural_tag":
             tags = {"structures": given.structures, "triggers": given.triggers}
             return Grammar(GrammarKind.STRUCTURAL_TAG, _encoded(msgspec.to_builtins(tags)))
-
-
-def format_grammar(schema: JsonObject, *, is_strict: bool) -> Grammar:
-    """What an answer's format is; clients seldom close what they do not call strict, and a model makes things up.
-
-    Raises InvalidRequest."""
-    try:
-        return Grammar(GrammarKind.JSON_SCHEMA, _encoded(schema if is_strict else closed(schema)))
-    except RecursionError:
-        raise InvalidRequest("the schema is nested too deeply", field="response_format") from None
 
 
 def _schema(given: JsonObject | str | None) -> Grammar | None:

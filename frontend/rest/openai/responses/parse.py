@@ -11,7 +11,6 @@ from frontend.checks import MAX_MESSAGES, MAX_STOP_STRINGS, check_count
 from frontend.fields import Body, Off, UnsupportedParameter, convert, decode_body, supported
 from frontend.request import Chat, GenerateRequest, Grammar, GrammarKind
 from frontend.rest.openai.conversation import allowed
-from frontend.rest.openai.grammar import format_grammar
 from frontend.rest.openai.parse import MAX_PARTS
 from frontend.rest.openai.responses.conversation import messages_of
 from frontend.rest.openai.responses.items import ITEM_OFF, KINDS, OTHER_PARTS, Item, ItemReference, ResponseMessage
@@ -30,6 +29,7 @@ from frontend.rest.openai.responses.request_types import (
     TextConfig,
 )
 from frontend.rest.openai.responses.store import CallersStore, Kept
+from frontend.rest.schema_grammar import schema_grammar
 from frontend.tools import AUTO, MAX_TOOLS, Tool, ToolChoice, ToolMode, check_tools
 
 MOST = MappingProxyType(
@@ -214,7 +214,7 @@ def _tools(given: Asked) -> list[Tool]:
 def _grammar(given: Asked) -> Grammar | None:
     match None if given.text is None else given.text.format:
         case SchemaText(schema=schema, strict=strict):
-            return format_grammar(schema, is_strict=bool(strict))
+            return schema_grammar(schema, "text.format", is_closed=not strict)
         case JsonText():
             return Grammar(GrammarKind.JSON_OBJECT)
         case _:
