@@ -17,6 +17,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
+from packaging.requirements import Requirement
 
 from engine.tls import Tls, listen
 from frontend.callers import KeyRing
@@ -50,6 +51,17 @@ def test_the_context_has_all_that_is_installed() -> None:
     for path in copied:
         assert path == "." or path in let_in or str(Path(path).parent) in let_in, path
         assert (ROOT / path).exists()
+
+
+def test_pins_can_be_installed_with_the_torch_that_has_cuda() -> None:
+    """It wants one Triton and no other; the CPU's, which is what is here, wants none."""
+    pins = dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.M))
+    of_torch = {"2.13.0": "3.7.1"}  # as torch's own metadata have it, of the wheel for CUDA
+    assert pins["triton"] == of_torch[pins["torch"]]
+    assert f"torch=={pins['torch']}" in PROJECT["project"]["dependencies"]
+    for extra in ("gpu", "dev"):
+        wanted = next(one for one in PROJECT["project"]["optional-dependencies"][extra] if one.startswith("triton"))
+        assert Requirement(wanted).specifier.contains(pins["triton"])
 
 
 def test_the_image_can_be_made_of_another_base_and_does_not_run_as_root() -> None:

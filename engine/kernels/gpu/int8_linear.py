@@ -70,7 +70,7 @@ def _int8_linear(  # type: ignore[no-untyped-def]
         inside = first + inputs < depth
         left = tl.load(x_at, is_row[:, None] & inside[None, :], 0)
         right = tl.load(weight_at, is_output[None, :] & inside[:, None], 0)
-        totals = tl.dot(left, right, totals)
+        totals = tl.dot(left, right, totals, out_dtype=tl.int32)  # some Tritons take no sum to mean so
         x_at += DEPTH
         weight_at += DEPTH
     row_scale = tl.load(x_scales + row, is_row, 0.0)
