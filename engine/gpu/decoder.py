@@ -127,7 +127,7 @@ class GpuDecoder:
         for index, layer in enumerate(self.layers):
             rms_norm(hidden, added, layer.input_norm, eps, normed)
             qkv = layer.qkv(normed, space.qkv[:rows], space.room)  # [T, (H + 2K) * D]
-            attended = self._attend(qkv, inputs, layer, index, pool, space, splits)  # [T, H * D]
+            attended = self.attend(qkv, inputs, layer, index, pool, space, splits)  # [T, H * D]
             if index + 1 == len(self.layers) and inputs.kept_rows is not None:  # only these rows matter now
                 attended = attended.index_select(0, inputs.kept_rows)
                 hidden = hidden.index_select(0, inputs.kept_rows)
@@ -158,7 +158,7 @@ class GpuDecoder:
             return torch.mm(normed, head, out_dtype=torch.float32, out=out)
         return torch.mm(normed.float(), head.float(), out=out)
 
-    def _attend(
+    def attend(
         self,
         qkv: torch.Tensor,
         inputs: Inputs,
@@ -168,6 +168,7 @@ class GpuDecoder:
         space: Space,
         splits: int,
     ) -> torch.Tensor:
+        """Attention of one layer, to what `qkv` `[T, (H + 2K) * D]` has too, which goes into the pool; `[T, H * D]`."""
         spec, decoding = self.part, inputs.num_decode
         rope_cache(qkv, self.rope, inputs.positions, inputs.slots, pool, index, layer.head_norms, spec.rms_eps)
         queries = qkv.view(len(qkv), -1, spec.head_dim)[:, : spec.num_heads]  # [T, H, D]

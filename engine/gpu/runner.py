@@ -16,12 +16,14 @@ from engine.batch import Batch, Chunk
 from engine.gpu.cache import GpuCache
 from engine.gpu.current import on
 from engine.gpu.decoder import GpuDecoder, Space
-from engine.gpu.graphs import DecodeGraphs, buckets_up_to
+from engine.gpu.graphs import DecodeGraphs, Step, buckets_up_to
 from engine.gpu.inputs import InputBuffer, Inputs, Sizes
 from engine.gpu.scoring import scores_of
+from engine.gpu.thin import ThinStep
 from engine.kernels.gpu.prefill_attention import choose_tile, list_tiles
 from engine.kernels.gpu.runs import choose_splits
 from engine.kernels.gpu.take_tokens import take_tokens
+from engine.kernels.gpu.thin_linear import MOST_ROWS
 from engine.kernels.gpu.top_logits import MAX_COUNT
 from engine.models.spec import ModelSpec
 from engine.pooling import Pooled, Pooling
@@ -71,7 +73,8 @@ class GpuRunner:
         runs = max(bucket * splits for bucket, splits in self._splits.items())
         self._space = Space.allocate(decoder, max(limits.max_rows, buckets[-1]), buckets[-1], runs)
         self._inputs = InputBuffer(max(self._most_items(), self._decode(buckets[-1]).num_items), decoder.device)
-        self._graphs = DecodeGraphs(self._decode_step, limits.max_sequences, decoder.device)
+        self._thin = ThinStep.of(decoder)
+        self.graphs = DecodeGraphs(self._ways, limits.max_sequences, decoder.device)
 
     @property
     def spec(self) -> ModelSpec:
@@ -101,9 +104,9 @@ class GpuRunner:
 
     def _run(self, batch: Batch, before: torch.Tensor | None, rows: int) -> torch.Tensor:
         if rows == batch.num_decode == len(batch.sample_rows) and not len(batch.pooled_rows):
-            bucket = self._graphs.bucket(rows)
+            bucket = self.graphs.bucket(rows)
             self._bring(self._decode(bucket), batch, before)
-            return self._graphs(bucket)[:rows]
+            return self.graphs(bucket)[:rows]
         tiles = list_tiles(batch.query_starts, batch.context_lens, batch.num_decode, self._group, self._tile_rows)
         num_sequences, width = batch.block_tables.shape
         num_sampled, num_pooled, num_scored = len(batch.sample_rows), len(batch.pooled_rows), len(batch.scored_rows)
@@ -146,7 +149,7 @@ class GpuRunner:
         with on(self.decoder.device):
             self._run(batch, None, len(batch.token_ids))
             self._inputs.clear()  # what lies there are the parts of a step of other sizes
-            self._graphs.capture()
+            self.graphs.capture()
             inputs = self._inputs.inputs(self._decode(1))
             take_tokens(inputs.token_ids, inputs.continues, torch.zeros_like(inputs.token_ids, dtype=torch.int64))
         self.cache.clear(1)
@@ -155,11 +158,18 @@ class GpuRunner:
     def _decode(self, bucket: int) -> Sizes:
         return Sizes.of_decode(bucket, self._table_blocks)
 
-    def _decode_step(self, bucket: int) -> torch.Tensor:
-        return self._compute(self._inputs.inputs(self._decode(bucket)))
+    def _ways(self, bucket: int) -> dict[str, Step]:
+        """To compute a step in which everybody decodes."""
+        ways: dict[str, Step] = {"torch's products": lambda bucket: self._decode_step(self.decoder, bucket)}
+        if (thin := self._thin) is not None and bucket <= MOST_ROWS:
+            ways["thin products"] = lambda bucket: self._decode_step(thin, bucket)
+        return ways
+
+    def _decode_step(self, compute: GpuDecoder | ThinStep, bucket: int) -> torch.Tensor:
+        return compute(self._inputs.inputs(self._decode(bucket)), self.cache.pool, self._space, self._splits[bucket])
 
     def _compute(self, inputs: Inputs) -> torch.Tensor:
-        splits = self._splits[self._graphs.bucket(max(inputs.num_decode, 1))]
+        splits = self._splits[self.graphs.bucket(max(inputs.num_decode, 1))]
         return self.decoder(inputs, self.cache.pool, self._space, splits)
 
     def _splits_of(self, bucket: int) -> int:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.batch import Batch, Chunk
-from engine.gpu.graphs import DecodeGraphs, buckets_up_to
+from engine.gpu.graphs import DecodeGraphs, Step, buckets_up_to
 from engine.gpu.inputs import InputBuffer, Sizes
 from engine.gpu.packed import Packed, to_device
 from tests.reference import sequence_of
@@ -76,7 +76,7 @@ def test_packed_tensors_are_one_run_of_bytes() -> None:
 
 @given(st.integers(1, 300))
 def test_every_number_of_rows_has_a_bucket_that_is_not_much_larger(rows: int) -> None:
-    graphs = DecodeGraphs(lambda bucket: torch.zeros(bucket), 300, torch.device("cpu"))
+    graphs = DecodeGraphs(lambda _: {"so": torch.zeros}, 300, torch.device("cpu"))
 
     bucket = graphs.bucket(rows)
 
@@ -90,15 +90,21 @@ def test_buckets_end_where_the_largest_batch_fits() -> None:
     assert buckets_up_to(64) == (1, 2, 4, 8, 16, 32, 48, 64)
 
 
-def test_where_there_is_no_cuda_every_bucket_is_run_once_and_later_called() -> None:
-    called: list[int] = []
+def test_where_there_is_no_cuda_every_bucket_is_run_once_in_every_way_and_later_called_in_the_first() -> None:
+    called: list[tuple[str, int]] = []
 
-    def step(bucket: int) -> torch.Tensor:
-        called.append(bucket)
-        return torch.zeros(bucket)
+    def way(name: str) -> Step:
+        def step(bucket: int) -> torch.Tensor:
+            called.append((name, bucket))
+            return torch.zeros(bucket)
 
-    graphs = DecodeGraphs(step, 5, torch.device("cpu"))
+        return step
+
+    def ways(bucket: int) -> dict[str, Step]:
+        return {name: way(name) for name in (("plain", "thin") if bucket < 4 else ("plain",))}
+
+    graphs = DecodeGraphs(ways, 5, torch.device("cpu"))
     graphs.capture()
     graphs(2)
 
-    assert called == [8, 4, 2, 1, 2]
+    assert called == [("plain", 8), ("plain", 4), ("plain", 2), ("thin", 2), ("plain", 1), ("thin", 1), ("plain", 2)]
