@@ -20,11 +20,14 @@ from engine.kernels.gpu import (
     quantize,
     rope_cache,
     silu_mul,
+    thin_linear,
 )
 
 Check = Callable[[Bench, str, torch.dtype], None]
 ROUNDED = {torch.bfloat16: 5e-3, torch.float16: 1e-3, torch.float32: 1e-5}
 """Of results that were rounded once."""
+_SUMMED = 1e-4
+"""Of sums in float32 by a matrix unit, which cuts off where it should round."""
 _EPS = 1e-5
 
 
@@ -46,6 +49,8 @@ def tasks(bench: Bench, dtypes: tuple[torch.dtype, ...]) -> Iterator[Task]:
         "int8_linear, 1 row": partial(_eight_bit, num_rows=1),
         "int8_linear, 33 rows": partial(_eight_bit, num_rows=33),
         "int8_linear, 200 rows": partial(_eight_bit, num_rows=200),
+        "thin_linear, 1 row": partial(_thin, num_rows=1),
+        "thin_linear, 13 rows": partial(_thin, num_rows=13),
     }
     yield Task("copy_summed", partial(_copy_summed, bench, "copy_summed"))
     for name, check in checks.items():
@@ -167,6 +172,48 @@ def _eight_bit(bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int, ki
         tolerance = ROUNDED[dtype] if is_int8 else TOLERANCE[dtype]
         expected = eight_bits.product_reference(*x, *weight, one, dtype)
         judge(bench, f"{name}{'' if one is None else ', with a bias'}", worst_row_error(y, expected), tolerance)
+
+
+def _thin(bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int) -> None:
+    """Products, what they add to the residual stream, and those of its norm."""
+    size, outputs, rows = bench.size(4096, 96), bench.size(1000, 40), bench.size(num_rows, min(num_rows, 3))
+    for tiles, where in ((thin_linear.NARROW, name), (thin_linear.WIDE, f"{name}, wide")):
+        product = random_product(rows, outputs, size, dtype)
+        y = torch.full((rows, outputs), torch.nan)
+        thin_linear.thin_linear(*product, y, tiles.plain)
+        expected = thin_linear.thin_linear_reference(*product)
+        judge(bench, where, worst_row_error(y, expected), _SUMMED)
+
+        stream, product = random_stream(rows, size, tiles), random_product(rows, size, bench.size(512, 40), dtype)
+        expected = stream.hidden + thin_linear.thin_linear_reference(*product)
+        thin_linear.linear_into(*product, stream)
+        judge(bench, f"{where}: added", worst_row_error(stream.hidden, expected), _SUMMED)
+
+        norm = thin_linear.Norm(torch.randn(size, dtype=dtype), _EPS)
+        _, weight, bias = random_product(rows, outputs, size, dtype)
+        for gated in (False, True):
+            y = torch.full((rows, outputs // (2 if gated else 1)), torch.nan, dtype=dtype)
+            thin_linear.normed_linear(stream, norm, weight, bias, y, gated=gated)
+            expected = thin_linear.thin_linear_reference(stream.hidden, weight, bias, norm, gated=gated)
+            what = f"{where}: of a norm{', gated' if gated else ''}"
+            judge(bench, what, worst_row_error(y, expected), TOLERANCE[dtype])
+
+
+def random_product(
+    rows: int, outputs: int, depth: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rows, weights and a bias; the products are about as large as their rows."""
+    weight = (torch.randn(outputs, depth) * depth**-0.5).to(dtype)
+    return torch.randn(rows, depth, dtype=dtype), weight, torch.randn(outputs, dtype=dtype)
+
+
+def random_stream(rows: int, size: int, tiles: thin_linear.Tiles) -> thin_linear.Stream:
+    """A residual stream whose squares are known, because something was added to it: nothing."""
+    squares = torch.full((thin_linear.MOST_ROWS * tiles.num_parts(size),), torch.nan)
+    stream = thin_linear.Stream(torch.randn(rows, size), squares, tiles)
+    nothing = torch.zeros(rows, 64, dtype=torch.float16), torch.zeros(size, 64, dtype=torch.float16)
+    thin_linear.linear_into(*nothing, None, stream)
+    return stream
 
 
 def random_int4(depth: int, outputs: int, dtype: torch.dtype, group: int = int4_linear.GROUP) -> int4_linear.Int4Weight:

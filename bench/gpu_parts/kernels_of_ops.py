@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from bench.gpu_parts.bench import L2_BYTES, Bench, Call, Task
-from bench.gpu_parts.checks_of_ops import random_int4
+from bench.gpu_parts.checks_of_ops import random_int4, random_product, random_stream
 from bench.gpu_parts.checks_of_sampling import VOCAB, peaked, scratch_of_top
 from bench.gpu_parts.inputs import rope_table
 from bench.gpu_parts.limits import COPY, LAUNCH
@@ -31,6 +31,7 @@ from engine.kernels.gpu import (
     rope_cache,
     sample,
     silu_mul,
+    thin_linear,
     top_logits,
 )
 from engine.kernels.gpu.candidates import Scratch
@@ -39,6 +40,9 @@ BF16 = torch.bfloat16
 BATCHES = (1, 64, 256)
 PROMPT = 8192
 _FILTERS = {"greedy": (0.0, 0, 1.0), "top_p 0.95": (0.8, 0, 0.95), "top_k 50": (0.8, 50, 1.0)}
+_THIN = {"narrow": thin_linear.NARROW, "wide": thin_linear.WIDE}
+_GATE, _DOWN = "norm and gate", "down and sum"
+PRODUCTS = (_GATE, _DOWN)
 Made = tuple[Call, float]
 """A call on inputs of its own, and the bytes it moves at least"""
 
@@ -64,6 +68,10 @@ def tasks(bench: Bench) -> Iterator[Task]:
         yield Task(f"int8_linear {sizes}", partial(_eight_bit, bench, rows, torch.int8))
         yield Task(f"fp8_linear {sizes}", partial(_eight_bit, bench, rows, torch.float8_e4m3fn))
         yield Task(f"int4_linear {sizes}", partial(_int4, bench, rows))
+    for rows in (1, 4, 16) if not bench.is_dry else (1,):
+        for name, tiles in _THIN.items():
+            for what in PRODUCTS:
+                yield Task(f"thin_linear {what}, {name}, {rows} rows", partial(_thin, bench, rows, what, tiles))
 
 
 def calls_over_sets(make: Callable[[], Made]) -> tuple[list[Call], float]:
@@ -185,6 +193,41 @@ def an_eight_bit_product(bench: Bench, rows: int, kind: torch.dtype) -> Made:
     y = torch.empty(rows, outputs, dtype=BF16)
     multiply = int8_linear.int8_linear if kind is torch.int8 else fp8_linear.fp8_linear
     return lambda: multiply(*x, *weight, None, y), depth * outputs
+
+
+def a_thin_product(bench: Bench, rows: int, what: str, tiles: thin_linear.Tiles) -> Made:
+    """One of a layer's products, and what stands before and behind it."""
+    hidden, mlp = bench.size(SHAPE.hidden_size, 64), bench.size(SHAPE.mlp_size, 96)
+    if what == _DOWN:
+        stream, (x, weight, _) = random_stream(rows, hidden, tiles), random_product(rows, hidden, mlp, BF16)
+        return lambda: thin_linear.linear_into(x, weight, None, stream), weight.nbytes
+    stream, (x, weight, _) = random_stream(rows, hidden, tiles), random_product(rows, 2 * mlp, hidden, BF16)
+    norm, y = thin_linear.Norm(torch.ones(hidden, dtype=BF16), 1e-5), torch.empty(rows, mlp, dtype=BF16)
+    return lambda: thin_linear.normed_linear(stream, norm, weight, None, y, gated=True), weight.nbytes
+
+
+def _thin(bench: Bench, rows: int, what: str, tiles: thin_linear.Tiles) -> None:
+    """Beside the kernels that it stands for."""
+    ours, num_bytes = calls_over_sets(partial(a_thin_product, bench, rows, what, tiles))
+    hidden, mlp = bench.size(SHAPE.hidden_size, 64), bench.size(SHAPE.mlp_size, 96)
+    stream, delta, normed = torch.zeros(rows, hidden), *torch.zeros(2, rows, hidden, dtype=BF16)
+    gate_up, gated = torch.randn(rows, 2 * mlp, dtype=BF16), torch.randn(rows, mlp, dtype=BF16)
+    scale, theirs = torch.ones(hidden, dtype=BF16), []
+    for _ in ours:
+        weight = random_product(0, hidden if what == _DOWN else 2 * mlp, mlp if what == _DOWN else hidden, BF16)[1]
+
+        def down(weight: torch.Tensor = weight) -> None:
+            torch.mm(gated, weight.t(), out=delta)
+
+        def gate(weight: torch.Tensor = weight) -> None:
+            norm.rms_norm(stream, delta, scale, 1e-5, normed)
+            torch.mm(normed, weight.t(), out=gate_up)
+            silu_mul.silu_mul(gate_up, gated)
+
+        theirs.append(down if what == _DOWN else gate)
+    us, other_us = bench.median_ms(ours) * 1e3, bench.median_ms(theirs) * 1e3
+    note = f"{num_bytes / us / 1e3:.0f} GB/s; limit: torch's product and our kernels about it"
+    bench.emit(Row(bench.task, us, "us", other_us, other_us / us, note=note))
 
 
 def _eight_bit(bench: Bench, rows: int, kind: torch.dtype) -> None:

@@ -168,6 +168,8 @@ class _Decoded:
     limit: float | None
     """The rate at which weights and KV are read at copy speed"""
     read_bytes: float
+    way: str
+    """To compute a step, of those that were tried"""
 
     @property
     def share(self) -> float | None:
@@ -175,7 +177,7 @@ class _Decoded:
 
     @property
     def note(self) -> str:
-        return f"{self.pace.step_ms:.2f} ms a step, {self.read_bytes / 1e9:.1f} GB read"
+        return f"{self.pace.step_ms:.2f} ms a step, {self.read_bytes / 1e9:.1f} GB read, {self.way}"
 
 
 def _decoded(
@@ -193,7 +195,9 @@ def _decoded(
     weights = engine.shape.step_weight_bytes if quantized is None else engine.shape.eight_bit_step_weight_bytes
     read = weights + streams * (context + steps / 2) * engine.shape.position_bytes
     speed = bench.limits.get(COPY)
-    return _Decoded(pace, streams / pace.step_ms * 1e3, streams * speed * 1e9 / read if speed else None, read)
+    limit = streams * speed * 1e9 / read if speed else None
+    graphs = engine.runner.graphs
+    return _Decoded(pace, streams / pace.step_ms * 1e3, limit, read, graphs.chosen[graphs.bucket(streams)])
 
 
 def _prefill(bench: Bench, engines: _Engines, shape: Shape, num_tokens: int) -> None:

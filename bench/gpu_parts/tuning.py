@@ -28,6 +28,7 @@ from engine.kernels.gpu import (
     rope_cache,
     sample,
     silu_mul,
+    thin_linear,
     top_logits,
 )
 from engine.kernels.gpu.paged import is_hopper
@@ -99,6 +100,10 @@ def tunings(bench: Bench) -> list[Tuning]:
         made.append(_of("int4_linear", rows, int4_linear, int4_linear.CONFIGS, _int4, product))
         product = partial(of_ops.an_eight_bit_product, bench, bench.size(rows, 1), torch.int8)
         made.append(_of("int8_linear", rows, int8_linear, int8_linear.CONFIGS, _int8_tile, product))
+    for rows in (1, 8):
+        for what in of_ops.PRODUCTS:
+            product = partial(_thin_product, bench, bench.size(rows, 1), what)
+            made.append(_of(f"thin_linear {what}", rows, thin_linear, thin_linear.CONFIGS, _thin, product))
     return made
 
 
@@ -116,6 +121,10 @@ def _of(
 
 def _int8(bench: Bench, rows: int) -> kernels_of_ops.Made:
     return kernels_of_ops.a_quantize(bench, rows, torch.int8)
+
+
+def _thin_product(bench: Bench, rows: int, what: str) -> kernels_of_ops.Made:
+    return kernels_of_ops.a_thin_product(bench, rows, what, thin_linear.NARROW)
 
 
 def _decode(bench: Bench, num_sequences: int, context: int) -> Tuning:
@@ -188,3 +197,9 @@ def _int4(config: Config) -> Mapping[str, object]:
 def _int8_tile(config: Config) -> Mapping[str, object]:
     sizes = config.kwargs["ROWS"], config.kwargs["OUTPUTS"], config.kwargs["DEPTH"]
     return {"TILES": ((None, int8_linear.Tile(*sizes, config.num_warps, config.num_stages)),)}
+
+
+def _thin(config: Config) -> Mapping[str, object]:
+    sizes = config.kwargs["OUTPUTS"], config.kwargs["DEPTH"]
+    tile = thin_linear.Tile(*sizes, config.num_warps, config.num_stages)
+    return {"NARROW": thin_linear.Tiles(tile, tile, tile)}

@@ -43,7 +43,7 @@ class DecodeGraphs:
     def __init__(self, ways: Callable[[int], Mapping[str, Step]], most: int, device: torch.device) -> None:
         """`ways` to compute a bucket's step, by name; the first is taken where nothing can be timed."""
         self.buckets = buckets_up_to(most)
-        self._ways = ways
+        self.ways = ways
         self._device = device
         self._captured: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
         self.chosen = {bucket: next(iter(ways(bucket))) for bucket in self.buckets}
@@ -57,7 +57,7 @@ class DecodeGraphs:
         pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
         for bucket in reversed(self.buckets):  # the largest first: the others fit into what it allocated
             best_ms = float("inf")
-            ways = self._ways(bucket)
+            ways = self.ways(bucket)
             for name, step in ways.items():
                 step(bucket)
                 if self._device.type != "cuda":
@@ -74,7 +74,7 @@ class DecodeGraphs:
     def __call__(self, bucket: int) -> torch.Tensor:
         """The logits of what lies in the step's memory now."""
         if bucket not in self._captured:
-            return self._ways(bucket)[self.chosen[bucket]](bucket)
+            return self.ways(bucket)[self.chosen[bucket]](bucket)
         graph, logits = self._captured[bucket]
         graph.replay()
         return logits

@@ -8,6 +8,7 @@ import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ class GpuRunner:
         runs = max(bucket * splits for bucket, splits in self._splits.items())
         self._space = Space.allocate(decoder, max(limits.max_rows, buckets[-1]), buckets[-1], runs)
         self._inputs = InputBuffer(max(self._most_items(), self._decode(buckets[-1]).num_items), decoder.device)
-        self._thin = ThinStep.of(decoder)
+        self._thin = ThinStep.all_of(decoder)
         self.graphs = DecodeGraphs(self._ways, limits.max_sequences, decoder.device)
 
     @property
@@ -160,10 +161,10 @@ class GpuRunner:
 
     def _ways(self, bucket: int) -> dict[str, Step]:
         """To compute a step in which everybody decodes."""
-        ways: dict[str, Step] = {"torch's products": lambda bucket: self._decode_step(self.decoder, bucket)}
-        if (thin := self._thin) is not None and bucket <= MOST_ROWS:
-            ways["thin products"] = lambda bucket: self._decode_step(thin, bucket)
-        return ways
+        steps: dict[str, GpuDecoder | ThinStep] = {"torch's products": self.decoder}
+        if bucket <= MOST_ROWS:
+            steps |= self._thin
+        return {name: partial(self._decode_step, step) for name, step in steps.items()}
 
     def _decode_step(self, compute: GpuDecoder | ThinStep, bucket: int) -> torch.Tensor:
         return compute(self._inputs.inputs(self._decode(bucket)), self.cache.pool, self._space, self._splits[bucket])

@@ -15,11 +15,13 @@ from engine.kernels.gpu.norm import rms_norm
 from engine.kernels.gpu.thin_linear import (
     DTYPES,
     MOST_ROWS,
+    NARROW,
+    WIDE,
     Norm,
     Stream,
+    Tiles,
     linear_into,
     normed_linear,
-    num_parts,
     thin_linear,
 )
 
@@ -37,25 +39,27 @@ class _Layer:
 class ThinStep:
     """Steps in which everybody decodes, up to `MOST_ROWS` of them."""
 
-    def __init__(self, decoder: GpuDecoder, layers: list[_Layer]) -> None:
-        """`ThinStep.of` makes one where the model allows it."""
-        self._decoder, self._layers = decoder, layers
-        rows = MOST_ROWS * num_parts(decoder.part.hidden_size)
-        self._squares = torch.empty(rows, dtype=torch.float32, device=decoder.device)
+    def __init__(self, decoder: GpuDecoder, layers: list[_Layer], tiles: Tiles) -> None:
+        """`ThinStep.all_of` makes them where the model allows it."""
+        self._decoder, self._layers, self._tiles = decoder, layers, tiles
+        sums = MOST_ROWS * tiles.num_parts(decoder.part.hidden_size)
+        self._squares = torch.empty(sums, dtype=torch.float32, device=decoder.device)
 
     @classmethod
-    def of(cls, decoder: GpuDecoder) -> "ThinStep | None":
-        """None where weights are quantized, of float32, or split among ranks, whose sums come in between."""
+    def all_of(cls, decoder: GpuDecoder) -> "dict[str, ThinStep]":
+        """By name, one for each way to cut the products; none where weights are quantized, of float32, or split among
+        ranks, whose sums come in between."""
         if decoder.dtype not in DTYPES or decoder.ranks.size > 1:
-            return None
+            return {}
         layers = []
         for layer in decoder.layers:
             products = layer.qkv, layer.output, layer.gate_up, layer.down
             plain = [product for product in products if isinstance(product, Linear)]
             if len(plain) < len(products):
-                return None
+                return {}
             layers.append(_Layer(*plain))
-        return cls(decoder, layers)
+        tiles = {"thin products": NARROW, "thin products in wider tiles": WIDE}
+        return {name: cls(decoder, layers, tiles) for name, tiles in tiles.items()}
 
     @torch.inference_mode()
     def __call__(self, inputs: Inputs, pool: torch.Tensor, space: Space, splits: int) -> torch.Tensor:
@@ -63,14 +67,14 @@ class ThinStep:
         decoder, rows = self._decoder, inputs.num_sampled
         assert rows == inputs.num_decode
         assert inputs.kept_rows is None
-        stream = Stream(space.hidden[:rows], self._squares)
+        stream = Stream(space.hidden[:rows], self._squares, self._tiles)
         normed, qkv, gated = space.normed[:rows], space.qkv[:rows], space.gated[:rows]
         stream.hidden.copy_(decoder.embedding.index_select(0, inputs.token_ids))
         eps = decoder.part.rms_eps
         for index, (layer, products) in enumerate(zip(decoder.layers, self._layers, strict=True)):
             if index == 0:  # nobody has added to the stream yet
                 rms_norm(stream.hidden, None, layer.input_norm, eps, normed)
-                thin_linear(normed, products.qkv.weight, products.qkv.bias, qkv)
+                thin_linear(normed, products.qkv.weight, products.qkv.bias, qkv, self._tiles.plain)
             else:
                 norm = Norm(layer.input_norm, eps)
                 normed_linear(stream, norm, products.qkv.weight, products.qkv.bias, qkv)

@@ -36,8 +36,24 @@ class Tile:
     num_stages: int
 
 
-NORMED, PLAIN, GATED = Tile(16, 128, 2, 6), Tile(16, 256, 2, 5), Tile(16, 128, 4, 5)
-"""By what a product is of; `GATED` has as many gates as outputs, and reads both."""
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Those of one step."""
+
+    plain: Tile
+    normed: Tile
+    gated: Tile
+    """Has as many gates as outputs, and reads both."""
+
+    def num_parts(self, size: int) -> int:
+        """Sums of squares of one row of a residual stream of so many numbers."""
+        return -(-size // self.plain.outputs)
+
+
+NARROW = Tiles(plain=Tile(16, 256, 2, 5), normed=Tile(16, 128, 2, 6), gated=Tile(16, 128, 4, 5))
+"""The most programs: an output of 4,096 is 256 of them."""
+WIDE = Tiles(plain=Tile(32, 256, 4, 4), normed=Tile(32, 128, 4, 5), gated=Tile(32, 128, 4, 4))
+"""Rows of x are read half as often."""
 CONFIGS = tuple(
     triton.Config({"OUTPUTS": outputs, "DEPTH": depth}, num_warps=warps, num_stages=stages)
     for outputs in (16, 32, 64)
@@ -60,17 +76,13 @@ class Norm:
 class Stream:
     """The residual stream of a step, and what is known of its squares."""
 
-    def __init__(self, hidden: torch.Tensor, squares: torch.Tensor) -> None:
-        """`hidden` `[T, K]` float32; `squares` has room for `num_parts(K)` sums of each row."""
-        num_rows, size = hidden.shape
+    def __init__(self, hidden: torch.Tensor, squares: torch.Tensor, tiles: Tiles) -> None:
+        """`hidden` `[T, K]` float32; `squares` has room for `tiles.num_parts(K)` sums of each row."""
+        num_rows, parts = len(hidden), tiles.num_parts(hidden.shape[1])
         self.hidden = hidden
-        self.squares = squares[: num_rows * num_parts(size)].view(num_rows, -1)
+        self.tiles = tiles
+        self.squares = squares[: num_rows * parts].view(num_rows, parts)
         """[T, tiles] float32: of the columns that one program added to"""
-
-
-def num_parts(size: int) -> int:
-    """Sums of squares of one row of the residual stream."""
-    return -(-size // PLAIN.outputs)
 
 
 def thin_linear_reference(
@@ -175,13 +187,14 @@ def thin_linear(
     weight: torch.Tensor,
     bias: torch.Tensor | None,
     out: torch.Tensor,
+    tile: Tile,
 ) -> None:
     """Write the products of `x` `[T, K]` with `weight` `[N, K]` to `out` `[T, N]`, of any float type.
 
     `bias` is `[N]`, of the type of `x` and `weight`. All contiguous; T is `MOST_ROWS` at most.
     """
     _check(x, weight, bias, weight.dtype)
-    _launch(PLAIN, x, weight, bias, None, None, out, None)
+    _launch(tile, x, weight, bias, None, None, out, None)
 
 
 def normed_linear(
@@ -196,13 +209,14 @@ def normed_linear(
     """As `thin_linear`, of the norm of the residual stream. `gated`: `weight` is `[2N, K]`, gates first."""
     _check(stream.hidden, weight, bias, torch.float32)
     assert norm.weight.shape == weight.shape[1:]
-    _launch(GATED if gated else NORMED, stream.hidden, weight, bias, norm, stream.squares, out, None, gated=gated)
+    tile = stream.tiles.gated if gated else stream.tiles.normed
+    _launch(tile, stream.hidden, weight, bias, norm, stream.squares, out, None, gated=gated)
 
 
 def linear_into(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stream: Stream) -> None:
     """Add the products of `x` `[T, K]` with `weight` `[N, K]` to the residual stream, and note its squares."""
     _check(x, weight, bias, weight.dtype)
-    _launch(PLAIN, x, weight, bias, None, None, None, stream)
+    _launch(stream.tiles.plain, x, weight, bias, None, None, None, stream)
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
@@ -272,10 +286,14 @@ def _compiled(tile: Tile, kind: str, *, gated: bool = False, item: str = "*bf16"
     return Compiled(_thin_linear, signature, constants, tile.num_warps, tile.num_stages)
 
 
-COMPILED = (
-    _compiled(NORMED, "norm"),
-    _compiled(NORMED, "norm", item="*fp16", with_bias=True),
-    _compiled(GATED, "norm", gated=True),
-    _compiled(PLAIN, "add"),
-    _compiled(PLAIN, "rows"),
+COMPILED = tuple(
+    one
+    for tiles in (NARROW, WIDE)
+    for one in (
+        _compiled(tiles.normed, "norm"),
+        _compiled(tiles.normed, "norm", item="*fp16", with_bias=True),
+        _compiled(tiles.gated, "norm", gated=True),
+        _compiled(tiles.plain, "add"),
+        _compiled(tiles.plain, "rows"),
+    )
 )

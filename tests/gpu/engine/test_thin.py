@@ -16,16 +16,16 @@ SPECS = {
     "head-norms": spec_of(qk_norm=True, sliding_window=7, sliding_layers=frozenset({1})),
     "one-layer": spec_of(num_layers=1),
 }
-THIN = "thin products"
+THIN = ("thin products", "thin products in wider tiles")
 
 
-@pytest.mark.parametrize("name", SPECS)
-def test_steps_agree_with_those_of_torchs_products_and_with_the_cpu(name: str) -> None:
+@pytest.mark.parametrize(("name", "way"), [*((name, THIN[0]) for name in SPECS), ("llama", THIN[1])])
+def test_steps_agree_with_those_of_torchs_products_and_with_the_cpu(name: str, way: str) -> None:
     limits = StepLimits(max_sequences=3, max_step_tokens=48)
     plain, thin = (Engines.of(SPECS[name], dtype=torch.float16, limits=limits) for _ in range(2))
     for bucket in thin.gpu.graphs.buckets:
-        assert thin.gpu.graphs.chosen[bucket] != THIN, "the first where nothing is timed"
-        thin.gpu.graphs.chosen[bucket] = THIN
+        assert thin.gpu.graphs.chosen[bucket] not in THIN, "the first where nothing is timed"
+        thin.gpu.graphs.chosen[bucket] = way
     sequences = [sequence_of(str(length), list(range(5, 5 + length))) for length in (21, 10, 9)]
     scattered(sequences, 3)
     a, b, c = sequences
@@ -56,13 +56,13 @@ def test_it_is_there_where_products_are_of_sixteen_bits(fields: dict[str, torch.
     spec: ModelSpec = spec_of(num_layers=1)
     decoder = GpuDecoder(spec, weights_of(spec), MAX_CONTEXT, device=torch.get_default_device(), **fields)
 
-    assert (ThinStep.of(decoder) is not None) is is_there
+    assert tuple(ThinStep.all_of(decoder)) == (THIN if is_there else ())
 
 
 def test_more_rows_than_it_takes_are_left_to_torchs_products() -> None:
     engines = Engines.of(spec_of(num_layers=1), dtype=torch.float16, limits=StepLimits(40, 48))
     graphs = engines.gpu.graphs
 
-    by_thin = {bucket for bucket in graphs.buckets if THIN in graphs._ways(bucket)}
+    by_thin = {bucket for bucket in graphs.buckets if len(graphs.ways(bucket)) > 1}
 
     assert by_thin == {1, 2, 4, 8, 16}

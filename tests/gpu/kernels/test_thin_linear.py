@@ -3,15 +3,17 @@
 import pytest
 import torch
 
-from engine.kernels.gpu import thin_linear as thin
 from engine.kernels.gpu.norm import rms_norm
 from engine.kernels.gpu.thin_linear import (
     MOST_ROWS,
+    NARROW,
+    WIDE,
     Norm,
     Stream,
+    Tile,
+    Tiles,
     linear_into,
     normed_linear,
-    num_parts,
     thin_linear,
     thin_linear_reference,
 )
@@ -26,9 +28,10 @@ def numbers(*shape: int) -> torch.Tensor:
     return (torch.randn(shape) / shape[-1] ** 0.5).to(ITEM)
 
 
-def stream_of(num_rows: int, size: int) -> Stream:
+def stream_of(num_rows: int, size: int, tiles: Tiles = NARROW) -> Stream:
     """With sums of squares as the products before left them; what lies behind them is no number."""
-    stream = Stream(torch.zeros(num_rows, size), torch.full((MOST_ROWS * num_parts(size) + 9,), torch.nan))
+    squares = torch.full((MOST_ROWS * tiles.num_parts(size) + 9,), torch.nan)
+    stream = Stream(torch.zeros(num_rows, size), squares, tiles)
     linear_into(numbers(num_rows, 64), numbers(size, 64) * 9, None, stream)
     return stream
 
@@ -45,7 +48,7 @@ def test_products_agree_with_the_twin(size: tuple[int, int, int], with_bias: boo
     x, weight, bias = numbers(num_rows, depth), numbers(num_outputs, depth), numbers(num_outputs) if with_bias else None
     out = torch.full((num_rows, num_outputs), torch.nan, dtype=to)
 
-    thin_linear(x, weight, bias, out)
+    thin_linear(x, weight, bias, out, NARROW.plain)
 
     close(out, thin_linear_reference(x, weight, bias))
 
@@ -93,22 +96,21 @@ def test_a_norm_is_that_of_the_norms_kernel() -> None:
 
 
 def test_nothing_is_written_for_no_rows() -> None:
-    thin_linear(numbers(0, 32), numbers(8, 32), None, torch.empty(0, 8))
+    thin_linear(numbers(0, 32), numbers(8, 32), None, torch.empty(0, 8), NARROW.plain)
 
 
-@pytest.mark.parametrize("tile", [(32, 64), (64, 256)])
-def test_tiles_that_a_bench_may_choose_agree(tile: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = thin.Tile(*tile, num_warps=2, num_stages=3)
-    for name in ("NORMED", "PLAIN", "GATED"):
-        monkeypatch.setattr(thin, name, chosen)
-    stream, norm, weight = stream_of(2, 200), Norm(numbers(200), EPS), numbers(60, 200)
-    out = torch.empty(2, 30, dtype=ITEM)
+@pytest.mark.parametrize("tiles", [WIDE, Tiles(*(Tile(64, depth, 2, 3) for depth in (256, 64, 32)))])
+def test_products_in_other_tiles_agree(tiles: Tiles) -> None:
+    stream, norm, weight = stream_of(2, 200, tiles), Norm(numbers(200), EPS), numbers(60, 200)
+    out, plain = torch.empty(2, 30, dtype=ITEM), torch.empty(2, 60, dtype=ITEM)
 
     normed_linear(stream, norm, weight, None, out, gated=True)
+    normed_linear(stream, norm, weight, None, plain)
 
     close(out, thin_linear_reference(stream.hidden, weight, None, norm, gated=True))
+    close(plain, thin_linear_reference(stream.hidden, weight, None, norm))
 
 
 def test_more_rows_than_a_tile_has_are_refused() -> None:
     with pytest.raises(AssertionError):
-        thin_linear(numbers(MOST_ROWS + 1, 32), numbers(8, 32), None, torch.empty(MOST_ROWS + 1, 8))
+        thin_linear(numbers(MOST_ROWS + 1, 32), numbers(8, 32), None, torch.empty(MOST_ROWS + 1, 8), NARROW.plain)
