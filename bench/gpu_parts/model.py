@@ -35,7 +35,7 @@ _SHARES = {1: 0.80, 256: 0.75}
 _TOKENS_PER_S = {64: 10_000.0}
 _OF_GEMM, _MOST_GAP = 0.60, 0.03
 _BF16_RATE, _TIMES_BF16, _TIMES_RIVAL = "8B bf16 tok/s", 1.5, 3.0
-_REPEATS = 5
+_REPEATS, _AGAIN = 5, 30
 
 
 class _Engines:
@@ -117,6 +117,11 @@ def _agree(bench: Bench, engines: _Engines, shape: Shape) -> None:
     again = with_blocks(sequence, range(2 * half - 1, half - 1, -1))
     engine.logits(again, 0, length - 1)
     judge(bench, bench.task, worst_row_error(engine.logits(again, length - 1, length), whole), 5e-2)
+    for name, step in engine.runner.graphs.ways(1).items():  # what the step reads is still there
+        first = step(1).clone()
+        judge(bench, f"{bench.task}: by {name}", worst_row_error(first, whole), 5e-2)
+        moved = sum(not torch.equal(step(1), first) for _ in range(bench.size(_AGAIN, 2)))
+        judge(bench, f"{bench.task}: by {name}, again", moved, 0.0, f"of {_AGAIN} other, as by a race")
 
 
 def _decode(bench: Bench, engines: _Engines, shape: Shape, num_streams: int) -> None:

@@ -167,17 +167,22 @@ class GpuDecoder:
         pool: torch.Tensor,
         space: Space,
         splits: int,
+        *,
+        is_early: bool = False,
     ) -> torch.Tensor:
-        """Attention of one layer, to what `qkv` `[T, (H + 2K) * D]` has too, which goes into the pool; `[T, H * D]`."""
+        """Attention of one layer, to what `qkv` `[T, (H + 2K) * D]` has too, which goes into the pool; `[T, H * D]`.
+        `is_early`: whether decode's kernels are launched before those before them have ended."""
         spec, decoding = self.part, inputs.num_decode
-        rope_cache(qkv, self.rope, inputs.positions, inputs.slots, pool, index, layer.head_norms, spec.rms_eps)
+        rope = self.rope, inputs.positions, inputs.slots
+        rope_cache(qkv, *rope, pool, index, layer.head_norms, spec.rms_eps, is_early=is_early)
         queries = qkv.view(len(qkv), -1, spec.head_dim)[:, : spec.num_heads]  # [T, H, D]
         attended = space.attended[: len(qkv)]
         out = attended.view(len(qkv), spec.num_heads, spec.head_dim)
         tables, lengths = inputs.block_tables, inputs.context_lens
         if decoding:
             some = tables[:decoding], lengths[:decoding], out[:decoding]
-            decode_attention(queries[:decoding], pool, index, *some, space.runs, splits, layer.window)
+            runs = space.runs, splits, layer.window
+            decode_attention(queries[:decoding], pool, index, *some, *runs, is_early=is_early)
         if len(inputs.tiles):
             starts = inputs.query_starts
             prefill_attention(queries, pool, index, tables, starts, lengths, inputs.tiles, out, layer.window)

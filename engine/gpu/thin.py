@@ -4,13 +4,14 @@ in seven kernels each instead of eleven (`engine/kernels/gpu/thin_linear.py`).
 Whether that is faster than torch's products is measured on each GPU (`graphs.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from engine.gpu.decoder import GpuDecoder, Space
 from engine.gpu.inputs import Inputs
 from engine.gpu.linear import Linear
+from engine.kernels.gpu.early import can_launch_early
 from engine.kernels.gpu.norm import rms_norm
 from engine.kernels.gpu.thin_linear import (
     DTYPES,
@@ -59,6 +60,8 @@ class ThinStep:
                 return {}
             layers.append(_Layer(*plain))
         tiles = {"thin products": NARROW, "thin products in wider tiles": WIDE}
+        if can_launch_early(decoder.device):
+            tiles |= {f"{name}, launched early": replace(one, is_early=True) for name, one in tiles.items()}
         return {name: cls(decoder, layers, tiles) for name, tiles in tiles.items()}
 
     @torch.inference_mode()
@@ -78,7 +81,7 @@ class ThinStep:
             else:
                 norm = Norm(layer.input_norm, eps)
                 normed_linear(stream, norm, products.qkv.weight, products.qkv.bias, qkv)
-            attended = decoder.attend(qkv, inputs, layer, index, pool, space, splits)
+            attended = decoder.attend(qkv, inputs, layer, index, pool, space, splits, is_early=self._tiles.is_early)
             linear_into(attended, products.output.weight, products.output.bias, stream)
             norm = Norm(layer.post_norm, eps)
             normed_linear(stream, norm, products.gate_up.weight, products.gate_up.bias, gated, gated=True)

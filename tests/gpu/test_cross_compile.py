@@ -45,6 +45,18 @@ def test_a_kernel_compiles_without_spills(name: str, found: dict[str, dict[str, 
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_a_kernel_that_is_launched_early_waits_before_it_touches_memory(
+    name: str, found: dict[str, dict[str, Any]]
+) -> None:
+    is_early = CASES[name].compiled.constants.get("EARLY", False)
+    assert found[name]["awaits"] is (True if is_early else None)
+
+
+def test_some_kernels_are_launched_early() -> None:
+    assert sum(bool(case.compiled.constants.get("EARLY")) for case in CASES.values()) >= 9
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_a_kernel_is_not_compiled_anew_while_requests_wait(name: str, found: dict[str, dict[str, Any]]) -> None:
     """What it is specialized for stays as it is while a model is served."""
     assert not {"count", "num_rows", "table_stride"} & set(found[name]["specialized"])

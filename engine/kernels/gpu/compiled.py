@@ -19,6 +19,7 @@ SHARED_BYTES: Mapping[int, int] = {80: 163 << 10, 90: 227 << 10}
 """Shared memory that one block of threads can have, by compute capability."""
 _WARP_THREADS = 32
 _MULTIPLE = ":16"
+_TOUCHES = re.compile(r"^\s*(@%p\d+ )?(ld\.global|st\.global|cp\.async|atom|red)\b", re.MULTILINE)
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
 
@@ -48,6 +49,8 @@ class Resources:
     """Local memory of one thread: what did not fit into registers"""
     shared_bytes: int
     """Shared memory of one block of threads"""
+    awaits: bool | None
+    """Whether it waits for the kernels before it before it touches memory (`early.py`); None: it does not wait"""
 
 
 def cross_compile(compiled: Compiled, capability: int) -> Resources:
@@ -72,7 +75,12 @@ def cross_compile(compiled: Compiled, capability: int) -> Resources:
         options={"num_warps": compiled.num_warps, "num_stages": compiled.num_stages, "enable_fp_fusion": True},
     )
     registers, stack_bytes, local_bytes = _usage(binary.asm["cubin"])
-    return Resources(registers, stack_bytes + local_bytes, binary.metadata.shared)
+    return Resources(registers, stack_bytes + local_bytes, binary.metadata.shared, _awaits(binary.asm["ptx"]))
+
+
+def _awaits(ptx: str) -> bool | None:
+    before, wait, _ = ptx.partition("griddepcontrol.wait")
+    return not _TOUCHES.search(before) if wait else None
 
 
 def _usage(cubin: bytes) -> tuple[int, ...]:

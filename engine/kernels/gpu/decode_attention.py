@@ -24,6 +24,7 @@ import triton
 import triton.language as tl
 
 from engine.kernels.gpu.compiled import Compiled
+from engine.kernels.gpu.early import await_others
 from engine.kernels.gpu.paged import HIDDEN, LOG2_E, check_heads, is_hopper, load_rows, row_offsets
 from engine.kernels.gpu.runs import MIN_RUN, Workspace
 
@@ -90,8 +91,11 @@ def decode_attention_kernel(  # type: ignore[no-untyped-def]
     ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     PRECISION: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One run; grid (K, SPLITS, S). A program whose run lies behind the sequence's end returns at once."""
+    if EARLY:
+        await_others()
     kv_head, split, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2).to(tl.int64)
     length = tl.load(context_lens + sequence)
     begin, run = _runs(length, WINDOW, SPLITS, RUN, BLOCK_N)
@@ -157,8 +161,11 @@ def join_kernel(  # type: ignore[no-untyped-def]
     RUN: tl.constexpr,
     BLOCK_N: tl.constexpr,
     TILE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """Normalise the sum over the runs of one head of one sequence; grid (H, S)."""
+    if EARLY:
+        await_others()
     head, sequence = tl.program_id(0), tl.program_id(1).to(tl.int64)
     length = tl.load(context_lens + sequence)
     begin, run = _runs(length, WINDOW, SPLITS, RUN, BLOCK_N)
@@ -230,13 +237,16 @@ def decode_attention(
     workspace: Workspace,
     splits: int,
     window: int | None = None,
+    *,
+    is_early: bool = False,
 ) -> None:
     """Write `out` `[S, H, D]`: what `queries` `[S, H, D]` attend to; either may be a part of longer rows.
 
     `pool` is `[N, L, 2, K, P, D]` of the queries' type, `block_tables` `[S, max blocks]` int32; `context_lens` `[S]`
     int32 are the positions of each sequence, the new one included, and 0 for a row of padding, whose `out` is 0. With
     a `window` only the last so many are visible. `splits` is what `choose_splits` says, and `workspace` has `S *
-    splits` rows or more. Raises ConfigError for shapes and types that the kernel was not made for.
+    splits` rows or more. `is_early`: as `early.py` has it. Raises ConfigError for shapes and types that the kernel was
+    not made for.
     """
     check_heads(queries, pool, out)
     num_sequences, num_heads, head_dim = queries.shape
@@ -247,7 +257,7 @@ def decode_attention(
         return
     tile = choose_tile(pool)
     group = num_heads // num_kv_heads
-    runs = {"WINDOW": window or 0, "SPLITS": splits, "RUN": MIN_RUN, "BLOCK_N": tile.block_n}
+    runs = {"WINDOW": window or 0, "SPLITS": splits, "RUN": MIN_RUN, "BLOCK_N": tile.block_n, "EARLY": is_early}
     shape = {"D": head_dim, "PADDED": triton.next_power_of_2(head_dim), "OUT_STRIDE": out.stride(0)}
     partial = workspace.totals, workspace.peaks, workspace.weights
     decode_attention_kernel[num_kv_heads, splits, num_sequences](
@@ -271,6 +281,7 @@ def decode_attention(
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
         enable_fp_fusion=True,
+        launch_pdl=is_early,
     )
     if splits > 1:
         join_kernel[num_heads, num_sequences](
@@ -283,18 +294,26 @@ def decode_attention(
             **runs,
             num_warps=JOIN_WARPS,
             enable_fp_fusion=True,
+            launch_pdl=is_early,
         )
 
 
 def _compiled(
-    head_dim: int, group: int, chip: int, *, splits: int = 4, window: int = 0, item: str = "bf16"
+    head_dim: int,
+    group: int,
+    chip: int,
+    *,
+    splits: int = 4,
+    window: int = 0,
+    item: str = "bf16",
+    is_early: bool = False,
 ) -> list[Compiled]:
     """The kernels for one shape on one chip: 8 KV heads, 32 layers, blocks of 16."""
     padded = triton.next_power_of_2(head_dim)
     tile = FLOAT32_TILE if item == "fp32" else TILES[chip >= 90, padded]
     partial = {**dict.fromkeys(("totals", "peaks", "weights"), "*fp32"), "context_lens": "*i32", "out": f"*{item}"}
     tensors = {**partial, "queries": f"*{item}", "keys": f"*{item}", "block_tables": "*i32", "table_stride": "i32"}
-    runs = {"WINDOW": window, "SPLITS": splits, "RUN": MIN_RUN, "BLOCK_N": tile.block_n}
+    runs = {"WINDOW": window, "SPLITS": splits, "RUN": MIN_RUN, "BLOCK_N": tile.block_n, "EARLY": is_early}
     shape = {"D": head_dim, "PADDED": padded, "OUT_STRIDE": 8 * group * head_dim, **runs}
     pool = {"K": 8, "GROUP": group, "P": 16, "BLOCK_STRIDE": 32 * 2 * 8 * 16 * head_dim}
     rows = {"ROWS": max(16, triton.next_power_of_2(group)), "QUERY_STRIDE": 8 * (group + 2) * head_dim}
@@ -318,6 +337,7 @@ COMPILED: tuple[Compiled, ...] = tuple(
         _compiled(100, 3, chip, splits=1),
         _compiled(128, 32, chip),
         *(_compiled(head_dim, 4, chip, item="fp32", splits=1) for head_dim in (64, 128, 256)),
+        *((_compiled(128, 4, chip, is_early=True),) if chip >= 90 else ()),
     )
     for one in ones
 )

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from engine.kernels.gpu.compiled import Compiled
+from engine.kernels.gpu.early import await_others
 
 _FEW_TOKENS = 256
 _WIDEST = 256
@@ -73,7 +74,10 @@ def _rope_cache(  # type: ignore[no-untyped-def]
     layer_start,
     HEADS: tl.constexpr,
     HALF: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    if EARLY:
+        await_others()
     row = tl.program_id(0).to(tl.int64)
     heads = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     columns = tl.arange(0, HALF)[None, :]
@@ -120,13 +124,15 @@ def rope_cache(
     layer: int,
     head_norms: torch.Tensor | None = None,
     eps: float = 0.0,
+    *,
+    is_early: bool = False,
 ) -> None:
     """Rotate the queries of `qkv` `[T, (H + 2K) * D]` in place; store its keys, rotated, and its values in `layer` of
     `pool` `[N, L, 2, K, P, D]`. The keys of `qkv` stay as they were.
 
     `table` `[max context, D]` float32 holds the cosines of each position, then its sines; `positions` and `slots` are
     `[T]`, of a slot below 0 nothing is stored; `head_norms` `[2, D]` are the weights of the query norm and of the key
-    norm.
+    norm. `is_early`: as `early.py` has it.
     """
     num_kv_heads, block_tokens, head_dim = pool.shape[3:]
     num_rows, width = qkv.shape
@@ -161,7 +167,9 @@ def rope_cache(
             layer * pool.stride(1),
             HEADS=heads,
             HALF=half,
+            EARLY=is_early,
             num_warps=_num_warps(heads * half),
+            launch_pdl=is_early,
         )
 
 
@@ -173,16 +181,17 @@ _COUNTS = ("num_heads", "num_kv_heads", "block_tokens")
 _SIZES = ("half", "kind_stride", "head_stride", "slot_stride")
 
 
-def _compiled(heads: int, half: int, with_norms: bool, index: str = "*i64") -> Compiled:
+def _compiled(heads: int, half: int, with_norms: bool, index: str = "*i64", *, is_early: bool = False) -> Compiled:
     signature = {"qkv": "*bf16", "table": "*fp32", "positions": index, "slots": index, "pool": "*bf16", "eps": "fp32"}
     signature |= dict.fromkeys(_COUNTS, "i32") | dict.fromkeys(_SIZES, "i32:16")
     signature |= {"block_stride": "i64:16", "layer_start": "i64:16"}
-    constants: dict[str, object] = {"HEADS": heads, "HALF": half}
+    constants: dict[str, object] = {"HEADS": heads, "HALF": half, "EARLY": is_early}
     if with_norms:
         signature["head_norms"] = "*bf16"
     else:
         constants["head_norms"] = None
-    return Compiled(_rope_cache, signature, constants, _num_warps(heads * half))
+    capabilities = (90,) if is_early else (80, 90)
+    return Compiled(_rope_cache, signature, constants, _num_warps(heads * half), capabilities=capabilities)
 
 
 COMPILED = (
@@ -192,4 +201,5 @@ COMPILED = (
     _compiled(8, 128, True),
     _compiled(4, 64, True, "*i32"),  # as the engine's inputs are
     _compiled(16, 64, False, "*i32"),
+    _compiled(4, 64, False, "*i32", is_early=True),
 )

@@ -21,8 +21,14 @@ import triton
 import triton.language as tl
 
 from engine.kernels.gpu.compiled import Compiled
+from engine.kernels.gpu.early import await_others, fetch_ahead
 
 MOST_ROWS = 16
+LINE_ITEMS = tl.constexpr(64)
+"""Of a line of the cache, 128 bytes"""
+_AHEAD = 32
+"""Lines of each row of W that a program fetches before it may begin: 64 KB, which all programs together leave room
+for in the cache"""
 DTYPES = (torch.bfloat16, torch.float16)
 
 
@@ -44,6 +50,8 @@ class Tiles:
     normed: Tile
     gated: Tile
     """Has as many gates as outputs, and reads both."""
+    is_early: bool = False
+    """Whether kernels are launched before those before them have ended (`early.py`)"""
 
     def num_parts(self, size: int) -> int:
         """Sums of squares of one row of a residual stream of so many numbers."""
@@ -131,6 +139,8 @@ def _thin_linear(  # type: ignore[no-untyped-def]
     PARTS: tl.constexpr,
     GATED: tl.constexpr,
     WHOLE: tl.constexpr,
+    EARLY: tl.constexpr,
+    AHEAD: tl.constexpr,
 ):
     """Some outputs of all rows; grid (tiles of outputs). `WHOLE`: the depth is a multiple of `DEPTH`."""
     tile = tl.program_id(0)
@@ -138,6 +148,14 @@ def _thin_linear(  # type: ignore[no-untyped-def]
     output = tile * OUTPUTS + tl.arange(0, OUTPUTS)
     is_row, is_output = row < num_rows, output < num_outputs
     item: tl.constexpr = weight.dtype.element_ty
+    if EARLY:
+        line = tl.minimum(tl.arange(0, AHEAD) * LINE_ITEMS, depth - 1)
+        own = weight + tl.minimum(output, num_outputs - 1).to(tl.int64)[:, None] * depth
+        fetch_ahead(own + line[None, :])
+        if GATED:
+            own = weight + tl.minimum(output + num_outputs, 2 * num_outputs - 1).to(tl.int64)[:, None] * depth
+            fetch_ahead(own + line[None, :])
+        await_others()
     scale = tl.zeros([ROWS], tl.float32)
     if norm is not None:
         part = tl.arange(0, PARTS)
@@ -210,13 +228,15 @@ def normed_linear(
     _check(stream.hidden, weight, bias, torch.float32)
     assert norm.weight.shape == weight.shape[1:]
     tile = stream.tiles.gated if gated else stream.tiles.normed
-    _launch(tile, stream.hidden, weight, bias, norm, stream.squares, out, None, gated=gated)
+    _launch(
+        tile, stream.hidden, weight, bias, norm, stream.squares, out, None, gated=gated, is_early=stream.tiles.is_early
+    )
 
 
 def linear_into(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, stream: Stream) -> None:
     """Add the products of `x` `[T, K]` with `weight` `[N, K]` to the residual stream, and note its squares."""
     _check(x, weight, bias, weight.dtype)
-    _launch(stream.tiles.plain, x, weight, bias, None, None, None, stream)
+    _launch(stream.tiles.plain, x, weight, bias, None, None, None, stream, is_early=stream.tiles.is_early)
 
 
 def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> None:
@@ -239,6 +259,7 @@ def _launch(
     into: Stream | None,
     *,
     gated: bool = False,
+    is_early: bool = False,
 ) -> None:
     (num_rows, depth), num_outputs = x.shape, len(weight) // (2 if gated else 1)
     to = into.hidden if into is not None else out
@@ -267,23 +288,36 @@ def _launch(
             PARTS=triton.next_power_of_2(parts),
             GATED=gated,
             WHOLE=depth % tile.depth == 0,
+            EARLY=is_early,
+            AHEAD=_AHEAD // (2 if gated else 1),
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
+            launch_pdl=is_early,
         )
 
 
-def _compiled(tile: Tile, kind: str, *, gated: bool = False, item: str = "*bf16", with_bias: bool = False) -> Compiled:
+def _compiled(
+    tile: Tile,
+    kind: str,
+    *,
+    gated: bool = False,
+    item: str = "*bf16",
+    to: str = "*bf16",
+    with_bias: bool = False,
+    is_early: bool = False,
+) -> Compiled:
     """`kind` is what a product is for: "rows", of the model's type, "norm", "add"."""
     signature = {"x": "*fp32" if kind == "norm" else item, "weight": item, "eps": "fp32", "num_rows": "i32"}
     signature |= dict.fromkeys(("num_outputs", "depth", "parts"), "i32:16")
-    given = {"norm": {"norm": item, "squares": "*fp32", "out": item}, "rows": {"out": "*fp32"}}
+    given = {"norm": {"norm": item, "squares": "*fp32", "out": to}, "rows": {"out": to}}
     signature |= given.get(kind, dict.fromkeys(("hidden", "new_squares"), "*fp32"))
     signature |= {"bias": item} if with_bias else {}
     pointers = ("bias", "norm", "squares", "out", "hidden", "new_squares")
     constants: dict[str, object] = {name: None for name in pointers if name not in signature}
     constants |= {"ROWS": MOST_ROWS, "OUTPUTS": tile.outputs, "DEPTH": tile.depth, "GATED": gated, "WHOLE": True}
-    constants |= {"PARTS": 256 if kind == "norm" else 1}
-    return Compiled(_thin_linear, signature, constants, tile.num_warps, tile.num_stages)
+    constants |= {"PARTS": 256 if kind == "norm" else 1, "EARLY": is_early, "AHEAD": _AHEAD // (2 if gated else 1)}
+    capabilities = (90,) if is_early else (80, 90)
+    return Compiled(_thin_linear, signature, constants, tile.num_warps, tile.num_stages, capabilities)
 
 
 COMPILED = tuple(
@@ -291,9 +325,13 @@ COMPILED = tuple(
     for tiles in (NARROW, WIDE)
     for one in (
         _compiled(tiles.normed, "norm"),
-        _compiled(tiles.normed, "norm", item="*fp16", with_bias=True),
+        _compiled(tiles.normed, "norm", to="*fp32"),
+        _compiled(tiles.normed, "norm", item="*fp16", to="*fp16", with_bias=True),
         _compiled(tiles.gated, "norm", gated=True),
         _compiled(tiles.plain, "add"),
         _compiled(tiles.plain, "rows"),
+        _compiled(tiles.normed, "norm", is_early=True),
+        _compiled(tiles.gated, "norm", gated=True, is_early=True),
+        _compiled(tiles.plain, "add", is_early=True),
     )
 )
