@@ -60,7 +60,7 @@ class Tiles:
 
 NARROW = Tiles(plain=Tile(16, 256, 2, 5), normed=Tile(16, 128, 2, 6), gated=Tile(16, 128, 4, 5))
 """The most programs: an output of 4,096 is 256 of them."""
-WIDE = Tiles(plain=Tile(32, 256, 4, 4), normed=Tile(32, 128, 4, 5), gated=Tile(32, 128, 4, 4))
+WIDE = Tiles(plain=Tile(32, 128, 4, 6), normed=Tile(32, 128, 4, 5), gated=Tile(32, 128, 4, 4))
 """Rows of x are read half as often."""
 CONFIGS = tuple(
     triton.Config({"OUTPUTS": outputs, "DEPTH": depth}, num_warps=warps, num_stages=stages)
