@@ -9,6 +9,7 @@ from bench.gpu_parts.bench import Bench, Task
 from bench.gpu_parts.errors import SHORT, TOLERANCE, judge, share_unequal, worst_row_error
 from bench.gpu_parts.inputs import rope_table
 from bench.gpu_parts.report import Row
+from bench.gpu_parts.shapes import LLAMA_8B
 from engine.kernels import eight_bits
 from engine.kernels.gpu import (
     copy_blocks,
@@ -28,6 +29,8 @@ ROUNDED = {torch.bfloat16: 5e-3, torch.float16: 1e-3, torch.float32: 1e-5}
 """Of results that were rounded once."""
 _SUMMED = 1e-4
 """Of sums in float32 by a matrix unit, which cuts off where it should round."""
+FAST_SUMS = 2e-2
+"""Of float8 products whose sums stay in the tensor cores, with some 14 bits, over thousands of inputs."""
 _EPS = 1e-5
 
 
@@ -58,9 +61,9 @@ def tasks(bench: Bench, dtypes: tuple[torch.dtype, ...]) -> Iterator[Task]:
             full = f"{name} {SHORT[dtype]}"
             yield Task(full, partial(check, bench, full, dtype))
     to = torch.bfloat16 if not bench.is_dry else torch.float32
-    for rows in (1, 33, 200):
-        name = f"fp8_linear, {rows} row{'' if rows == 1 else 's'}"
-        yield Task(name, partial(_eight_bit, bench, name, to, num_rows=rows, kind=torch.float8_e4m3fn))
+    for rows, depth in ((1, 2048), (33, 2048), (200, 2048), (1, LLAMA_8B.mlp_size), (64, LLAMA_8B.mlp_size)):
+        name = f"fp8_linear, {rows} row{'' if rows == 1 else 's'} of {depth}"
+        yield Task(name, partial(_eight_bit, bench, name, to, num_rows=rows, depth=depth, kind=torch.float8_e4m3fn))
 
 
 def _norm(bench: Bench, name: str, dtype: torch.dtype, *, with_delta: bool = False) -> None:
@@ -156,22 +159,43 @@ def _int4(bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int, group: 
     judge(bench, name, worst_row_error(y, int4_linear.int4_linear_reference(x, weight, bias)), TOLERANCE[dtype])
 
 
-def _eight_bit(bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int, kind: torch.dtype = torch.int8) -> None:
+def _eight_bit(
+    bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int, depth: int = 2048, kind: torch.dtype = torch.int8
+) -> None:
     """Products of numbers that are rounded already, with and without a bias."""
     if kind is not torch.int8 and (why := fp8_linear.why_not(bench.device)):
         bench.emit(Row(name, "skipped: no float8", note=why[:160]))
         return
-    depth, outputs, rows = bench.size(2048, 256), bench.size(1008, 48), bench.size(num_rows, min(num_rows, 3))
-    x, weight = (eight_bits.quantize_outputs(torch.randn(size, depth), kind) for size in (rows, outputs))
+    size, outputs, rows = bench.size(depth, 256), bench.size(1008, 48), bench.size(num_rows, min(num_rows, 3))
+    x, weight = (eight_bits.quantize_outputs(torch.randn(count, size), kind) for count in (rows, outputs))
     bias = torch.randn(outputs, dtype=dtype)
     is_int8 = kind is torch.int8
     multiply = int8_linear.int8_linear if is_int8 else fp8_linear.fp8_linear
     for one in (None, bias):
         y = torch.full((rows, outputs), torch.nan, dtype=dtype)
         multiply(*x, *weight, one, y)
-        tolerance = ROUNDED[dtype] if is_int8 else TOLERANCE[dtype]
+        tolerance = ROUNDED[dtype] if is_int8 else FAST_SUMS
         expected = eight_bits.product_reference(*x, *weight, one, dtype)
-        judge(bench, f"{name}{'' if one is None else ', with a bias'}", worst_row_error(y, expected), tolerance)
+        with_bias = "" if one is None else ", with a bias"
+        judge(bench, f"{name}{with_bias}", worst_row_error(y, expected), tolerance)
+        if not is_int8 and bench.device.type == "cuda":
+            _ways_of_fp8(bench, f"{name}{with_bias}", (*x, *weight, one), expected)
+
+
+def _ways_of_fp8(
+    bench: Bench,
+    name: str,
+    product: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None],
+    expected: torch.Tensor,
+) -> None:
+    """Whether cuBLAS scales a product of this size, and whether what takes its place is right."""
+    y = torch.full_like(expected, torch.nan)
+    try:
+        fp8_linear.scaled_within(*product, y)
+    except RuntimeError as error:
+        bench.emit(Row(f"{name}: scaled by cuBLAS", "refused", note=str(error).splitlines()[0][:160]))
+    fp8_linear.scaled_behind(*product, y.fill_(torch.nan))
+    judge(bench, f"{name}: scaled behind it", worst_row_error(y, expected), FAST_SUMS)
 
 
 def _thin(bench: Bench, name: str, dtype: torch.dtype, *, num_rows: int) -> None:

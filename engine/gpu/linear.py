@@ -5,7 +5,8 @@
     in four bits          as AWQ and GPTQ checkpoints have them, multiplied with rows of the model's type
 
 Rows and results are of the model's type. Nothing is waited for, and in a step nothing is allocated but rows of four-bit
-products whose inputs are in an order of their own (GPTQ's `desc_act`).
+products whose inputs are in an order of their own (GPTQ's `desc_act`), and the sums of float8 products of sizes that
+cuBLAS cannot scale (`fp8_linear.py`).
 """
 
 from collections.abc import Sequence as Rows

@@ -3,6 +3,9 @@
 The product is torch's `_scaled_mm` with a scale for each row and output. It takes W by columns, which `[N, K]` is
 transposed; K and N are multiples of 16, and y is bfloat16. GPUs have it from compute capability 8.9 on. Where there is
 no GPU the twin computes instead.
+
+cuBLAS has no such product of some sizes: few rows of many numbers are refused on an H100 (pytorch/ao, issue 4582). Sums
+without scales are there for all, and are scaled behind it.
 """
 
 import torch
@@ -11,6 +14,7 @@ from engine.kernels.eight_bits import check_product, product_reference
 
 MULTIPLE = 16
 """Of which K and N must be multiples."""
+_REFUSED = "CUBLAS_STATUS"
 
 
 def fp8_linear(
@@ -45,6 +49,23 @@ def scaled_product(
     y: torch.Tensor,
 ) -> None:
     """What `fp8_linear` is on a GPU."""
+    try:
+        scaled_within(x, x_scales, weight, scales, bias, y)
+    except RuntimeError as error:  # before anything was launched: a step that is being captured goes on
+        if _REFUSED not in str(error):
+            raise
+        scaled_behind(x, x_scales, weight, scales, bias, y)
+
+
+def scaled_within(
+    x: torch.Tensor,
+    x_scales: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    y: torch.Tensor,
+) -> None:
+    """By the product itself. Raises RuntimeError where there is none of these sizes."""
     # Fast: sums stay in the tensor cores. They are less exact there than in float32, and far more so than e4m3.
     torch._scaled_mm(
         x,
@@ -56,6 +77,26 @@ def scaled_product(
         use_fast_accum=True,
         out=y,
     )
+
+
+def scaled_behind(
+    x: torch.Tensor,
+    x_scales: torch.Tensor,
+    weight: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    y: torch.Tensor,
+) -> None:
+    """By two more kernels, on sums in float32."""
+    one = torch.ones(1, dtype=torch.float32, device=x.device)
+    sums = torch._scaled_mm(
+        x, weight.t(), scale_a=one, scale_b=one, out_dtype=torch.float32, use_fast_accum=True
+    )  # [T, N]
+    sums.mul_(x_scales[:, None])
+    if bias is None:
+        torch.mul(sums, scales, out=y)
+    else:
+        torch.addcmul(bias.float(), sums, scales, out=y)
 
 
 def why_not(device: torch.device) -> str | None:

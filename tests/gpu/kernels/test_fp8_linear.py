@@ -39,6 +39,41 @@ def test_torch_s_product_takes_what_it_is_given_on_a_gpu(num_rows: int, with_bia
     torch.testing.assert_close(y, expected, rtol=1.6e-2, atol=3e-2)
 
 
+@pytest.mark.parametrize("num_rows", [1, 5])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_sizes_that_cublas_refuses_are_scaled_behind_the_product(
+    monkeypatch: pytest.MonkeyPatch, num_rows: int, with_bias: bool
+) -> None:
+    taken = torch._scaled_mm
+
+    def refuse(*args: torch.Tensor, scale_a: torch.Tensor, **options: object) -> torch.Tensor:
+        if scale_a.dim() == 2:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling cublasLtMatmul")
+        return taken(*args, scale_a=scale_a, **options)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(torch, "_scaled_mm", refuse)
+    x, weight = (torch.randn(size, 96).to(E4M3) for size in (num_rows, 48))
+    x_scales, scales = torch.rand(num_rows), torch.rand(48)
+    bias = torch.randn(48).bfloat16() if with_bias else None
+    y = torch.full((num_rows, 48), torch.nan, dtype=torch.bfloat16)
+
+    scaled_product(x, x_scales, weight, scales, bias, y)
+
+    expected = product_reference(x, x_scales, weight, scales, bias, torch.bfloat16)
+    torch.testing.assert_close(y, expected, rtol=8e-3, atol=8e-3)
+
+
+def test_another_error_of_a_product_is_none_of_its_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch, "_scaled_mm", fail)
+
+    x, y = torch.zeros(16, 16).to(E4M3), torch.empty(16, 16)
+    with pytest.raises(RuntimeError, match="illegal"):
+        scaled_product(x, torch.ones(16), x, torch.ones(16), None, y)
+
+
 def test_a_product_is_near_to_that_of_the_numbers_before_they_were_rounded() -> None:
     x, weight = torch.randn(20, 512), torch.randn(64, 512)
     values, scales = torch.empty(x.shape, dtype=E4M3), torch.empty(20)
