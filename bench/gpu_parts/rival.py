@@ -1,12 +1,11 @@
 """transformers' continuous batching of the same shape on the same card, where transformers is there.
 
-Its decode alone is told apart by two runs of the same prompts: the further tokens of the longer one over the further
-time it takes.
+Its decode alone is told apart by when each token came: what counts is between the last stream's first token and the
+first one's last, in which all of them decode.
 """
 
 import importlib.util
 import os
-import time
 from typing import Any
 
 import torch
@@ -15,7 +14,9 @@ from bench.gpu_parts.bench import Bench
 from bench.gpu_parts.report import Row
 from bench.gpu_parts.shapes import Shape
 
-_SHORT, _LONG = 8, 72
+_TOKENS = 72
+"""Of each stream: a step or two for each few prompts go by before all streams decode."""
+_WARM_TOKENS = 4
 
 
 def decode(bench: Bench, shape: Shape, num_streams: int, context: int) -> float | None:
@@ -27,15 +28,17 @@ def decode(bench: Bench, shape: Shape, num_streams: int, context: int) -> float 
         bench.emit(Row(bench.task, f"skipped: needs a GPU with {2 * shape.weight_bytes / 1e9:.0f} GB free"))
         return None
     try:
-        rate = _rate(shape, num_streams, context)
+        with torch.device(bench.device):  # its weights are made there
+            rate, attention = _rate(shape, num_streams, context)
     except Exception as error:  # it is somebody else's program, of any version
         bench.emit(Row(bench.task, "skipped: it failed", note=f"{type(error).__name__}: {error}"[:160]))
         return None
-    bench.emit(Row(bench.task, rate, "tok/s", note="its continuous batching, its own choice of attention"))
+    bench.emit(Row(bench.task, rate, "tok/s", note=f"its continuous batching, which chose {attention} here"))
     return rate
 
 
-def _rate(shape: Shape, num_streams: int, context: int) -> float:
+def _rate(shape: Shape, num_streams: int, context: int) -> tuple[float, str]:
+    """Tokens a second, and what attends."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # it would look there for kernels
     import transformers  # where it is there
 
@@ -57,20 +60,30 @@ def _rate(shape: Shape, num_streams: int, context: int) -> float:
     finally:
         torch.set_default_dtype(torch.float32)
     prompts = torch.randint(0, shape.vocab_size, (num_streams, context)).tolist()
-    _generate(transformers, model, prompts, _SHORT)
-    short_s, short = _generate(transformers, model, prompts, _SHORT)
-    long_s, long = _generate(transformers, model, prompts, _LONG)
-    return (long - short) / (long_s - short_s)
+    _generate(transformers, model, prompts[:2], _WARM_TOKENS)
+    return rate_of_all(_generate(transformers, model, prompts, _TOKENS)), _attention(model)
 
 
-def _generate(transformers: Any, model: Any, prompts: list[list[int]], count: int) -> tuple[float, int]:
-    """Seconds, and tokens of all answers."""
+def _generate(transformers: Any, model: Any, prompts: list[list[int]], count: int) -> list[list[float]]:
+    """When the tokens of each answer came, in seconds."""
     settings = transformers.GenerationConfig(
         max_new_tokens=count, do_sample=False, eos_token_id=-1, pad_token_id=0, use_cache=True
     )
-    began = time.perf_counter()
-    results = model.generate_batch(inputs=prompts, generation_config=settings)
-    elapsed = time.perf_counter() - began
-    made = sum(len(result.generated_tokens) for result in results.values())
+    results = model.generate_batch(inputs=prompts, generation_config=settings, record_timestamps=True)
+    made = sum(len(result.generated_tokens) for result in results.values())  # its thread's errors are only logged
     assert made == count * len(prompts), f"{made} tokens instead of {count * len(prompts)}"
-    return elapsed, made
+    return [result.timestamps for result in results.values()]
+
+
+def rate_of_all(came_s: list[list[float]]) -> float:
+    """Tokens a second while all streams decode."""
+    began = max(stream[0] for stream in came_s)
+    ended = min(stream[-1] for stream in came_s)
+    made = sum(began < moment <= ended for stream in came_s for moment in stream)
+    return made / (ended - began)
+
+
+def _attention(model: Any) -> str:
+    """Which it takes for this: it puts the model's own one back behind every call."""
+    manager = model.init_continuous_batching()
+    return str(manager.model.config._attn_implementation)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from bench.gpu_parts import records
 from bench.gpu_parts.errors import worst_row_error
 from bench.gpu_parts.report import DRY, Row, from_json, table
+from bench.gpu_parts.rival import rate_of_all
 from bench.gpu_parts.shapes import LLAMA_1B, LLAMA_8B, attention_flops
 from bench.gpu_parts.supervise import Plan, supervise
 
@@ -204,3 +206,30 @@ def test_an_error_of_nan_is_never_right() -> None:
     assert worst_row_error(torch.ones(1, 2), torch.zeros(1, 2)) == float("inf")
     assert worst_row_error(torch.zeros(1, 2), torch.zeros(1, 2)) == 0
     assert worst_row_error(1.01 * exact, exact) == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_rival_s_rate_counts_while_all_its_streams_decode() -> None:
+    # the second's prompt came a second behind, and its last token as well
+    came_s = [[1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 5.0]]
+
+    assert rate_of_all(came_s) == pytest.approx(4 / 2)
+
+
+@pytest.mark.usefixtures("needs_triton")
+def test_an_engine_that_is_closed_is_gone_at_once(tmp_path: Path) -> None:
+    from bench.gpu_parts.bench import Bench
+    from bench.gpu_parts.model import Engines
+
+    class Knot:
+        def __init__(self) -> None:
+            self.itself = self
+
+    engines = Engines(Bench(torch.device("cpu"), True, 0.0, {}, tmp_path / "f"))
+    knot = Knot()
+    gone = weakref.ref(knot)
+    engines._open.append(knot)  # type: ignore[arg-type]
+    del knot
+
+    engines.clear()
+
+    assert gone() is None, "its memory is another one's"
