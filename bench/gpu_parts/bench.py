@@ -76,7 +76,7 @@ class Bench:
     def flush(self) -> None:
         """Put something else into the cache."""
         if not self._flush:
-            self._flush.append(torch.empty(self.size(_FLUSH_BYTES, 16), dtype=torch.int8))
+            self._flush.append(torch.empty(self.size(_FLUSH_BYTES, 16), dtype=torch.int8, device=self.device))
         self._flush[0].zero_()
 
     def alone_ms(self, call: Call, count: int) -> float:

@@ -26,7 +26,7 @@ def tasks(bench: Bench) -> Iterator[Task]:
 
 def _copy(bench: Bench) -> None:
     num_bytes = bench.size(min(4 * _GIB, bench.free_bytes() // 8) // 4096 * 4096, 1 << 20)
-    source = torch.randint(-128, 127, (num_bytes,), dtype=torch.int8)
+    source = torch.randint(-128, 127, (num_bytes,), dtype=torch.int8, device=bench.device)
     target = torch.empty_like(source)
     speed = 2 * num_bytes / bench.median_ms([lambda: target.copy_(source)]) / 1e6
     bench.keep_limit(COPY, speed)
@@ -37,8 +37,8 @@ def _gemm(bench: Bench) -> None:
     best, shape = 0.0, (0, 0, 0)
     for sizes in _GEMMS[: bench.size(len(_GEMMS), 1)]:
         rows, outputs, inputs = (bench.size(size, 64) for size in sizes)
-        x = torch.randn(rows, inputs, dtype=torch.bfloat16)
-        weight = torch.randn(outputs, inputs, dtype=torch.bfloat16)
+        x = torch.randn(rows, inputs, dtype=torch.bfloat16, device=bench.device)
+        weight = torch.randn(outputs, inputs, dtype=torch.bfloat16, device=bench.device)
         rate = 2 * rows * outputs * inputs / bench.median_ms([lambda x=x, w=weight: F.linear(x, w)]) / 1e9  # type: ignore[misc]
         if rate > best:
             best, shape = rate, (rows, outputs, inputs)
@@ -52,7 +52,7 @@ def _nothing(x):  # type: ignore[no-untyped-def]
 
 
 def _launches(bench: Bench) -> None:
-    number = torch.zeros(1, dtype=torch.int32)
+    number = torch.zeros(1, dtype=torch.int32, device=bench.device)
     in_graph = bench.median_ms([lambda: _nothing[(1,)](number, num_warps=1)]) * 1e3
     count = bench.size(2000, 5)
     bench.synchronize()
@@ -69,7 +69,7 @@ def _launches(bench: Bench) -> None:
 def _pinned_copies(bench: Bench) -> None:
     """One frame of KV after another, as they go through the host; the host's checksums are not in it."""
     size, count = bench.size(4 << 20, 1 << 12), bench.size(256, 2)
-    there = torch.zeros(size, dtype=torch.uint8)
+    there = torch.zeros(size, dtype=torch.uint8, device=bench.device)
     here = torch.zeros(size, dtype=torch.uint8, device="cpu", pin_memory=bench.device.type == "cuda")
     for name, target, source in (("to", here, there), ("from", there, here)):
         for num_copies in (1, count):
