@@ -151,8 +151,10 @@ def penalise(
     assert all(column.shape == (num_rows,) for column in (slots, repetitions, presences, frequencies))
     assert all(tensor.is_contiguous() for tensor in (logits, history, slots, repetitions, presences, frequencies))
     if num_rows:
+        columns = (logits, history, slots, repetitions, presences, frequencies)
+        # Each product is rounded, as on a CPU: made one instruction with its sum, it would not be.
         _penalise[(num_rows, triton.cdiv(size, _BLOCK))](
-            logits, history, slots, repetitions, presences, frequencies, size, BLOCK=_BLOCK, num_warps=4
+            *columns, size, BLOCK=_BLOCK, num_warps=4, enable_fp_fusion=False
         )
 
 
