@@ -1,4 +1,5 @@
-"""transformers' continuous batching of the same shape on the same card, where transformers is there.
+"""transformers on the same shape and the same card, where it is there: its continuous batching, as a server has it, and
+its `generate`, whose streams begin and end together. Which attention it takes is its own choice.
 
 Its decode alone is told apart by when each token came: what counts is between the last stream's first token and the
 first one's last, in which all of them decode.
@@ -6,6 +7,7 @@ first one's last, in which all of them decode.
 
 import importlib.util
 import os
+import time
 from typing import Any
 
 import torch
@@ -22,27 +24,31 @@ _KV_SHARE = 0.5
 
 
 def decode(bench: Bench, shape: Shape, num_streams: int, context: int) -> float | None:
-    """Tokens a second, in one row; or a word why there is none: nothing of ours fails when it does."""
+    """Tokens a second, in a row for each of its ways, and the faster one's; or a word why there is none: nothing of
+    ours fails when it does."""
     if importlib.util.find_spec("transformers") is None:
         bench.emit(Row(bench.task, "skipped: transformers is not installed"))
         return None
     if bench.is_dry or bench.free_bytes() < 2 * shape.weight_bytes:
         bench.emit(Row(bench.task, f"skipped: needs a GPU with {2 * shape.weight_bytes / 1e9:.0f} GB free"))
         return None
+    rates = []
     try:
-        rate, attention = _rate(bench.device, shape, num_streams, context)
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")  # it would look there for kernels
+        import transformers  # where it is there
+
+        model = _model(transformers, bench.device, shape)
+        prompts = torch.randint(0, shape.vocab_size, (num_streams, context)).tolist()
+        for way, name in ((_together, ", in one batch"), (_as_they_come, "")):
+            rate, note = way(transformers, model, prompts)
+            bench.emit(Row(bench.task + name, rate, "tok/s", note=note))
+            rates.append(rate)
     except Exception as error:  # it is somebody else's program, of any version
         bench.emit(Row(bench.task, "skipped: it failed", note=f"{type(error).__name__}: {error}"[:160]))
-        return None
-    bench.emit(Row(bench.task, rate, "tok/s", note=f"its continuous batching, which chose {attention} here"))
-    return rate
+    return max(rates, default=None)
 
 
-def _rate(device: torch.device, shape: Shape, num_streams: int, context: int) -> tuple[float, str]:
-    """Tokens a second, and what attends."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # it would look there for kernels
-    import transformers  # where it is there
-
+def _model(transformers: Any, device: torch.device, shape: Shape) -> Any:
     config = transformers.LlamaConfig(
         hidden_size=shape.hidden_size,
         intermediate_size=shape.mlp_size,
@@ -57,13 +63,39 @@ def _rate(device: torch.device, shape: Shape, num_streams: int, context: int) ->
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):  # in seconds, where a host would take minutes
-            model: Any = transformers.LlamaForCausalLM(config)
-        model.eval()
+            return transformers.LlamaForCausalLM(config).eval()
     finally:
         torch.set_default_dtype(torch.float32)
-    prompts = torch.randint(0, shape.vocab_size, (num_streams, context)).tolist()
+
+
+def _together(transformers: Any, model: Any, prompts: list[list[int]]) -> tuple[float, str]:
+    """`generate`: prompts of one length that begin and end together, as no server's do."""
+    came_s: list[float] = []
+
+    def note(token_ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
+        came_s.append(time.perf_counter())  # it waits for each step, to know who is at an end
+        return torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)
+
+    for some, count in ((prompts[:2], _WARM_TOKENS), (prompts, _TOKENS)):
+        came_s.clear()
+        token_ids = torch.tensor(some, device=model.device)
+        settings = transformers.GenerationConfig(max_new_tokens=count, do_sample=False, pad_token_id=0, use_cache=True)
+        model.generate(
+            token_ids,
+            attention_mask=torch.ones_like(token_ids),
+            generation_config=settings,
+            stopping_criteria=transformers.StoppingCriteriaList([note]),
+        )
+        assert len(came_s) == count, f"{len(came_s)} steps instead of {count}"
+    rate = rate_of_all([came_s] * len(prompts))
+    return rate, f"its generate, by {model.config._attn_implementation}; streams begin and end together"
+
+
+def _as_they_come(transformers: Any, model: Any, prompts: list[list[int]]) -> tuple[float, str]:
+    """Its continuous batching."""
     _generate(transformers, model, prompts[:2], _WARM_TOKENS)
-    return rate_of_all(_generate(transformers, model, prompts, _TOKENS)), _attention(model)
+    rate = rate_of_all(_generate(transformers, model, prompts, _TOKENS))
+    return rate, f"its continuous batching, by {_attention(model)}"
 
 
 def _generate(transformers: Any, model: Any, prompts: list[list[int]], count: int) -> list[list[float]]:
