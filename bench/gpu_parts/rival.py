@@ -16,6 +16,7 @@ from bench.gpu_parts.bench import Bench
 from bench.gpu_parts.report import Row
 from bench.gpu_parts.shapes import Shape
 
+CONTINUOUS = "continuous batching"
 _TOKENS = 72
 """Of each stream: a step or two for each few prompts go by before all streams decode."""
 _WARM_TOKENS = 4
@@ -23,29 +24,28 @@ _KV_SHARE = 0.5
 """Of the memory that is free: more than these streams need, and the rest is for its masks and its copies of keys."""
 
 
-def decode(bench: Bench, shape: Shape, num_streams: int, context: int) -> float | None:
-    """Tokens a second, in a row for each of its ways, and the faster one's; or a word why there is none: nothing of
-    ours fails when it does."""
+def decode(bench: Bench, shape: Shape, num_streams: int, context: int) -> dict[str, float]:
+    """Tokens a second by each of its ways, and a row for each; or a word why there is none: nothing of ours fails when
+    it does."""
     if importlib.util.find_spec("transformers") is None:
         bench.emit(Row(bench.task, "skipped: transformers is not installed"))
-        return None
+        return {}
     if bench.is_dry or bench.free_bytes() < 2 * shape.weight_bytes:
         bench.emit(Row(bench.task, f"skipped: needs a GPU with {2 * shape.weight_bytes / 1e9:.0f} GB free"))
-        return None
-    rates = []
+        return {}
+    rates: dict[str, float] = {}
     try:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")  # it would look there for kernels
         import transformers  # where it is there
 
         model = _model(transformers, bench.device, shape)
         prompts = torch.randint(0, shape.vocab_size, (num_streams, context)).tolist()
-        for way, name in ((_together, ", in one batch"), (_as_they_come, "")):
-            rate, note = way(transformers, model, prompts)
-            bench.emit(Row(bench.task + name, rate, "tok/s", note=note))
-            rates.append(rate)
+        for name, way in ((CONTINUOUS, _as_they_come), ("in one batch", _together)):
+            rates[name], note = way(transformers, model, prompts)
+            bench.emit(Row(f"{bench.task}, {name}", rates[name], "tok/s", note=note))
     except Exception as error:  # it is somebody else's program, of any version
         bench.emit(Row(bench.task, "skipped: it failed", note=f"{type(error).__name__}: {error}"[:160]))
-    return max(rates, default=None)
+    return rates
 
 
 def _model(transformers: Any, device: torch.device, shape: Shape) -> Any:
