@@ -115,10 +115,13 @@ class GpuDecoder:
         assert not weights, f"weights left over: {sorted(weights)}"
 
     @torch.inference_mode()
-    def __call__(self, inputs: Inputs, pool: torch.Tensor, space: Space, splits: int) -> torch.Tensor:
+    def __call__(
+        self, inputs: Inputs, pool: torch.Tensor, space: Space, splits: int, *, is_early: bool = False
+    ) -> torch.Tensor:
         """Compute a batch against `pool` `[N, L, 2, K, P, D]`; the logits of its sample rows, `[R, V]` float32, which
         lie in `space` until the next step, as in `space.normed` the last hidden states of all kept rows do. `splits` is
-        that of decode attention. Ranks call it with the same batches, and rank 0 alone gets all columns."""
+        that of decode attention, whose kernels are launched before those before them have ended if `is_early`. Ranks
+        call it with the same batches, and rank 0 alone gets all columns."""
         rows, eps = len(inputs.token_ids), self.spec.rms_eps
         hidden, normed, delta = space.hidden[:rows], space.normed[:rows], space.delta[:rows]
         gate_up, gated = space.gate_up[:rows], space.gated[:rows]
@@ -127,7 +130,8 @@ class GpuDecoder:
         for index, layer in enumerate(self.layers):
             rms_norm(hidden, added, layer.input_norm, eps, normed)
             qkv = layer.qkv(normed, space.qkv[:rows], space.room)  # [T, (H + 2K) * D]
-            attended = self.attend(qkv, inputs, layer, index, pool, space, splits)  # [T, H * D]
+            where = layer, index, pool, space, splits
+            attended = self.attend(qkv, inputs, *where, is_early=is_early)  # [T, H * D]
             if index + 1 == len(self.layers) and inputs.kept_rows is not None:  # only these rows matter now
                 attended = attended.index_select(0, inputs.kept_rows)
                 hidden = hidden.index_select(0, inputs.kept_rows)

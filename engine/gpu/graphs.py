@@ -15,6 +15,7 @@ from itertools import pairwise
 from statistics import median
 
 import torch
+from triton.errors import TritonError
 
 _FINE, _STEP = 16, 16
 """Buckets are powers of two up to the one, and then its multiples: padding costs at most 15 rows."""
@@ -56,11 +57,9 @@ class DecodeGraphs:
         """Run the step of every bucket once in every way, which compiles what it needs, and capture it."""
         pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
         for bucket in reversed(self.buckets):  # the largest first: the others fit into what it allocated
-            best_ms = float("inf")
-            ways = self.ways(bucket)
+            best_ms, ways = float("inf"), self.ways(bucket)
             for name, step in ways.items():
-                step(bucket)
-                if self._device.type != "cuda":
+                if not self._runs(name, step, bucket) or self._device.type != "cuda":
                     continue
                 torch.cuda.synchronize(self._device)
                 graph = torch.cuda.CUDAGraph()
@@ -70,6 +69,17 @@ class DecodeGraphs:
                 if (ms := _replay_ms(graph) if len(ways) > 1 else 0.0) < best_ms:
                     best_ms, self.chosen[bucket], self._captured[bucket] = ms, name, (graph, logits)
         logger.info("decode steps: %s", ", ".join(f"{bucket} by {name}" for bucket, name in self.chosen.items()))
+
+    def _runs(self, name: str, step: Step, bucket: int) -> bool:
+        """Whether the GPU takes this way; all take the first."""
+        try:
+            step(bucket)
+        except (RuntimeError, TritonError) as error:
+            if name == next(iter(self.ways(bucket))) or isinstance(error, torch.OutOfMemoryError):
+                raise
+            logger.warning("decode steps of %d are not computed by %s: %s", bucket, name, error)
+            return False
+        return True
 
     def __call__(self, bucket: int) -> torch.Tensor:
         """The logits of what lies in the step's memory now."""

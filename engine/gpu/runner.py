@@ -21,6 +21,7 @@ from engine.gpu.graphs import DecodeGraphs, Step, buckets_up_to
 from engine.gpu.inputs import InputBuffer, Inputs, Sizes
 from engine.gpu.scoring import scores_of
 from engine.gpu.thin import ThinStep
+from engine.kernels.gpu.early import can_launch_early
 from engine.kernels.gpu.prefill_attention import choose_tile, list_tiles
 from engine.kernels.gpu.runs import choose_splits
 from engine.kernels.gpu.take_tokens import take_tokens
@@ -35,6 +36,10 @@ logger = logging.getLogger(__name__)
 _SCORED_BYTES = 1 << 24
 """Of logits that are there at once for rows of a prompt that are scored; what is left free of the memory has room."""
 _MOST_ASKED = SamplingParams(max_tokens=1, seed=0, num_logprobs=MAX_COUNT)
+
+
+_Compute = Callable[[Inputs, torch.Tensor, Space, int], torch.Tensor]
+"""A decoder's step: inputs, pool, space, splits"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +166,14 @@ class GpuRunner:
 
     def _ways(self, bucket: int) -> dict[str, Step]:
         """To compute a step in which everybody decodes."""
-        steps: dict[str, GpuDecoder | ThinStep] = {"torch's products": self.decoder}
+        ways: dict[str, _Compute] = {"torch's products": self.decoder}
+        if can_launch_early(self.decoder.device) and self.decoder.ranks.size == 1:
+            ways["torch's products, attention launched early"] = partial(self.decoder, is_early=True)
         if bucket <= MOST_ROWS:
-            steps |= self._thin
-        return {name: partial(self._decode_step, step) for name, step in steps.items()}
+            ways |= self._thin
+        return {name: partial(self._decode_step, compute) for name, compute in ways.items()}
 
-    def _decode_step(self, compute: GpuDecoder | ThinStep, bucket: int) -> torch.Tensor:
+    def _decode_step(self, compute: _Compute, bucket: int) -> torch.Tensor:
         return compute(self._inputs.inputs(self._decode(bucket)), self.cache.pool, self._space, self._splits[bucket])
 
     def _compute(self, inputs: Inputs) -> torch.Tensor:
