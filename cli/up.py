@@ -63,7 +63,8 @@ def up(
         Literal["none", "int8", "fp8"], typer.Option(help="Of weights and activations; fp8 on a GPU only.")
     ] = "none",
     kv_cache_dtype: Annotated[
-        Literal["auto", "float32", "float16", "int8"], typer.Option(help="Of the KV cache, and of what moves.")
+        Literal["auto", "float32", "float16", "int8", "fp8"],
+        typer.Option(help="Of the KV cache, and of what moves; int8 on CPUs only, fp8 on GPUs only."),
     ] = "auto",
     served_model_name: Annotated[str | None, typer.Option(help="What requests call the model.")] = None,
     model_aliases: Annotated[

@@ -63,9 +63,9 @@ class WorkerConfig(BaseSettings):
     quantization: Literal["none", "int8", "fp8"] = "none"
     """int8: weights with a scale per output, activations with one per token; from any checkpoint, as it is loaded. fp8:
     the same in float8 e4m3, on GPUs that multiply it. none keeps weights as they are, four bits only on a GPU."""
-    kv_cache_dtype: Literal["auto", "float32", "float16", "int8"] = "auto"
-    """In which keys and values are kept and moved; int8 with a scale per head and token. auto is float32 on a CPU, and
-    on a GPU the type that the model computes in."""
+    kv_cache_dtype: Literal["auto", "float32", "float16", "int8", "fp8"] = "auto"
+    """In which keys and values are kept and moved; int8 with a scale per head and token, on CPUs; fp8 is e4m3 without a
+    scale, on GPUs. auto is float32 on a CPU, and on a GPU the type that the model computes in."""
     tensor_parallel: PositiveInt = 1
     """Processes that this worker spreads each layer's heads and MLP over, on this host. On CPUs they share its CPUs,
     threads and KV pool; each has a GPU of its own, from `device` on. Workers that exchange KV may differ in it."""

@@ -87,6 +87,9 @@ def open_model(config: WorkerConfig, role: "pb.Role") -> OpenModel:
     with ThreadPoolExecutor(1, thread_name_prefix="open-model") as thread:
         if config.quantization == "fp8" and device.type == "cpu":
             raise ConfigError("--quantization fp8 needs a GPU (--device cuda); a CPU has int8", field="quantization")
+        if config.kv_cache_dtype == "fp8" and device.type == "cpu":
+            message = "--kv-cache-dtype fp8 needs a GPU (--device cuda); a CPU has float16 and int8"
+            raise ConfigError(message, field="kv_cache_dtype")
         folder = ModelFolder.open(resolve_model(config.model))
         # On this thread: processes end with who started them.
         team = Team.start(config, model_spec(folder.config), device)

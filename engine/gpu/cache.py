@@ -1,9 +1,9 @@
 """The keys and values of every block on one GPU: one tensor, block-major as the pool of `engine/cache.py`. A rank of
 several (`engine/tp`) has those of its own heads.
 
-A row is D numbers of the type that the model computes in: the kernels that attend take no other. Where a CPU's pool
-has the same type, its blocks are the same bytes. Knows shapes and bytes. Does not know who owns a block, nor how one
-gets to another worker.
+A row is D numbers of the type that the model computes in, or of float8 e4m3: the kernels that attend take no other.
+Where a CPU's pool has the same type, its blocks are the same bytes. Knows shapes and bytes. Does not know who owns a
+block, nor how one gets to another worker.
 """
 
 import torch

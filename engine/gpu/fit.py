@@ -40,21 +40,23 @@ def fitting(device: torch.device, what: str, advice: str) -> Iterator[None]:
         ) from error
 
 
-def num_blocks_of(config: WorkerConfig, decoder: GpuDecoder, sampler: GpuSampler, limits: StepLimits) -> int:
+def num_blocks_of(
+    config: WorkerConfig, decoder: GpuDecoder, sampler: GpuSampler, limits: StepLimits, kv_dtype: torch.dtype
+) -> int:
     """As many as were asked for, if there is room for them on a GPU; else as many as fit. Ranks agree on it. Raises
     ConfigError with the arithmetic."""
     asked = None
     if config.num_blocks:
         asked = config.num_blocks
     elif "kv_memory_mb" in config.model_fields_set:
-        asked = config.kv_memory_mb * MIB // block_size_bytes(decoder.spec, config.block_tokens, decoder.dtype)
+        asked = config.kv_memory_mb * MIB // block_size_bytes(decoder.spec, config.block_tokens, kv_dtype)
     if asked is not None and decoder.device.type != "cuda":
         return asked
-    block_bytes = block_size_bytes(decoder.part, config.block_tokens, decoder.dtype)  # as much of one as is here
+    block_bytes = block_size_bytes(decoder.part, config.block_tokens, kv_dtype)  # as much of one as is here
     try:
         rows = f"the buffers of a step of {limits.max_step_tokens} prompt tokens and {limits.max_sequences} sequences"
         with fitting(decoder.device, rows, "Fewer --max-step-tokens or --max-sequences take less."):
-            measured = _measure(decoder, sampler, limits, config.block_tokens)
+            measured = _measure(decoder, sampler, limits, config.block_tokens, kv_dtype)
         fit = blocks_that_fit(
             measured,
             block_bytes,
@@ -80,10 +82,12 @@ def run_largest(runner: GpuRunner, sampler: GpuSampler, batch: Batch) -> None:
         sampler(logits, batch.sampled)
 
 
-def _measure(decoder: GpuDecoder, sampler: GpuSampler, limits: StepLimits, block_tokens: int) -> Measured:
+def _measure(
+    decoder: GpuDecoder, sampler: GpuSampler, limits: StepLimits, block_tokens: int, kv_dtype: torch.dtype
+) -> Measured:
     """Run the largest step on a pool of one block, and draw what can be asked for."""
     device = decoder.device
-    pool = GpuCache(decoder.spec, 1, block_tokens, device, decoder.dtype, decoder.part.num_kv_heads)
+    pool = GpuCache(decoder.spec, 1, block_tokens, device, kv_dtype, decoder.part.num_kv_heads)
     trial = GpuRunner(decoder, pool, limits)
     batch = largest_step(limits, len(decoder.rope), block_tokens)
     run_largest(trial, sampler, batch)  # compiles, which takes memory of its own

@@ -19,7 +19,7 @@ from engine.gpu.runner import GpuRunner, StepLimits
 from engine.gpu.sampler import GpuSampler
 from engine.kernels.gpu import norm, quantize
 from engine.kernels.gpu.fp8_linear import MULTIPLE, why_not
-from engine.kernels.gpu.paged import check_heads
+from engine.kernels.gpu.paged import E4M3, FLOAT8_CAPABILITY, check_heads
 from engine.masks import Masks
 from engine.models.families import model_spec
 from engine.models.spec import ModelSpec
@@ -53,9 +53,10 @@ def open_gpu(
     Raises ConfigError with the arithmetic when it cannot fit, and by name for what the GPU's engine does not have.
     """
     spec, dtype = model_spec(folder.config), _DTYPES[config.dtype]
+    kv_dtype = E4M3 if config.kv_cache_dtype == "fp8" else dtype
     split = Split.of(spec, ranks.rank, ranks.size)
     _refuse(config, split.part, device, dtype)
-    _check_shapes(split.part, config, dtype)
+    _check_shapes(split.part, config, dtype, kv_dtype)
     if config.max_context > spec.max_context:
         raise ConfigError(f"a context of {config.max_context}: the model's is {spec.max_context}", field="max_context")
     max_context = config.max_context or spec.max_context
@@ -69,10 +70,10 @@ def open_gpu(
         device, f"the sampler's rows for {config.max_sequences} sequences", "Fewer --max-sequences take less."
     ):
         sampler = GpuSampler(spec.vocab_size, config.max_sequences, device, Masks())
-    num_blocks = num_blocks_of(config, decoder, sampler, limits)
+    num_blocks = num_blocks_of(config, decoder, sampler, limits, kv_dtype)
     capacity = num_blocks * config.block_tokens
     if config.max_context > capacity or capacity < 2:
-        block_bytes = block_size_bytes(spec, config.block_tokens, dtype)
+        block_bytes = block_size_bytes(spec, config.block_tokens, kv_dtype)
         raise ConfigError(
             f"a context of {config.max_context or 2} tokens does not fit: {num_blocks} KV blocks of "
             f"{config.block_tokens} tokens ({block_bytes} bytes each) hold {capacity}",
@@ -82,7 +83,7 @@ def open_gpu(
     with fitting(
         device, f"{num_blocks} KV blocks and captured steps", "A larger --device-reserve-mb leaves more free."
     ):
-        cache = GpuCache(spec, num_blocks, config.block_tokens, device, dtype, split.part.num_kv_heads)
+        cache = GpuCache(spec, num_blocks, config.block_tokens, device, kv_dtype, split.part.num_kv_heads)
         runner = GpuRunner(decoder, cache, limits, announce)
         runner.warm_up()
         if ranks.rank == 0:  # the others have nothing to draw from
@@ -102,10 +103,18 @@ def _refuse(config: WorkerConfig, spec: ModelSpec, device: torch.device, dtype: 
                 why = f"they need multiples of {MULTIPLE}, and the model's {what} is {size}"
         if why := why or why_not(device):
             raise ConfigError(f"--quantization fp8: products of float8 are not there: {why}", field="quantization")
-    if config.kv_cache_dtype not in ("auto", name):
+    if config.kv_cache_dtype == "fp8":
+        if dtype is torch.float32:
+            raise ConfigError("--kv-cache-dtype fp8 is for models in bfloat16 or float16", field="kv_cache_dtype")
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) < FLOAT8_CAPABILITY:
+            raise ConfigError(
+                "--kv-cache-dtype fp8: this GPU has no float8; it is there from compute capability 8.9 on",
+                field="kv_cache_dtype",
+            )
+    elif config.kv_cache_dtype not in ("auto", name):
         raise ConfigError(
-            f"--kv-cache-dtype {config.kv_cache_dtype} is not there on a GPU yet: keys and values are of the type that "
-            f"the model computes in, here {name}",
+            f"--kv-cache-dtype {config.kv_cache_dtype} is not there on a GPU: keys and values are of the type that "
+            f"the model computes in, here {name}, or fp8",
             field="kv_cache_dtype",
         )
 
@@ -114,7 +123,7 @@ def _qkv_size(spec: ModelSpec) -> int:
     return spec.query_size + 2 * spec.kv_size
 
 
-def _check_shapes(spec: ModelSpec, config: WorkerConfig, dtype: torch.dtype) -> None:
+def _check_shapes(spec: ModelSpec, config: WorkerConfig, dtype: torch.dtype, kv_dtype: torch.dtype) -> None:
     """Refuse by name the shapes that kernels were not made for, before anything is loaded."""
     if spec.hidden_size > norm.WIDEST:
         raise ConfigError(f"hidden_size is {spec.hidden_size}, and norms on a GPU have {norm.WIDEST} at most")
@@ -122,6 +131,6 @@ def _check_shapes(spec: ModelSpec, config: WorkerConfig, dtype: torch.dtype) -> 
     if config.quantization != "none" and widest > quantize.WIDEST:
         message = f"--quantization {config.quantization}: rows of {widest} numbers are not quantized on a GPU, but of"
         raise ConfigError(f"{message} {quantize.WIDEST} at most; more --tensor-parallel", field="quantization")
-    pool = torch.empty(1, 1, 2, spec.num_kv_heads, config.block_tokens, spec.head_dim, dtype=dtype, device="cpu")
+    pool = torch.empty(1, 1, 2, spec.num_kv_heads, config.block_tokens, spec.head_dim, dtype=kv_dtype, device="cpu")
     queries = torch.empty(1, spec.num_heads, spec.head_dim, dtype=dtype, device="cpu")
     check_heads(queries, pool, queries)

@@ -124,8 +124,8 @@ def decode_attention_kernel(  # type: ignore[no-untyped-def]
         positions = start + tile
         offsets = row_offsets(blocks, tl.minimum(positions, final), BLOCK_STRIDE, P, D)
         blocks = tl.load(table + tl.minimum(positions + BLOCK_N, final) // P)
-        key = load_rows(keys, offsets, D, PADDED)
-        value = load_rows(keys + K * P * D, offsets, D, PADDED)
+        key = load_rows(keys, offsets, D, PADDED, query.dtype)
+        value = load_rows(keys + K * P * D, offsets, D, PADDED, query.dtype)
         score = tl.dot(query, tl.trans(key), input_precision=PRECISION) * SCALE
         score = tl.where(positions[None, :] < last, score, HIDDEN)
         higher = tl.maximum(peak, tl.max(score, 1))
@@ -242,9 +242,9 @@ def decode_attention(
 ) -> None:
     """Write `out` `[S, H, D]`: what `queries` `[S, H, D]` attend to; either may be a part of longer rows.
 
-    `pool` is `[N, L, 2, K, P, D]` of the queries' type, `block_tables` `[S, max blocks]` int32; `context_lens` `[S]`
-    int32 are the positions of each sequence, the new one included, and 0 for a row of padding, whose `out` is 0. With
-    a `window` only the last so many are visible. `splits` is what `choose_splits` says, and `workspace` has `S *
+    `pool` is `[N, L, 2, K, P, D]` of the queries' type or e4m3, `block_tables` `[S, max blocks]` int32; `context_lens`
+    `[S]` int32 are the positions of each sequence, the new one included, and 0 for a row of padding, whose `out` is 0.
+    With a `window` only the last so many are visible. `splits` is what `choose_splits` says, and `workspace` has `S *
     splits` rows or more. `is_early`: as `early.py` has it. Raises ConfigError for shapes and types that the kernel was
     not made for.
     """
@@ -306,13 +306,20 @@ def _compiled(
     splits: int = 4,
     window: int = 0,
     item: str = "bf16",
+    kept: str | None = None,
     is_early: bool = False,
 ) -> list[Compiled]:
     """The kernels for one shape on one chip: 8 KV heads, 32 layers, blocks of 16."""
     padded = triton.next_power_of_2(head_dim)
     tile = FLOAT32_TILE if item == "fp32" else TILES[chip >= 90, padded]
     partial = {**dict.fromkeys(("totals", "peaks", "weights"), "*fp32"), "context_lens": "*i32", "out": f"*{item}"}
-    tensors = {**partial, "queries": f"*{item}", "keys": f"*{item}", "block_tables": "*i32", "table_stride": "i32"}
+    tensors = {
+        **partial,
+        "queries": f"*{item}",
+        "keys": f"*{kept or item}",
+        "block_tables": "*i32",
+        "table_stride": "i32",
+    }
     runs = {"WINDOW": window, "SPLITS": splits, "RUN": MIN_RUN, "BLOCK_N": tile.block_n, "EARLY": is_early}
     shape = {"D": head_dim, "PADDED": padded, "OUT_STRIDE": 8 * group * head_dim, **runs}
     pool = {"K": 8, "GROUP": group, "P": 16, "BLOCK_STRIDE": 32 * 2 * 8 * 16 * head_dim}
@@ -338,6 +345,7 @@ COMPILED: tuple[Compiled, ...] = tuple(
         _compiled(128, 32, chip),
         *(_compiled(head_dim, 4, chip, item="fp32", splits=1) for head_dim in (64, 128, 256)),
         *((_compiled(128, 4, chip, is_early=True),) if chip >= 90 else ()),
+        *((_compiled(head_dim, 4, chip, kept="fp8e4nv") for head_dim in (64, 128, 256)) if chip >= 90 else ()),
     )
     for one in ones
 )

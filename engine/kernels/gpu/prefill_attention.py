@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 
 from engine.kernels.gpu.compiled import Compiled
-from engine.kernels.gpu.paged import HIDDEN, LOG2_E, check_heads, is_hopper, load_rows, row_offsets
+from engine.kernels.gpu.paged import E4M3, HIDDEN, LOG2_E, check_heads, is_hopper, load_rows, row_offsets
 
 
 def prefill_attention_reference(
@@ -80,7 +80,7 @@ def _attend(  # type: ignore[no-untyped-def]
         else:
             offsets = row_offsets(blocks, positions, BLOCK_STRIDE, P, D)
         blocks = tl.load(table + tl.minimum(positions + BLOCK_N, newest) // P)
-        key = load_rows(keys, offsets, D, PADDED)
+        key = load_rows(keys, offsets, D, PADDED, query.dtype)
         score = tl.dot(query, tl.trans(key), input_precision=PRECISION)
         if MASKED:
             visible = positions[None, :] <= query_positions[:, None]
@@ -91,7 +91,7 @@ def _attend(  # type: ignore[no-untyped-def]
         share = tl.exp2(score * SCALE - higher[:, None])
         shrink = tl.exp2(peak - higher)
         total = total * shrink[:, None]
-        value = load_rows(keys + K * P * D, offsets, D, PADDED)
+        value = load_rows(keys + K * P * D, offsets, D, PADDED, query.dtype)
         total = tl.dot(share.to(value.dtype), value, total, input_precision=PRECISION)
         weight = weight * shrink + tl.sum(share, 1)
         peak = higher
@@ -211,13 +211,16 @@ CANDIDATES = [
 
 def choose_tile(pool: torch.Tensor) -> Tile:
     """For the pool's device, type and head dimension."""
-    return FLOAT32_TILE if pool.dtype == torch.float32 else _tile(is_hopper(pool.device), pool.shape[5])
+    if pool.dtype == torch.float32:
+        return FLOAT32_TILE
+    return _tile(is_hopper(pool.device), pool.shape[5], is_widened=pool.dtype is E4M3)
 
 
-def _tile(is_for_hopper: bool, head_dim: int) -> Tile:
+def _tile(is_for_hopper: bool, head_dim: int, *, is_widened: bool) -> Tile:
     tile = TILES[is_for_hopper, triton.next_power_of_2(head_dim)]
-    # Rows that are no multiple of 32 bytes come in smaller parts, whose addresses take registers.
-    return replace(tile, block_m=tile.block_m // 2) if is_for_hopper and head_dim % 16 else tile
+    # Rows that are no multiple of 32 bytes come in smaller parts, whose addresses take registers; so does widening.
+    takes_registers = head_dim % 16 or (is_widened and head_dim > 128)
+    return replace(tile, block_m=tile.block_m // 2) if is_for_hopper and takes_registers else tile
 
 
 def list_tiles(
@@ -251,11 +254,11 @@ def prefill_attention(
 ) -> None:
     """Write the rows of `out` `[T, H, D]` that `tiles` names: what those of `queries` `[T, H, D]` attend to.
 
-    Either may be a part of longer rows. `pool` is `[N, L, 2, K, P, D]` of the queries' type, `block_tables` `[S, max
-    blocks]`, `query_starts` `[S + 1]` and `context_lens` `[S]` are those of `Batch`, all int32: a sequence's rows are
-    the last of its `context_lens` positions. `tiles` is `list_tiles` with this pool's `choose_tile(pool).block_m`,
-    without which rows would be left out. With a `window` a position sees only so many, itself included. Raises
-    ConfigError for shapes and types that the kernel was not made for.
+    Either may be a part of longer rows. `pool` is `[N, L, 2, K, P, D]` of the queries' type or e4m3, `block_tables`
+    `[S, max blocks]`, `query_starts` `[S + 1]` and `context_lens` `[S]` are those of `Batch`, all int32: a sequence's
+    rows are the last of its `context_lens` positions. `tiles` is `list_tiles` with this pool's
+    `choose_tile(pool).block_m`, without which rows would be left out. With a `window` a position sees only so many,
+    itself included. Raises ConfigError for shapes and types that the kernel was not made for.
     """
     check_heads(queries, pool, out)
     num_heads, head_dim = queries.shape[1:]
@@ -293,12 +296,15 @@ def prefill_attention(
     )
 
 
-def _compiled(head_dim: int, group: int, chip: int, *, window: int = 0, item: str = "bf16") -> Compiled:
+def _compiled(
+    head_dim: int, group: int, chip: int, *, window: int = 0, item: str = "bf16", kept: str | None = None
+) -> Compiled:
     """The kernel for one shape on one chip: 8 KV heads, 32 layers, blocks of 16."""
     padded = triton.next_power_of_2(head_dim)
-    tile = FLOAT32_TILE if item == "fp32" else _tile(chip >= 90, head_dim)
+    tile = FLOAT32_TILE if item == "fp32" else _tile(chip >= 90, head_dim, is_widened=kept is not None)
     of_step = dict.fromkeys(("block_tables", "query_starts", "context_lens", "tiles"), "*i32")
-    signature = {**dict.fromkeys(("queries", "keys", "out"), f"*{item}"), **of_step, "table_stride": "i32"}
+    kinds = {"queries": f"*{item}", "keys": f"*{kept or item}", "out": f"*{item}"}
+    signature = {**kinds, **of_step, "table_stride": "i32"}
     rows = {"SCALE": head_dim**-0.5 * LOG2_E, "QUERY_STRIDE": 8 * (group + 2) * head_dim}
     shape = {"D": head_dim, "PADDED": padded, "OUT_STRIDE": 8 * group * head_dim, "WINDOW": window}
     pool = {"K": 8, "GROUP": group, "P": 16, "BLOCK_STRIDE": 32 * 2 * 8 * 16 * head_dim}
@@ -315,5 +321,6 @@ COMPILED: tuple[Compiled, ...] = tuple(
         *(_compiled(head_dim, 4, chip, window=4096) for head_dim in (64, 128, 256)),
         *(_compiled(head_dim, 3, chip) for head_dim in (96, 100, 252)),
         *(_compiled(head_dim, 4, chip, item="fp32") for head_dim in (64, 128, 256)),
+        *((_compiled(head_dim, 4, chip, kept="fp8e4nv") for head_dim in (64, 128, 256)) if chip >= 90 else ()),
     )
 )

@@ -31,7 +31,7 @@ def quantize_rows_reference(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.
 
 
 @triton.jit
-def _e4m3(x):  # type: ignore[no-untyped-def]
+def e4m3_bits(x):  # type: ignore[no-untyped-def]
     """The nearest number with four exponent bits (bias 7) and three of mantissa, as a byte; |x| is at most 448."""
     bits = x.to(tl.int32, bitcast=True)
     magnitude = bits & 0x7FFFFFFF
@@ -51,7 +51,7 @@ def _quantize_rows(x, values, scales, size, LARGEST: tl.constexpr, BLOCK: tl.con
     inverse = tl.where(peak > 0, tl.div_rn(LARGEST, tl.where(peak > 0, peak, 1.0)), 0.0)
     # The clamp also keeps the product and the sum below from becoming one instruction, which would round once.
     scaled = tl.minimum(tl.maximum(value * inverse, -LARGEST), LARGEST)
-    rounded = _e4m3(scaled) if LARGEST == 448 else ((scaled + _TO_WHOLE) - _TO_WHOLE).to(tl.int8)
+    rounded = e4m3_bits(scaled) if LARGEST == 448 else ((scaled + _TO_WHOLE) - _TO_WHOLE).to(tl.int8)
     tl.store(values + row * size + columns, rounded, inside)
     tl.store(scales + row, tl.div_rn(peak, LARGEST))
 

@@ -14,6 +14,8 @@ import triton.language as tl
 
 from engine.kernels.gpu.compiled import Compiled
 from engine.kernels.gpu.early import await_others
+from engine.kernels.gpu.paged import E4M3, E4M3_MAX
+from engine.kernels.gpu.quantize import e4m3_bits
 
 _FEW_TOKENS = 256
 _WIDEST = 256
@@ -50,7 +52,8 @@ def rope_cache_reference(
     rotated[..., half:] = second * cos + first * sin
     heads[:, :num_heads] = exact[:, :num_heads].to(qkv.dtype)
     kept = slots >= 0
-    kv = exact[kept, num_heads:].view(-1, 2, num_kv_heads, head_dim).to(pool.dtype)
+    kv = exact[kept, num_heads:].view(-1, 2, num_kv_heads, head_dim)
+    kv = (kv.float().clamp(-E4M3_MAX.value, E4M3_MAX.value) if pool.dtype is E4M3 else kv).to(pool.dtype)
     pool[slots[kept] // block_tokens, layer, :, :, slots[kept] % block_tokens] = kv
 
 
@@ -111,8 +114,19 @@ def _rope_cache(  # type: ignore[no-untyped-def]
     to = to + kind * kind_stride + head * head_stride + columns
     stored = inside & (heads >= num_heads) & (columns < tl.where(slot >= 0, half, 0))
     pool_type: tl.constexpr = pool.dtype.element_ty
-    tl.store(to, turned_first.to(pool_type), stored)
-    tl.store(to + half, turned_second.to(pool_type), stored)
+    tl.store(to, _kept(turned_first, pool_type), stored)
+    tl.store(to + half, _kept(turned_second, pool_type), stored)
+
+
+@triton.jit
+def _kept(x, to: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Rounded to the pool's type; what is too large for float8 is its largest."""
+    if to == tl.float8e4nv:
+        x = tl.minimum(tl.maximum(x, -E4M3_MAX), E4M3_MAX)
+        kept = e4m3_bits(x).to(to, bitcast=True)
+    else:
+        kept = x.to(to)
+    return kept
 
 
 def rope_cache(
@@ -128,7 +142,7 @@ def rope_cache(
     is_early: bool = False,
 ) -> None:
     """Rotate the queries of `qkv` `[T, (H + 2K) * D]` in place; store its keys, rotated, and its values in `layer` of
-    `pool` `[N, L, 2, K, P, D]`. The keys of `qkv` stay as they were.
+    `pool` `[N, L, 2, K, P, D]`, of any float type or e4m3. The keys of `qkv` stay as they were.
 
     `table` `[max context, D]` float32 holds the cosines of each position, then its sines; `positions` and `slots` are
     `[T]`, of a slot below 0 nothing is stored; `head_norms` `[2, D]` are the weights of the query norm and of the key
@@ -181,8 +195,16 @@ _COUNTS = ("num_heads", "num_kv_heads", "block_tokens")
 _SIZES = ("half", "kind_stride", "head_stride", "slot_stride")
 
 
-def _compiled(heads: int, half: int, with_norms: bool, index: str = "*i64", *, is_early: bool = False) -> Compiled:
-    signature = {"qkv": "*bf16", "table": "*fp32", "positions": index, "slots": index, "pool": "*bf16", "eps": "fp32"}
+def _compiled(
+    heads: int,
+    half: int,
+    with_norms: bool,
+    index: str = "*i64",
+    *,
+    pool: str = "*bf16",
+    is_early: bool = False,
+) -> Compiled:
+    signature = {"qkv": "*bf16", "table": "*fp32", "positions": index, "slots": index, "pool": pool, "eps": "fp32"}
     signature |= dict.fromkeys(_COUNTS, "i32") | dict.fromkeys(_SIZES, "i32:16")
     signature |= {"block_stride": "i64:16", "layer_start": "i64:16"}
     constants: dict[str, object] = {"HEADS": heads, "HALF": half, "EARLY": is_early}
@@ -190,7 +212,7 @@ def _compiled(heads: int, half: int, with_norms: bool, index: str = "*i64", *, i
         signature["head_norms"] = "*bf16"
     else:
         constants["head_norms"] = None
-    capabilities = (90,) if is_early else (80, 90)
+    capabilities = (90,) if is_early or pool == "*fp8e4nv" else (80, 90)
     return Compiled(_rope_cache, signature, constants, _num_warps(heads * half), capabilities=capabilities)
 
 
@@ -202,4 +224,6 @@ COMPILED = (
     _compiled(4, 64, True, "*i32"),  # as the engine's inputs are
     _compiled(16, 64, False, "*i32"),
     _compiled(4, 64, False, "*i32", is_early=True),
+    _compiled(4, 64, False, "*i32", pool="*fp8e4nv"),
+    _compiled(16, 64, False, "*i32", pool="*fp8e4nv"),
 )

@@ -75,11 +75,12 @@ class Engines:
         dtype: torch.dtype = torch.float32,
         limits: StepLimits = LIMITS,
         quantized: torch.dtype | None = None,
+        kv_dtype: torch.dtype | None = None,
     ) -> "Engines":
         device = torch.get_default_device()
         weights = weights or weights_of(spec)
         gpu = GpuDecoder(spec, dict(weights), MAX_CONTEXT, device=device, dtype=dtype, quantized=quantized)
-        gpu_cache = GpuCache(spec, NUM_BLOCKS, block_tokens, device, dtype)
+        gpu_cache = GpuCache(spec, NUM_BLOCKS, block_tokens, device, kv_dtype or dtype)
         with torch.device("cpu"):
             cpu = CpuRunner(Decoder(spec, dict(weights), MAX_CONTEXT), KVCache(spec, NUM_BLOCKS, block_tokens))
         return cls(cpu, GpuRunner(gpu, gpu_cache, limits))

@@ -10,6 +10,7 @@ import torch
 import engine
 from engine.checkpoint import ModelFolder
 from engine.config import WorkerConfig
+from engine.device import open_model
 from engine.errors import ConfigError
 from engine.gpu.fit import fitting, num_blocks_of
 from engine.gpu.memory import MIB, Measured
@@ -17,6 +18,7 @@ from engine.gpu.open import open_gpu
 from engine.gpu.runner import StepLimits, largest_step
 from engine.models.families import model_spec
 from engine.tp.ranks import ALONE
+from protos import worker_pb2 as pb
 from tests.reference import make_model, sequence_of
 
 DEMO = ModelFolder.open(Path(engine.__file__).parent / "demo")
@@ -31,7 +33,8 @@ def config(**fields: object) -> WorkerConfig:
     [
         ({"quantization": "fp8", "dtype": "float32"}, "fp8: .* the model computes in float32"),
         ({"kv_cache_dtype": "int8"}, "--kv-cache-dtype int8"),
-        ({"kv_cache_dtype": "float16"}, "here bfloat16"),
+        ({"kv_cache_dtype": "float16"}, "here bfloat16, or fp8"),
+        ({"kv_cache_dtype": "fp8", "dtype": "float32"}, "--kv-cache-dtype fp8 is for models in bfloat16 or float16"),
         ({"max_context": 5000}, "a context of 5000: the model's is 4096"),
     ],
 )
@@ -81,6 +84,26 @@ def test_a_gpu_without_float8_is_refused_by_name(monkeypatch: pytest.MonkeyPatch
         open_gpu(config(quantization="fp8"), DEMO, torch.device("cuda"))
 
 
+def test_a_gpu_that_cannot_keep_float8_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+
+    with pytest.raises(ConfigError, match="--kv-cache-dtype fp8: this GPU has no float8"):
+        open_gpu(config(kv_cache_dtype="fp8"), DEMO, torch.device("cuda"))
+
+
+def test_heads_whose_rows_are_no_whole_words_of_float8_are_refused(tmp_path: Path) -> None:
+    with torch.device("cpu"):
+        make_model("llama", tmp_path, head_dim=68)
+
+    with pytest.raises(ConfigError, match="head dimension 68 is not a multiple of 8"):
+        open_gpu(config(kv_cache_dtype="fp8"), ModelFolder.open(tmp_path), torch.get_default_device())
+
+
+def test_a_cpu_has_no_pool_of_float8() -> None:
+    with pytest.raises(ConfigError, match="--kv-cache-dtype fp8 needs a GPU"):
+        open_model(WorkerConfig(model="demo", device="cpu", kv_cache_dtype="fp8"), pb.ROLE_DECODE)
+
+
 def test_a_pool_that_cannot_hold_the_context_is_refused() -> None:
     with pytest.raises(ConfigError, match="a context of 100 tokens does not fit: 6 KV blocks"):
         open_gpu(config(num_blocks=6, max_context=100, dtype="float32"), DEMO, torch.get_default_device())
@@ -123,7 +146,8 @@ def test_a_pool_that_was_asked_for_is_measured_too(monkeypatch: pytest.MonkeyPat
     limits = {"device_reserve_mb": 100, "max_sequences": 1, "max_step_tokens": 2}
 
     def decided(**fields: object) -> int:
-        return num_blocks_of(config(**limits, **fields), decoder, None, StepLimits(1, 2))  # type: ignore[arg-type]
+        made = config(**limits, **fields), decoder, None, StepLimits(1, 2)
+        return num_blocks_of(*made, torch.bfloat16)  # type: ignore[arg-type]
 
     fit = decided()
     assert decided(num_blocks=fit) == fit

@@ -10,6 +10,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 from engine.kernels.gpu import decode_attention as gpu
 from engine.kernels.gpu import runs
 
+E4M3 = torch.float8_e4m3fn
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
 
 
@@ -23,10 +24,12 @@ def attend(
     splits: int = 1,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
+    kept: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the kernel and its reference make of a random batch."""
+    """What the kernel and its reference make of a random batch; keys and values are `kept` in another type."""
     torch.manual_seed(0)
     pool, tables = random_pool(context_lens, num_kv_heads, head_dim, block_tokens, dtype)
+    pool = pool.to(kept or dtype)
     queries = random_rows(len(context_lens), num_kv_heads * group, num_kv_heads, head_dim, dtype)
     lengths = torch.tensor(context_lens, dtype=torch.int32)
     out = torch.full(queries.shape, torch.nan, dtype=dtype, device=device)
@@ -35,7 +38,7 @@ def attend(
         partial.fill_(torch.nan)
     there = [tensor.to(device) for tensor in (queries, pool, tables, lengths)]
     gpu.decode_attention(there[0], there[1], LAYER, there[2], there[3], out, workspace, splits, window)
-    return out.double().cpu(), gpu.decode_attention_reference(queries, pool, LAYER, tables, lengths, window)
+    return out.double().cpu(), gpu.decode_attention_reference(queries, pool.to(dtype), LAYER, tables, lengths, window)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -47,6 +50,16 @@ def test_ragged_contexts_meet_the_reference(group: int, num_kv_heads: int, split
     out, expected = attend(context_lens, group, num_kv_heads, splits=splits, dtype=dtype)
 
     torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize(("head_dim", "block_tokens"), [(64, 16), (96, 7), (128, 16), (256, 32)])
+def test_keys_and_values_of_float8_are_widened(head_dim: int, block_tokens: int, splits: int) -> None:
+    shape = {"head_dim": head_dim, "block_tokens": block_tokens, "splits": splits}
+
+    out, expected = attend([1, 8, 129, 300], **shape, dtype=torch.float16, kept=E4M3)  # type: ignore[arg-type]
+
+    torch.testing.assert_close(out, expected, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("block_tokens", [1, 7, 12, 16, 100, 256])
@@ -134,6 +147,8 @@ def test_bfloat16_is_summed_in_float32(splits: int) -> None:
         ({"head_dim": 70}, "head dimension 70"),
         ({"head_dim": 512}, "head dimension 512"),
         ({"dtype": torch.float64}, "float64"),
+        ({"kept": E4M3}, "queries are torch.float32"),
+        ({"head_dim": 68, "dtype": torch.float16, "kept": E4M3}, "head dimension 68 is not a multiple of 8"),
     ],
 )
 def test_what_the_kernel_was_not_made_for_is_refused_by_name(shape: dict[str, object], message: str) -> None:

@@ -10,6 +10,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from engine.kernels.gpu import prefill_attention as gpu
 
+E4M3 = torch.float8_e4m3fn
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3}
 
 
@@ -23,11 +24,14 @@ def attend(
     dtype: torch.dtype = torch.float32,
     num_decode: int = 0,
     device: str = "cpu",
+    kept: torch.dtype | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the kernel and its reference make of `chunks`, (start, end) in their sequences."""
+    """What the kernel and its reference make of `chunks`, (start, end) in their sequences. Keys and values are `kept`
+    in another type."""
     torch.manual_seed(0)
     context_lens = [end for _, end in chunks]
     pool, tables = random_pool(context_lens, num_kv_heads, head_dim, block_tokens, dtype)
+    pool = pool.to(kept or dtype)
     starts = np.cumsum([0, *(end - start for start, end in chunks)]).astype(np.int32)
     queries = random_rows(starts[-1], num_kv_heads * group, num_kv_heads, head_dim, dtype)
     lengths = np.array(context_lens, np.int32)
@@ -36,7 +40,7 @@ def attend(
     host = torch.from_numpy(starts), torch.from_numpy(lengths)
     there = [tensor.to(device) for tensor in (tables, *host, torch.from_numpy(tiles))]
     gpu.prefill_attention(queries.to(device), pool.to(device), LAYER, *there, out, window)
-    pool = pool.nan_to_num()  # the reference multiplies what is hidden by 0
+    pool = pool.to(dtype).nan_to_num()  # the reference multiplies what is hidden by 0
     return out.double().cpu(), gpu.prefill_attention_reference(queries, pool, LAYER, tables, *host, window)
 
 
@@ -48,6 +52,16 @@ def test_ragged_chunks_meet_the_reference(group: int, num_kv_heads: int, dtype: 
     out, expected = attend(chunks, group, num_kv_heads, dtype=dtype)
 
     torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("window", [None, 50])
+@pytest.mark.parametrize(("head_dim", "block_tokens"), [(64, 16), (96, 7), (128, 16), (256, 32)])
+def test_keys_and_values_of_float8_are_widened(head_dim: int, block_tokens: int, window: int | None) -> None:
+    shape = {"head_dim": head_dim, "block_tokens": block_tokens, "window": window}
+
+    out, expected = attend([(0, 1), (0, 70), (130, 170)], **shape, dtype=torch.float16, kept=E4M3)  # type: ignore[arg-type]
+
+    torch.testing.assert_close(out, expected, rtol=2e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("block_tokens", [1, 7, 12, 16, 100, 256])

@@ -45,6 +45,22 @@ def test_queries_and_pool_agree_with_the_twin(
     assert torch.equal(qkv[:, ratio * 2 * head_dim :], keys_and_values)
 
 
+def test_a_pool_of_float8_has_what_fits_into_it() -> None:
+    qkv, table, positions, slots, pool = inputs(7, 4, 16, 64, torch.float16)
+    qkv *= 300  # some are larger than any of float8
+    pool = pool.to(torch.float8_e4m3fn)
+    twin, twin_pool = qkv.clone(), pool.clone()
+
+    rope_cache(qkv, table, positions, slots, pool, LAYER)
+
+    rope_cache_reference(twin, table, positions, slots, twin_pool, LAYER)
+    torch.testing.assert_close(qkv, twin)
+    ours, theirs = pool.float(), twin_pool.float()
+    assert ours.abs().max() == 448
+    assert not ours.isnan().any()
+    assert (ours != theirs).float().mean() < 1e-3  # where a sum before it was rounded the other way
+
+
 def test_many_tokens_take_more_heads_at_once() -> None:
     qkv, table, positions, slots, pool = inputs(300, 1, 64, 16, torch.float32)
     twin, twin_pool = qkv.clone(), pool.clone()

@@ -145,3 +145,21 @@ def test_a_layout_is_that_of_a_cpu_of_the_same_type(folder: Path, dtype: str) ->
         for kept in DTYPES
     ]
     assert [layout == who.layout for layout in on_cpu] == [kept == dtype for kept in DTYPES]
+
+
+async def test_keys_and_values_of_float8_move_as_they_are(folder: Path) -> None:
+    """What decode computes with what came is what a worker computes that has it all."""
+    worker = {**WORKER, "dtype": "float16", "kv_cache_dtype": "fp8"}
+    opened = partial(open_worker, "prefill decode")
+    async with cluster(folder, prefill=0, worker=worker, open_worker=opened) as running:
+        alone = await answers(running)
+    async with cluster(folder, transport="ipc", worker=worker, open_worker=opened) as running:
+        apart = await answers(running)
+
+    assert apart == alone
+    who = open_worker("prefill", WorkerConfig(model=str(folder), **worker), pb.ROLE_PREFILL).who  # type: ignore[arg-type]
+    whole = open_worker(
+        "prefill", WorkerConfig(model=str(folder), **{**worker, "kv_cache_dtype": "auto"}), pb.ROLE_PREFILL
+    ).who  # type: ignore[arg-type]
+    assert who.layout != whole.layout
+    assert 2 * who.block_bytes == whole.block_bytes
