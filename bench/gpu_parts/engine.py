@@ -56,6 +56,27 @@ class RandomWeights(MutableMapping[str, torch.Tensor]):
 
 
 @dataclass(frozen=True, slots=True)
+class InFloat8:
+    """What of a model is float8 e4m3; the rest is of its own type."""
+
+    weights: bool = False
+    """Of the layers"""
+    kv: bool = False
+
+    def step_bytes(self, shape: Shape, num_positions: float) -> float:
+        """That a step reads: weights, and the KV of so many positions."""
+        weights = shape.eight_bit_step_weight_bytes if self.weights else shape.step_weight_bytes
+        return weights + num_positions * self.position_bytes(shape)
+
+    def position_bytes(self, shape: Shape) -> int:
+        """Of KV in all layers."""
+        return shape.position_bytes // (2 if self.kv else 1)
+
+
+NOTHING = InFloat8()
+
+
+@dataclass(frozen=True, slots=True)
 class Room:
     """What an engine is opened for."""
 
@@ -66,10 +87,10 @@ class Room:
     """Positions of one sequence at most"""
     blocks: int
 
-    def size_bytes(self, shape: Shape, quantized: torch.dtype | None) -> int:
+    def size_bytes(self, shape: Shape, in_float8: InFloat8) -> int:
         """Of weights and pool; a step's buffers are not in it."""
-        pool = self.blocks * BLOCK_TOKENS * shape.position_bytes
-        return pool + (shape.weight_bytes if quantized is None else shape.eight_bit_weight_bytes)
+        pool = self.blocks * BLOCK_TOKENS * in_float8.position_bytes(shape)
+        return pool + (shape.eight_bit_weight_bytes if in_float8.weights else shape.weight_bytes)
 
 
 def blocks_of(num_tokens: int) -> int:
@@ -79,21 +100,22 @@ def blocks_of(num_tokens: int) -> int:
 class Engine:
     """A model opened, compiled and captured."""
 
-    def __init__(self, bench: Bench, shape: Shape, quantized: torch.dtype | None, room: Room) -> None:
-        """`quantized` is the type of the layers' weights, if it is not the model's own."""
-        self.shape, self.quantized, self.room = shape, quantized, room
+    def __init__(self, bench: Bench, shape: Shape, room: Room, in_float8: InFloat8 = NOTHING) -> None:
+        self.shape, self.in_float8, self.room = shape, in_float8, room
         device, dtype = bench.device, torch.float16 if bench.is_dry else torch.bfloat16
         spec = _spec(shape, room.context)
         weights = RandomWeights(spec, device, dtype)
+        quantized = torch.float8_e4m3fn if in_float8.weights else None
         decoder = GpuDecoder(spec, weights, room.context, device=device, dtype=dtype, quantized=quantized)
-        pool = GpuCache(spec, room.blocks, BLOCK_TOKENS, device, dtype)
+        pool = GpuCache(spec, room.blocks, BLOCK_TOKENS, device, torch.float8_e4m3fn if in_float8.kv else dtype)
         self.runner = GpuRunner(decoder, pool, StepLimits(room.sequences, room.prompt_tokens))
         self.runner.warm_up()
         self.sampler = GpuSampler(spec.vocab_size, room.sequences, device)
         self.sampler.warm_up()
         self.launch = GpuLaunch(self.runner, self.sampler)
         for layer in range(spec.num_layers):
-            pool.pool[:, layer].normal_()
+            there = pool.pool[:, layer]
+            there.copy_(torch.randn(there.shape, dtype=dtype, device=device))
 
     def sequence(self, name: str, num_tokens: int, *, answers: int = _ENDLESS) -> Answer:
         """Of random tokens, drawn as most clients have it; it has no blocks yet."""

@@ -15,6 +15,7 @@ from bench.gpu_parts.sdpa import flash_ms
 from bench.gpu_parts.shapes import LLAMA_8B, attention_flops
 from engine.kernels.gpu import decode_attention as decode
 from engine.kernels.gpu import prefill_attention as prefill
+from engine.kernels.gpu.fp8_linear import why_not
 from engine.kernels.gpu.runs import Workspace, choose_splits
 
 DECODES = ((64, 4096), (1, 32768), (256, 1024))
@@ -29,6 +30,10 @@ _TARGET_SHARE, _TARGET_OF_FLASH = 0.85, 0.60
 def tasks(bench: Bench) -> Iterator[Task]:
     for decoding in DECODES:
         yield Task(f"decode attention {decoding[0]} x {decoding[1]}", partial(_decode, bench, *decoding))
+    if not why_not(bench.device):
+        sequences, context = DECODES[0]
+        name = f"decode attention {sequences} x {context}, KV e4m3"
+        yield Task(name, partial(_decode, bench, sequences, context, in_float8=True))
     for tokens, prefix in PREFILLS:
         yield Task(name_of_prefill(tokens, prefix), partial(_prefill, bench, tokens, prefix))
     yield from kernels_of_ops.tasks(bench)
@@ -38,26 +43,29 @@ def name_of_prefill(tokens: int, prefix: int) -> str:
     return f"prefill attention {tokens}" + (f" behind {prefix}" if prefix else "")
 
 
-def decode_calls(bench: Bench, num_sequences: int, context: int) -> tuple[list[Call], float]:
+def decode_calls(
+    bench: Bench, num_sequences: int, context: int, *, in_float8: bool = False
+) -> tuple[list[Call], float]:
     """One call a layer of a pool of several, so that none finds its keys in the cache; and the bytes of one call."""
     sequences, positions = bench.size(num_sequences, min(num_sequences, 2)), bench.size(context, 40)
-    call_bytes = 2 * 2 * sequences * positions * _K * _D
+    call_bytes = 2 * (1 if in_float8 else 2) * sequences * positions * _K * _D
     layers = max(1, min(8, (1 << 30) // call_bytes, bench.free_bytes() // 2 // call_bytes))
     layers = bench.size(max(layers, 2), 2)
     at = random_paged([positions] * sequences, layers, _K, _D, BLOCK_TOKENS, torch.bfloat16)
+    pool = at.pool.to(torch.float8_e4m3fn) if in_float8 else at.pool
     queries = queries_of_rows(sequences, _H, _K, _D, torch.bfloat16)
     out = torch.empty(sequences, _H, _D, dtype=torch.bfloat16)
     splits = choose_splits(sequences, _K, positions, bench.num_cores())
     workspace = Workspace.allocate(sequences * splits, _H, _D, bench.device)
 
     def call(layer: int) -> None:
-        decode.decode_attention(queries, at.pool, layer, at.block_tables, at.context_lens, out, workspace, splits)
+        decode.decode_attention(queries, pool, layer, at.block_tables, at.context_lens, out, workspace, splits)
 
     return [partial(call, layer) for layer in range(layers)], call_bytes
 
 
-def _decode(bench: Bench, num_sequences: int, context: int) -> None:
-    calls, call_bytes = decode_calls(bench, num_sequences, context)
+def _decode(bench: Bench, num_sequences: int, context: int, *, in_float8: bool = False) -> None:
+    calls, call_bytes = decode_calls(bench, num_sequences, context, in_float8=in_float8)
     ms = bench.median_ms(calls)
     speed = call_bytes / ms / 1e6
     limit = bench.limits.get(COPY)
@@ -68,7 +76,7 @@ def _decode(bench: Bench, num_sequences: int, context: int) -> None:
             "GB/s",
             limit,
             speed / limit if limit else None,
-            least_share=_TARGET_SHARE if (num_sequences, context) == DECODES[0] else None,
+            least_share=_TARGET_SHARE if (num_sequences, context) == DECODES[0] and not in_float8 else None,
             note=f"{ms * 1e3:.1f} us; of copy bandwidth",
         )
     )

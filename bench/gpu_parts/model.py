@@ -16,7 +16,7 @@ import torch
 
 from bench.gpu_parts import beside, rival
 from bench.gpu_parts.bench import Bench, Task, elapsed_ms, timed
-from bench.gpu_parts.engine import BLOCK_TOKENS, Engine, Room, blocks_of, with_blocks
+from bench.gpu_parts.engine import BLOCK_TOKENS, NOTHING, Engine, InFloat8, Room, blocks_of, with_blocks
 from bench.gpu_parts.errors import judge, worst_row_error
 from bench.gpu_parts.limits import COPY, GEMM
 from bench.gpu_parts.report import Row
@@ -29,7 +29,8 @@ from engine.kernels.gpu.fp8_linear import why_not
 CONTEXT, SHORT_CONTEXT, STEPS = 1024, 256, 48
 STREAMS, PROMPTS = (1, 64, 256), (2048, 8192)
 FP8_STREAMS = 64
-"""At both contexts: KV stays in bfloat16, and at the longer one is more than half of what a step reads"""
+"""At both contexts: KV in bfloat16 is more than half of what a step reads at the longer one."""
+_WEIGHTS, _WEIGHTS_AND_KV = InFloat8(weights=True), InFloat8(weights=True, kv=True)
 RIVAL_STREAMS = 64
 _SPARE = 16
 """Steps, and blocks of each stream, beyond those that count."""
@@ -48,18 +49,18 @@ class Engines:
         self._bench = bench
         self._open: list[Engine] = []
 
-    def get(self, shape: Shape, quantized: torch.dtype | None = None) -> Engine | None:
+    def get(self, shape: Shape, in_float8: InFloat8 = NOTHING) -> Engine | None:
         """For as many of `STREAMS` as there is room for; None where the model does not fit, which is said."""
-        if self._open and (self._open[0].shape.name, self._open[0].quantized) == (shape.name, quantized):
+        if self._open and (self._open[0].shape.name, self._open[0].in_float8) == (shape.name, in_float8):
             return self._open[0]
         self.clear()
         real = shape.tiny() if self._bench.is_dry else shape
-        rooms = [self._room(streams) for streams in (STREAMS[::-1] if quantized is None else (FP8_STREAMS,))]
-        needs = [room.size_bytes(real, quantized) + _SLACK_BYTES for room in rooms]
+        rooms = [self._room(streams) for streams in (STREAMS[::-1] if in_float8 == NOTHING else (FP8_STREAMS,))]
+        needs = [room.size_bytes(real, in_float8) + _SLACK_BYTES for room in rooms]
         free = self._bench.free_bytes()
         for room, needed in zip(rooms, needs, strict=True):
             if self._bench.is_dry or needed <= free:
-                self._open.append(Engine(self._bench, real, quantized, room))
+                self._open.append(Engine(self._bench, real, room, in_float8))
                 return self._open[0]
         note = f"{free / 1e9:.0f} free"
         self._bench.emit(Row(self._bench.task, f"skipped: needs {needs[-1] / 1e9:.0f} GB", note=note))
@@ -95,9 +96,9 @@ def tasks(bench: Bench) -> Iterator[Task]:
             short = FP8_STREAMS, SHORT_CONTEXT
             yield Task(_decode_name(shape, *short), partial(_decode, bench, engines, shape, *short))
             yield Task("8B streams beside prompts", partial(_beside, bench, engines))
-            for context in (CONTEXT, SHORT_CONTEXT):
-                name = f"{_decode_name(shape, FP8_STREAMS, context)}, FP8"
-                yield Task(name, partial(_decode_fp8, bench, engines, context))
+            for in_float8, context in ((_WEIGHTS, CONTEXT), (_WEIGHTS, SHORT_CONTEXT), (_WEIGHTS_AND_KV, CONTEXT)):
+                name = f"{_decode_name(shape, FP8_STREAMS, context)}, FP8{' and its KV' if in_float8.kv else ''}"
+                yield Task(name, partial(_decode_fp8, bench, engines, context, in_float8))
     # Last: nobody can say for how long another program takes, and it is ended with the time.
     yield Task(f"{RIVAL}: 8B decode, {RIVAL_STREAMS} streams", partial(_rival, bench, engines))
 
@@ -161,12 +162,12 @@ def _decode(bench: Bench, engines: Engines, shape: Shape, num_streams: int, cont
     bench.emit(Row(f"{bench.task}: host gap", gap * 100, "%", share=gap, most_share=target, note=note))
 
 
-def _decode_fp8(bench: Bench, engines: Engines, context: int) -> None:
-    """With products of float8, held against what the same steps took in bfloat16."""
+def _decode_fp8(bench: Bench, engines: Engines, context: int, in_float8: InFloat8) -> None:
+    """With products of float8, or KV as well, held against what the same steps took in bfloat16."""
     if why := why_not(bench.device):
         bench.emit(Row(bench.task, "skipped: no float8", note=why[:160]))
         return
-    decoded = _decoded(bench, engines, LLAMA_8B, FP8_STREAMS, context, torch.float8_e4m3fn)
+    decoded = _decoded(bench, engines, LLAMA_8B, FP8_STREAMS, context, in_float8)
     if decoded is None:
         return
     before = bench.limits.get(_bf16_rate(context))
@@ -204,10 +205,10 @@ def _decoded(
     shape: Shape,
     num_streams: int,
     num_positions: int,
-    quantized: torch.dtype | None = None,
+    in_float8: InFloat8 = NOTHING,
 ) -> _Decoded | None:
     """None where it does not fit, which is said."""
-    if (engine := engines.get(shape, quantized)) is None:
+    if (engine := engines.get(shape, in_float8)) is None:
         return None
     streams = bench.size(num_streams, min(num_streams, 2))
     if streams > engine.room.sequences:
@@ -215,8 +216,7 @@ def _decoded(
         return None
     context, steps = _context(bench, num_positions), _steps(bench)
     pace = Streams(engine, streams, context).pace(bench, steps)
-    weights = engine.shape.step_weight_bytes if quantized is None else engine.shape.eight_bit_step_weight_bytes
-    read = weights + streams * (context + steps / 2) * engine.shape.position_bytes
+    read = in_float8.step_bytes(engine.shape, streams * (context + steps / 2))
     speed = bench.limits.get(COPY)
     limit = streams * speed * 1e9 / read if speed else None
     graphs = engine.runner.graphs

@@ -19,7 +19,7 @@ def _serve(bench: Bench) -> None:
     tokens = bench.size(PROMPT_TOKENS, 16)
     blocks = blocks_of(tokens)
     shape = LLAMA_8B.tiny() if bench.is_dry else LLAMA_8B
-    engine = Engine(bench, shape, None, Room(1, tokens, tokens + 1, blocks))
+    engine = Engine(bench, shape, Room(1, tokens, tokens + 1, blocks))
     prompt = with_blocks(engine.sequence("prompt", tokens), range(blocks))
     batch = Batch.build([Chunk(prompt, 0, tokens)], BLOCK_TOKENS)
     engine.launch(batch, None).collect()
