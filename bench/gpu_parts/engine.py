@@ -82,7 +82,8 @@ class Engine:
     def __init__(self, bench: Bench, shape: Shape, quantized: torch.dtype | None, room: Room) -> None:
         """`quantized` is the type of the layers' weights, if it is not the model's own."""
         self.shape, self.quantized, self.room = shape, quantized, room
-        device, dtype = bench.device, torch.float16 if bench.is_dry else torch.bfloat16
+        device = bench.device
+        dtype = torch.float16 if device.type == "cpu" else torch.bfloat16  # Triton's interpreter multiplies no bfloat16
         spec = _spec(shape, room.context)
         weights = RandomWeights(spec, device, dtype)
         decoder = GpuDecoder(spec, weights, room.context, device=device, dtype=dtype, quantized=quantized)
