@@ -3,7 +3,7 @@
 import platform
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
@@ -30,10 +30,14 @@ def run(part: str, file: Path, seconds: float, is_dry: bool, shard: str, seed: i
     bench = Bench(device, is_dry, deadline, records.limits(found), file)
     if part == "limits":
         records.append(file, {"machine": _machine(device)})
+    return run_tasks(bench, part, shard, seed, set(records.begun(found)))
+
+
+def run_tasks(bench: Bench, part: str, shard: str, seed: int, done: Set[str] = frozenset()) -> int:
+    """Those of a shard that are not `done`; the process's status."""
     tasks: Callable[[Bench], Iterable[Task]] = import_module(f"bench.gpu_parts.{part}").tasks
     number, count = (int(word) for word in shard.split("/"))
-    done = set(records.begun(found))
-    with torch.device(device) if part in MADE_ON_THE_DEVICE else nullcontext():
+    with torch.device(bench.device) if part in MADE_ON_THE_DEVICE else nullcontext():
         for index, task in enumerate(tasks(bench)):
             if index % count != number or task.name in done:
                 continue

@@ -102,7 +102,8 @@ class Engine:
 
     def __init__(self, bench: Bench, shape: Shape, room: Room, in_float8: InFloat8 = NOTHING) -> None:
         self.shape, self.in_float8, self.room = shape, in_float8, room
-        device, dtype = bench.device, torch.float16 if bench.is_dry else torch.bfloat16
+        device = bench.device
+        dtype = torch.float16 if device.type == "cpu" else torch.bfloat16  # Triton's interpreter multiplies no bfloat16
         spec = _spec(shape, room.context)
         weights = RandomWeights(spec, device, dtype)
         quantized = torch.float8_e4m3fn if in_float8.weights else None

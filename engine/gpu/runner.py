@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 _SCORED_BYTES = 1 << 24
 """Of logits that are there at once for rows of a prompt that are scored; what is left free of the memory has room."""
+_TILE_ROWS = (16, 64, 256)
+"""Up to so many rows a kernel takes another tile than for more, and so is another kernel."""
 _MOST_ASKED = SamplingParams(max_tokens=1, seed=0, num_logprobs=MAX_COUNT)
 
 
@@ -151,15 +153,22 @@ class GpuRunner:
         """Compile every kernel, also on the largest step; writes only block 0, which must be free."""
         logger.info("compiling kernels for the GPU")
         began = time.perf_counter()
-        batch = largest_step(self.limits, len(self.decoder.rope), self.cache.block_tokens)
         with on(self.decoder.device):
-            self._run(batch, None, len(batch.token_ids))
+            for limits in (self.limits, *self._steps_of_other_tiles()):
+                batch = largest_step(limits, len(self.decoder.rope), self.cache.block_tokens)
+                self._run(batch, None, len(batch.token_ids))
             self._inputs.clear()  # what lies there are the parts of a step of other sizes
             self.graphs.capture()
             inputs = self._inputs.inputs(self._decode(1))
             take_tokens(inputs.token_ids, inputs.continues, torch.zeros_like(inputs.token_ids, dtype=torch.int64))
         self.cache.clear(1)
         logger.info("kernels ready in %.1f s", time.perf_counter() - began)
+
+    def _steps_of_other_tiles(self) -> list[StepLimits]:
+        """Smaller steps than the largest, whose kernels no bucket has: else a prompt would wait for a compiler."""
+        least, context = self.graphs.buckets[-1], len(self.decoder.rope)
+        most = min(self.limits.max_step_tokens, self.limits.max_sequences * context)
+        return [StepLimits(-(-rows // context), rows) for rows in _TILE_ROWS if least < rows < most]
 
     def _decode(self, bucket: int) -> Sizes:
         return Sizes.of_decode(bucket, self._table_blocks)
