@@ -46,6 +46,8 @@ class DecodeGraphs:
         self.buckets = buckets_up_to(most)
         self.ways = ways
         self._device = device
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        """Memory that all graphs share"""
         self._captured: dict[int, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
         self.chosen = {bucket: next(iter(ways(bucket))) for bucket in self.buckets}
 
@@ -55,20 +57,25 @@ class DecodeGraphs:
 
     def capture(self) -> None:
         """Run the step of every bucket once in every way, which compiles what it needs, and capture it."""
-        pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
         for bucket in reversed(self.buckets):  # the largest first: the others fit into what it allocated
-            best_ms, ways = float("inf"), self.ways(bucket)
-            for name, step in ways.items():
-                if not self._runs(name, step, bucket) or self._device.type != "cuda":
-                    continue
-                torch.cuda.synchronize(self._device)
-                graph = torch.cuda.CUDAGraph()
-                # What other threads do meanwhile is no part of it: NCCL's watch asks after events.
-                with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-                    logits = step(bucket)
-                if (ms := _replay_ms(graph) if len(ways) > 1 else 0.0) < best_ms:
-                    best_ms, self.chosen[bucket], self._captured[bucket] = ms, name, (graph, logits)
+            if self._pool is None:
+                self(bucket)
+            else:
+                self._capture(bucket)
         logger.info("decode steps: %s", ", ".join(f"{bucket} by {name}" for bucket, name in self.chosen.items()))
+
+    def _capture(self, bucket: int) -> None:
+        best_ms, ways = float("inf"), self.ways(bucket)
+        for name, step in ways.items():
+            if not self._runs(name, step, bucket):
+                continue
+            torch.cuda.synchronize(self._device)
+            graph = torch.cuda.CUDAGraph()
+            # What other threads do meanwhile is no part of it: NCCL's watch asks after events.
+            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                logits = step(bucket)
+            if (ms := _replay_ms(graph) if len(ways) > 1 else 0.0) < best_ms:
+                best_ms, self.chosen[bucket], self._captured[bucket] = ms, name, (graph, logits)
 
     def _runs(self, name: str, step: Step, bucket: int) -> bool:
         """Whether the GPU takes this way; all take the first."""

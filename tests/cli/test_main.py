@@ -30,7 +30,7 @@ finally:
     ("option", "value"),
     [
         ("--quantization", "int4"),
-        ("--kv-cache-dtype", "fp8"),
+        ("--kv-cache-dtype", "fp4"),
         ("--device", "tpu"),
         ("--dtype", "fp8"),
         ("--transport", "nccl"),

@@ -65,6 +65,7 @@ def logits_of_the_demo(kept: str) -> torch.Tensor:
     return torch.cat(rows).float()
 
 
+@pytest.mark.slow
 def test_a_trained_model_answers_nearly_the_same() -> None:
     exact, found = logits_of_the_demo("auto"), logits_of_the_demo("fp8")
 
