@@ -12,7 +12,7 @@ import torch
 from bench.gpu_parts import checks_of_ops, checks_of_sampling
 from bench.gpu_parts.bench import Bench, Task
 from bench.gpu_parts.errors import SHORT, TOLERANCE, judge, worst_row_error
-from bench.gpu_parts.inputs import queries_of_rows, random_paged
+from bench.gpu_parts.inputs import Paged, queries_of_rows, random_paged
 from engine.kernels.gpu import decode_attention as decode
 from engine.kernels.gpu import prefill_attention as prefill
 from engine.kernels.gpu.fp8_linear import why_not
@@ -74,10 +74,14 @@ def _task(name: str, check, bench: Bench, shape: _Shape, dtype: torch.dtype) -> 
     return Task(name, lambda: check(bench, name, shape, dtype))
 
 
+def _paged(shape: _Shape, lengths: list[int], dtype: torch.dtype) -> Paged:
+    sizes = shape.num_kv_heads, shape.head_dim, shape.block_tokens
+    return random_paged(lengths, LAYERS, *sizes, dtype, poisoned=True, in_float8=shape.in_float8)
+
+
 def _decode(bench: Bench, name: str, shape: _Shape, dtype: torch.dtype) -> None:
     lengths = _TINY_CONTEXTS if bench.is_dry else _CONTEXTS
-    at = random_paged(lengths, LAYERS, shape.num_kv_heads, shape.head_dim, shape.block_tokens, dtype, poisoned=True)
-    pool = at.pool.to(torch.float8_e4m3fn) if shape.in_float8 else at.pool
+    at = _paged(shape, lengths, dtype)
     num_heads = shape.num_kv_heads * shape.group
     queries = queries_of_rows(len(lengths), num_heads, shape.num_kv_heads, shape.head_dim, dtype)
     splits = shape.splits or choose_splits(len(lengths), shape.num_kv_heads, max(lengths), bench.num_cores())
@@ -86,10 +90,10 @@ def _decode(bench: Bench, name: str, shape: _Shape, dtype: torch.dtype) -> None:
         partial.fill_(torch.nan)
     out = torch.full(queries.shape, torch.nan, dtype=dtype)
     decode.decode_attention(
-        queries, pool, LAYER, at.block_tables, at.context_lens, out, workspace, splits, shape.window
+        queries, at.pool, LAYER, at.block_tables, at.context_lens, out, workspace, splits, shape.window
     )
     expected = decode.decode_attention_reference(
-        queries, pool.to(dtype), LAYER, at.block_tables, at.context_lens, shape.window
+        queries, at.pool.to(dtype), LAYER, at.block_tables, at.context_lens, shape.window
     )
     judge(bench, name, worst_row_error(out, expected), TOLERANCE[dtype])
 
@@ -97,16 +101,15 @@ def _decode(bench: Bench, name: str, shape: _Shape, dtype: torch.dtype) -> None:
 def _prefill(bench: Bench, name: str, shape: _Shape, dtype: torch.dtype) -> None:
     chunks = _TINY_CHUNKS if bench.is_dry else _CHUNKS
     lengths = [end for _, end in chunks]
-    at = random_paged(lengths, LAYERS, shape.num_kv_heads, shape.head_dim, shape.block_tokens, dtype, poisoned=True)
-    pool = at.pool.to(torch.float8_e4m3fn) if shape.in_float8 else at.pool
+    at = _paged(shape, lengths, dtype)
     starts = np.cumsum([0, *(end - start for start, end in chunks)]).astype(np.int32)
     num_heads = shape.num_kv_heads * shape.group
     queries = queries_of_rows(int(starts[-1]), num_heads, shape.num_kv_heads, shape.head_dim, dtype)
-    block_m = prefill.choose_tile(pool).block_m
+    block_m = prefill.choose_tile(at.pool).block_m
     tiles = prefill.list_tiles(starts, np.array(lengths, np.int32), 0, shape.group, block_m)
     out = torch.full(queries.shape, torch.nan, dtype=dtype)
     rows = torch.tensor(starts), at.context_lens
-    prefill.prefill_attention(queries, pool, LAYER, at.block_tables, *rows, torch.tensor(tiles), out, shape.window)
-    exact = pool.to(dtype).nan_to_num(0.0)  # the reference multiplies what is hidden by 0
+    prefill.prefill_attention(queries, at.pool, LAYER, at.block_tables, *rows, torch.tensor(tiles), out, shape.window)
+    exact = at.pool.to(dtype).nan_to_num(0.0)  # the reference multiplies what is hidden by 0
     expected = prefill.prefill_attention_reference(queries, exact, LAYER, at.block_tables, *rows, shape.window)
     judge(bench, name, worst_row_error(out, expected), TOLERANCE[dtype])

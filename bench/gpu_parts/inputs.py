@@ -26,6 +26,7 @@ def random_paged(
     dtype: torch.dtype,
     *,
     poisoned: bool = False,
+    in_float8: bool = False,
 ) -> Paged:
     """`poisoned`: what no sequence owns, or is behind its end, is NaN."""
     counts = [-(-length // block_tokens) for length in lengths]
@@ -41,6 +42,7 @@ def random_paged(
             pool[tables[row, count - 1].long(), ..., length % block_tokens :, :] = torch.nan
     if poisoned:
         pool[free] = torch.nan
+    pool = pool.to(torch.float8_e4m3fn) if in_float8 else pool
     return Paged(pool, tables, torch.tensor(lengths, dtype=torch.int32))
 
 

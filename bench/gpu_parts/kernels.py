@@ -51,15 +51,15 @@ def decode_calls(
     call_bytes = 2 * (1 if in_float8 else 2) * sequences * positions * _K * _D
     layers = max(1, min(8, (1 << 30) // call_bytes, bench.free_bytes() // 2 // call_bytes))
     layers = bench.size(max(layers, 2), 2)
-    at = random_paged([positions] * sequences, layers, _K, _D, BLOCK_TOKENS, torch.bfloat16)
-    pool = at.pool.to(torch.float8_e4m3fn) if in_float8 else at.pool
+    paged = [positions] * sequences, layers, _K, _D, BLOCK_TOKENS, torch.bfloat16
+    at = random_paged(*paged, in_float8=in_float8)
     queries = queries_of_rows(sequences, _H, _K, _D, torch.bfloat16)
     out = torch.empty(sequences, _H, _D, dtype=torch.bfloat16)
     splits = choose_splits(sequences, _K, positions, bench.num_cores())
     workspace = Workspace.allocate(sequences * splits, _H, _D, bench.device)
 
     def call(layer: int) -> None:
-        decode.decode_attention(queries, pool, layer, at.block_tables, at.context_lens, out, workspace, splits)
+        decode.decode_attention(queries, at.pool, layer, at.block_tables, at.context_lens, out, workspace, splits)
 
     return [partial(call, layer) for layer in range(layers)], call_bytes
 

@@ -191,7 +191,7 @@ def _top_logits(config: Config) -> Mapping[str, object]:
 
 def _int4(config: Config) -> Mapping[str, object]:
     sizes = config.kwargs["ROWS"], config.kwargs["OUTPUTS"]
-    return {"_TILES": ((None, int4_linear._Tile(*sizes, config.num_warps, config.num_stages)),)}
+    return {"TILES": ((None, int4_linear._Tile(*sizes, config.num_warps, config.num_stages)),)}
 
 
 def _int8_tile(config: Config) -> Mapping[str, object]:

@@ -18,8 +18,8 @@ from engine.gpu.fit import fitting, num_blocks_of
 from engine.gpu.runner import GpuRunner, StepLimits
 from engine.gpu.sampler import GpuSampler
 from engine.kernels.gpu import norm, quantize
-from engine.kernels.gpu.fp8_linear import MULTIPLE, why_not
-from engine.kernels.gpu.paged import E4M3, FLOAT8_CAPABILITY, check_heads
+from engine.kernels.gpu.fp8_linear import CAPABILITY, MULTIPLE, why_not
+from engine.kernels.gpu.paged import E4M3, check_heads
 from engine.masks import Masks
 from engine.models.families import model_spec
 from engine.models.spec import ModelSpec
@@ -106,7 +106,7 @@ def _refuse(config: WorkerConfig, spec: ModelSpec, device: torch.device, dtype: 
     if config.kv_cache_dtype == "fp8":
         if dtype is torch.float32:
             raise ConfigError("--kv-cache-dtype fp8 is for models in bfloat16 or float16", field="kv_cache_dtype")
-        if device.type == "cuda" and torch.cuda.get_device_capability(device) < FLOAT8_CAPABILITY:
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
             raise ConfigError(
                 "--kv-cache-dtype fp8: this GPU has no float8; it is there from compute capability 8.9 on",
                 field="kv_cache_dtype",

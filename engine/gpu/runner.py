@@ -21,8 +21,10 @@ from engine.gpu.graphs import DecodeGraphs, Step, buckets_up_to
 from engine.gpu.inputs import InputBuffer, Inputs, Sizes
 from engine.gpu.scoring import scores_of
 from engine.gpu.thin import ThinStep
+from engine.kernels.gpu import int4_linear, int8_linear
 from engine.kernels.gpu.early import can_launch_early
 from engine.kernels.gpu.prefill_attention import choose_tile, list_tiles
+from engine.kernels.gpu.rope_cache import FEW_TOKENS
 from engine.kernels.gpu.runs import choose_splits
 from engine.kernels.gpu.take_tokens import take_tokens
 from engine.kernels.gpu.thin_linear import MOST_ROWS
@@ -35,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 _SCORED_BYTES = 1 << 24
 """Of logits that are there at once for rows of a prompt that are scored; what is left free of the memory has room."""
-_TILE_ROWS = (16, 64, 256)
+_TILE_ROWS = sorted({FEW_TOKENS, *(most for most, _ in (*int4_linear.TILES, *int8_linear.TILES) if most)})
 """Up to so many rows a kernel takes another tile than for more, and so is another kernel."""
 _MOST_ASKED = SamplingParams(max_tokens=1, seed=0, num_logprobs=MAX_COUNT)
 

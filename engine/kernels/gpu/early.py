@@ -11,6 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
+from engine.kernels.gpu.paged import is_hopper
+
 
 @triton.jit
 def await_others():  # type: ignore[no-untyped-def]
@@ -34,4 +36,4 @@ def fetch_ahead(pointers):  # type: ignore[no-untyped-def]
 
 def can_launch_early(device: torch.device) -> bool:
     """Whether the GPU is one that does so; the interpreter does not."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 9
+    return device.type == "cuda" and is_hopper(device)

@@ -14,6 +14,8 @@ from engine.kernels.eight_bits import check_product, product_reference
 
 MULTIPLE = 16
 """Of which K and N must be multiples."""
+CAPABILITY = (8, 9)
+"""Of the first GPUs that have float8"""
 _REFUSED = "CUBLAS_STATUS"
 
 
@@ -104,7 +106,7 @@ def why_not(device: torch.device) -> str | None:
     if device.type != "cuda":
         return None
     major, minor = torch.cuda.get_device_capability(device)
-    if (major, minor) < (8, 9):
+    if (major, minor) < CAPABILITY:
         return f"they need a GPU of compute capability 8.9 or newer, and this one has {major}.{minor}"
     ones = torch.ones(MULTIPLE, MULTIPLE, device=device).to(torch.float8_e4m3fn)
     scales, y = torch.ones(MULTIPLE, device=device), torch.empty(ones.shape, dtype=torch.bfloat16, device=device)

@@ -46,7 +46,7 @@ class _Tile:
     num_stages: int
 
 
-_TILES = ((16, _Tile(16, 32, 4, 4)), (64, _Tile(64, 64, 8, 3)), (None, _Tile(128, 64, 8, 3)))
+TILES = ((16, _Tile(16, 32, 4, 4)), (64, _Tile(64, 64, 8, 3)), (None, _Tile(128, 64, 8, 3)))
 """By the rows there are at most."""
 CONFIGS = tuple(
     triton.Config({"ROWS": rows, "OUTPUTS": outputs}, num_warps=warps, num_stages=stages)
@@ -131,7 +131,7 @@ def int4_linear(x: torch.Tensor, weight: Int4Weight, bias: torch.Tensor | None, 
     assert x.is_contiguous()
     assert y.is_contiguous()
     if num_rows:
-        tile = next(tile for most, tile in _TILES if most is None or num_rows <= most)
+        tile = next(tile for most, tile in TILES if most is None or num_rows <= most)
         _int4_linear[(triton.cdiv(num_rows, tile.rows), triton.cdiv(num_outputs, tile.outputs))](
             x,
             weight.values,
@@ -161,5 +161,5 @@ COMPILED = tuple(
         tile.num_stages,
     )
     for group in (GROUPS[0], GROUPS[-1])
-    for _, tile in _TILES
+    for _, tile in TILES
 )

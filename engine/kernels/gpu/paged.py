@@ -13,12 +13,12 @@ import triton
 import triton.language as tl
 
 from engine.errors import ConfigError
+from engine.kernels.eight_bits import LARGEST
 
 LOG2_E = 1.4426950408889634
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-E4M3, E4M3_MAX = torch.float8_e4m3fn, tl.constexpr(448.0)
-FLOAT8_CAPABILITY = (8, 9)
-"""Of the first GPUs that have it"""
+E4M3 = torch.float8_e4m3fn
+E4M3_MAX = tl.constexpr(LARGEST[E4M3])
 MIN_HEAD_DIM, MAX_HEAD_DIM = 64, 256
 ROW_BYTES_STEP = 8
 """A row is whole words of eight bytes, which transfers move."""

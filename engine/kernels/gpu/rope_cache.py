@@ -17,7 +17,7 @@ from engine.kernels.gpu.early import await_others
 from engine.kernels.gpu.paged import E4M3, E4M3_MAX
 from engine.kernels.gpu.quantize import e4m3_bits
 
-_FEW_TOKENS = 256
+FEW_TOKENS = 256
 _WIDEST = 256
 _PAIRS_OF_FEW, _PAIRS_OF_MANY = 256, 1024
 """Pairs of numbers that one program rotates: few tokens are spread over more programs."""
@@ -161,7 +161,7 @@ def rope_cache(
     if num_rows:
         all_heads = width // head_dim
         half = triton.next_power_of_2(head_dim // 2)
-        heads = (_PAIRS_OF_FEW if num_rows <= _FEW_TOKENS else _PAIRS_OF_MANY) // half
+        heads = (_PAIRS_OF_FEW if num_rows <= FEW_TOKENS else _PAIRS_OF_MANY) // half
         _rope_cache[(num_rows, triton.cdiv(all_heads, heads))](
             qkv,
             table,

@@ -94,6 +94,13 @@ class Engines:
         return Batch.build(planned, self.cpu.cache.block_tokens)
 
 
+def grow(chunks: list[tuple[Sequence, int]]) -> None:
+    """Append what sequences lack for so many tokens more to be computed."""
+    for sequence, num_tokens in chunks:
+        while len(sequence.tokens) < sequence.num_computed + num_tokens:
+            sequence.append(len(sequence.tokens) % 211)
+
+
 def scattered(sequences: list[Sequence], num_blocks: int) -> None:
     """Give each sequence so many blocks, in a scattered order, block 0 to nobody."""
     generator = torch.Generator(device="cpu").manual_seed(2)

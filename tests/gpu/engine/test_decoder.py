@@ -6,7 +6,7 @@ import torch
 from engine.gpu import runner
 from engine.scoring import Scoring
 from engine.sequence import Sequence
-from tests.gpu.engine.models import Engines, scattered, spec_of
+from tests.gpu.engine.models import Engines, grow, scattered, spec_of
 from tests.reference import sequence_of
 
 SPECS = {
@@ -46,9 +46,7 @@ def test_logits_are_those_of_the_cpu_in_steps_of_every_kind(name: str) -> None:
         [(b, 1)],
     ]
     for chunks in steps:
-        for sequence, num_tokens in chunks:
-            while len(sequence.tokens) < sequence.num_computed + num_tokens:
-                sequence.append(len(sequence.tokens) % 211)
+        grow(chunks)
         batch = engines.batch(*chunks)
 
         logits = engines.gpu(batch)

@@ -12,7 +12,7 @@ from engine.checkpoint import ModelFolder
 from engine.config import WorkerConfig
 from engine.gpu.open import open_gpu
 from engine.models.spec import ModelSpec
-from tests.gpu.engine.models import Engines, scattered, spec_of
+from tests.gpu.engine.models import Engines, grow, scattered, spec_of
 from tests.reference import sequence_of
 
 E4M3 = torch.float8_e4m3fn
@@ -27,9 +27,7 @@ def test_logits_are_near_to_those_of_whole_keys_in_steps_of_every_kind(spec: Mod
     a, b = sequences = [sequence_of(str(length), list(range(5, 5 + length))) for length in (21, 10)]
     scattered(sequences, 3)
     for chunks in ([(a, 12)], [(a, 9), (b, 10)], [(a, 1), (b, 1)], [(b, 1)]):
-        for sequence, num_tokens in chunks:
-            while len(sequence.tokens) < sequence.num_computed + num_tokens:
-                sequence.append(7 * len(sequence.tokens) % 211)
+        grow(chunks)
         batch = engines.batch(*chunks)
 
         logits = engines.gpu(batch).cpu()

@@ -7,7 +7,7 @@ from engine.gpu.decoder import GpuDecoder
 from engine.gpu.runner import StepLimits
 from engine.gpu.thin import ThinStep
 from engine.models.spec import ModelSpec
-from tests.gpu.engine.models import MAX_CONTEXT, Engines, scattered, spec_of, weights_of
+from tests.gpu.engine.models import MAX_CONTEXT, Engines, grow, scattered, spec_of, weights_of
 from tests.reference import sequence_of
 
 SPECS = {
@@ -30,9 +30,7 @@ def test_steps_agree_with_those_of_torchs_products_and_with_the_cpu(name: str, w
     scattered(sequences, 3)
     a, b, c = sequences
     for chunks in ([(a, 21), (b, 10), (c, 9)], [(a, 1), (b, 1), (c, 1)], [(b, 1)], [(b, 1), (c, 1)]):
-        for sequence, num_tokens in chunks:
-            while len(sequence.tokens) < sequence.num_computed + num_tokens:
-                sequence.append(7 * len(sequence.tokens) % 211)
+        grow(chunks)
         batch = plain.batch(*chunks)
 
         here, there, exact = thin.gpu(batch).clone(), plain.gpu(batch), plain.cpu(batch)

@@ -10,17 +10,22 @@ from engine.kernels.gpu.quantize import quantize_rows
 E4M3 = torch.float8_e4m3fn
 
 
+def random_product(
+    num_rows: int, with_bias: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Rows and their scales, 48 outputs and theirs, a bias."""
+    x, weight = (torch.randn(size, 96).to(E4M3) for size in (num_rows, 48))
+    return x, torch.rand(num_rows), weight, torch.rand(48), torch.randn(48).bfloat16() if with_bias else None
+
+
 @pytest.mark.parametrize("num_rows", [0, 1, 5, 40])
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_rows_agree_with_the_twin(num_rows: int, with_bias: bool) -> None:
-    x, weight = (torch.randn(size, 96).to(E4M3) for size in (num_rows, 48))
-    x_scales, scales = torch.rand(num_rows), torch.rand(48)
-    bias = torch.randn(48).bfloat16() if with_bias else None
-    y = torch.full((num_rows, 48), torch.nan, dtype=torch.bfloat16)
+    product, y = random_product(num_rows, with_bias), torch.full((num_rows, 48), torch.nan, dtype=torch.bfloat16)
 
-    fp8_linear(x, x_scales, weight, scales, bias, y)
+    fp8_linear(*product, y)
 
-    expected = product_reference(x, x_scales, weight, scales, bias, torch.bfloat16)
+    expected = product_reference(*product, torch.bfloat16)
     torch.testing.assert_close(y, expected, rtol=8e-3, atol=8e-3)
 
 
@@ -28,14 +33,11 @@ def test_rows_agree_with_the_twin(num_rows: int, with_bias: bool) -> None:
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_torch_s_product_takes_what_it_is_given_on_a_gpu(num_rows: int, with_bias: bool) -> None:
     """This torch has the operation on a CPU, too: the same arguments, in the same layout."""
-    x, weight = (torch.randn(size, 96).to(E4M3) for size in (num_rows, 48))
-    x_scales, scales = torch.rand(num_rows), torch.rand(48)
-    bias = torch.randn(48).bfloat16() if with_bias else None
-    y = torch.full((num_rows, 48), torch.nan, dtype=torch.bfloat16)
+    product, y = random_product(num_rows, with_bias), torch.full((num_rows, 48), torch.nan, dtype=torch.bfloat16)
 
-    scaled_product(x, x_scales, weight, scales, bias, y)
+    scaled_product(*product, y)
 
-    expected = product_reference(x, x_scales, weight, scales, bias, torch.bfloat16)
+    expected = product_reference(*product, torch.bfloat16)
     torch.testing.assert_close(y, expected, rtol=1.6e-2, atol=3e-2)
 
 
@@ -52,14 +54,11 @@ def test_sizes_that_cublas_refuses_are_scaled_behind_the_product(
         return taken(*args, scale_a=scale_a, **options)  # type: ignore[call-overload, no-any-return]
 
     monkeypatch.setattr(torch, "_scaled_mm", refuse)
-    x, weight = (torch.randn(size, 96).to(E4M3) for size in (num_rows, 48))
-    x_scales, scales = torch.rand(num_rows), torch.rand(48)
-    bias = torch.randn(48).bfloat16() if with_bias else None
-    y = torch.full((num_rows, 48), torch.nan, dtype=torch.bfloat16)
+    product, y = random_product(num_rows, with_bias), torch.full((num_rows, 48), torch.nan, dtype=torch.bfloat16)
 
-    scaled_product(x, x_scales, weight, scales, bias, y)
+    scaled_product(*product, y)
 
-    expected = product_reference(x, x_scales, weight, scales, bias, torch.bfloat16)
+    expected = product_reference(*product, torch.bfloat16)
     torch.testing.assert_close(y, expected, rtol=8e-3, atol=8e-3)
 
 

@@ -22,7 +22,7 @@ from kvtransfer.nccl_receiver import NcclReceiver
 from kvtransfer.open_tickets import OpenTickets
 from kvtransfer.pieces import FRAME_BYTES, PIECE_BYTES, Cut, Pieces
 from kvtransfer.stores import store_of
-from kvtransfer.transport import Arrived, BlockStore, Commit, Endpoint, KVReceiver, KVSender
+from kvtransfer.transport import Arrived, BlockStore, Commit, Endpoint, KVReceiver, KVSender, Ticket
 from kvtransfer.zeromq import ZeroMQSender
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from tests.gpu.engine.models import spec_of
@@ -210,6 +210,15 @@ def sides(name: str, source: BlockStore, target: BlockStore, arrived: list[Arriv
     return ZeroMQSender(source), ZeroMQReceiver(address, target, arrived.append)
 
 
+async def send_four(sender: KVSender, receiver: KVReceiver, ticket: Ticket) -> None:
+    """All blocks of a ticket of four, and the end of both sides."""
+    await sender.send(ticket, 0, [2, 3])
+    await sender.send(ticket, 2, [5, 0])
+    await sender.commit(ticket, Commit(1))
+    await sender.aclose()
+    receiver.close()
+
+
 @pytest.mark.parametrize("name", ["zeromq", "gloo"])
 @pytest.mark.parametrize("places", ["host to device", "device to host", "device to device"])
 async def test_a_ticket_goes_from_one_kind_of_pool_to_another(name: str, places: str) -> None:
@@ -223,11 +232,7 @@ async def test_a_ticket_goes_from_one_kind_of_pool_to_another(name: str, places:
     ticket = make_ticket(receiver, target.host, 4)
     receiver.open(ticket, [5, 1, 0, 3])
 
-    await sender.send(ticket, 0, [2, 3])
-    await sender.send(ticket, 2, [5, 0])
-    await sender.commit(ticket, Commit(1))
-    await sender.aclose()
-    receiver.close()
+    await send_four(sender, receiver, ticket)
 
     assert len(arrived) == 1
     if places.endswith("device"):

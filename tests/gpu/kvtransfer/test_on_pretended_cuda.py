@@ -16,12 +16,12 @@ from frontend.request import GenerateRequest, TokenPrompt
 from kvtransfer.device_frames import DeviceFrames
 from kvtransfer.device_store import DeviceStore
 from kvtransfer.pieces import FRAME_BYTES, PIECE_BYTES, Cut, Pieces
-from kvtransfer.transport import Arrived, Commit
+from kvtransfer.transport import Arrived
 from kvtransfer.zeromq import ZeroMQSender
 from kvtransfer.zeromq_receiver import ZeroMQReceiver
 from protos import worker_pb2 as pb
 from tests.cluster import cluster
-from tests.gpu.kvtransfer.test_device_store import NUM_BLOCKS, Twins
+from tests.gpu.kvtransfer.test_device_store import NUM_BLOCKS, Twins, send_four
 from tests.gpu.kvtransfer.test_prompt_to_answer import WORKER, answers, expected, folder
 from tests.gpu.pretend.gpu import Gpu
 from tests.gpu.pretend.install import pretended
@@ -120,11 +120,7 @@ async def test_a_ticket_goes_from_gpu_to_gpu(gpu: Gpu) -> None:
     receiver.open(ticket, [5, 1, 0, 3])
     gpu.synchronize()
 
-    await sender.send(ticket, 0, [2, 3])
-    await sender.send(ticket, 2, [5, 0])
-    await sender.commit(ticket, Commit(1))
-    await sender.aclose()
-    receiver.close()
+    await send_four(sender, receiver, ticket)
 
     assert len(arrived) == 1
     target.host.content[:] = target.bytes()
